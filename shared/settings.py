@@ -1,0 +1,119 @@
+"""Every setting of the service, read once from ``ADMITONE_*`` environment variables.
+
+A wrong value stops the process before it touches anything, with one line that names the variable.
+Limits are checked against their neighbours: a limit that could never bite, or that another limit
+would always cut short, is refused too.
+"""
+
+from functools import cache
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Key = Annotated[SecretStr, Field(min_length=16)]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names each variable and says why, a line each."""
+
+
+class Settings(BaseSettings):
+    """One frozen set of settings; see ``docs/operating.md`` for what each is good for."""
+
+    model_config = SettingsConfigDict(env_prefix="ADMITONE_", frozen=True, extra="ignore")
+
+    database_url: str
+    broker_url: str
+    result_url: str
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 9000
+    admin_key: Key | None = None
+    viewer_key: Key | None = None
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    body_bytes_max: Count = 16_384
+    database_connections_max: Count = 10
+    statement_timeout_seconds: Seconds = 10
+
+    intake_batch_max: Count = 500
+    intake_waiting_max: Count = 5_000
+
+    answer_wait_seconds: Seconds = 5
+    answer_wait_seconds_max: Seconds = 30
+    answer_read_max: Count = 400
+    ledger_read_seconds: Seconds = 0.5
+    result_keep_seconds: Seconds = 3_600
+
+    apply_batch_max: Count = 500
+    tick_seconds: Seconds = 0.5
+    owner_silence_seconds_max: Seconds = 10
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg_url(cls, value: str) -> str:
+        """Name the driver, so that ``postgresql://`` and ``postgres://`` mean psycopg."""
+        try:
+            url = make_url(value)
+        except ArgumentError as error:
+            raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
+        if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+            raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_scheme(cls, value: str) -> str:
+        return _with_scheme(value, ("redis", "rediss", "redis+socket", "amqp", "amqps"))
+
+    @field_validator("result_url")
+    @classmethod
+    def _result_scheme(cls, value: str) -> str:
+        return _with_scheme(value, ("redis", "rediss", "redis+socket"))
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> Self:
+        """Refuse limits that contradict each other."""
+        if self.answer_wait_seconds > self.answer_wait_seconds_max:
+            raise ValueError("ADMITONE_ANSWER_WAIT_SECONDS is above ADMITONE_ANSWER_WAIT_SECONDS_MAX")
+        if self.intake_batch_max > self.intake_waiting_max:
+            raise ValueError("ADMITONE_INTAKE_BATCH_MAX is above ADMITONE_INTAKE_WAITING_MAX")
+        if self.owner_silence_seconds_max < 4 * self.tick_seconds:
+            raise ValueError("ADMITONE_OWNER_SILENCE_SECONDS_MAX must be at least 4 ticks")
+        if self.result_keep_seconds < 2 * self.answer_wait_seconds_max:
+            raise ValueError(
+                "ADMITONE_RESULT_KEEP_SECONDS must be at least twice ADMITONE_ANSWER_WAIT_SECONDS_MAX"
+            )
+        return self
+
+
+def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or not rest or scheme not in schemes:
+        raise ValueError(f"must be a URL that starts with one of {', '.join(f'{s}://' for s in schemes)}")
+    return value
+
+
+def load() -> Settings:
+    """Read the environment; raises `SettingsError` that names every wrong variable."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            reason = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+            lines.append(f"ADMITONE_{name}: {reason}" if name else reason)
+        raise SettingsError("\n".join(lines)) from error
+
+
+@cache
+def current() -> Settings:
+    """Return this process's settings, read at the first call."""
+    return load()
