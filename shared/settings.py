@@ -6,9 +6,10 @@ would always cut short, is refused too.
 """
 
 from functools import cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,12 +23,29 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message names each variable and says why, a line each."""
 
 
-class Settings(BaseSettings):
-    """One frozen set of settings; see ``docs/operating.md`` for what each is good for."""
+class DatabaseSettings(BaseSettings):
+    """All that the migrations need."""
 
     model_config = SettingsConfigDict(env_prefix="ADMITONE_", frozen=True, extra="ignore")
 
     database_url: str
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg_url(cls, value: str) -> str:
+        """Name the driver, so that ``postgresql://`` and ``postgres://`` mean psycopg."""
+        try:
+            url = make_url(value)
+        except ArgumentError as error:
+            raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
+        if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+            raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+class Settings(DatabaseSettings):
+    """One frozen set of settings; see ``docs/operating.md`` for what each is good for."""
+
     broker_url: str
     result_url: str
 
@@ -54,18 +72,6 @@ class Settings(BaseSettings):
     apply_batch_max: Count = 500
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
-
-    @field_validator("database_url")
-    @classmethod
-    def _psycopg_url(cls, value: str) -> str:
-        """Name the driver, so that ``postgresql://`` and ``postgres://`` mean psycopg."""
-        try:
-            url = make_url(value)
-        except ArgumentError as error:
-            raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
-        if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
-            raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
     @field_validator("broker_url")
     @classmethod
@@ -100,20 +106,24 @@ def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
     return value
 
 
-def load() -> Settings:
+_AnySettings = TypeVar("_AnySettings", bound=DatabaseSettings)
+
+
+def load(kind: type[_AnySettings]) -> _AnySettings:
     """Read the environment; raises `SettingsError` that names every wrong variable."""
     try:
-        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the fields from the environment
+        return kind()
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            reason = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
-            lines.append(f"ADMITONE_{name}: {reason}" if name else reason)
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    reason = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+    name = "_".join(str(part) for part in problem["loc"]).upper()
+    return f"ADMITONE_{name}: {reason}" if name else reason
 
 
 @cache
 def current() -> Settings:
     """Return this process's settings, read at the first call."""
-    return load()
+    return load(Settings)

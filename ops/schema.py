@@ -1,0 +1,43 @@
+"""Brings a database to the schema of this version."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+# Any number that nothing else in the database locks: two upgrades at once run one after the other.
+_UPGRADE_LOCK = 0x0AD3_170E
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Run all migrations up to `revision`; safe to call from several processes at once."""
+    engine = create_engine(database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Run the downgrades down to `revision`."""
+    engine = create_engine(database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+
+def head() -> str:
+    """Return the newest revision that this version knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None, "the checkout has no migrations"  # noqa: S101 - a broken checkout
+    return revision
+
+
+def _config() -> Config:
+    return Config(toml_file=_CHECKOUT / "pyproject.toml")

@@ -1,0 +1,98 @@
+"""What can be asked: every change is one of these commands, accepted first and decided later.
+
+A command is a frozen value that holds all that its decision needs from the one who asked. Its JSON
+form (camelCase, as clients send it) is what the ledger keeps.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias, assert_never
+from uuid import UUID
+
+from msgspec import Meta, Struct, ValidationError, json
+
+SPOTS_PER_COMMAND_MAX = 1_000
+NAME_LENGTH_MAX = 200
+EMAIL_LENGTH_MAX = 320
+
+# Anything printable, with something other than white space in it: control characters would
+# not survive PostgreSQL's jsonb, and nobody is called by one.
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=_PRINTABLE)]
+Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
+SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
+
+Kind = Literal["register"]
+
+
+class Status(StrEnum):
+    """What a registration is at a moment."""
+
+    CONFIRMED = "CONFIRMED"
+    WAITLIST = "WAITLIST"
+    CANCELLED = "CANCELLED"
+
+
+class UnreadableCommand(Exception):  # noqa: N818 - reads as the sentence "raise UnreadableCommand"
+    """The ledger holds a command that this version cannot read; the message says which part."""
+
+
+class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Ask for `spots_count` spots in the name of a holder."""
+
+    name: Name
+    spots_count: SpotsCount = 1
+    email: Email | None = None
+
+
+Command: TypeAlias = Register
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """A command with its place in the ledger.
+
+    `registration_id` is the id of the registration that it makes, if it makes one;
+    `accepted_at` is the database's clock at the moment of accepting.
+    """
+
+    command: Command
+    id: UUID
+    seq: int
+    actor: str
+    accepted_at: datetime
+    registration_id: UUID
+
+
+def kind(command: Command) -> Kind:
+    """Return the word under which the ledger files the command."""
+    match command:
+        case Register():
+            return "register"
+    assert_never(command)
+
+
+def encode(command: Command) -> bytes:
+    """Return the command's canonical JSON: equal commands have equal bytes."""
+    return json.encode(command)
+
+
+def decode(kind: str, payload: str | bytes) -> Command:
+    """Read a command back from the ledger; raises `UnreadableCommand`."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise UnreadableCommand(f"unknown kind of command: {kind!r}")
+    try:
+        return decoder.decode(payload)
+    except ValidationError as error:
+        raise UnreadableCommand(f"{kind}: {error}") from error
+
+
+def email_key(email: str) -> str:
+    """Return the form in which two spellings of one address are equal."""
+    return email.casefold()
+
+
+_DECODERS: dict[str, json.Decoder[Command]] = {"register": json.Decoder(Register)}

@@ -1,0 +1,72 @@
+"""Connections to PostgreSQL: a pool for the API, one lasting connection for a worker."""
+
+import math
+import os
+import socket
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from shared.settings import Settings
+
+WORKER_APPLICATION = "admitone-worker"
+_API_APPLICATION = "admitone-api"
+_HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
+_CONNECT_SECONDS_MAX = 5
+
+
+def async_engine(settings: Settings) -> AsyncEngine:
+    """Return the API's pool: at most `database_connections_max` connections, a time-out on each statement."""
+    return create_async_engine(
+        settings.database_url,
+        pool_size=settings.database_connections_max,
+        max_overflow=0,
+        pool_timeout=settings.statement_timeout_seconds,
+        pool_pre_ping=False,
+        connect_args=_connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds),
+    )
+
+
+def worker_connection(settings: Settings) -> Connection:
+    """Return a new connection whose session ends by itself when its process hangs.
+
+    The session's advisory locks are a worker's title to its events, so a worker that is silent for
+    `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
+    """
+    silence = settings.owner_silence_seconds_max
+    engine = create_engine(
+        settings.database_url,
+        poolclass=NullPool,
+        connect_args=_connect_args(
+            worker_name(),
+            statement_timeout=settings.statement_timeout_seconds,
+            idle_session_timeout=silence,
+            idle_in_transaction_session_timeout=silence,
+        ),
+    )
+    return engine.connect()
+
+
+def worker_name() -> str:
+    """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
+    return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"
+
+
+def safe_url(database_url: str) -> str:
+    """Return the URL with its password hidden, for logs and messages."""
+    return make_url(database_url).render_as_string(hide_password=True)
+
+
+def _connect_args(application: str, **timeouts_seconds: float) -> dict[str, Any]:
+    options = " ".join(f"-c {name}={math.ceil(value * 1000)}" for name, value in timeouts_seconds.items())
+    return {
+        "application_name": application,
+        "options": options,
+        "connect_timeout": _CONNECT_SECONDS_MAX,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }

@@ -1,0 +1,252 @@
+"""The ledger: the record of all that was asked, in the order in which it counts.
+
+Invariants of the command table, held here and nowhere else:
+
+1. A command is in the ledger from the commit that accepted it, whatever dies next.
+2. Its `seq` is its place. Numbers are given before they are committed, so a lower one may appear
+   later: what is pending is always selected as "not settled", never as "after the last seen".
+3. It is settled once; the outcome never changes.
+4. One idempotency key of one event names one command.
+
+         accept                 settle
+    ──────────────▶ pending ──────────────▶ settled
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared import commands, ids, outcomes
+from shared.commands import Accepted
+from shared.outcomes import Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A command on its way into the ledger."""
+
+    event_id: UUID
+    id: UUID
+    kind: str
+    payload: bytes
+    actor: str
+    idempotency_key: bytes | None = None
+    fingerprint: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """The ledger's word that it holds a command.
+
+    `replayed`: the command was there before, under the same idempotency key. `same_request` is
+    false when that key was used to ask for something else; then nothing was accepted now.
+    """
+
+    command_id: UUID
+    replayed: bool = False
+    same_request: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """A command that waits for its decision; `accepted_at` is the database's clock."""
+
+    id: UUID
+    seq: int
+    kind: str
+    payload: str
+    actor: str
+    accepted_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """A command with its one outcome."""
+
+    command_id: UUID
+    outcome: Outcome
+
+
+_ACCEPT = text("""
+    INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
+    SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
+    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[]), CAST(:kinds AS text[]),
+                CAST(:payloads AS jsonb[]), CAST(:actors AS text[]), CAST(:idempotency_keys AS bytea[]),
+                CAST(:fingerprints AS bytea[]))
+         WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
+    ORDER BY place
+    ON CONFLICT DO NOTHING
+    RETURNING id
+""")
+
+_ACCEPTED_BEFORE = text("""
+    SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint
+    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[]), CAST(:idempotency_keys AS bytea[]))
+         AS asked (event_id, id, idempotency_key)
+    JOIN command ON command.event_id = asked.event_id
+     AND (command.id = asked.id OR command.idempotency_key = asked.idempotency_key)
+""")
+
+_PENDING = text("""
+    SELECT id, seq, kind, payload::text AS payload, actor, accepted_at
+    FROM command
+    WHERE event_id = :event_id AND settled_at IS NULL
+    ORDER BY seq
+    LIMIT :limit
+""")
+
+_SETTLE = text("""
+    UPDATE command
+    SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS jsonb[])) AS settled (id, outcome)
+    WHERE command.event_id = :event_id AND command.id = settled.id AND command.settled_at IS NULL
+""")
+
+_OUTCOMES = text("""
+    SELECT command.id, command.outcome::text AS outcome
+    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
+    JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
+    WHERE command.settled_at IS NOT NULL
+""")
+
+_AHEAD = text("""
+    SELECT count(*)
+    FROM command
+    WHERE event_id = :event_id AND settled_at IS NULL
+      AND seq < (SELECT seq FROM command WHERE event_id = :event_id AND id = :id)
+""")
+
+# Hops from event to event along the index of what is pending, instead of reading all of it.
+_EVENTS_PENDING = text("""
+    WITH RECURSIVE pending AS (
+        (SELECT event_id FROM command WHERE settled_at IS NULL ORDER BY event_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT event_id FROM command
+                WHERE settled_at IS NULL AND event_id > pending.event_id ORDER BY event_id LIMIT 1)
+        FROM pending WHERE pending.event_id IS NOT NULL
+    )
+    SELECT event_id FROM pending WHERE event_id IS NOT NULL
+""")
+
+_BACKLOG = text("""
+    SELECT event.id, event.slug, count(*) AS pending,
+           extract(epoch FROM clock_timestamp() - min(command.accepted_at))::float8 AS oldest_seconds
+    FROM command JOIN event ON event.id = command.event_id
+    WHERE command.settled_at IS NULL
+    GROUP BY event.id
+    ORDER BY oldest_seconds DESC
+""")
+
+
+async def accept(connection: AsyncConnection, asked: Sequence[Asked]) -> list[Receipt]:
+    """Write commands into the ledger, in this order; one receipt for each, in this order.
+
+    Nothing is accepted before the caller commits. Asking again with the same ids, or the same
+    idempotency keys, changes nothing and yields the receipts of what is there.
+    """
+    result = await connection.execute(
+        _ACCEPT,
+        {
+            "event_ids": [a.event_id for a in asked],
+            "ids": [a.id for a in asked],
+            "kinds": [a.kind for a in asked],
+            "payloads": [a.payload.decode() for a in asked],
+            "actors": [a.actor for a in asked],
+            "idempotency_keys": [a.idempotency_key for a in asked],
+            "fingerprints": [a.fingerprint for a in asked],
+        },
+    )
+    accepted = set(result.scalars())
+    if len(accepted) == len(asked):
+        return [Receipt(command_id=a.id) for a in asked]
+    before = await _accepted_before(connection, [a for a in asked if a.id not in accepted])
+    return [Receipt(command_id=a.id) if a.id in accepted else _replay(a, before) for a in asked]
+
+
+async def _accepted_before(
+    connection: AsyncConnection, asked: Sequence[Asked]
+) -> dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]]:
+    rows = await connection.execute(
+        _ACCEPTED_BEFORE,
+        {
+            "event_ids": [a.event_id for a in asked],
+            "ids": [a.id for a in asked],
+            "idempotency_keys": [a.idempotency_key for a in asked],
+        },
+    )
+    before: dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]] = {}
+    for row in rows:
+        before[row.event_id, row.id] = row
+        if row.idempotency_key is not None:
+            before[row.event_id, row.idempotency_key] = row
+    return before
+
+
+def _replay(
+    asked: Asked, before: dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]]
+) -> Receipt:
+    if (asked.event_id, asked.id) in before:
+        return Receipt(command_id=asked.id)  # our own earlier attempt to write it did commit
+    assert asked.idempotency_key is not None, "a fresh id without a key cannot be in the ledger"
+    row = before[asked.event_id, asked.idempotency_key]
+    return Receipt(command_id=row.id, replayed=True, same_request=row.fingerprint == asked.fingerprint)
+
+
+def pending(connection: Connection, event_id: UUID, limit: int) -> list[Pending]:
+    """Return the event's pending commands, at most `limit`, in ledger order."""
+    rows = connection.execute(_PENDING, {"event_id": event_id, "limit": limit})
+    return [Pending(**row) for row in rows.mappings()]
+
+
+def read(pending: Pending) -> Accepted:
+    """Return the command in its decidable form; raises `commands.UnreadableCommand`."""
+    return Accepted(
+        command=commands.decode(pending.kind, pending.payload),
+        id=pending.id,
+        seq=pending.seq,
+        actor=pending.actor,
+        accepted_at=pending.accepted_at,
+        registration_id=ids.registration_id(pending.id),
+    )
+
+
+def settle(connection: Connection, event_id: UUID, settled: Sequence[Settled]) -> None:
+    """Write the outcomes of pending commands, in the caller's transaction."""
+    result = connection.execute(
+        _SETTLE,
+        {
+            "event_id": event_id,
+            "ids": [s.command_id for s in settled],
+            "outcomes": [outcomes.encode(s.outcome).decode() for s in settled],
+        },
+    )
+    assert result.rowcount == len(settled), "a command was settled twice"
+
+
+async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:
+    """Return the outcomes of those `(event_id, command_id)` that are settled."""
+    pairs = list(asked)
+    rows = await connection.execute(
+        _OUTCOMES, {"event_ids": [event_id for event_id, _ in pairs], "ids": [id_ for _, id_ in pairs]}
+    )
+    return {row.id: outcomes.decode(row.outcome) for row in rows}
+
+
+async def ahead(connection: AsyncConnection, event_id: UUID, command_id: UUID) -> int:
+    """Return how many pending commands of the event count before this one."""
+    result = await connection.execute(_AHEAD, {"event_id": event_id, "id": command_id})
+    return int(result.scalar_one())
+
+
+def events_pending(connection: Connection) -> set[UUID]:
+    """Return the events that have pending commands."""
+    return set(connection.execute(_EVENTS_PENDING).scalars())
+
+
+def backlog(connection: Connection) -> list[Row[tuple[UUID, str, int, float]]]:
+    """Return `(id, slug, pending, oldest_seconds)` of every event with pending commands, oldest first."""
+    return list(connection.execute(_BACKLOG))

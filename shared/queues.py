@@ -1,0 +1,78 @@
+"""The event queues: Celery's configuration, one queue per event, and the ring that wakes its owner.
+
+A message says that an event has commands; it carries their ids and no payload. It may be lost,
+doubled or late without harm, because the owner takes what is pending from the ledger.
+
+Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
+`admitone` (the queue that an idle worker consumes), and kombu's own `unacked*` and `_kombu.*`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from shared.settings import Settings
+
+APPLY_COMMANDS = "apply_commands"
+_IDLE_QUEUE = "admitone"
+# The default exchange routes by the queue's name and leaves no binding behind for every event.
+_DEFAULT_EXCHANGE = Exchange("")
+_SOCKET_SECONDS_MAX = 5
+
+
+def celery_app(settings: Settings) -> Celery:
+    """Return a Celery application for these settings; worker and API use the same configuration."""
+    app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
+    app.conf.update(
+        task_default_queue=_IDLE_QUEUE,
+        task_queues=[Queue(_IDLE_QUEUE, _DEFAULT_EXCHANGE, routing_key=_IDLE_QUEUE)],
+        task_create_missing_queues=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_serializer="json",
+        result_expires=settings.result_keep_seconds,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_transport_options=_transport_options(settings.broker_url),
+        redis_socket_timeout=_SOCKET_SECONDS_MAX,
+        redis_socket_connect_timeout=_SOCKET_SECONDS_MAX,
+        worker_pool="solo",
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=0,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        enable_utc=True,
+    )
+    return app
+
+
+def event_queue(event_id: UUID) -> Queue:
+    """Return the queue of an event, `event.<event id>`."""
+    name = f"event.{event_id}"
+    return Queue(name, _DEFAULT_EXCHANGE, routing_key=name)
+
+
+def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID]) -> None:
+    """Tell the event's owner that commands are in the ledger; blocks, and raises when the broker is gone."""
+    app.send_task(
+        APPLY_COMMANDS,
+        args=(str(event_id), [str(command_id) for command_id in command_ids]),
+        exchange="",
+        routing_key=event_queue(event_id).name,
+        declare=[],
+        ignore_result=True,
+        retry=False,
+    )
+
+
+def _transport_options(broker_url: str) -> dict[str, Any]:
+    if broker_url.startswith("amqp"):
+        return {"confirm_publish": True}
+    # One list per queue: the default of four priority steps would quadruple what BRPOP waits on.
+    return {"priority_steps": [0], "socket_connect_timeout": _SOCKET_SECONDS_MAX}

@@ -1,0 +1,80 @@
+"""The result backend: outcomes in Redis, in Celery's own format, so that `AsyncResult` reads them.
+
+Keys written: `celery-task-meta-<command id>`, a JSON text, kept `result_keep_seconds`. Redis is only
+fast: what is missing here is in the ledger, and everything here may vanish at any time.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import redis
+import redis.asyncio
+from msgspec import Struct, json
+
+from shared import outcomes
+from shared.ledger import Settled
+from shared.outcomes import Outcome
+
+_KEY_PREFIX = b"celery-task-meta-"
+_SOCKET_SECONDS_MAX = 2
+
+
+class _Stored(Struct):
+    """What Celery keeps under a result's key, of which only the result matters here."""
+
+    result: Outcome
+
+
+_DECODER = json.Decoder(_Stored)
+
+
+def connect(result_url: str) -> "redis.Redis":
+    """Return a blocking client, for the worker."""
+    return redis.Redis.from_url(
+        _redis_url(result_url),
+        socket_timeout=_SOCKET_SECONDS_MAX,
+        socket_connect_timeout=_SOCKET_SECONDS_MAX,
+    )
+
+
+def connect_async(result_url: str) -> "redis.asyncio.Redis":
+    """Return an asyncio client, for the API."""
+    return redis.asyncio.Redis.from_url(
+        _redis_url(result_url),
+        socket_timeout=_SOCKET_SECONDS_MAX,
+        socket_connect_timeout=_SOCKET_SECONDS_MAX,
+    )
+
+
+def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float) -> None:
+    """Publish outcomes, one round trip for all; raises `redis.RedisError` when Redis is gone."""
+    done_at = datetime.now(UTC).isoformat().encode()
+    pipeline = client.pipeline(transaction=False)
+    for one in settled:
+        task_id = str(one.command_id).encode()
+        value = b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
+        pipeline.set(
+            _KEY_PREFIX + task_id,
+            value % (outcomes.encode(one.outcome), done_at, task_id),
+            px=int(keep_seconds * 1000),
+        )
+    pipeline.execute()
+
+
+async def fetch(client: "redis.asyncio.Redis", command_ids: Sequence[UUID]) -> dict[UUID, Outcome]:
+    """Return the outcomes that are there, in one read; raises `redis.RedisError` when Redis is gone."""
+    values = await client.mget([_KEY_PREFIX + str(command_id).encode() for command_id in command_ids])
+    return {
+        command_id: _DECODER.decode(value).result
+        for command_id, value in zip(command_ids, values, strict=True)
+        if value is not None
+    }
+
+
+def _redis_url(result_url: str) -> str:
+    """Translate Celery's form of a unix socket's URL into redis-py's."""
+    scheme, _, rest = result_url.partition("://")
+    if scheme != "redis+socket":
+        return result_url
+    return "unix://" + rest.replace("virtual_host=", "db=")

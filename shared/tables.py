@@ -1,0 +1,162 @@
+"""The schema, as SQLAlchemy Core tables; `migrations/` makes it, `alembic check` compares the two.
+
+Every constraint has a name: SQL holds the invariants, and a violated name says which one. All keys
+begin with the event's id, so that the database can be divided by event.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+    func,
+    text,
+    true,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("slug", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("spots_reserved", Integer, nullable=False, server_default=text("0"), comment=COUNTER_COMMENT),
+    Column(
+        "overbooked_spots",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="spots confirmed beyond capacity before the counter came; can only shrink",
+    ),
+    Column(
+        "waitlist_length",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="registrations that wait; moves in the same statement as spots_reserved",
+    ),
+    Column("waitlist_enabled", Boolean, nullable=False, server_default=true()),
+    Column("waitlist_limit", Integer),
+    Column("promotion_policy", Text, nullable=False, server_default=text("'strict_fifo'")),
+    Column("auto_promote", Boolean, nullable=False, server_default=true()),
+    Column("max_spots_per_registration", Integer, nullable=False, server_default=text("10")),
+    Column("opens_at", DateTime(timezone=True)),
+    Column("closes_at", DateTime(timezone=True)),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("slug", name="event_slug_key"),
+    CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
+    CheckConstraint("spots_reserved >= 0", name="event_spots_reserved_not_negative"),
+    CheckConstraint("spots_reserved <= capacity + overbooked_spots", name="event_not_oversold"),
+    CheckConstraint("overbooked_spots >= 0", name="event_overbooked_spots_not_negative"),
+    CheckConstraint("waitlist_length >= 0", name="event_waitlist_length_not_negative"),
+    CheckConstraint("waitlist_limit >= 0", name="event_waitlist_limit_not_negative"),
+    CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
+    CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
+    CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
+)
+
+registration = Table(
+    "registration",
+    metadata,
+    Column("event_id", Uuid, ForeignKey("event.id", name="registration_event_fkey"), nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("spots_count", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("seq", BigInteger, nullable=False, comment="its place: the ledger's seq that put it there"),
+    Column("command_id", Uuid, comment="the command that made it; null for an adopted registration"),
+    Column("email", Text),
+    Column("email_key", Text, comment="the address in the form in which two spellings are equal"),
+    PrimaryKeyConstraint("event_id", "id", name="registration_pkey"),
+    UniqueConstraint("event_id", "command_id", name="registration_command_key"),
+    CheckConstraint("spots_count > 0", name="registration_spots_count_positive"),
+    CheckConstraint("status IN ('CONFIRMED', 'WAITLIST', 'CANCELLED')", name="registration_status_known"),
+    Index("registration_place_key", "event_id", "seq", unique=True),
+    Index(
+        "registration_holder_key",
+        "event_id",
+        "email_key",
+        unique=True,
+        postgresql_where=text("status <> 'CANCELLED'"),
+    ),
+    Index(
+        "registration_waitlist_idx",
+        "event_id",
+        "spots_count",
+        "seq",
+        postgresql_where=text("status = 'WAITLIST'"),
+    ),
+)
+
+# No foreign key to the event: events are never removed, and a key would lock the event's row for
+# every accepted command, the one row that must stay free for its owner.
+command = Table(
+    "command",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("seq", BigInteger, Identity(always=True, cache=1), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("idempotency_key", LargeBinary, comment="SHA-256 of the client's key"),
+    Column("fingerprint", LargeBinary, comment="SHA-256 of what was asked under that key"),
+    Column("accepted_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("outcome", JSONB),
+    Column("settled_at", DateTime(timezone=True)),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
+    CheckConstraint("(outcome IS NULL) = (settled_at IS NULL)", name="command_settled_with_outcome"),
+    CheckConstraint(
+        "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="command_key_with_fingerprint"
+    ),
+    Index(
+        "command_idempotency_key",
+        "event_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index("command_pending_idx", "event_id", "seq", postgresql_where=text("settled_at IS NULL")),
+)
+
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("command_id", Uuid, comment="null for a registration that was there before the trail"),
+    Column("actor", Text, nullable=False),
+    Column("registration_id", Uuid),
+    Column("from_status", Text),
+    Column("to_status", Text),
+    Column("spots_delta", Integer, nullable=False),
+    Column("spots_reserved", Integer, nullable=False, comment="the counter after this entry"),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 over the entry before and this one"),
+    PrimaryKeyConstraint("event_id", "number", name="audit_entry_pkey"),
+)

@@ -1,0 +1,121 @@
+"""The worker process: a Celery application that `celery -A worker.main worker` runs.
+
+Celery brings the connection to the broker, its event loop, its signals and its command line. What
+is added is one bootstep, which makes the process an owner, and a consumer that keeps deciding
+while the broker is away.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import bootsteps, signals
+from celery.exceptions import ImproperlyConfigured
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+from kombu import Connection
+
+from shared import queues, results, settings, telemetry
+from shared.settings import Settings
+from worker.owner import Owner
+
+log = structlog.get_logger(__name__)
+
+_settings = settings.current()
+app = queues.celery_app(_settings)
+_owner = Owner(settings=_settings, results=results.connect(_settings.result_url))
+
+
+class _Queues:
+    """The event queues that this process consumes from one connection to the broker."""
+
+    def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - Celery's consumer is untyped
+        self._consumer = consumer.task_consumer
+        self._timer = consumer.timer
+
+    def start(self, events: Collection[UUID]) -> None:
+        for event_id in events:
+            self._consumer.add_queue(queues.event_queue(event_id))
+        self._consumer.consume()
+
+    def stop(self, events: Collection[UUID]) -> None:
+        for event_id in events:
+            self._consumer.cancel_by_queue(queues.event_queue(event_id).name)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._timer.call_after(0, call)
+
+
+class OwnerStep(bootsteps.StartStopStep):
+    """Makes the process an owner for as long as it runs."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:  # noqa: ANN401
+        """Consume what is owned, now and after every reconnection, and tick."""
+        if type(c.pool).__module__ != "celery.concurrency.solo":
+            raise ImproperlyConfigured(
+                "AdmitOne's worker runs with --pool=solo: one process is one owner. "
+                "For more of them start more workers."
+            )
+        _owner.attach(_Queues(c))
+        _owner.tick()
+        c.timer.call_repeatedly(_settings.tick_seconds, _owner.tick)
+
+    def stop(self, c: Any) -> None:  # noqa: ANN401, ARG002 - Celery's signature
+        """Forget the consumer; ownership itself survives a broker that restarts."""
+        _owner.detach()
+
+    def shutdown(self, c: Any) -> None:  # noqa: ANN401, ARG002
+        """Hand all events over."""
+        _owner.close()
+
+
+class LedgerConsumer(Consumer):  # type: ignore[misc]  # Celery's consumer is untyped
+    """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Return a live connection, trying once a tick for as long as it takes."""
+        return conn.ensure_connection(
+            self._broker_away,
+            max_retries=None,
+            interval_start=_settings.tick_seconds,
+            interval_step=0,
+            callback=self._meanwhile,
+        )
+
+    def _broker_away(self, error: BaseException, interval: float) -> None:  # noqa: ARG002 - kombu's signature
+        log.warning("broker_away", error=str(error))
+
+    def _meanwhile(self) -> None:
+        maybe_shutdown()
+        _owner.tick()
+
+
+app.conf.worker_consumer = f"{__name__}:{LedgerConsumer.__name__}"
+app.steps["consumer"].add(OwnerStep)
+
+
+@app.task(name=queues.APPLY_COMMANDS)
+def apply_commands(event_id: str, command_ids: list[str]) -> None:  # noqa: ARG001 - for who reads the queue
+    """Decide what is pending for this event.
+
+    The ids say what rang; the ledger says what is pending, so a lost, doubled or late message
+    changes nothing.
+    """
+    _owner.apply(UUID(event_id))
+
+
+@signals.setup_logging.connect
+def _setup_logging(**_: object) -> None:
+    telemetry.configure(_settings)
+
+
+def serve(options: Settings) -> None:
+    """Run this process as a worker until SIGTERM or SIGINT; ends after the batch in hand."""
+    assert options == _settings, "a worker is configured by the environment"
+    app.worker_main(
+        ["worker", "--pool=solo", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat",
+         "--loglevel", options.log_level]
+    )

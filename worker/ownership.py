@@ -1,0 +1,122 @@
+"""Which event queues this process owns.
+
+Invariants:
+
+1. A process owns an event while its database session holds the event's advisory lock.
+2. That session is also the one that commits the event's transactions: who lost the lock has lost
+   the session, and cannot commit.
+3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers
+   is PostgreSQL's own list of locks; nobody has to beat a heart, and the dead leave it at once.
+4. Workers agree on who should own what by rendezvous hashing over that list: when one joins or
+   leaves, only its own share of the events moves.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared import ledger
+
+WORKER_LOCK_CLASS = 0x0AD3170E
+_WORKER_NUMBER_BITS = 31
+
+_JOIN = text("SELECT pg_advisory_lock_shared(CAST(:lock_class AS integer), CAST(:number AS integer))")
+
+_WORKERS = text("""
+    SELECT objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid = :lock_class
+""")
+
+# An event is open a minute before and after its window, so that its queue is consumed when the
+# first command arrives and until the last answer has left.
+_OPEN_EVENTS = text("""
+    SELECT id FROM event
+    WHERE (opens_at IS NULL OR opens_at < now() + interval '1 minute')
+      AND (closes_at IS NULL OR closes_at > now() - interval '1 minute')
+""")
+
+_LOCK = text("""
+    SELECT lock FROM unnest(CAST(:locks AS bigint[])) AS wanted (lock) WHERE pg_try_advisory_lock(lock)
+""")
+
+_UNLOCK = text("SELECT pg_advisory_unlock(lock) FROM unnest(CAST(:locks AS bigint[])) AS given (lock)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moved:
+    """What one look around changed, and which owned events have pending commands."""
+
+    gained: Collection[UUID]
+    lost: Collection[UUID]
+    pending: Collection[UUID]
+
+
+@dataclass(kw_only=True, slots=True)
+class Ownership:
+    """The events that one database session owns; ends with the session."""
+
+    connection: Connection
+    number: int = field(default_factory=lambda: secrets.randbits(_WORKER_NUMBER_BITS))
+    events: set[UUID] = field(default_factory=set)
+    _workers: frozenset[int] = frozenset()
+    _winners: dict[UUID, int] = field(default_factory=dict)
+
+    def join(self) -> None:
+        """Become one of the live workers."""
+        with self.connection.begin():
+            self.connection.execute(_JOIN, {"lock_class": WORKER_LOCK_CLASS, "number": self.number})
+
+    def look_around(self) -> Moved:
+        """Give up what is another's now, take what is ours and free, and find who has commands pending."""
+        with self.connection.begin():
+            pending = ledger.events_pending(self.connection)
+            active = pending | set(self.connection.execute(_OPEN_EVENTS).scalars())
+            self._see(frozenset(self.connection.execute(_WORKERS, {"lock_class": WORKER_LOCK_CLASS}).scalars()))
+            ours = {event_id for event_id in active if self._winner(event_id) == self.number}
+            lost = self.events - ours
+            self._unlock(lost)
+            gained = self._lock(ours - self.events)
+        self.events = self.events - lost | gained
+        return Moved(gained=gained, lost=lost, pending=pending & self.events)
+
+    def _see(self, workers: frozenset[int]) -> None:
+        assert self.number in workers, "this session no longer holds its own lock"
+        if workers != self._workers:
+            self._workers = workers
+            self._winners.clear()
+
+    def _winner(self, event_id: UUID) -> int:
+        winner = self._winners.get(event_id)
+        if winner is None:
+            winner = self._winners[event_id] = rendezvous(event_id, self._workers)
+        return winner
+
+    def _lock(self, events: Collection[UUID]) -> set[UUID]:
+        if not events:
+            return set()
+        wanted = {event_lock(event_id): event_id for event_id in events}
+        return {wanted[lock] for lock in self.connection.execute(_LOCK, {"locks": list(wanted)}).scalars()}
+
+    def _unlock(self, events: Collection[UUID]) -> None:
+        if events:
+            self.connection.execute(_UNLOCK, {"locks": [event_lock(event_id) for event_id in events]})
+
+
+def event_lock(event_id: UUID) -> int:
+    """Return the signed 64-bit key of an event's advisory lock."""
+    digest = hashlib.blake2b(event_id.bytes, digest_size=8, person=b"event-owner").digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def rendezvous(event_id: UUID, workers: Collection[int]) -> int:
+    """Return the worker with the highest hash for this event (Thaler and Ravishankar, 1998)."""
+    return max(
+        workers,
+        key=lambda number: hashlib.blake2b(event_id.bytes + number.to_bytes(4, "big"), digest_size=8).digest(),
+    )
