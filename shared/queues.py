@@ -47,6 +47,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=0,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
+        worker_redirect_stdouts=False,
         enable_utc=True,
     )
     return app

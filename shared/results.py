@@ -10,11 +10,14 @@ from uuid import UUID
 
 import redis
 import redis.asyncio
-from msgspec import Struct, json
+import structlog
+from msgspec import DecodeError, Struct, json
 
 from shared import outcomes
 from shared.ledger import Settled
 from shared.outcomes import Outcome
+
+log = structlog.get_logger(__name__)
 
 _KEY_PREFIX = b"celery-task-meta-"
 _SOCKET_SECONDS_MAX = 2
@@ -65,11 +68,20 @@ def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float
 async def fetch(client: "redis.asyncio.Redis", command_ids: Sequence[UUID]) -> dict[UUID, Outcome]:
     """Return the outcomes that are there, in one read; raises `redis.RedisError` when Redis is gone."""
     values = await client.mget([_KEY_PREFIX + str(command_id).encode() for command_id in command_ids])
-    return {
-        command_id: _DECODER.decode(value).result
-        for command_id, value in zip(command_ids, values, strict=True)
-        if value is not None
-    }
+    found = {}
+    for command_id, value in zip(command_ids, values, strict=True):
+        outcome = None if value is None else _read(command_id, value)
+        if outcome is not None:
+            found[command_id] = outcome
+    return found
+
+
+def _read(command_id: UUID, value: bytes) -> Outcome | None:
+    try:
+        return _DECODER.decode(value).result
+    except DecodeError as error:
+        log.warning("result_unreadable", command_id=str(command_id), error=str(error))
+        return None
 
 
 def _redis_url(result_url: str) -> str:

@@ -63,6 +63,8 @@ class Settings(DatabaseSettings):
     intake_batch_max: Count = 500
     intake_waiting_max: Count = 5_000
 
+    ledger_patience_seconds: Seconds = 2
+
     answer_wait_seconds: Seconds = 5
     answer_wait_seconds_max: Seconds = 30
     answer_read_max: Count = 400

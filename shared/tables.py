@@ -30,6 +30,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
+REVISION = "0003"
+"""The migration that this schema is made by; a service on another one is not ready."""
+
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
 
 event = Table(
@@ -105,6 +108,12 @@ registration = Table(
     ),
     Index(
         "registration_waitlist_idx",
+        "event_id",
+        "seq",
+        postgresql_where=text("status = 'WAITLIST'"),
+    ),
+    Index(
+        "registration_waitlist_size_idx",
         "event_id",
         "spots_count",
         "seq",

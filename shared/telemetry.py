@@ -8,6 +8,10 @@ import structlog
 from shared.settings import Settings
 
 
+# A line per ring says nothing about a registration.
+_CHATTY = ("celery.app.trace", "celery.worker.strategy")
+
+
 def configure(settings: Settings) -> None:
     """Send this process's logs, and those of the libraries in it, to standard error."""
     level = logging.getLevelName(settings.log_level)
@@ -40,3 +44,5 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(max(level, logging.WARNING))

@@ -19,19 +19,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import ledger
+from shared import ledger, locks
 
-WORKER_LOCK_CLASS = 0x0AD3170E
 _WORKER_NUMBER_BITS = 31
 
 _JOIN = text("SELECT pg_advisory_lock_shared(CAST(:lock_class AS integer), CAST(:number AS integer))")
-
-_WORKERS = text("""
-    SELECT objid::bigint FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 2 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid = :lock_class
-""")
 
 # An event is open a minute before and after its window, so that its queue is consumed when the
 # first command arrives and until the last answer has left.
@@ -70,14 +62,14 @@ class Ownership:
     def join(self) -> None:
         """Become one of the live workers."""
         with self.connection.begin():
-            self.connection.execute(_JOIN, {"lock_class": WORKER_LOCK_CLASS, "number": self.number})
+            self.connection.execute(_JOIN, {"lock_class": locks.WORKER, "number": self.number})
 
     def look_around(self) -> Moved:
         """Give up what is another's now, take what is ours and free, and find who has commands pending."""
         with self.connection.begin():
             pending = ledger.events_pending(self.connection)
             active = pending | set(self.connection.execute(_OPEN_EVENTS).scalars())
-            self._see(frozenset(self.connection.execute(_WORKERS, {"lock_class": WORKER_LOCK_CLASS}).scalars()))
+            self._see(locks.worker_numbers(self.connection))
             ours = {event_id for event_id in active if self._winner(event_id) == self.number}
             lost = self.events - ours
             self._unlock(lost)
@@ -100,18 +92,12 @@ class Ownership:
     def _lock(self, events: Collection[UUID]) -> set[UUID]:
         if not events:
             return set()
-        wanted = {event_lock(event_id): event_id for event_id in events}
+        wanted = {locks.event_key(event_id): event_id for event_id in events}
         return {wanted[lock] for lock in self.connection.execute(_LOCK, {"locks": list(wanted)}).scalars()}
 
     def _unlock(self, events: Collection[UUID]) -> None:
         if events:
-            self.connection.execute(_UNLOCK, {"locks": [event_lock(event_id) for event_id in events]})
-
-
-def event_lock(event_id: UUID) -> int:
-    """Return the signed 64-bit key of an event's advisory lock."""
-    digest = hashlib.blake2b(event_id.bytes, digest_size=8, person=b"event-owner").digest()
-    return int.from_bytes(digest, "big", signed=True)
+            self.connection.execute(_UNLOCK, {"locks": [locks.event_key(event_id) for event_id in events]})
 
 
 def rendezvous(event_id: UUID, workers: Collection[int]) -> int:

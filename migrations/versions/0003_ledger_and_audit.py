@@ -117,12 +117,11 @@ def _extend_registration() -> None:
         unique=True,
         postgresql_where=sa.text("status <> 'CANCELLED'"),
     )
-    op.create_index(
-        "registration_waitlist_idx",
-        "registration",
-        ["event_id", "spots_count", "seq"],
-        postgresql_where=sa.text("status = 'WAITLIST'"),
-    )
+    for name, columns in (
+        ("registration_waitlist_idx", ["event_id", "seq"]),
+        ("registration_waitlist_size_idx", ["event_id", "spots_count", "seq"]),
+    ):
+        op.create_index(name, "registration", columns, postgresql_where=sa.text("status = 'WAITLIST'"))
 
 
 def _create_command() -> None:
@@ -211,8 +210,8 @@ def _begin_audit_trails() -> None:
 def downgrade() -> None:
     op.drop_table("audit_entry")
     op.drop_table("command")
-    for name in ("registration_waitlist_idx", "registration_holder_key", "registration_place_key"):
-        op.drop_index(name, "registration")
+    for name in ("waitlist_size_idx", "waitlist_idx", "holder_key", "place_key"):
+        op.drop_index(f"registration_{name}", "registration")
     op.drop_constraint("registration_command_key", "registration")
     for column in ("email_key", "email", "command_id", "seq"):
         op.drop_column("registration", column)

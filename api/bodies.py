@@ -1,0 +1,112 @@
+"""Reads what clients send: bounded bodies, JSON of one type, and the headers that steer an answer."""
+
+import hashlib
+import re
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+from email_validator import EmailNotValidError, validate_email
+from starlette.requests import Request
+
+from api.answers import ProblemError
+from shared import commands
+from shared.commands import Register
+from shared.settings import Settings
+
+_Body = TypeVar("_Body")
+
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+_REGISTER = msgspec.json.Decoder(Register)
+
+
+async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_max: int) -> _Body:
+    """Return the decoded body; raises the problem 413, 415 or 422 that tells what is wrong with it."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", "Send the body as application/json."
+        )
+    content = await _bounded(request, bytes_max)
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise invalid(_sentence(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"The body is not valid JSON: {error}.") from error
+
+
+async def read_registration(request: Request, settings: Settings) -> Register:
+    """Return the registration that is asked for, its email address in normal form."""
+    command = await read(request, _REGISTER, settings.body_bytes_max)
+    if command.email is None:
+        return command
+    try:
+        address = validate_email(command.email, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise invalid(f"email: {error}") from error
+    return msgspec.structs.replace(command, email=address.normalized)
+
+
+def idempotency_key(request: Request) -> bytes | None:
+    """Return the digest of the client's `Idempotency-Key`, None when there is none."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not key or len(key) > IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
+        raise invalid(
+            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters."
+        )
+    return hashlib.sha256(key.encode()).digest()
+
+
+def fingerprint(command: commands.Command) -> bytes:
+    """Return a digest that is equal for equal commands."""
+    return hashlib.sha256(commands.kind(command).encode() + b"\0" + commands.encode(command)).digest()
+
+
+def wait_seconds(request: Request, settings: Settings) -> float:
+    """Return how long the client wants to wait for a decision, as its `Prefer` header (RFC 7240) says."""
+    prefer = request.headers.get("prefer")
+    if prefer is None:
+        return settings.answer_wait_seconds
+    wait = _PREFER_WAIT.search(prefer)
+    if wait is not None:
+        return min(int(wait[1]), settings.answer_wait_seconds_max)
+    return 0 if "respond-async" in prefer else settings.answer_wait_seconds
+
+
+def invalid(detail: str) -> ProblemError:
+    """Return the problem of a request that can never succeed as it is."""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail)
+
+
+async def _bounded(request: Request, bytes_max: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise _too_large(bytes_max)
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > bytes_max:
+            raise _too_large(bytes_max)
+    return bytes(content)
+
+
+def _too_large(bytes_max: int) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", f"The body may have at most {bytes_max} bytes."
+    )
+
+
+def _sentence(message: str) -> str:
+    """Turn msgspec's "Expected … - at `$.name`" into "name: expected …"."""
+    reason, _, place = message.partition(" - at `$")
+    field = place.strip(".`")
+    if "matching regex" in reason:
+        reason = "expected text without control characters that is not blank" if field != "slug" else (
+            "expected lower case letters, digits and single hyphens"
+        )
+    reason = reason[:1].lower() + reason[1:]
+    return f"{field}: {reason}." if field else f"{reason[:1].upper()}{reason[1:]}."

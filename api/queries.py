@@ -1,0 +1,162 @@
+"""Reads for the API: nothing here changes a row."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared import audit
+from shared.tables import REVISION
+
+_EVENT_COLUMNS = """
+    id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
+    overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
+    max_spots_per_registration, opens_at, closes_at, paused, created_at, updated_at,
+    CASE WHEN closes_at <= now() THEN 'CLOSED'
+         WHEN opens_at > now() THEN 'SCHEDULED'
+         WHEN paused THEN 'PAUSED'
+         ELSE 'OPEN' END AS state
+"""
+
+_EVENT_ID = text("SELECT id FROM event WHERE slug = :slug")
+_EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
+_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
+_EVENTS = text(f"""
+    SELECT {_EVENT_COLUMNS} FROM event
+    WHERE CAST(:after AS uuid) IS NULL OR id > :after
+    ORDER BY id LIMIT :limit
+""")
+
+_POSITION = """
+    CASE WHEN registration.status = 'WAITLIST' THEN
+        (SELECT count(*) FROM registration AS waiting
+         WHERE waiting.event_id = registration.event_id AND waiting.status = 'WAITLIST'
+           AND waiting.seq <= registration.seq)
+    END AS waitlist_position
+"""
+
+_RECEIPT = text(f"""
+    SELECT command.outcome::text AS outcome, registration.id, registration.status, registration.spots_count,
+           {_POSITION}
+    FROM command
+    LEFT JOIN registration ON registration.event_id = command.event_id AND registration.command_id = command.id
+    WHERE command.event_id = :event_id AND command.id = :id
+""")
+
+_REGISTRATION = text(f"""
+    SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
+    FROM registration WHERE event_id = :event_id AND id = :id
+""")
+
+# Positions are counted once up to the page's first waiting registration and then along the page.
+_REGISTRATIONS = text("""
+    WITH page AS (
+        SELECT id, seq, name, email, spots_count, status, created_at, updated_at
+        FROM registration
+        WHERE event_id = :event_id AND seq > :after
+          AND (CAST(:status AS text) IS NULL OR status = :status)
+          AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
+        ORDER BY seq LIMIT :limit
+    ), bounds AS (
+        SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST'
+    ), waiting AS (
+        SELECT registration.id,
+               row_number() OVER (ORDER BY registration.seq)
+               + (SELECT count(*) FROM registration AS before, bounds
+                  WHERE before.event_id = :event_id AND before.status = 'WAITLIST' AND before.seq < bounds.first)
+               AS position
+        FROM registration, bounds
+        WHERE registration.event_id = :event_id AND registration.status = 'WAITLIST'
+          AND registration.seq BETWEEN bounds.first AND bounds.last
+    )
+    SELECT page.*, waiting.position AS waitlist_position
+    FROM page LEFT JOIN waiting ON waiting.id = page.id
+    ORDER BY page.seq
+""")
+
+_AUDIT = text("""
+    SELECT entry.number, entry.command_id, entry.actor, entry.registration_id, entry.from_status, entry.to_status,
+           entry.spots_delta, entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
+    FROM audit_entry AS entry
+    LEFT JOIN audit_entry AS before ON before.event_id = entry.event_id AND before.number = entry.number - 1
+    WHERE entry.event_id = :event_id AND entry.number > :after
+    ORDER BY entry.number LIMIT :limit
+""")
+
+_COUNTER = text("""
+    SELECT spots_reserved,
+           (SELECT coalesce(sum(spots_count), 0) FROM registration
+            WHERE event_id = event.id AND status = 'CONFIRMED') AS actual_confirmed
+    FROM event WHERE id = :event_id
+""")
+
+_REVISION = text("SELECT version_num FROM alembic_version")
+
+
+async def event_id(connection: AsyncConnection, slug: str) -> UUID | None:
+    """Return the id of the event with this slug."""
+    return (await connection.execute(_EVENT_ID, {"slug": slug})).scalar_one_or_none()
+
+
+async def event_by_slug(connection: AsyncConnection, slug: str) -> RowMapping | None:
+    """Return all of an event, with what is derived from it."""
+    return (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
+
+
+async def event_by_id(connection: AsyncConnection, id_: UUID) -> RowMapping | None:
+    """Return all of an event, with what is derived from it."""
+    return (await connection.execute(_EVENT_BY_ID, {"id": id_})).mappings().one_or_none()
+
+
+async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> Sequence[RowMapping]:
+    """Return events in the order in which they were made."""
+    return (await connection.execute(_EVENTS, {"after": after, "limit": limit})).mappings().all()
+
+
+async def receipt(connection: AsyncConnection, event_id: UUID, id_: UUID) -> RowMapping | None:
+    """Return a command's outcome, with its registration as it is now; None for an id never issued."""
+    return (await connection.execute(_RECEIPT, {"event_id": event_id, "id": id_})).mappings().one_or_none()
+
+
+async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -> RowMapping | None:
+    """Return one registration with its position."""
+    result = await connection.execute(_REGISTRATION, {"event_id": event_id, "id": id_})
+    return result.mappings().one_or_none()
+
+
+async def registrations(
+    connection: AsyncConnection, event_id: UUID, *, status: str | None, q: str | None, after: int, limit: int
+) -> Sequence[RowMapping]:
+    """Return registrations in ledger order, of one status and with `q` in name or email where given."""
+    pattern = q and "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    parameters = {"event_id": event_id, "status": status, "pattern": pattern, "after": after, "limit": limit}
+    return (await connection.execute(_REGISTRATIONS, parameters)).mappings().all()
+
+
+async def audit_entries(
+    connection: AsyncConnection, event_id: UUID, *, after: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return audit entries by number, as the API shows them."""
+    rows = await connection.execute(_AUDIT, {"event_id": event_id, "after": after, "limit": limit})
+    return [_audit_entry(row) for row in rows.mappings()]
+
+
+def _audit_entry(row: RowMapping) -> dict[str, Any]:
+    shown = dict(row)
+    shown["command_digest"] = audit.command_digest(shown.pop("command_id"))
+    shown["at"] = audit.timestamp(row["at"])
+    shown["hash"] = row["hash"].hex()
+    shown["previous_hash"] = (row["previous_hash"] or audit.BEFORE_THE_FIRST).hex()
+    return shown
+
+
+async def counter(connection: AsyncConnection, event_id: UUID) -> RowMapping | None:
+    """Return the counter and the sum of the confirmed registrations, from one snapshot."""
+    return (await connection.execute(_COUNTER, {"event_id": event_id})).mappings().one_or_none()
+
+
+def schema_is_current(connection: Connection) -> bool:
+    """Tell whether the database has this version's schema."""
+    return connection.execute(_REVISION).scalar_one_or_none() == REVISION

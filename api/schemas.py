@@ -1,0 +1,196 @@
+"""The HTTP bodies, camelCase on the wire; `documentation.py` describes them from these very types."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from shared.commands import Status
+
+SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
+
+Slug = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100, description="lower case, digits and hyphens")
+]
+Title = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
+PartySize = Annotated[int, Meta(ge=1, le=1_000)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class EventState(StrEnum):
+    """Whether registration is possible at the moment."""
+
+    SCHEDULED = "SCHEDULED"
+    OPEN = "OPEN"
+    PAUSED = "PAUSED"
+    CLOSED = "CLOSED"
+
+
+class ReceiptStatus(StrEnum):
+    """What has become of what was asked, as of now."""
+
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    WAITLIST = "WAITLIST"
+    CANCELLED = "CANCELLED"
+    DELETED = "DELETED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+
+
+class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all bodies."""
+
+
+class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """An event to create."""
+
+    slug: Slug
+    title: Title
+    capacity: Spots
+    waitlist_enabled: bool = True
+    waitlist_limit: Spots | None = None
+    promotion_policy: Literal["strict_fifo", "skip_unfit"] = "strict_fifo"
+    auto_promote: bool = True
+    max_spots_per_registration: PartySize = 10
+    opens_at: Moment | None = None
+    closes_at: Moment | None = None
+
+
+class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
+    """What everybody may know of an event."""
+
+    slug: str
+    title: str
+    capacity: int
+    spots_reserved: int
+    spots_left: int
+    waitlist_length: int
+    state: EventState
+    opens_at: datetime | None
+    closes_at: datetime | None
+    max_spots_per_registration: int
+
+
+class Event(Availability, frozen=True, kw_only=True, rename="camel"):
+    """All of an event, for admins."""
+
+    id: UUID
+    overbooked_spots: int
+    waitlist_enabled: bool
+    waitlist_limit: int | None
+    promotion_policy: str
+    auto_promote: bool
+    paused: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class EventPage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Events, oldest first; `nextCursor` asks for the rest."""
+
+    items: list[Event]
+    next_cursor: str | None
+
+
+class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A registration as its holder sees it; `waitlistPosition` is 1-based, null unless it waits."""
+
+    id: UUID
+    status: Status
+    spots_count: int
+    waitlist_position: int | None
+
+
+class Registration(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A registration as admins see it; `seq` is its place in the ledger's order."""
+
+    id: UUID
+    seq: int
+    name: str
+    email: str | None
+    spots_count: int
+    status: Status
+    waitlist_position: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class RegistrationPage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Registrations in ledger order; `nextCursor` asks for the rest."""
+
+    items: list[Registration]
+    next_cursor: str | None
+
+
+class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Why a command was refused: a code for programs, a sentence for people."""
+
+    code: str
+    detail: str
+
+
+class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
+    """What has become of a command; `ahead` counts the commands before it while it is pending."""
+
+    receipt_id: UUID
+    status: ReceiptStatus
+    registration: RegistrationBrief | None = None
+    refusal: Refusal | None = None
+    ahead: int | None = None
+    incident_id: UUID | None = None
+
+
+class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One change; hashes are hexadecimal SHA-256, `commandDigest` that of the command's id."""
+
+    number: int
+    command_digest: str | None
+    actor: str
+    registration_id: UUID | None
+    from_status: str | None
+    to_status: str | None
+    spots_delta: int
+    spots_reserved: int
+    at: str
+    hash: str
+    previous_hash: str
+
+
+class AuditPage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Audit entries by number; `nextCursor` asks for the rest."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None
+
+
+class Counter(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The counter beside the sum of the confirmed registrations' spots; drift is their difference."""
+
+    spots_reserved: int
+    actual_confirmed: int
+    drift: int
+
+
+class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
+    """An error as RFC 9457 has it, with a stable `code` and the request's id."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    receipt_id: UUID | UnsetType = UNSET
+    incident_id: UUID | UnsetType = UNSET
+    errors: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Whether the service can do its work, and which parts of it cannot."""
+
+    ready: bool
+    checks: dict[str, str]

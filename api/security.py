@@ -1,0 +1,57 @@
+"""Who may use the admin routes: bearer keys, each with its scopes."""
+
+import secrets
+from enum import StrEnum
+from http import HTTPStatus
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from api.answers import ProblemError
+from shared.settings import Settings
+
+
+class Scope(StrEnum):
+    """What a key allows."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+_bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer key for reading only.")
+
+
+async def admin(
+    required: SecurityScopes,
+    request: Request,
+    credentials: HTTPAuthorizationCredentials | None = Security(_bearer),
+) -> str:
+    """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
+    held = _scopes(request.app.state.service.settings, credentials)
+    if held is None:
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            "UNAUTHORIZED",
+            "Send a valid admin key as Authorization: Bearer <key>.",
+            headers={"www-authenticate": "Bearer"},
+        )
+    if not held.issuperset(required.scopes):
+        raise ProblemError(HTTPStatus.FORBIDDEN, "FORBIDDEN", "This key may only read.")
+    return "admin"
+
+
+def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> frozenset[str] | None:
+    if credentials is None:
+        return None
+    given = credentials.credentials.encode()
+    for key, scopes in (
+        (settings.admin_key, frozenset({Scope.READ, Scope.WRITE})),
+        (settings.viewer_key, frozenset({Scope.READ})),
+    ):
+        if key is not None and secrets.compare_digest(given, key.get_secret_value().encode()):
+            return frozenset(scopes)
+    return None
+
+
+reader = Security(admin, scopes=[Scope.READ.value])
+writer = Security(admin, scopes=[Scope.WRITE.value])

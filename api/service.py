@@ -1,0 +1,78 @@
+"""What the routes work with: one of each per process, made at start and closed at the end."""
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from uuid import UUID
+
+import redis.asyncio
+from celery import Celery
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api import queries
+from api.answers import ProblemError
+from api.bell import Bell
+from api.intake import Intake
+from api.waiting import Waiting
+from shared import database, queues, results
+from shared.settings import Settings
+
+_EVENTS_REMEMBERED_MAX = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """The API process's connections and the parts that use them."""
+
+    settings: Settings
+    engine: AsyncEngine
+    redis: "redis.asyncio.Redis"
+    celery: Celery
+    bell: Bell
+    intake: Intake
+    waiting: Waiting
+    _event_ids: dict[str, UUID] = field(default_factory=dict)
+
+    async def event_id(self, slug: str) -> UUID:
+        """Return the event's id, read once and then remembered: slugs never change hands. 404 if unknown."""
+        known = self._event_ids.get(slug)
+        if known is not None:
+            return known
+        async with self.engine.connect() as connection:
+            found = await queries.event_id(connection, slug)
+        if found is None:
+            raise event_not_found()
+        if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
+            self._event_ids.clear()
+        self._event_ids[slug] = found
+        return found
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of all connections."""
+        await self.intake.close()
+        await self.bell.close()
+        await self.waiting.close()
+        await self.redis.aclose()
+        await self.engine.dispose()
+        self.celery.close()
+
+
+def open_service(settings: Settings) -> Service:
+    """Return a service; connections are made when first needed."""
+    engine = database.async_engine(settings)
+    redis_client = results.connect_async(settings.result_url)
+    celery = queues.celery_app(settings)
+    bell = Bell(celery)
+    return Service(
+        settings=settings,
+        engine=engine,
+        redis=redis_client,
+        celery=celery,
+        bell=bell,
+        intake=Intake(engine, bell, settings),
+        waiting=Waiting(engine, redis_client, settings),
+    )
+
+
+def event_not_found() -> ProblemError:
+    """Return the problem of an event that is not there."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "EVENT_NOT_FOUND", "There is no such event.")
