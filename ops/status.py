@@ -1,0 +1,122 @@
+"""What a running service is doing: its workers, what each owns, what is pending, what has drifted."""
+
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, Row, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from shared import ledger, locks
+
+_EVENTS = text("SELECT id, slug FROM event")
+
+_DRIFT = text("""
+    SELECT event.id, event.slug, event.spots_reserved,
+           coalesce(sum(registration.spots_count), 0)::bigint AS confirmed
+    FROM event
+    LEFT JOIN registration ON registration.event_id = event.id AND registration.status = 'CONFIRMED'
+    GROUP BY event.id
+    HAVING event.spots_reserved <> coalesce(sum(registration.spots_count), 0)
+    ORDER BY event.slug
+""")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStatus:
+    """A live worker; `tick_age_seconds` is how long ago its database session last spoke."""
+
+    host: str
+    pid: int
+    tick_age_seconds: float
+    events: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BacklogStatus:
+    """An event with pending commands."""
+
+    event: str
+    pending: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftStatus:
+    """An event whose counter and rows differ."""
+
+    event: str
+    spots_reserved: int
+    confirmed: int
+    drift: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """All of it, from one snapshot."""
+
+    workers: list[WorkerStatus]
+    backlog: list[BacklogStatus]
+    drift: list[DriftStatus]
+
+
+def read(database_url: str) -> Status:
+    """Return the status; raises SQLAlchemy's `OperationalError` when the database is not there."""
+    engine = create_engine(database_url, poolclass=NullPool)
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}
+        return Status(
+            workers=[_worker(worker, slugs) for worker in locks.workers(connection)],
+            backlog=_backlog(connection),
+            drift=[_drift(row) for row in connection.execute(_DRIFT)],
+        )
+
+
+def as_json(status: Status) -> dict[str, object]:
+    """Return the status as plain values."""
+    return asdict(status)
+
+
+def show(status: Status) -> None:
+    """Print the status for people."""
+    console = Console()
+    workers = Table("worker", "owns", "last tick", title="Workers", title_justify="left")
+    for worker in status.workers:
+        workers.add_row(
+            f"{worker.host}/{worker.pid}", ", ".join(worker.events) or "-", f"{worker.tick_age_seconds:.1f} s ago"
+        )
+    console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
+    backlog = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")
+    for waiting in status.backlog:
+        backlog.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
+    console.print(backlog if status.backlog else "Nothing is pending.")
+    drift = Table("event", "counter", "confirmed", "drift", title="Drift", title_justify="left")
+    for wrong in status.drift:
+        drift.add_row(wrong.event, str(wrong.spots_reserved), str(wrong.confirmed), f"{wrong.drift:+d}")
+    console.print(drift if status.drift else "Every counter equals its rows.")
+
+
+def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:
+    return WorkerStatus(
+        host=worker.host,
+        pid=worker.pid,
+        tick_age_seconds=round(max(worker.silent_seconds, 0), 3),
+        events=sorted(slugs[key] for key in worker.event_keys if key in slugs),
+    )
+
+
+def _backlog(connection: Connection) -> list[BacklogStatus]:
+    return [
+        BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
+        for row in ledger.backlog(connection)
+    ]
+
+
+def _drift(row: Row[tuple[UUID, str, int, int]]) -> DriftStatus:
+    return DriftStatus(
+        event=row.slug,
+        spots_reserved=row.spots_reserved,
+        confirmed=row.confirmed,
+        drift=row.spots_reserved - row.confirmed,
+    )

@@ -1,0 +1,182 @@
+"""A running service for tests: API and workers as processes, as in production."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import httpx2
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy import make_url
+
+from ops.embedded import Servers
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+_READY_SECONDS_MAX = 30
+_STOP_SECONDS_MAX = 15
+Json = dict[str, Any]
+
+
+class Stage:
+    """API processes and workers on given servers; all of them are gone at the end, whatever happens."""
+
+    def __init__(
+        self, servers: Servers, database_url: str, folder: Path, *, workers: int = 1, api_processes: int = 1
+    ) -> None:
+        self.servers = servers
+        self.database_url = database_url
+        self.key = secrets.token_urlsafe(24)
+        self.viewer_key = secrets.token_urlsafe(24)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._others: list[subprocess.Popen[bytes]] = []
+        self._folder = folder
+        self._counts = workers, api_processes
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=4_096)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        workers, api_processes = self._counts
+        try:
+            for _ in range(workers):
+                self.start_worker()
+            for _ in range(api_processes):
+                self._others.append(self._start("api", "--fd", str(self._socket.fileno())))
+            self._wait_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def admin(self) -> Mapping[str, str]:
+        """The headers of an admin."""
+        return {"authorization": f"Bearer {self.key}"}
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every process of the service."""
+        return {
+            **os.environ,
+            "ADMITONE_DATABASE_URL": self.database_url,
+            "ADMITONE_BROKER_URL": self.servers.broker_url,
+            "ADMITONE_RESULT_URL": self.servers.result_url,
+            "ADMITONE_ADMIN_KEY": self.key,
+            "ADMITONE_VIEWER_KEY": self.viewer_key,
+            "PYTHONPATH": str(CHECKOUT),
+        }
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """Start one more worker."""
+        worker = self._start("worker")
+        self.workers.append(worker)
+        return worker
+
+    def kill_worker(self, index: int) -> None:
+        """End a worker as the kernel's out-of-memory killer would."""
+        self.workers[index].send_signal(signal.SIGKILL)
+        self.workers.pop(index).wait()
+
+    def client(self) -> httpx2.Client:
+        """Return a client of the API."""
+        return httpx2.Client(base_url=self.url, timeout=30)
+
+    def create_event(self, **terms: Any) -> Json:
+        """Create an event with a slug of its own and return it."""
+        asked = {"slug": f"drop-{secrets.token_hex(6)}", "title": "A drop", "capacity": 10, **terms}
+        with self.client() as client:
+            answer = client.post("/api/events", json=asked, headers=self.admin)
+        assert answer.status_code == 201, answer.text
+        created: Json = answer.json()
+        return created
+
+    def get(self, path: str) -> Json:
+        """Return what an admin sees there."""
+        with self.client() as client:
+            answer = client.get(path, headers=self.admin)
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    def registrations(self, event: Json) -> list[Json]:
+        """Return all registrations of an event, in order."""
+        items: list[Json] = []
+        cursor = ""
+        while True:
+            page = self.get(f"/api/events/{event['id']}/registrations?limit=1000{cursor}")
+            items += page["items"]
+            if page["nextCursor"] is None:
+                return items
+            cursor = f"&cursor={page['nextCursor']}"
+
+    def register_at_once(self, event: Json, bodies: Sequence[Json], **headers: str) -> list[httpx2.Response]:
+        """Send all registrations at the same moment, and return their answers in the same order."""
+
+        async def crowd() -> list[httpx2.Response]:
+            limits = httpx2.Limits(max_connections=len(bodies), max_keepalive_connections=0)
+            async with httpx2.AsyncClient(base_url=self.url, limits=limits, timeout=60) as client:
+                path = f"/api/p/{event['slug']}/register"
+                return await asyncio.gather(*(client.post(path, json=body, headers=headers) for body in bodies))
+
+        return asyncio.run(crowd())
+
+    def query(self, statement: str, *parameters: Any) -> list[Json]:
+        """Run plain SQL on the service's database."""
+        url = make_url(self.database_url).set(drivername="postgresql")
+        with psycopg.connect(url.render_as_string(hide_password=False), row_factory=dict_row) as connection:
+            return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]  # fixed texts
+
+    def log(self) -> str:
+        """Return what all processes have written to their logs."""
+        return "".join(path.read_text() for path in sorted(self._folder.glob("*.log")))
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = self._folder / f"{arguments[0]}-{secrets.token_hex(3)}.log"
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ops.cli", *arguments],
+                cwd=CHECKOUT,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self._socket.fileno()],
+            )
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS_MAX
+        with self.client() as client:
+            while (answer := client.get("/readyz")).status_code != 200:
+                if time.monotonic() > deadline or any(p.poll() is not None for p in self._others + self.workers):
+                    raise AssertionError(f"not ready: {answer.text}\n{self.log()}")
+                time.sleep(0.05)
+
+    def _stop(self) -> None:
+        processes = self._others + self.workers
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(_STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._socket.close()
+
+
+class Breakable(Protocol):
+    """Makes a stage with servers of its own."""
+
+    def __call__(self, *, workers: int = 1, api_processes: int = 1) -> Stage: ...
