@@ -10,11 +10,24 @@ from starlette.responses import Response
 from api.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
 from shared import ids
 from shared.commands import Status
-from shared.outcomes import Confirmed, Failed, Outcome, Refused, Waitlisted
+from shared.outcomes import (
+    Confirmed,
+    CounterHealed,
+    EventChanged,
+    Failed,
+    Outcome,
+    RefusalCode,
+    Refused,
+    RegistrationDeleted,
+    StatusChanged,
+    Waitlisted,
+)
 
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 1
+
+_REFUSAL_STATUS = {RefusalCode.REGISTRATION_NOT_FOUND: HTTPStatus.NOT_FOUND}
 
 
 class ProblemError(Exception):
@@ -52,24 +65,16 @@ def problem(error: ProblemError, request_id: str | None = None) -> Response:
     return Response(json.encode(content), error.status, headers, _PROBLEM_JSON)
 
 
-def receipt_url(slug: str, receipt_id: UUID) -> str:
-    """Return where the receipt can be asked for."""
-    return f"/api/p/{slug}/receipts/{receipt_id}"
-
-
-def decided(slug: str, receipt_id: UUID, outcome: Outcome, *, replayed: bool, request_id: str | None) -> Response:
-    """Return the final answer to a registration."""
-    headers = {"location": receipt_url(slug, receipt_id)}
-    if replayed:
-        headers["idempotent-replayed"] = "true"
+def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str, str]) -> ProblemError:
+    """Return the problem that tells a refusal or a failure."""
     match outcome:
-        case Confirmed() | Waitlisted():
-            return body(receipt(receipt_id, outcome), HTTPStatus.CREATED, headers)
         case Refused(code=code, detail=detail):
-            refused = ProblemError(HTTPStatus.CONFLICT, code, detail, headers=headers, receipt_id=receipt_id)
-            return problem(refused, request_id)
+            spots = {"spots_left": outcome.spots_left, "spots_needed": outcome.spots_needed}
+            more = {name: count for name, count in spots.items() if count is not None}
+            status = _REFUSAL_STATUS.get(code, HTTPStatus.CONFLICT)
+            return ProblemError(status, code, detail, headers=headers, receipt_id=receipt_id, **more)
         case Failed(incident_id=incident_id):
-            failed = ProblemError(
+            return ProblemError(
                 HTTPStatus.INTERNAL_SERVER_ERROR,
                 "COMMAND_FAILED",
                 "The command could not be decided and changed nothing.",
@@ -77,15 +82,11 @@ def decided(slug: str, receipt_id: UUID, outcome: Outcome, *, replayed: bool, re
                 receipt_id=receipt_id,
                 incident_id=incident_id,
             )
-            return problem(failed, request_id)
     assert_never(outcome)
 
 
-def pending(slug: str, receipt_id: UUID, ahead: int, *, replayed: bool) -> Response:
+def pending(receipt_id: UUID, ahead: int, headers: dict[str, str]) -> Response:
     """Return that the command is accepted and not decided yet."""
-    headers = {"location": receipt_url(slug, receipt_id), "retry-after": str(RETRY_SECONDS)}
-    if replayed:
-        headers["idempotent-replayed"] = "true"
     content = Receipt(receipt_id=receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
     return body(content, HTTPStatus.ACCEPTED, headers)
 
@@ -94,15 +95,15 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     """Return the receipt of a command that was settled just now."""
     match outcome:
         case Confirmed(registration_id=id_, spots_count=spots):
-            registration = RegistrationBrief(
-                id=id_, status=Status.CONFIRMED, spots_count=spots, waitlist_position=None
-            )
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.CONFIRMED, registration=registration)
+            return _of_registration(receipt_id, id_, Status.CONFIRMED, spots, None)
         case Waitlisted(registration_id=id_, spots_count=spots, position=position):
-            registration = RegistrationBrief(
-                id=id_, status=Status.WAITLIST, spots_count=spots, waitlist_position=position
-            )
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.WAITLIST, registration=registration)
+            return _of_registration(receipt_id, id_, Status.WAITLIST, spots, position)
+        case StatusChanged(to_status=status):
+            return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status))
+        case RegistrationDeleted():
+            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.DELETED)
+        case EventChanged() | CounterHealed():
+            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.APPLIED)
         case Refused(code=code, detail=detail):
             refusal = Refusal(code=code, detail=detail)
             return Receipt(receipt_id=receipt_id, status=ReceiptStatus.REFUSED, refusal=refusal)
@@ -111,3 +112,10 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     assert_never(outcome)
 
 
+def _of_registration(
+    receipt_id: UUID, id_: UUID, status: Status, spots_count: int, position: int | None
+) -> Receipt:
+    registration = RegistrationBrief(
+        id=id_, status=status, spots_count=spots_count, waitlist_position=position
+    )
+    return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status), registration=registration)

@@ -32,7 +32,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
-        raise invalid(_sentence(str(error))) from error
+        raise invalid(sentence(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"The body is not valid JSON: {error}.") from error
 
@@ -77,6 +77,18 @@ def wait_seconds(request: Request, settings: Settings) -> float:
     return 0 if "respond-async" in prefer else settings.answer_wait_seconds
 
 
+def sentence(message: str) -> str:
+    """Turn msgspec's "Expected … - at `$.name`" into "name: expected …"."""
+    reason, _, place = message.partition(" - at `$")
+    field = place.strip(".`")
+    if "matching regex" in reason:
+        reason = "expected text without control characters that is not blank" if field != "slug" else (
+            "expected lower case letters, digits and single hyphens"
+        )
+    reason = reason[:1].lower() + reason[1:]
+    return f"{field}: {reason}." if field else f"{reason[:1].upper()}{reason[1:]}."
+
+
 def invalid(detail: str) -> ProblemError:
     """Return the problem of a request that can never succeed as it is."""
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail)
@@ -98,15 +110,3 @@ def _too_large(bytes_max: int) -> ProblemError:
     return ProblemError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", f"The body may have at most {bytes_max} bytes."
     )
-
-
-def _sentence(message: str) -> str:
-    """Turn msgspec's "Expected … - at `$.name`" into "name: expected …"."""
-    reason, _, place = message.partition(" - at `$")
-    field = place.strip(".`")
-    if "matching regex" in reason:
-        reason = "expected text without control characters that is not blank" if field != "slug" else (
-            "expected lower case letters, digits and single hyphens"
-        )
-    reason = reason[:1].lower() + reason[1:]
-    return f"{field}: {reason}." if field else f"{reason[:1].upper()}{reason[1:]}."

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import schemas
-from shared.commands import Register
+from shared.commands import ChangeEvent, Register
 from shared.outcomes import RefusalCode
 
 APPLICATION: dict[str, Any] = {
@@ -85,10 +85,13 @@ _REGISTRATION_EXAMPLE = {
 _AUDIT_EXAMPLE = {
     "number": 1,
     "commandDigest": "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+    "kind": "register",
     "actor": "public",
+    "reason": None,
     "registrationId": _REGISTRATION_ID,
     "fromStatus": None,
     "toStatus": "CONFIRMED",
+    "beforeAfter": None,
     "spotsDelta": 1,
     "spotsReserved": 1,
     "at": "2026-11-24T09:00:00.000000Z",
@@ -158,6 +161,20 @@ def _header(name: str, description: str, example: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": schema, "example": example}
 
 
+_IDEMPOTENCY_KEY = _header(
+    "Idempotency-Key",
+    "Asking again under the same key gives the same answer, with `Idempotent-Replayed: true`.",
+    "7f9c24e8-3b12-4fef-91e0-56e5b0d1a1c4",
+)
+_PREFER = _header("Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2")
+
+_REGISTER_REFUSALS = (
+    RefusalCode.REGISTRATION_CLOSED,
+    RefusalCode.EVENT_PAUSED,
+    RefusalCode.TOO_MANY_SPOTS,
+    RefusalCode.ALREADY_REGISTERED,
+    RefusalCode.EVENT_FULL,
+)
 _NO_EVENT = _problem(404, "Not Found", "EVENT_NOT_FOUND", detail="There is no such event.")
 _NO_DATABASE = _problem(
     503,
@@ -201,7 +218,7 @@ REGISTER = _route(
         409: _problem(
             409,
             "Conflict",
-            *(code.value for code in RefusalCode),
+            *(code.value for code in _REGISTER_REFUSALS),
             detail="The command was refused and changed nothing.",
             headers=_LOCATION,
             receiptId=_RECEIPT_ID,
@@ -242,14 +259,7 @@ REGISTER = _route(
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
         "a party": {"value": {"name": "User B", "spotsCount": 4, "email": "user.b@example.org"}},
     },
-    parameters=[
-        _header(
-            "Idempotency-Key",
-            "Asking again under the same key gives the same answer, with `Idempotent-Replayed: true`.",
-            "7f9c24e8-3b12-4fef-91e0-56e5b0d1a1c4",
-        ),
-        _header("Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"),
-    ],
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
 )
 
 RECEIPT = _route(
@@ -318,6 +328,129 @@ COUNTER = _admin(
     }
 )
 
+_COUNTER_EXAMPLE = {"capacity": 100, "spotsReserved": 99, "spotsLeft": 1, "waitlistLength": 0}
+_PENDING_ANSWER = _answer(
+    "Accepted; not decided yet.", schemas.Receipt, {**_LOCATION, **_RETRY_AFTER}, pending=_PENDING
+)
+_NO_REGISTRATION = _problem(
+    404, "Not Found", "REGISTRATION_NOT_FOUND", "EVENT_NOT_FOUND", detail="There is no such registration."
+)
+def _refused(*codes: RefusalCode, detail: str, **more: Any) -> dict[str, Any]:
+    return _problem(
+        409, "Conflict", *(code.value for code in codes), detail=detail, headers=_LOCATION, receiptId=_RECEIPT_ID, **more
+    )
+
+
+CANCEL = _route(
+    {
+        200: _answer(
+            "Cancelled, now or before.",
+            schemas.Receipt,
+            cancelled={
+                **_CONFIRMED,
+                "status": "CANCELLED",
+                "registration": {
+                    "id": _REGISTRATION_ID,
+                    "status": "CANCELLED",
+                    "spotsCount": 1,
+                    "waitlistPosition": None,
+                },
+            },
+        ),
+        202: _PENDING_ANSWER,
+        404: _problem(
+            404,
+            "Not Found",
+            "RECEIPT_NOT_FOUND",
+            "EVENT_NOT_FOUND",
+            "REGISTRATION_NOT_FOUND",
+            detail="There is nothing to cancel.",
+        ),
+        422: _INVALID,
+        503: _NO_DATABASE,
+    },
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
+)
+CHANGE_EVENT = _admin(
+    {
+        200: _answer("Changed.", schemas.Event, _LOCATION, changed=_EVENT_EXAMPLE),
+        202: _PENDING_ANSWER,
+        404: _NO_EVENT,
+        409: _refused(
+            RefusalCode.CAPACITY_BELOW_RESERVED,
+            RefusalCode.WINDOW_INVALID,
+            detail="99 spots are confirmed; the capacity cannot be 50.",
+        ),
+        **_BODY_PROBLEMS,
+    },
+    body=ChangeEvent,
+    examples={
+        "larger": {"value": {"capacity": 120, "reason": "a second stand"}},
+        "pause": {"value": {"paused": True}},
+    },
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
+)
+CHANGE_STATUS = _admin(
+    {
+        200: _answer(
+            "Changed, or as it was.",
+            schemas.RegistrationChanged,
+            _LOCATION,
+            confirmed={
+                "receiptId": _RECEIPT_ID,
+                "changed": True,
+                "registration": _REGISTRATION_EXAMPLE,
+                "event": _COUNTER_EXAMPLE,
+            },
+        ),
+        202: _PENDING_ANSWER,
+        404: _NO_REGISTRATION,
+        409: _refused(
+            RefusalCode.CAPACITY_EXCEEDED,
+            RefusalCode.ALREADY_REGISTERED,
+            detail="The registration needs 4 spots; 1 are left.",
+            spotsLeft=1,
+            spotsNeeded=4,
+        ),
+        **_BODY_PROBLEMS,
+    },
+    body=schemas.StatusChange,
+    examples={"promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}}},
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
+)
+DELETE_REGISTRATION = _admin(
+    {
+        200: _answer(
+            "Gone.",
+            schemas.RegistrationDeleted,
+            _LOCATION,
+            deleted={
+                "receiptId": _RECEIPT_ID,
+                "registrationId": _REGISTRATION_ID,
+                "spotsFreed": 1,
+                "event": _COUNTER_EXAMPLE,
+            },
+        ),
+        202: _PENDING_ANSWER,
+        404: _NO_REGISTRATION,
+    },
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
+)
+HEAL_COUNTER = _admin(
+    {
+        200: _answer(
+            "The counter equals the rows.",
+            schemas.Healed,
+            _LOCATION,
+            healed={"receiptId": _RECEIPT_ID, "drift": 2, "spotsReserved": 97, "overbookedSpots": 0},
+        ),
+        202: _PENDING_ANSWER,
+        404: _NO_EVENT,
+        **_BODY_PROBLEMS,
+    },
+    parameters=[_IDEMPOTENCY_KEY, _PREFER],
+)
+
 _READY = {part: "ok" for part in ("database", "schema", "worker", "broker", "results")}
 HEALTH = _route(
     {
@@ -362,6 +495,7 @@ def install(app: FastAPI) -> None:
 def _components() -> dict[str, Any]:
     bodies = [
         Register,
+        ChangeEvent,
         *(
             body
             for body in vars(schemas).values()

@@ -24,7 +24,7 @@ from api.schemas import (
     RegistrationPage,
 )
 from api.security import reader, writer
-from api.service import Service, event_not_found
+from api.service import Service, event_not_found, registration_not_found
 from shared import ids, tables
 from shared.commands import Status
 
@@ -107,7 +107,7 @@ async def read_registration(event_id: UUID, registration_id: UUID, request: Requ
     async with service.engine.connect() as connection:
         row = await queries.registration(connection, event_id, registration_id)
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "REGISTRATION_NOT_FOUND", "There is no such registration.")
+        raise registration_not_found()
     return answers.body(Registration(**row))
 
 

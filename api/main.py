@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import answers, documentation, events, health, registrations
+from api import answers, changes, documentation, events, health, registrations
 from api.answers import ProblemError
 from api.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.service import open_service
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
             await service.close()
 
     app = FastAPI(lifespan=lifespan, **documentation.APPLICATION)
-    for router in (registrations.router, events.router, health.router):
+    for router in (registrations.router, events.router, changes.router, health.router):
         app.include_router(router)
     documentation.install(app)
     _handle_errors(app)

@@ -21,6 +21,7 @@ _EVENT_COLUMNS = """
 """
 
 _EVENT_ID = text("SELECT id FROM event WHERE slug = :slug")
+_EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
 _EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
 _EVENTS = text(f"""
@@ -41,7 +42,8 @@ _RECEIPT = text(f"""
     SELECT command.outcome::text AS outcome, registration.id, registration.status, registration.spots_count,
            {_POSITION}
     FROM command
-    LEFT JOIN registration ON registration.event_id = command.event_id AND registration.command_id = command.id
+    LEFT JOIN registration ON registration.event_id = command.event_id
+     AND registration.id = CAST(command.outcome ->> 'registrationId' AS uuid)
     WHERE command.event_id = :event_id AND command.id = :id
 """)
 
@@ -77,8 +79,8 @@ _REGISTRATIONS = text("""
 """)
 
 _AUDIT = text("""
-    SELECT entry.number, entry.command_id, entry.actor, entry.registration_id, entry.from_status, entry.to_status,
-           entry.spots_delta, entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
+    SELECT entry.number, entry.command_id, entry.kind, entry.actor, entry.reason, entry.registration_id,
+           entry.from_status, entry.to_status, entry.before_after, entry.spots_delta, entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
     FROM audit_entry AS entry
     LEFT JOIN audit_entry AS before ON before.event_id = entry.event_id AND before.number = entry.number - 1
     WHERE entry.event_id = :event_id AND entry.number > :after
@@ -98,6 +100,11 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 async def event_id(connection: AsyncConnection, slug: str) -> UUID | None:
     """Return the id of the event with this slug."""
     return (await connection.execute(_EVENT_ID, {"slug": slug})).scalar_one_or_none()
+
+
+async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
+    """Return the slug of the event with this id."""
+    return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
 
 
 async def event_by_slug(connection: AsyncConnection, slug: str) -> RowMapping | None:

@@ -1,22 +1,24 @@
-"""The public routes: what is left, register, and what became of it."""
+"""The public routes: what is left, register, what became of it, cancel."""
 
+import hashlib
 from http import HTTPStatus
 from uuid import UUID
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import RowMapping
 from starlette.responses import Response
 
-from api import answers, bodies, documentation, queries
+from api import answers, bodies, documentation, queries, submission
 from api.answers import ProblemError
 from api.schemas import Availability, Receipt, ReceiptStatus, RegistrationBrief
 from api.service import Service, event_not_found
-from shared import commands, ids, ledger, outcomes
-from shared.commands import Status
-from shared.ledger import Asked
-from shared.outcomes import Confirmed, Waitlisted
+from shared import ids, ledger, outcomes
+from shared.commands import ChangeStatus, Status
+from shared.outcomes import Confirmed, StatusChanged, Waitlisted
 
 PUBLIC_ACTOR = "public"
+HOLDER_ACTOR = "holder"
 
 router = APIRouter(tags=["Registering"])
 
@@ -41,27 +43,14 @@ async def register(slug: str, request: Request) -> Response:
     """
     service: Service = request.app.state.service
     command = await bodies.read_registration(request, service.settings)
-    key = bodies.idempotency_key(request)
     event_id = await service.event_id(slug)
-    receipt = await service.intake.accept(
-        Asked(
-            event_id=event_id,
-            id=ids.new_id(),
-            kind=commands.kind(command),
-            payload=commands.encode(command),
-            actor=PUBLIC_ACTOR,
-            idempotency_key=key,
-            fingerprint=bodies.fingerprint(command) if key else None,
-        )
+    decided = await submission.submit(
+        service, request, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )
-    if not receipt.same_request:
-        raise ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "IDEMPOTENCY_KEY_REUSED",
-            "This Idempotency-Key was used to ask for something else.",
-        )
-    seconds = bodies.wait_seconds(request, service.settings)
-    return await _answer(service, request, slug, event_id, receipt, seconds)
+    if isinstance(decided, Response):
+        return decided
+    content = answers.receipt(decided.receipt_id, decided.outcome)
+    return answers.body(content, HTTPStatus.CREATED, decided.headers)
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **documentation.RECEIPT)
@@ -71,28 +60,30 @@ async def read_receipt(slug: str, receipt_id: str, request: Request, wait: float
     id_ = _receipt_id(receipt_id)
     event_id = await service.event_id(slug)
     found = await _receipt(service, event_id, id_)
-    seconds = min(wait, service.settings.answer_wait_seconds_max)
-    if found.status is ReceiptStatus.PENDING and seconds:
-        outcome = await service.waiting.outcome(event_id, id_, seconds)
-        found = answers.receipt(id_, outcome) if outcome else await _receipt(service, event_id, id_)
-    is_pending = found.status is ReceiptStatus.PENDING
-    return answers.body(found, headers={"retry-after": str(answers.RETRY_SECONDS)} if is_pending else None)
+    if found.status is ReceiptStatus.PENDING and wait:
+        seconds = min(wait, service.settings.answer_wait_seconds_max)
+        await service.waiting.outcome(event_id, id_, seconds)
+        found = await _receipt(service, event_id, id_)
+    headers = {}
+    if found.ahead is not None:
+        headers["retry-after"] = str(await service.pace.retry_seconds(event_id, found.ahead))
+    return _unless_known(request, found, headers)
 
 
-async def _answer(
-    service: Service, request: Request, slug: str, event_id: UUID, receipt: ledger.Receipt, seconds: float
-) -> Response:
-    id_, replayed = receipt.command_id, receipt.replayed
-    outcome = await service.waiting.outcome(event_id, id_, seconds)
-    if outcome is None:
-        async with service.engine.connect() as connection:
-            settled = await ledger.settled(connection, [(event_id, id_)])
-            outcome = settled.get(id_)
-            if outcome is None:
-                ahead = await ledger.ahead(connection, event_id, id_)
-                return answers.pending(slug, id_, ahead, replayed=replayed)
-    request_id = request.headers.get("x-request-id")
-    return answers.decided(slug, id_, outcome, replayed=replayed, request_id=request_id)
+@router.delete("/api/p/{slug}/receipts/{receipt_id}", **documentation.CANCEL)
+async def cancel(slug: str, receipt_id: str, request: Request) -> Response:
+    """Cancel one's own registration; holding its receipt is the right to."""
+    service: Service = request.app.state.service
+    id_ = _receipt_id(receipt_id)
+    event_id = await service.event_id(slug)
+    await _receipt(service, event_id, id_)
+    command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
+    decided = await submission.submit(
+        service, request, slug=slug, event_id=event_id, command=command, actor=HOLDER_ACTOR
+    )
+    if isinstance(decided, Response):
+        return decided
+    return answers.body(await _receipt(service, event_id, id_), headers=decided.headers)
 
 
 def _receipt_id(text: str) -> UUID:
@@ -116,7 +107,7 @@ async def _receipt(service: Service, event_id: UUID, id_: UUID) -> Receipt:
 def _as_of_now(id_: UUID, row: RowMapping) -> Receipt:
     """Return a settled command's receipt; a registration shows what it is now, not what it was."""
     outcome = outcomes.decode(row["outcome"])
-    if not isinstance(outcome, Confirmed | Waitlisted):
+    if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
         return answers.receipt(id_, outcome)
     if row["id"] is None:
         return Receipt(receipt_id=id_, status=ReceiptStatus.DELETED)
@@ -127,6 +118,17 @@ def _as_of_now(id_: UUID, row: RowMapping) -> Receipt:
         waitlist_position=row["waitlist_position"],
     )
     return Receipt(receipt_id=id_, status=ReceiptStatus(row["status"]), registration=registration)
+
+
+def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:
+    """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
+    encoded = msgspec.json.encode(content)
+    headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
+    headers["cache-control"] = "private, no-cache"
+    known = request.headers.get("if-none-match", "")
+    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(encoded, HTTPStatus.OK, headers, "application/json")
 
 
 def _receipt_not_found() -> ProblemError:

@@ -2,22 +2,16 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from shared.commands import Status
-
-SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
+from shared.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 
 Slug = Annotated[
     str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100, description="lower case, digits and hyphens")
 ]
-Title = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
-PartySize = Annotated[int, Meta(ge=1, le=1_000)]
-Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class EventState(StrEnum):
@@ -37,6 +31,8 @@ class ReceiptStatus(StrEnum):
     WAITLIST = "WAITLIST"
     CANCELLED = "CANCELLED"
     DELETED = "DELETED"
+    APPLIED = "APPLIED"
+    """A change of the event itself, which is no registration."""
     REFUSED = "REFUSED"
     FAILED = "FAILED"
 
@@ -49,13 +45,13 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
     """An event to create."""
 
     slug: Slug
-    title: Title
+    title: Name
     capacity: Spots
     waitlist_enabled: bool = True
     waitlist_limit: Spots | None = None
-    promotion_policy: Literal["strict_fifo", "skip_unfit"] = "strict_fifo"
+    promotion_policy: PolicyName = "strict_fifo"
     auto_promote: bool = True
-    max_spots_per_registration: PartySize = 10
+    max_spots_per_registration: SpotsCount = 10
     opens_at: Moment | None = None
     closes_at: Moment | None = None
 
@@ -126,6 +122,55 @@ class RegistrationPage(Wire, frozen=True, kw_only=True, rename="camel"):
     next_cursor: str | None
 
 
+class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
+    """An event's counter, as of now."""
+
+    capacity: int
+    spots_reserved: int
+    spots_left: int
+    waitlist_length: int
+
+
+class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A status for a registration to have, and why, for the audit trail."""
+
+    status: Status
+    reason: Reason | None = None
+
+
+class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A registration and its event's counter after a change; `changed` is false when there was nothing to do."""
+
+    receipt_id: UUID
+    changed: bool
+    registration: Registration
+    event: EventCounter
+
+
+class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
+    """What a deletion freed, and the event's counter after it."""
+
+    receipt_id: UUID
+    registration_id: UUID
+    spots_freed: int
+    event: EventCounter
+
+
+class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Why a counter is healed, for the audit trail."""
+
+    reason: Reason | None = None
+
+
+class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
+    """What healing found: `drift` is what the counter was too high by; `overbookedSpots` freeze confirmations."""
+
+    receipt_id: UUID
+    drift: int
+    spots_reserved: int
+    overbooked_spots: int
+
+
 class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
     """Why a command was refused: a code for programs, a sentence for people."""
 
@@ -149,10 +194,13 @@ class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):
 
     number: int
     command_digest: str | None
+    kind: str
     actor: str
+    reason: str | None
     registration_id: UUID | None
     from_status: str | None
     to_status: str | None
+    before_after: dict[str, Any] | None
     spots_delta: int
     spots_reserved: int
     at: str
@@ -186,6 +234,8 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     request_id: str
     receipt_id: UUID | UnsetType = UNSET
     incident_id: UUID | UnsetType = UNSET
+    spots_left: int | UnsetType = UNSET
+    spots_needed: int | UnsetType = UNSET
     errors: list[dict[str, Any]] | UnsetType = UNSET
 
 

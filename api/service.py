@@ -12,6 +12,7 @@ from api import queries
 from api.answers import ProblemError
 from api.bell import Bell
 from api.intake import Intake
+from api.pace import Pace
 from api.waiting import Waiting
 from shared import database, queues, results
 from shared.settings import Settings
@@ -30,6 +31,7 @@ class Service:
     bell: Bell
     intake: Intake
     waiting: Waiting
+    pace: Pace
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def event_id(self, slug: str) -> UUID:
@@ -45,6 +47,14 @@ class Service:
             self._event_ids.clear()
         self._event_ids[slug] = found
         return found
+
+    async def event_slug(self, event_id: UUID) -> str:
+        """Return the event's slug; 404 if there is no such event."""
+        async with self.engine.connect() as connection:
+            slug = await queries.event_slug(connection, event_id)
+        if slug is None:
+            raise event_not_found()
+        return slug
 
     async def close(self) -> None:
         """Finish what was begun, then let go of all connections."""
@@ -70,9 +80,15 @@ def open_service(settings: Settings) -> Service:
         bell=bell,
         intake=Intake(engine, bell, settings),
         waiting=Waiting(engine, redis_client, settings),
+        pace=Pace(engine),
     )
 
 
 def event_not_found() -> ProblemError:
     """Return the problem of an event that is not there."""
     return ProblemError(HTTPStatus.NOT_FOUND, "EVENT_NOT_FOUND", "There is no such event.")
+
+
+def registration_not_found() -> ProblemError:
+    """Return the problem of a registration that is not there."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "REGISTRATION_NOT_FOUND", "There is no such registration.")

@@ -1,19 +1,21 @@
 """The audit trail's chain: what an entry's hash covers, so that anybody can check it.
 
 The hash is SHA-256 over the hash of the entry before (32 zero bytes for the first) followed by a
-JSON array without white space:
+JSON array in UTF-8 without white space:
 
-    [eventId, number, commandDigest, actor, registrationId, fromStatus, toStatus,
-     spotsDelta, spotsReserved, at]
+    [eventId, number, commandDigest, kind, actor, reason, registrationId, fromStatus, toStatus,
+     beforeAfter, spotsDelta, spotsReserved, at]
 
 with `null` for what does not apply, `commandDigest` the hexadecimal SHA-256 of the command's 16 bytes
-(the id itself is its holder's secret), and `at` in UTC with six decimals and a `Z`. Nothing in it
-is personal.
+(the id itself is its holder's secret), `beforeAfter` an object with sorted keys, and `at` in UTC
+with six decimals and a `Z`. Nothing in it is personal, unless an admin's reason is.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -28,10 +30,13 @@ class Entry:
     event_id: UUID
     number: int
     command_id: UUID | None
+    kind: str
     actor: str
+    reason: str | None
     registration_id: UUID | None
     from_status: str | None
     to_status: str | None
+    before_after: Mapping[str, Any] | None
     spots_delta: int
     spots_reserved: int
     at: datetime
@@ -43,15 +48,18 @@ def chain(previous: bytes, entry: Entry) -> bytes:
         entry.event_id,
         entry.number,
         command_digest(entry.command_id),
+        entry.kind,
         entry.actor,
+        entry.reason,
         entry.registration_id,
         entry.from_status,
         entry.to_status,
+        entry.before_after,
         entry.spots_delta,
         entry.spots_reserved,
         timestamp(entry.at),
     ]
-    return hashlib.sha256(previous + msgspec.json.encode(facts)).digest()
+    return hashlib.sha256(previous + msgspec.json.encode(facts, order="deterministic")).digest()
 
 
 def command_digest(command_id: UUID | None) -> str | None:

@@ -10,21 +10,27 @@ from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias, assert_never
 from uuid import UUID
 
-from msgspec import Meta, Struct, ValidationError, json
+from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, json
 
 SPOTS_PER_COMMAND_MAX = 1_000
+SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
 NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 320
+REASON_LENGTH_MAX = 500
 
 # Anything printable, with something other than white space in it: control characters would
 # not survive PostgreSQL's jsonb, and nobody is called by one.
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 
-Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=_PRINTABLE)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE)]
 Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
+Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE)]
 SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
+Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
+Moment = Annotated[datetime, Meta(tz=True)]
 
-Kind = Literal["register"]
+Kind = Literal["register", "change_status", "delete_registration", "change_event", "heal_counter"]
+PolicyName = Literal["strict_fifo", "skip_unfit"]
 
 
 class Status(StrEnum):
@@ -47,7 +53,46 @@ class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown
     email: Email | None = None
 
 
-Command: TypeAlias = Register
+class ChangeStatus(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Move a registration to another status; by a holder or an admin."""
+
+    registration_id: UUID
+    status: Status
+    reason: Reason | None = None
+
+
+class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Remove a registration; a confirmed one frees its spots."""
+
+    registration_id: UUID
+    reason: Reason | None = None
+
+
+class ChangeEvent(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Change an event's settings; what is left out stays as it is."""
+
+    title: Annotated[Name, Meta(description="shown to everybody")] | UnsetType = UNSET
+    capacity: Spots | UnsetType = UNSET
+    waitlist_enabled: bool | UnsetType = UNSET
+    waitlist_limit: Spots | None | UnsetType = UNSET
+    promotion_policy: PolicyName | UnsetType = UNSET
+    auto_promote: bool | UnsetType = UNSET
+    max_spots_per_registration: SpotsCount | UnsetType = UNSET
+    opens_at: Moment | None | UnsetType = UNSET
+    closes_at: Moment | None | UnsetType = UNSET
+    paused: bool | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+
+
+class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Set an event's counters to what its registrations say."""
+
+    reason: Reason | None = None
+
+
+Command: TypeAlias = Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +116,14 @@ def kind(command: Command) -> Kind:
     match command:
         case Register():
             return "register"
+        case ChangeStatus():
+            return "change_status"
+        case DeleteRegistration():
+            return "delete_registration"
+        case ChangeEvent():
+            return "change_event"
+        case HealCounter():
+            return "heal_counter"
     assert_never(command)
 
 
@@ -95,4 +148,10 @@ def email_key(email: str) -> str:
     return email.casefold()
 
 
-_DECODERS: dict[str, json.Decoder[Command]] = {"register": json.Decoder(Register)}
+_DECODERS: dict[str, json.Decoder[Command]] = {
+    "register": json.Decoder(Register),
+    "change_status": json.Decoder(ChangeStatus),
+    "delete_registration": json.Decoder(DeleteRegistration),
+    "change_event": json.Decoder(ChangeEvent),
+    "heal_counter": json.Decoder(HealCounter),
+}

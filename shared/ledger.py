@@ -120,6 +120,12 @@ _AHEAD = text("""
       AND seq < (SELECT seq FROM command WHERE event_id = :event_id AND id = :id)
 """)
 
+_RATE_SECONDS = 10
+_SETTLED_LATELY = text(f"""
+    SELECT count(*) FROM command
+    WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
+""")
+
 # Hops from event to event along the index of what is pending, instead of reading all of it.
 _EVENTS_PENDING = text("""
     WITH RECURSIVE pending AS (
@@ -240,6 +246,12 @@ async def ahead(connection: AsyncConnection, event_id: UUID, command_id: UUID) -
     """Return how many pending commands of the event count before this one."""
     result = await connection.execute(_AHEAD, {"event_id": event_id, "id": command_id})
     return int(result.scalar_one())
+
+
+async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:
+    """Return how many of the event's commands were settled per second lately."""
+    result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
+    return int(result.scalar_one()) / _RATE_SECONDS
 
 
 def events_pending(connection: Connection) -> set[UUID]:

@@ -5,20 +5,35 @@ happen: the command could not be decided, changed nothing, and names an incident
 """
 
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 from msgspec import Struct, json
+
+from shared.commands import Status
 
 
 class RefusalCode(StrEnum):
     """Why a command was refused, in order of precedence: the first that applies is the answer."""
 
+    REGISTRATION_NOT_FOUND = "REGISTRATION_NOT_FOUND"
+    """The registration is not there, or no longer."""
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
+    """The command was accepted before the event opened, or after it closed."""
     EVENT_PAUSED = "EVENT_PAUSED"
+    """Registration is paused."""
     TOO_MANY_SPOTS = "TOO_MANY_SPOTS"
+    """The party is larger than one registration may be."""
     ALREADY_REGISTERED = "ALREADY_REGISTERED"
+    """The email address holds another active registration at the event."""
     EVENT_FULL = "EVENT_FULL"
+    """Nothing is free for this party, and the waitlist takes nobody."""
+    CAPACITY_EXCEEDED = "CAPACITY_EXCEEDED"
+    """The registration needs more spots than are left."""
+    CAPACITY_BELOW_RESERVED = "CAPACITY_BELOW_RESERVED"
+    """The new capacity is below what is confirmed."""
+    WINDOW_INVALID = "WINDOW_INVALID"
+    """The event would close before it opens."""
 
 
 class Confirmed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="confirmed"):
@@ -36,11 +51,49 @@ class Waitlisted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="o
     position: int
 
 
-class Refused(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="refused"):
+class StatusChanged(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"):
+    """The registration went from one status to another, or was there already when both are equal."""
+
+    registration_id: UUID
+    from_status: Status
+    to_status: Status
+
+
+class RegistrationDeleted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="deleted"):
+    """The registration is gone; `spots_freed` is zero unless it was confirmed."""
+
+    registration_id: UUID
+    from_status: Status
+    spots_freed: int
+
+
+class EventChanged(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="event_changed"):
+    """The event has its new settings; `promoted` registrations were confirmed because of them."""
+
+    changed: tuple[str, ...]
+    promoted: int
+
+
+class CounterHealed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="counter_healed"):
+    """The counters equal the rows; `drift` is what the counter of spots was too high by.
+
+    `overbooked_spots` is by how much the event really is oversold: nobody is confirmed until it fits.
+    """
+
+    drift: int
+    spots_reserved: int
+    overbooked_spots: int
+
+
+class Refused(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="refused", omit_defaults=True
+):
     """Nothing changed; `code` is for programs, `detail` is a sentence for people."""
 
     code: RefusalCode
     detail: str
+    spots_left: int | None = None
+    spots_needed: int | None = None
 
 
 class Failed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="failed"):
@@ -49,7 +102,16 @@ class Failed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outco
     incident_id: UUID
 
 
-Outcome: TypeAlias = Confirmed | Waitlisted | Refused | Failed
+Outcome: TypeAlias = (
+    Confirmed
+    | Waitlisted
+    | StatusChanged
+    | RegistrationDeleted
+    | EventChanged
+    | CounterHealed
+    | Refused
+    | Failed
+)
 
 _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 
@@ -62,8 +124,3 @@ def encode(outcome: Outcome) -> bytes:
 def decode(payload: str | bytes) -> Outcome:
     """Read an outcome back; raises `msgspec.ValidationError` for anything else."""
     return _DECODER.decode(payload)
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of all outcomes."""
-    return json.schema(Outcome)

@@ -76,7 +76,7 @@ async def fetch(client: "redis.asyncio.Redis", command_ids: Sequence[UUID]) -> d
     return found
 
 
-def _read(command_id: UUID, value: bytes) -> Outcome | None:
+def _read(command_id: UUID, value: bytes | str) -> Outcome | None:
     try:
         return _DECODER.decode(value).result
     except DecodeError as error:

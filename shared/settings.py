@@ -114,7 +114,7 @@ _AnySettings = TypeVar("_AnySettings", bound=DatabaseSettings)
 def load(kind: type[_AnySettings]) -> _AnySettings:
     """Read the environment; raises `SettingsError` that names every wrong variable."""
     try:
-        return kind()
+        return kind()  # type: ignore[call-arg]  # the environment fills the fields
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from error
 

@@ -151,6 +151,7 @@ command = Table(
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
     Index("command_pending_idx", "event_id", "seq", postgresql_where=text("settled_at IS NULL")),
+    Index("command_settled_idx", "settled_at", postgresql_using="brin"),
 )
 
 audit_entry = Table(
@@ -159,10 +160,13 @@ audit_entry = Table(
     Column("event_id", Uuid, nullable=False),
     Column("number", BigInteger, nullable=False),
     Column("command_id", Uuid, comment="null for a registration that was there before the trail"),
+    Column("kind", Text, nullable=False, comment="the command's kind, or promotion"),
     Column("actor", Text, nullable=False),
+    Column("reason", Text),
     Column("registration_id", Uuid),
     Column("from_status", Text),
     Column("to_status", Text),
+    Column("before_after", JSONB, comment="[before, after] of every setting that changed"),
     Column("spots_delta", Integer, nullable=False),
     Column("spots_reserved", Integer, nullable=False, comment="the counter after this entry"),
     Column("at", DateTime(timezone=True), nullable=False),

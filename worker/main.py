@@ -72,15 +72,15 @@ class OwnerStep(bootsteps.StartStopStep):
         _owner.close()
 
 
-class LedgerConsumer(Consumer):  # type: ignore[misc]  # Celery's consumer is untyped
+class LedgerConsumer(Consumer):
     """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Return a live connection, trying once a tick for as long as it takes."""
         return conn.ensure_connection(
             self._broker_away,
-            max_retries=None,
-            interval_start=_settings.tick_seconds,
+            max_retries=None,  # type: ignore[arg-type]  # None is kombu's default: try for ever
+            interval_start=_settings.tick_seconds,  # type: ignore[arg-type]  # slept as it is
             interval_step=0,
             callback=self._meanwhile,
         )

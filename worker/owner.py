@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared import database, results
+from shared.ledger import Settled
 from shared.settings import Settings
 from worker import tasks
 from worker.ownership import Moved, Ownership
@@ -129,7 +130,7 @@ class Owner:
         self._continuing.discard(event_id)
         self.apply(event_id)
 
-    def _publish(self, settled: list[tasks.Settled]) -> None:
+    def _publish(self, settled: list[Settled]) -> None:
         """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not."""
         try:
             results.store(self.results, settled, self.settings.result_keep_seconds)

@@ -1,7 +1,11 @@
 """Who takes spots that are free: the rules between those who wait and those who come (pure)."""
 
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
+from uuid import UUID
 
 
 class Policy(StrEnum):
@@ -14,21 +18,84 @@ class Policy(StrEnum):
     """The first in line that fits is next; those that do not fit keep their place."""
 
 
-def newcomer_may_confirm(
-    policy: Policy, *, spots_count: int, spots_left: int, smallest_waiting: int | None
-) -> bool:
-    """Tell whether a new party may take spots now, without barging past anyone whom the policy would promote.
+@dataclass(frozen=True, order=True, slots=True)
+class Waiter:
+    """A waiting registration; a lower `seq` is further ahead."""
 
-    `smallest_waiting` is the size of the smallest waiting party, None when nobody waits;
+    seq: int
+    id: UUID
+    spots_count: int
+
+
+@dataclass(slots=True)
+class Waitlist:
+    """Those who wait, in line by the size of their party.
+
+    It need not know everybody: of each size it knows as many from the head as can possibly be
+    promoted or leave before it is thrown away. `length` counts all.
+    """
+
+    length: int = 0
+    _lines: dict[int, list[Waiter]] = field(default_factory=dict)
+    _known: set[Waiter] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, waiters: Iterable[Waiter], length: int) -> "Waitlist":
+        """Return a waitlist of `length`, of which these are known."""
+        waitlist = cls()
+        for waiter in waiters:
+            waitlist.add(waiter)
+        waitlist.length = length
+        return waitlist
+
+    def add(self, waiter: Waiter) -> None:
+        """Let somebody wait, in the place that `seq` gives."""
+        heapq.heappush(self._lines.setdefault(waiter.spots_count, []), waiter)
+        self._known.add(waiter)
+        self.length += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        """Take somebody out of the line, from whatever place."""
+        self._known.discard(waiter)
+        self.length -= 1
+
+    def heads(self) -> list[Waiter]:
+        """Return the first in line of every size."""
+        heads = []
+        for size, line in list(self._lines.items()):
+            while line and line[0] not in self._known:
+                heapq.heappop(line)
+            if line:
+                heads.append(line[0])
+            else:
+                del self._lines[size]
+        return heads
+
+
+def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | None:
+    """Return who takes the free spots next, None when the policy lets nobody have them.
+
     `spots_left` is negative when the event is oversold.
     """
-    if spots_count > spots_left:
-        return False
-    if smallest_waiting is None:
-        return True
+    if spots_left <= 0:
+        return None
+    heads = waitlist.heads()
     match policy:
         case Policy.STRICT_FIFO:
-            return False
+            head = min(heads, default=None)
+            return head if head is not None and head.spots_count <= spots_left else None
         case Policy.SKIP_UNFIT:
-            return smallest_waiting > spots_left
+            return min((head for head in heads if head.spots_count <= spots_left), default=None)
+    assert_never(policy)
+
+
+def newcomer_may_confirm(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
+    """Tell whether a new party may take spots now, without barging past anyone whom the policy would promote."""
+    if spots_count > spots_left:
+        return False
+    match policy:
+        case Policy.STRICT_FIFO:
+            return waitlist.length == 0
+        case Policy.SKIP_UNFIT:
+            return next_up(policy, waitlist, spots_left) is None
     assert_never(policy)

@@ -5,17 +5,20 @@ in the transaction of the caller, who holds the event's row from `load` to the c
 owner would wait its turn here, and would then see what the first one wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import audit, commands
-from shared.commands import Accepted, Register, Status
-from worker.promotion import Policy
-from worker.roster import Change, Roster, Terms
+from shared import commands
+from shared.commands import Accepted, ChangeEvent, ChangeStatus, DeleteRegistration, HealCounter, Register, Status
+from worker import trail
+from worker.promotion import Policy, Waitlist
+from worker.roster import Roster
+from worker.state import Recount, Registration, Terms
 
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
@@ -24,62 +27,105 @@ class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise Guar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A roster, with what saving its changes needs: the trail's end and the transaction's time."""
+    """A roster, with what it was loaded as: its counters, the trail's end and the transaction's time."""
 
     event_id: UUID
     roster: Roster
+    terms: Terms
+    spots_reserved: int
+    waitlist_length: int
     audit_seq: int
     now: datetime
 
 
 _EVENT = text("""
-    SELECT capacity, waitlist_enabled, waitlist_limit, promotion_policy, max_spots_per_registration,
-           opens_at, closes_at, paused, spots_reserved, waitlist_length, audit_seq, now() AS now
+    SELECT title, capacity, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
+           max_spots_per_registration, opens_at, closes_at, paused,
+           spots_reserved, waitlist_length, audit_seq, now() AS now
     FROM event
     WHERE id = :event_id
     FOR UPDATE
 """)
 
-_SMALLEST_WAITING = text("""
-    SELECT min(spots_count) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
+_REGISTRATION_COLUMNS = "id, seq, command_id, name, email, spots_count, status"
+
+_NAMED = text(f"""
+    SELECT {_REGISTRATION_COLUMNS} FROM registration
+    WHERE event_id = :event_id AND id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _HOLDERS = text("""
-    SELECT email_key FROM registration
+    SELECT email_key, id FROM registration
     WHERE event_id = :event_id AND email_key = ANY(CAST(:email_keys AS text[])) AND status <> 'CANCELLED'
 """)
 
-_GUARD = text("""
+# Hops from size to size along the index, and takes of each as many from the head as could be
+# promoted into `freed` spots, or be among those `leaving`, and one more: the next head.
+_WAITERS = text(f"""
+    WITH RECURSIVE size AS (
+        SELECT min(spots_count) AS spots FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
+        UNION ALL
+        SELECT (SELECT min(spots_count) FROM registration
+                WHERE event_id = :event_id AND status = 'WAITLIST' AND spots_count > size.spots)
+        FROM size WHERE size.spots IS NOT NULL
+    )
+    SELECT waiter.*
+    FROM size CROSS JOIN LATERAL (
+        SELECT {_REGISTRATION_COLUMNS} FROM registration
+        WHERE event_id = :event_id AND status = 'WAITLIST' AND spots_count = size.spots
+        ORDER BY seq LIMIT CAST(:freed AS bigint) / size.spots + :leaving + 1
+    ) AS waiter
+    WHERE size.spots IS NOT NULL
+""")
+
+_RECOUNT = text("""
+    SELECT coalesce(sum(spots_count) FILTER (WHERE status = 'CONFIRMED'), 0) AS confirmed_spots,
+           count(*) FILTER (WHERE status = 'WAITLIST') AS waitlist_length
+    FROM registration WHERE event_id = :event_id
+""")
+
+_GUARD = """
     UPDATE event
     SET spots_reserved = spots_reserved + :spots_delta,
         waitlist_length = waitlist_length + :waitlist_delta,
+        overbooked_spots = least(overbooked_spots, greatest(spots_reserved + :spots_delta - {capacity}, 0)),
         audit_seq = audit_seq + :entries,
-        updated_at = now()
-    WHERE id = :event_id AND (:spots_delta <= 0 OR spots_reserved + :spots_delta <= capacity)
+        updated_at = now(){settings}
+    WHERE id = :event_id AND (:spots_delta <= 0 OR spots_reserved + :spots_delta <= {capacity})
+"""
+_GUARD_COUNTERS = text(_GUARD.format(capacity="capacity", settings=""))
+_GUARD_SETTINGS = text(
+    _GUARD.format(
+        capacity="CAST(:capacity AS integer)",
+        settings="".join(f", {name} = :{name}" for name in Terms.__struct_fields__),
+    )
+)
+
+# Only here may the counter rise past the capacity: to say that the rows already do.
+_HEAL = text("""
+    UPDATE event
+    SET spots_reserved = :confirmed_spots, waitlist_length = :waitlist_length,
+        overbooked_spots = greatest(:confirmed_spots - capacity, 0)
+    WHERE id = :event_id
 """)
 
-_INSERT_REGISTRATIONS = text("""
+_DELETE = text("DELETE FROM registration WHERE event_id = :event_id AND id = ANY(CAST(:ids AS uuid[]))")
+
+_UPDATE = text("""
+    UPDATE registration
+    SET status = changed.status, seq = changed.seq, updated_at = now()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:seqs AS bigint[]))
+         AS changed (id, status, seq)
+    WHERE registration.event_id = :event_id AND registration.id = changed.id
+""")
+
+_INSERT = text("""
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
     SELECT :event_id, entered.*
     FROM unnest(CAST(:ids AS uuid[]), CAST(:seqs AS bigint[]), CAST(:command_ids AS uuid[]),
                 CAST(:names AS text[]), CAST(:emails AS text[]), CAST(:email_keys AS text[]),
                 CAST(:spots_counts AS integer[]), CAST(:statuses AS text[])) AS entered
 """)
-
-_LAST_HASH = text("SELECT hash FROM audit_entry WHERE event_id = :event_id AND number = :number")
-
-_INSERT_AUDIT_ENTRIES = text("""
-    INSERT INTO audit_entry (event_id, number, command_id, actor, registration_id, from_status, to_status,
-                             spots_delta, spots_reserved, at, hash)
-    SELECT :event_id, number, command_id, actor, registration_id, from_status, to_status,
-           spots_delta, spots_reserved, :at, hash
-    FROM unnest(CAST(:numbers AS bigint[]), CAST(:command_ids AS uuid[]), CAST(:actors AS text[]),
-                CAST(:registration_ids AS uuid[]), CAST(:from_statuses AS text[]), CAST(:to_statuses AS text[]),
-                CAST(:spots_deltas AS integer[]), CAST(:spots_reserved AS integer[]), CAST(:hashes AS bytea[]))
-         AS entry (number, command_id, actor, registration_id, from_status, to_status,
-                   spots_delta, spots_reserved, hash)
-""")
-
 
 def lock_event(connection: Connection, event_id: UUID) -> RowMapping:
     """Take the event's row until the transaction ends, and return it."""
@@ -88,130 +134,153 @@ def lock_event(connection: Connection, event_id: UUID) -> RowMapping:
 
 def load(connection: Connection, event_id: UUID, event: RowMapping, accepted: Sequence[Accepted]) -> Loaded:
     """Return the locked event's roster, with all that deciding these commands can ask of it."""
-    waitlist_length = event["waitlist_length"]
+    settings = {name: event[name] for name in Terms.__struct_fields__}
+    terms = Terms(**{**settings, "promotion_policy": Policy(event["promotion_policy"])})
+    registrations = {r.id: r for r in _named(connection, event_id, accepted)}
+    waiters = _waiters(connection, event_id, event, registrations.values(), accepted)
+    holders = _holders(connection, event_id, registrations.values(), accepted)
     roster = Roster(
-        terms=_terms(event),
+        terms=terms,
         spots_reserved=event["spots_reserved"],
-        waitlist_length=waitlist_length,
-        smallest_waiting=_smallest_waiting(connection, event_id) if waitlist_length else None,
-        holders=_holders(connection, event_id, accepted),
+        waitlist=Waitlist.of((w.waiter for w in waiters), event["waitlist_length"]),
+        registrations={**{w.id: w for w in waiters}, **registrations},
+        holders=holders,
+        recount=_recount(connection, event_id) if _heals(accepted) else None,
     )
-    return Loaded(event_id=event_id, roster=roster, audit_seq=event["audit_seq"], now=event["now"])
+    return Loaded(
+        event_id=event_id,
+        roster=roster,
+        terms=terms,
+        spots_reserved=event["spots_reserved"],
+        waitlist_length=event["waitlist_length"],
+        audit_seq=event["audit_seq"],
+        now=event["now"],
+    )
 
 
 def save(connection: Connection, loaded: Loaded) -> None:
     """Write what the roster's decisions changed; raises `GuardRefused` before capacity is passed."""
-    changes = loaded.roster.changes
-    if not changes:
+    roster = loaded.roster
+    if not roster.changes:
         return
-    _move_counters(connection, loaded.event_id, changes)
-    _insert_registrations(connection, loaded.event_id, changes)
-    _append_audit_entries(connection, loaded)
+    _move_counters(connection, loaded)
+    # Those who leave go first, so that whoever comes may have their place, or their email address.
+    _delete(connection, loaded.event_id, roster.deleted - roster.entered)
+    kept = [roster.registrations[id_] for id_ in roster.changed - roster.entered - roster.deleted]
+    _update(connection, loaded.event_id, [r for r in kept if r.status is Status.CANCELLED])
+    _update(connection, loaded.event_id, [r for r in kept if r.status is not Status.CANCELLED])
+    _insert(connection, loaded.event_id, [roster.registrations[id_] for id_ in roster.entered - roster.deleted])
+    trail.append(connection, loaded.event_id, roster.changes, after=loaded.audit_seq, at=loaded.now)
 
 
-def _terms(event: RowMapping) -> Terms:
-    return Terms(
-        capacity=event["capacity"],
-        waitlist_enabled=event["waitlist_enabled"],
-        waitlist_limit=event["waitlist_limit"],
-        promotion_policy=Policy(event["promotion_policy"]),
-        max_spots_per_registration=event["max_spots_per_registration"],
-        opens_at=event["opens_at"],
-        closes_at=event["closes_at"],
-        paused=event["paused"],
-    )
+def _named(connection: Connection, event_id: UUID, accepted: Sequence[Accepted]) -> list[Registration]:
+    ids = [
+        a.command.registration_id for a in accepted if isinstance(a.command, ChangeStatus | DeleteRegistration)
+    ]
+    if not ids:
+        return []
+    return _registrations(connection.execute(_NAMED, {"event_id": event_id, "ids": ids}).mappings())
 
 
-def _smallest_waiting(connection: Connection, event_id: UUID) -> int | None:
-    return connection.execute(_SMALLEST_WAITING, {"event_id": event_id}).scalar_one_or_none()
+def _waiters(
+    connection: Connection,
+    event_id: UUID,
+    event: RowMapping,
+    named: Collection[Registration],
+    accepted: Sequence[Accepted],
+) -> list[Registration]:
+    """Return the heads of the waitlist's lines, as far as these commands can possibly reach."""
+    if event["waitlist_length"] == 0 and not _heals(accepted):
+        return []
+    changes = [a.command for a in accepted if isinstance(a.command, ChangeEvent)]
+    capacity = max([event["capacity"], *(c.capacity for c in changes if isinstance(c.capacity, int))])
+    freed = max(capacity - event["spots_reserved"], 0) + sum(r.spots_held for r in named)
+    if _heals(accepted):
+        freed = capacity
+    if not (event["auto_promote"] or changes):
+        freed = 0
+    leaving = sum(isinstance(a.command, ChangeStatus | DeleteRegistration) for a in accepted)
+    parameters = {"event_id": event_id, "freed": freed, "leaving": leaving}
+    return _registrations(connection.execute(_WAITERS, parameters).mappings())
 
 
-def _holders(connection: Connection, event_id: UUID, accepted: Sequence[Accepted]) -> set[str]:
-    keys = {
-        commands.email_key(a.command.email)
-        for a in accepted
-        if isinstance(a.command, Register) and a.command.email is not None
-    }
+def _registrations(rows: Iterable[RowMapping]) -> list[Registration]:
+    return [Registration(**{**row, "status": Status(row["status"])}) for row in rows]
+
+
+def _holders(
+    connection: Connection, event_id: UUID, named: Collection[Registration], accepted: Sequence[Accepted]
+) -> dict[str, UUID]:
+    emails = {a.command.email for a in accepted if isinstance(a.command, Register)} | {r.email for r in named}
+    keys = [commands.email_key(email) for email in emails if email is not None]
     if not keys:
-        return set()
-    return set(connection.execute(_HOLDERS, {"event_id": event_id, "email_keys": list(keys)}).scalars())
+        return {}
+    rows = connection.execute(_HOLDERS, {"event_id": event_id, "email_keys": keys})
+    return {row.email_key: row.id for row in rows}
 
 
-def _move_counters(connection: Connection, event_id: UUID, changes: Sequence[Change]) -> None:
+def _heals(accepted: Sequence[Accepted]) -> bool:
+    return any(isinstance(a.command, HealCounter) for a in accepted)
+
+
+def _recount(connection: Connection, event_id: UUID) -> Recount:
+    return Recount(**connection.execute(_RECOUNT, {"event_id": event_id}).mappings().one())
+
+
+def _move_counters(connection: Connection, loaded: Loaded) -> None:
+    """Move the event's counters in one guarded statement, which is what keeps any event from being oversold."""
+    roster, spots, waiting = loaded.roster, loaded.spots_reserved, loaded.waitlist_length
+    if roster.recount is not None:
+        spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
+        connection.execute(
+            _HEAL, {"event_id": loaded.event_id, "confirmed_spots": spots, "waitlist_length": waiting}
+        )
+    changed = roster.terms != loaded.terms
     result = connection.execute(
-        _GUARD,
+        _GUARD_SETTINGS if changed else _GUARD_COUNTERS,
         {
-            "event_id": event_id,
-            "spots_delta": sum(c.spots_delta for c in changes),
-            "waitlist_delta": sum(
-                (c.registration.status is Status.WAITLIST) - (c.from_status is Status.WAITLIST) for c in changes
-            ),
-            "entries": len(changes),
+            "event_id": loaded.event_id,
+            "spots_delta": roster.spots_reserved - spots,
+            "waitlist_delta": roster.waitlist.length - waiting,
+            "entries": len(roster.changes),
+            **(msgspec.structs.asdict(roster.terms) if changed else {}),
         },
     )
     if result.rowcount != 1:
-        raise GuardRefused(f"event {event_id}: the counter does not move past the capacity")
+        raise GuardRefused(f"event {loaded.event_id}: the counter does not move past the capacity")
 
 
-def _insert_registrations(connection: Connection, event_id: UUID, changes: Sequence[Change]) -> None:
-    entered = [c.registration for c in changes]
-    connection.execute(
-        _INSERT_REGISTRATIONS,
-        {
-            "event_id": event_id,
-            "ids": [r.id for r in entered],
-            "seqs": [r.seq for r in entered],
-            "command_ids": [r.command_id for r in entered],
-            "names": [r.name for r in entered],
-            "emails": [r.email for r in entered],
-            "email_keys": [r.email and commands.email_key(r.email) for r in entered],
-            "spots_counts": [r.spots_count for r in entered],
-            "statuses": [r.status.value for r in entered],
-        },
-    )
+def _delete(connection: Connection, event_id: UUID, ids: Collection[UUID]) -> None:
+    if ids:
+        connection.execute(_DELETE, {"event_id": event_id, "ids": list(ids)})
 
 
-def _append_audit_entries(connection: Connection, loaded: Loaded) -> None:
-    entries = [_entry(loaded, number, c) for number, c in enumerate(loaded.roster.changes, loaded.audit_seq + 1)]
-    hashes, last = [], _last_hash(connection, loaded)
-    for entry in entries:
-        last = audit.chain(last, entry)
-        hashes.append(last)
-    connection.execute(
-        _INSERT_AUDIT_ENTRIES,
-        {
-            "event_id": loaded.event_id,
-            "at": loaded.now,
-            "numbers": [e.number for e in entries],
-            "command_ids": [e.command_id for e in entries],
-            "actors": [e.actor for e in entries],
-            "registration_ids": [e.registration_id for e in entries],
-            "from_statuses": [e.from_status for e in entries],
-            "to_statuses": [e.to_status for e in entries],
-            "spots_deltas": [e.spots_delta for e in entries],
-            "spots_reserved": [e.spots_reserved for e in entries],
-            "hashes": hashes,
-        },
-    )
+def _update(connection: Connection, event_id: UUID, changed: Sequence[Registration]) -> None:
+    if changed:
+        connection.execute(
+            _UPDATE,
+            {
+                "event_id": event_id,
+                "ids": [r.id for r in changed],
+                "statuses": [r.status.value for r in changed],
+                "seqs": [r.seq for r in changed],
+            },
+        )
 
 
-def _last_hash(connection: Connection, loaded: Loaded) -> bytes:
-    if loaded.audit_seq == 0:
-        return audit.BEFORE_THE_FIRST
-    last = connection.execute(_LAST_HASH, {"event_id": loaded.event_id, "number": loaded.audit_seq})
-    return bytes(last.scalar_one())
-
-
-def _entry(loaded: Loaded, number: int, change: Change) -> audit.Entry:
-    return audit.Entry(
-        event_id=loaded.event_id,
-        number=number,
-        command_id=change.command_id,
-        actor=change.actor,
-        registration_id=change.registration.id,
-        from_status=change.from_status and change.from_status.value,
-        to_status=change.registration.status.value,
-        spots_delta=change.spots_delta,
-        spots_reserved=change.spots_reserved,
-        at=loaded.now,
-    )
+def _insert(connection: Connection, event_id: UUID, entered: Sequence[Registration]) -> None:
+    if entered:
+        connection.execute(
+            _INSERT,
+            {
+                "event_id": event_id,
+                "ids": [r.id for r in entered],
+                "seqs": [r.seq for r in entered],
+                "command_ids": [r.command_id for r in entered],
+                "names": [r.name for r in entered],
+                "emails": [r.email for r in entered],
+                "email_keys": [r.email and commands.email_key(r.email) for r in entered],
+                "spots_counts": [r.spots_count for r in entered],
+                "statuses": [r.status.value for r in entered],
+            },
+        )

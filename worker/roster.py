@@ -7,160 +7,262 @@ Invariants, after every decision:
 2. `spots_reserved` moves by the spots delta of exactly the changes that are written down.
 3. A refusal writes no change.
 4. Nobody takes spots ahead of a waiting party whom the event's policy would promote.
+
+    register, fits ─────▶ CONFIRMED ── cancel ──▶ CANCELLED
+                            ▲   │                   │   ▲
+        promoted, or by an  │   │ to the tail       │   │ cancel
+        admin: if it fits   │   ▼                   ▼   │
+    register, else ──────▶ WAITLIST ◀── to the tail ────┘   CANCELLED ── if it fits ──▶ CONFIRMED
+
+A registration in any status can be deleted. Every move has one spots delta, the difference of what the
+registration held before and after, so nothing can be released twice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
-from shared.commands import Accepted, Register, Status, email_key
-from shared.outcomes import Confirmed, Outcome, RefusalCode, Refused, Waitlisted
-from worker import promotion
-from worker.promotion import Policy
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """The settings of an event that decisions depend on; `waitlist_limit` None means no limit."""
-
-    capacity: int
-    waitlist_enabled: bool
-    waitlist_limit: int | None
-    promotion_policy: Policy
-    max_spots_per_registration: int
-    opens_at: datetime | None
-    closes_at: datetime | None
-    paused: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
-    """One party at the event; `seq` is its place."""
-
-    id: UUID
-    seq: int
-    command_id: UUID
-    name: str
-    email: str | None
-    spots_count: int
-    status: Status
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One registration's change of status, and the counter after it: one row and one audit entry."""
-
-    registration: Registration
-    from_status: Status | None
-    spots_delta: int
-    spots_reserved: int
-    command_id: UUID
-    actor: str
+from shared import commands
+from shared.commands import (
+    Accepted,
+    ChangeEvent,
+    ChangeStatus,
+    DeleteRegistration,
+    HealCounter,
+    Register,
+    Status,
+    email_key,
+)
+from shared.outcomes import (
+    Confirmed,
+    CounterHealed,
+    EventChanged,
+    Outcome,
+    RegistrationDeleted,
+    StatusChanged,
+    Waitlisted,
+)
+from worker import promotion, rules
+from worker.promotion import Waiter, Waitlist
+from worker.state import PROMOTION, Change, Recount, Registration, Terms
 
 
 @dataclass(kw_only=True, slots=True)
 class Roster:
     """An event as of now, and the changes that the decisions since loading have made.
 
-    `smallest_waiting` is the size of the smallest waiting party, None when nobody waits.
-    `holders` has the email keys that hold an active registration, at least all those that the
-    commands to be decided name.
+    `registrations` has at least all that the commands to be decided name and all known waiters;
+    `holders` maps the email keys that those commands can touch to the active registration that
+    holds each. `recount` is there when a counter is to be healed.
     """
 
     terms: Terms
     spots_reserved: int
-    waitlist_length: int
-    smallest_waiting: int | None
-    holders: set[str]
+    waitlist: Waitlist
+    registrations: dict[UUID, Registration]
+    holders: dict[str, UUID]
+    recount: Recount | None = None
     changes: list[Change] = field(default_factory=list)
+    entered: set[UUID] = field(default_factory=set)
+    changed: set[UUID] = field(default_factory=set)
+    deleted: set[UUID] = field(default_factory=set)
+
+    @property
+    def spots_left(self) -> int:
+        """Free spots; negative when the event is oversold."""
+        return self.terms.capacity - self.spots_reserved
 
     def decide(self, accepted: Accepted) -> Outcome:
         """Return the one outcome of a command and write down what it changes."""
         match accepted.command:
             case Register() as command:
                 return self._register(accepted, command)
+            case ChangeStatus() as command:
+                return self._change_status(accepted, command)
+            case DeleteRegistration() as command:
+                return self._delete(accepted, command)
+            case ChangeEvent() as command:
+                return self._change_event(accepted, command)
+            case HealCounter() as command:
+                return self._heal(accepted, command)
         assert_never(accepted.command)
 
     def _register(self, accepted: Accepted, command: Register) -> Outcome:
-        refusal = self._refusal(accepted.accepted_at, command)
+        refusal = rules.against_registering(self.terms, accepted.accepted_at, command, self.holders)
         if refusal is not None:
             return refusal
-        if self._may_confirm(command.spots_count):
+        has_room = self._waitlist_has_room()
+        if has_room:
+            self._promote(accepted)
+        if self._newcomer_may_confirm(command.spots_count):
             self._enter(accepted, command, Status.CONFIRMED)
             return Confirmed(registration_id=accepted.registration_id, spots_count=command.spots_count)
-        if not self._waitlist_has_room():
-            return _refused(RefusalCode.EVENT_FULL, "The event is full and its waitlist takes nobody.")
+        if not has_room:
+            return rules.FULL
         self._enter(accepted, command, Status.WAITLIST)
         return Waitlisted(
             registration_id=accepted.registration_id,
             spots_count=command.spots_count,
-            position=self.waitlist_length,
+            position=self.waitlist.length,
         )
 
-    def _refusal(self, accepted_at: datetime, command: Register) -> Refused | None:
-        """Return why nobody in this place could register so, in the order of the codes' precedence."""
-        terms = self.terms
-        if terms.opens_at is not None and accepted_at < terms.opens_at:
-            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
-        if terms.closes_at is not None and accepted_at >= terms.closes_at:
-            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
-        if terms.paused:
-            return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
-        if command.spots_count > terms.max_spots_per_registration:
-            return _refused(
-                RefusalCode.TOO_MANY_SPOTS,
-                f"One registration may have at most {terms.max_spots_per_registration} spots.",
-            )
-        if command.email is not None and email_key(command.email) in self.holders:
-            return _refused(
-                RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here."
-            )
-        return None
-
-    def _may_confirm(self, spots_count: int) -> bool:
+    def _newcomer_may_confirm(self, spots_count: int) -> bool:
         return promotion.newcomer_may_confirm(
-            self.terms.promotion_policy,
-            spots_count=spots_count,
-            spots_left=self.terms.capacity - self.spots_reserved,
-            smallest_waiting=self.smallest_waiting,
+            self.terms.promotion_policy, self.waitlist, spots_count=spots_count, spots_left=self.spots_left
         )
 
     def _waitlist_has_room(self) -> bool:
         limit = self.terms.waitlist_limit
-        return self.terms.waitlist_enabled and (limit is None or self.waitlist_length < limit)
+        return self.terms.waitlist_enabled and (limit is None or self.waitlist.length < limit)
 
     def _enter(self, accepted: Accepted, command: Register, status: Status) -> None:
-        spots_delta = command.spots_count if status is Status.CONFIRMED else 0
-        self.spots_reserved += spots_delta
-        if status is Status.WAITLIST:
-            self.waitlist_length += 1
-            self.smallest_waiting = min(self._waiting_sizes(command.spots_count))
-        if command.email is not None:
-            self.holders.add(email_key(command.email))
-        self.changes.append(
-            Change(
-                registration=Registration(
-                    id=accepted.registration_id,
-                    seq=accepted.seq,
-                    command_id=accepted.id,
-                    name=command.name,
-                    email=command.email,
-                    spots_count=command.spots_count,
-                    status=status,
-                ),
-                from_status=None,
-                spots_delta=spots_delta,
-                spots_reserved=self.spots_reserved,
-                command_id=accepted.id,
-                actor=accepted.actor,
-            )
+        registration = Registration(
+            id=accepted.registration_id,
+            seq=accepted.seq,
+            command_id=accepted.id,
+            name=command.name,
+            email=command.email,
+            spots_count=command.spots_count,
+            status=status,
+        )
+        self.entered.add(registration.id)
+        self._move(accepted, None, registration)
+
+    def _change_status(self, accepted: Accepted, command: ChangeStatus) -> Outcome:
+        before = self.registrations.get(command.registration_id)
+        if before is None:
+            return rules.NOT_FOUND
+        refusal = rules.against_becoming(before, command.status, self.spots_left, self.holders)
+        if refusal is not None:
+            return refusal
+        if before.status is not command.status:
+            # To the waitlist is to its tail: the place of the command that moved it there.
+            seq = accepted.seq if command.status is Status.WAITLIST else None
+            after = before.become(command.status, seq=seq)
+            self._move(accepted, before, after, reason=command.reason)
+            self._promote(accepted, but=after.waiter)
+        return StatusChanged(registration_id=before.id, from_status=before.status, to_status=command.status)
+
+    def _delete(self, accepted: Accepted, command: DeleteRegistration) -> Outcome:
+        before = self.registrations.get(command.registration_id)
+        if before is None:
+            return rules.NOT_FOUND
+        self.deleted.add(before.id)
+        self._move(accepted, before, None, reason=command.reason)
+        self._promote(accepted)
+        return RegistrationDeleted(
+            registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
         )
 
-    def _waiting_sizes(self, newcomer: int) -> Iterable[int]:
-        return (newcomer,) if self.smallest_waiting is None else (newcomer, self.smallest_waiting)
+    def _change_event(self, accepted: Accepted, command: ChangeEvent) -> Outcome:
+        before, after = self.terms, self.terms.changed(command)
+        refusal = rules.against_settings(before, after, self.spots_reserved)
+        if refusal is not None:
+            return refusal
+        differences = before.differences(after)
+        if differences:
+            self.terms = after
+            reason = command.reason if isinstance(command.reason, str) else None
+            self._note(accepted, reason=reason, before_after=differences)
+        return EventChanged(changed=tuple(differences), promoted=self._promote(accepted))
 
+    def _heal(self, accepted: Accepted, command: HealCounter) -> Outcome:
+        assert self.recount is not None, "healing needs a recount"
+        drift = self.spots_reserved - self.recount.confirmed_spots
+        lengths = self.waitlist.length, self.recount.waitlist_length
+        self.waitlist.length = self.recount.waitlist_length
+        if drift or lengths[0] != lengths[1]:
+            before_after = {"waitlistLength": lengths} if lengths[0] != lengths[1] else None
+            self._note(accepted, reason=command.reason, spots_delta=-drift, before_after=before_after)
+        healed = CounterHealed(
+            drift=drift, spots_reserved=self.spots_reserved, overbooked_spots=max(-self.spots_left, 0)
+        )
+        self._promote(accepted)
+        return healed
 
-def _refused(code: RefusalCode, detail: str) -> Refused:
-    return Refused(code=code, detail=detail)
+    def _promote(self, accepted: Accepted, *, but: Waiter | None = None) -> int:
+        """Offer what is free to the waitlist, and return how many took it.
+
+        `but` is whom this very command put there: an admin who moves somebody to the waitlist does
+        not see them come straight back. The next command that frees spots offers them to everybody.
+        """
+        promoted = 0
+        while self.terms.auto_promote:
+            waiter = promotion.next_up(self.terms.promotion_policy, self.waitlist, self.spots_left)
+            if waiter is None or waiter == but:
+                break
+            before = self.registrations[waiter.id]
+            self._move(accepted, before, before.become(Status.CONFIRMED), kind=PROMOTION)
+            promoted += 1
+        return promoted
+
+    def _move(
+        self,
+        accepted: Accepted,
+        before: Registration | None,
+        after: Registration | None,
+        *,
+        kind: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Carry one registration's change through everything that the roster keeps."""
+        if before is not None:
+            self._leave(before)
+        if after is not None:
+            self._take_place(after)
+        one = after or before
+        assert one is not None, "something must have moved"
+        held_before, held_after = (before.spots_held if before else 0), (after.spots_held if after else 0)
+        self._note(
+            accepted,
+            kind=kind,
+            reason=reason,
+            registration_id=one.id,
+            from_status=before.status if before else None,
+            to_status=after.status if after else None,
+            spots_delta=held_after - held_before,
+        )
+
+    def _leave(self, before: Registration) -> None:
+        del self.registrations[before.id]
+        if before.status is Status.WAITLIST:
+            self.waitlist.remove(before.waiter)
+        if before.email is not None and before.status is not Status.CANCELLED:
+            self.holders.pop(email_key(before.email), None)
+
+    def _take_place(self, after: Registration) -> None:
+        self.registrations[after.id] = after
+        self.changed.add(after.id)
+        if after.status is Status.WAITLIST:
+            self.waitlist.add(after.waiter)
+        if after.email is not None and after.status is not Status.CANCELLED:
+            self.holders[email_key(after.email)] = after.id
+
+    def _note(
+        self,
+        accepted: Accepted,
+        *,
+        kind: str | None = None,
+        reason: str | None = None,
+        registration_id: UUID | None = None,
+        from_status: Status | None = None,
+        to_status: Status | None = None,
+        spots_delta: int = 0,
+        before_after: Mapping[str, tuple[Any, Any]] | None = None,
+    ) -> None:
+        self.spots_reserved += spots_delta
+        self.changes.append(
+            Change(
+                kind=kind or commands.kind(accepted.command),
+                command_id=accepted.id,
+                actor=accepted.actor,
+                reason=reason,
+                registration_id=registration_id,
+                from_status=from_status,
+                to_status=to_status,
+                spots_delta=spots_delta,
+                spots_reserved=self.spots_reserved,
+                before_after=before_after,
+            )
+        )

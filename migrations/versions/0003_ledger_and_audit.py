@@ -45,9 +45,15 @@ ALTER TABLE command SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuu
 _REGISTRATIONS_IN_ORDER = sa.text(
     "SELECT event_id, id, status, spots_count FROM registration ORDER BY event_id, seq"
 )
-_ACTOR = "migration"
-_ENTRY_KEYS = ("event_id", "number", "actor", "registration_id", "to_status", "spots_delta", "spots_reserved")
-_ENTRY_KEYS += ("at", "hash")
+_REFUSE_REWRITING = """
+CREATE FUNCTION refuse_rewriting_the_audit_trail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit trail is append-only' USING ERRCODE = 'insufficient_privilege';
+END $$
+"""
+_KIND = _ACTOR = "migration"
+_ENTRY_KEYS = ("event_id", "number", "kind", "actor", "registration_id", "to_status")
+_ENTRY_KEYS += ("spots_delta", "spots_reserved", "at", "hash")
 _ENTRY = sa.text(
     f"INSERT INTO audit_entry ({', '.join(_ENTRY_KEYS)}) VALUES ({', '.join(':' + k for k in _ENTRY_KEYS)})"
 )
@@ -60,6 +66,7 @@ def upgrade() -> None:
     _create_command()
     _create_audit_entry()
     _begin_audit_trails()
+    _protect_audit_trail()
     op.execute(_NUMBER_AFTER_THEM)
     op.execute(_VACUUM_EARLY)
 
@@ -165,6 +172,7 @@ def _create_command() -> None:
         ["event_id", "seq"],
         postgresql_where=sa.text("settled_at IS NULL"),
     )
+    op.create_index("command_settled_idx", "command", ["settled_at"], postgresql_using="brin")
 
 
 def _create_audit_entry() -> None:
@@ -173,10 +181,13 @@ def _create_audit_entry() -> None:
         sa.Column("event_id", sa.Uuid, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("command_id", sa.Uuid, comment="null for a registration that was there before the trail"),
+        sa.Column("kind", sa.Text, nullable=False, comment="the command's kind, or promotion"),
         sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text),
         sa.Column("registration_id", sa.Uuid),
         sa.Column("from_status", sa.Text),
         sa.Column("to_status", sa.Text),
+        sa.Column("before_after", JSONB, comment="[before, after] of every setting that changed"),
         sa.Column("spots_delta", sa.Integer, nullable=False),
         sa.Column("spots_reserved", sa.Integer, nullable=False, comment="the counter after this entry"),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -184,6 +195,14 @@ def _create_audit_entry() -> None:
             "hash", sa.LargeBinary, nullable=False, comment="SHA-256 over the entry before and this one"
         ),
         sa.PrimaryKeyConstraint("event_id", "number", name="audit_entry_pkey"),
+    )
+
+
+def _protect_audit_trail() -> None:
+    op.execute(_REFUSE_REWRITING)
+    op.execute(
+        "CREATE TRIGGER audit_entry_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entry "
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewriting_the_audit_trail()"
     )
 
 
@@ -198,9 +217,10 @@ def _begin_audit_trails() -> None:
             spots = row.spots_count if row.status == "CONFIRMED" else 0
             reserved += spots
             at = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-            facts = [str(event_id), number, None, _ACTOR, str(row.id), None, row.status, spots, reserved, at]
+            registration = [str(row.id), None, row.status, None]
+            facts = [str(event_id), number, None, _KIND, _ACTOR, None, *registration, spots, reserved, at]
             digest = hashlib.sha256(digest + json.dumps(facts, separators=(",", ":")).encode()).digest()
-            values = (event_id, number, _ACTOR, row.id, row.status, spots, reserved, now, digest)
+            values = (event_id, number, _KIND, _ACTOR, row.id, row.status, spots, reserved, now, digest)
             connection.execute(_ENTRY, dict(zip(_ENTRY_KEYS, values, strict=True)))
         connection.execute(
             sa.text("UPDATE event SET audit_seq = :number WHERE id = :id"), {"number": number, "id": event_id}
@@ -209,6 +229,7 @@ def _begin_audit_trails() -> None:
 
 def downgrade() -> None:
     op.drop_table("audit_entry")
+    op.execute("DROP FUNCTION refuse_rewriting_the_audit_trail")
     op.drop_table("command")
     for name in ("waitlist_size_idx", "waitlist_idx", "holder_key", "place_key"):
         op.drop_index(f"registration_{name}", "registration")

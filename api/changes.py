@@ -1,0 +1,146 @@
+"""The admin routes that change something: each is a command that the event's owner decides."""
+
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api import answers, bodies, documentation, queries, submission
+from api.schemas import (
+    Event,
+    EventCounter,
+    Healed,
+    Healing,
+    Registration,
+    RegistrationChanged,
+    RegistrationDeleted,
+    StatusChange,
+)
+from api.security import writer
+from api.service import Service, event_not_found, registration_not_found
+from api.submission import Decided
+from shared import commands, outcomes
+from shared.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
+from shared.outcomes import CounterHealed, StatusChanged
+
+router = APIRouter(prefix="/api/events", tags=["Administering"])
+
+_CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
+_STATUS_CHANGE = msgspec.json.Decoder(StatusChange)
+_HEALING = msgspec.json.Decoder(Healing)
+
+ReasonGiven = Annotated[
+    str | None, Query(min_length=1, max_length=commands.REASON_LENGTH_MAX, pattern=commands.PRINTABLE)
+]
+_Expected = TypeVar("_Expected")
+
+
+@router.patch("/{event_id}", **documentation.CHANGE_EVENT)
+async def change_event(event_id: UUID, request: Request, actor: str = writer) -> Response:
+    """Change settings; what is left out stays. Spots that a larger capacity frees go to the waitlist."""
+    service: Service = request.app.state.service
+    command = await bodies.read(request, _CHANGE_EVENT, service.settings.body_bytes_max)
+    decided = await _submit(service, request, event_id, command, actor)
+    if isinstance(decided, Response):
+        return decided
+    return answers.body(Event(**await _event(service, event_id)), headers=decided.headers)
+
+
+@router.patch("/{event_id}/registrations/{registration_id}", **documentation.CHANGE_STATUS)
+async def change_status(
+    event_id: UUID, registration_id: UUID, request: Request, actor: str = writer
+) -> Response:
+    """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
+    service: Service = request.app.state.service
+    asked = await bodies.read(request, _STATUS_CHANGE, service.settings.body_bytes_max)
+    await _must_be_there(service, event_id, registration_id)
+    command = ChangeStatus(registration_id=registration_id, status=asked.status, reason=asked.reason)
+    decided = await _submit(service, request, event_id, command, actor)
+    if isinstance(decided, Response):
+        return decided
+    changed = _expect(StatusChanged, decided)
+    # Fresh, so that it is true when it is read; another admin may have been faster to delete it.
+    row = await _must_be_there(service, event_id, registration_id)
+    content = RegistrationChanged(
+        receipt_id=decided.receipt_id,
+        changed=changed.from_status is not changed.to_status,
+        registration=Registration(**row),
+        event=await _counter(service, event_id),
+    )
+    return answers.body(content, headers=decided.headers)
+
+
+@router.delete("/{event_id}/registrations/{registration_id}", **documentation.DELETE_REGISTRATION)
+async def delete_registration(
+    event_id: UUID, registration_id: UUID, request: Request, actor: str = writer, reason: ReasonGiven = None
+) -> Response:
+    """Delete a registration; a confirmed one frees its spots for the waitlist."""
+    service: Service = request.app.state.service
+    await _must_be_there(service, event_id, registration_id)
+    command = DeleteRegistration(registration_id=registration_id, reason=reason)
+    decided = await _submit(service, request, event_id, command, actor)
+    if isinstance(decided, Response):
+        return decided
+    content = RegistrationDeleted(
+        receipt_id=decided.receipt_id,
+        registration_id=registration_id,
+        spots_freed=_expect(outcomes.RegistrationDeleted, decided).spots_freed,
+        event=await _counter(service, event_id),
+    )
+    return answers.body(content, headers=decided.headers)
+
+
+@router.post("/{event_id}/counter/heal", **documentation.HEAL_COUNTER)
+async def heal_counter(event_id: UUID, request: Request, actor: str = writer) -> Response:
+    """Set the counter to what the registrations say, and tell what was wrong."""
+    service: Service = request.app.state.service
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    asked = await bodies.read(request, _HEALING, service.settings.body_bytes_max) if has_body else Healing()
+    decided = await _submit(service, request, event_id, HealCounter(reason=asked.reason), actor)
+    if isinstance(decided, Response):
+        return decided
+    healed = _expect(CounterHealed, decided)
+    content = Healed(
+        receipt_id=decided.receipt_id,
+        drift=healed.drift,
+        spots_reserved=healed.spots_reserved,
+        overbooked_spots=healed.overbooked_spots,
+    )
+    return answers.body(content, headers=decided.headers)
+
+
+async def _submit(
+    service: Service, request: Request, event_id: UUID, command: Command, actor: str
+) -> Decided | Response:
+    slug = await service.event_slug(event_id)
+    return await submission.submit(
+        service, request, slug=slug, event_id=event_id, command=command, actor=actor
+    )
+
+
+def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
+    assert isinstance(decided.outcome, kind), "a command's outcome is of its own kind"
+    return decided.outcome
+
+
+async def _must_be_there(service: Service, event_id: UUID, registration_id: UUID) -> Any:  # noqa: ANN401 - a row
+    async with service.engine.connect() as connection:
+        row = await queries.registration(connection, event_id, registration_id)
+    if row is None:
+        raise registration_not_found()
+    return row
+
+
+async def _event(service: Service, event_id: UUID) -> Any:  # noqa: ANN401 - a row
+    async with service.engine.connect() as connection:
+        row = await queries.event_by_id(connection, event_id)
+    if row is None:
+        raise event_not_found()
+    return row
+
+
+async def _counter(service: Service, event_id: UUID) -> EventCounter:
+    event = await _event(service, event_id)
+    return EventCounter(**{name: event[name] for name in EventCounter.__struct_fields__})

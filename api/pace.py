@@ -1,0 +1,45 @@
+"""How fast events are decided, for an honest `Retry-After`: measured, shared for a second, with jitter."""
+
+import asyncio
+import random
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import ledger
+
+_MEASURED_FOR_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30
+_JITTER = 0.25
+_EVENTS_REMEMBERED_MAX = 10_000
+
+
+class Pace:
+    """The rate at which each event's commands are being settled."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._measured: dict[UUID, tuple[float, float]] = {}
+
+    async def retry_seconds(self, event_id: UUID, ahead: int) -> int:
+        """Estimate when a command with so many ahead will be settled: whole seconds, from 1 to 30.
+
+        Spread by a quarter either way, so that a crowd that was told together does not come back together.
+        """
+        estimate = ahead / max(await self._rate(event_id), 1.0)
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
+        return min(max(round(estimate * spread), 1), _RETRY_SECONDS_MAX)
+
+    async def _rate(self, event_id: UUID) -> float:
+        """Return settled commands per second over the last few."""
+        now = asyncio.get_running_loop().time()
+        measured_at, rate = self._measured.get(event_id, (-_MEASURED_FOR_SECONDS, 0.0))
+        if now - measured_at < _MEASURED_FOR_SECONDS:
+            return rate
+        if len(self._measured) >= _EVENTS_REMEMBERED_MAX:
+            self._measured.clear()
+        self._measured[event_id] = now, rate  # whoever asks meanwhile is served with what is known
+        async with self._engine.connect() as connection:
+            rate = await ledger.settled_per_second(connection, event_id)
+        self._measured[event_id] = now, rate
+        return rate

@@ -1,0 +1,90 @@
+"""The one way to ask for a change: accept the command, wait for its outcome, answer 202 when it takes longer."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from uuid import UUID
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api import answers, bodies
+from api.answers import ProblemError
+from api.service import Service
+from shared import commands, ids, ledger
+from shared.commands import Command
+from shared.ledger import Asked
+from shared.outcomes import Failed, Outcome, Refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """A command's successful outcome, and the headers that go with every answer about it."""
+
+    receipt_id: UUID
+    outcome: Outcome
+    headers: dict[str, str]
+
+
+async def submit(
+    service: Service, request: Request, *, slug: str, event_id: UUID, command: Command, actor: str
+) -> Decided | Response:
+    """Return the command's outcome, or the 202 to answer with when it is not decided in time.
+
+    Raises the problem that tells a refusal, a failure, or why nothing was accepted.
+    """
+    receipt = await _accept(service, request, event_id, command, actor)
+    headers = {"location": receipt_url(slug, receipt.command_id)}
+    if receipt.replayed:
+        headers["idempotent-replayed"] = "true"
+    seconds = bodies.wait_seconds(request, service.settings)
+    outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
+    if outcome is None:
+        outcome = await _settled(service, event_id, receipt.command_id)
+    if outcome is None:
+        return await _pending(service, event_id, receipt.command_id, headers)
+    if isinstance(outcome, Refused | Failed):
+        raise answers.unsuccessful(receipt.command_id, outcome, headers)
+    return Decided(receipt_id=receipt.command_id, outcome=outcome, headers=headers)
+
+
+def receipt_url(slug: str, receipt_id: UUID) -> str:
+    """Return where a receipt can be asked for."""
+    return f"/api/p/{slug}/receipts/{receipt_id}"
+
+
+async def _accept(
+    service: Service, request: Request, event_id: UUID, command: Command, actor: str
+) -> ledger.Receipt:
+    key = bodies.idempotency_key(request)
+    receipt = await service.intake.accept(
+        Asked(
+            event_id=event_id,
+            id=ids.new_id(),
+            kind=commands.kind(command),
+            payload=commands.encode(command),
+            actor=actor,
+            idempotency_key=key,
+            fingerprint=bodies.fingerprint(command) if key else None,
+        )
+    )
+    if not receipt.same_request:
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            "This Idempotency-Key was used to ask for something else.",
+        )
+    return receipt
+
+
+async def _settled(service: Service, event_id: UUID, command_id: UUID) -> Outcome | None:
+    async with service.engine.connect() as connection:
+        return (await ledger.settled(connection, [(event_id, command_id)])).get(command_id)
+
+
+async def _pending(
+    service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]
+) -> Response:
+    async with service.engine.connect() as connection:
+        ahead = await ledger.ahead(connection, event_id, command_id)
+    retry_seconds = await service.pace.retry_seconds(event_id, ahead)
+    return answers.pending(command_id, ahead, {**headers, "retry-after": str(retry_seconds)})

@@ -1,0 +1,77 @@
+"""Why a command is refused: each rule looks at what it needs and says no, or nothing (pure).
+
+`RefusalCode` lists the codes in their order of precedence.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from shared.commands import Register, Status, email_key
+from shared.outcomes import RefusalCode, Refused
+from worker.state import Registration, Terms
+
+NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
+FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")
+
+
+def against_registering(
+    terms: Terms, accepted_at: datetime, command: Register, holders: Mapping[str, UUID]
+) -> Refused | None:
+    """Refuse a registration that was accepted outside the window, is too large or a second one."""
+    if terms.opens_at is not None and accepted_at < terms.opens_at:
+        return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
+    if terms.closes_at is not None and accepted_at >= terms.closes_at:
+        return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
+    if terms.paused:
+        return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
+    if command.spots_count > terms.max_spots_per_registration:
+        return _refused(
+            RefusalCode.TOO_MANY_SPOTS,
+            f"One registration may have at most {terms.max_spots_per_registration} spots.",
+        )
+    return _against_a_second(command.email, None, holders)
+
+
+def against_becoming(
+    before: Registration, status: Status, spots_left: int, holders: Mapping[str, UUID]
+) -> Refused | None:
+    """Refuse a status that would give one holder two registrations, or an event more than its capacity."""
+    if status is before.status or status is Status.CANCELLED:
+        return None
+    if before.status is Status.CANCELLED:
+        refusal = _against_a_second(before.email, before.id, holders)
+        if refusal is not None:
+            return refusal
+    if status is Status.CONFIRMED and before.spots_count > spots_left:
+        left = max(spots_left, 0)
+        return Refused(
+            code=RefusalCode.CAPACITY_EXCEEDED,
+            detail=f"The registration needs {before.spots_count} spots; {left} are left.",
+            spots_left=left,
+            spots_needed=before.spots_count,
+        )
+    return None
+
+
+def against_settings(before: Terms, after: Terms, spots_reserved: int) -> Refused | None:
+    """Refuse a capacity below what is confirmed, and a window that ends before it begins."""
+    if after.capacity != before.capacity and after.capacity < spots_reserved:
+        return _refused(
+            RefusalCode.CAPACITY_BELOW_RESERVED,
+            f"{spots_reserved} spots are confirmed; the capacity cannot be {after.capacity}.",
+        )
+    if after.opens_at is not None and after.closes_at is not None and after.closes_at <= after.opens_at:
+        return _refused(RefusalCode.WINDOW_INVALID, "The event must close after it opens.")
+    return None
+
+
+def _against_a_second(email: str | None, own_id: UUID | None, holders: Mapping[str, UUID]) -> Refused | None:
+    holder = None if email is None else holders.get(email_key(email))
+    if holder is None or holder == own_id:
+        return None
+    return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")
+
+
+def _refused(code: RefusalCode, detail: str) -> Refused:
+    return Refused(code=code, detail=detail)

@@ -1,0 +1,85 @@
+"""Appends to the audit trail; nothing ever changes or removes an entry."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from shared import audit
+from worker.state import Change
+
+_LAST_HASH = text("SELECT hash FROM audit_entry WHERE event_id = :event_id AND number = :number")
+
+_APPEND = text("""
+    INSERT INTO audit_entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
+                             to_status, before_after, spots_delta, spots_reserved, at, hash)
+    SELECT :event_id, number, command_id, kind, actor, reason, registration_id, from_status,
+           to_status, before_after, spots_delta, spots_reserved, :at, hash
+    FROM unnest(CAST(:numbers AS bigint[]), CAST(:command_ids AS uuid[]), CAST(:kinds AS text[]),
+                CAST(:actors AS text[]), CAST(:reasons AS text[]), CAST(:registration_ids AS uuid[]),
+                CAST(:from_statuses AS text[]), CAST(:to_statuses AS text[]), CAST(:before_afters AS jsonb[]),
+                CAST(:spots_deltas AS integer[]), CAST(:spots_reserved AS integer[]), CAST(:hashes AS bytea[]))
+         AS entry (number, command_id, kind, actor, reason, registration_id, from_status,
+                   to_status, before_after, spots_delta, spots_reserved, hash)
+""")
+
+
+def append(
+    connection: Connection, event_id: UUID, changes: Sequence[Change], *, after: int, at: datetime
+) -> None:
+    """Write one entry per change, numbered from `after` + 1 and chained to the entry before."""
+    entries = [_entry(event_id, number, change, at) for number, change in enumerate(changes, after + 1)]
+    connection.execute(
+        _APPEND,
+        {
+            "event_id": event_id,
+            "at": at,
+            "numbers": [e.number for e in entries],
+            "command_ids": [e.command_id for e in entries],
+            "kinds": [e.kind for e in entries],
+            "actors": [e.actor for e in entries],
+            "reasons": [e.reason for e in entries],
+            "registration_ids": [e.registration_id for e in entries],
+            "from_statuses": [e.from_status for e in entries],
+            "to_statuses": [e.to_status for e in entries],
+            "before_afters": [e.before_after and msgspec.json.encode(e.before_after).decode() for e in entries],
+            "spots_deltas": [e.spots_delta for e in entries],
+            "spots_reserved": [e.spots_reserved for e in entries],
+            "hashes": _chain(_last_hash(connection, event_id, after), entries),
+        },
+    )
+
+
+def _chain(last: bytes, entries: Sequence[audit.Entry]) -> list[bytes]:
+    hashes = []
+    for entry in entries:
+        last = audit.chain(last, entry)
+        hashes.append(last)
+    return hashes
+
+
+def _last_hash(connection: Connection, event_id: UUID, number: int) -> bytes:
+    if number == 0:
+        return audit.BEFORE_THE_FIRST
+    last = connection.execute(_LAST_HASH, {"event_id": event_id, "number": number})
+    return bytes(last.scalar_one())
+
+
+def _entry(event_id: UUID, number: int, change: Change, at: datetime) -> audit.Entry:
+    return audit.Entry(
+        event_id=event_id,
+        number=number,
+        command_id=change.command_id,
+        kind=change.kind,
+        actor=change.actor,
+        reason=change.reason,
+        registration_id=change.registration_id,
+        from_status=change.from_status,
+        to_status=change.to_status,
+        before_after=change.before_after,
+        spots_delta=change.spots_delta,
+        spots_reserved=change.spots_reserved,
+        at=at,
+    )
