@@ -34,7 +34,13 @@ class ProblemError(Exception):
     """A request that gets a problem for an answer; raised anywhere, rendered once."""
 
     def __init__(
-        self, status: HTTPStatus, code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any
+        self,
+        status: HTTPStatus,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(detail)
         self.status = status

@@ -82,8 +82,10 @@ def sentence(message: str) -> str:
     reason, _, place = message.partition(" - at `$")
     field = place.strip(".`")
     if "matching regex" in reason:
-        reason = "expected text without control characters that is not blank" if field != "slug" else (
-            "expected lower case letters, digits and single hyphens"
+        reason = (
+            "expected text without control characters that is not blank"
+            if field != "slug"
+            else ("expected lower case letters, digits and single hyphens")
         )
     reason = reason[:1].lower() + reason[1:]
     return f"{field}: {reason}." if field else f"{reason[:1].upper()}{reason[1:]}."

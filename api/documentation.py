@@ -30,7 +30,12 @@ _NOW = "2026-11-24T09:00:00Z"
 _CONFIRMED = {
     "receiptId": _RECEIPT_ID,
     "status": "CONFIRMED",
-    "registration": {"id": _REGISTRATION_ID, "status": "CONFIRMED", "spotsCount": 1, "waitlistPosition": None},
+    "registration": {
+        "id": _REGISTRATION_ID,
+        "status": "CONFIRMED",
+        "spotsCount": 1,
+        "waitlistPosition": None,
+    },
     "refusal": None,
     "ahead": None,
     "incidentId": None,
@@ -137,14 +142,20 @@ def _problem(
         for code in codes
     }
     content = {"application/problem+json": {"schema": _reference(schemas.Problem), "examples": examples}}
-    return {"description": f"{detail} Codes: {', '.join(codes)}.", "headers": headers or {}, "content": content}
+    return {
+        "description": f"{detail} Codes: {', '.join(codes)}.",
+        "headers": headers or {},
+        "content": content,
+    }
 
 
 def _reference(body: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 
-def _route(answers: dict[int, dict[str, Any]], body: type[msgspec.Struct] | None = None, **more: Any) -> dict[str, Any]:
+def _route(
+    answers: dict[int, dict[str, Any]], body: type[msgspec.Struct] | None = None, **more: Any
+) -> dict[str, Any]:
     """Return the arguments by which a route is documented; the first answer is the usual one."""
     extra: dict[str, Any] = {}
     if body is not None:
@@ -153,7 +164,13 @@ def _route(answers: dict[int, dict[str, Any]], body: type[msgspec.Struct] | None
     if "parameters" in more:
         extra["parameters"] = more.pop("parameters")
     first = next(iter(answers))
-    return {"status_code": first, "responses": answers, "openapi_extra": extra, "response_model": None, **more}
+    return {
+        "status_code": first,
+        "responses": answers,
+        "openapi_extra": extra,
+        "response_model": None,
+        **more,
+    }
 
 
 def _header(name: str, description: str, example: str) -> dict[str, Any]:
@@ -166,7 +183,9 @@ _IDEMPOTENCY_KEY = _header(
     "Asking again under the same key gives the same answer, with `Idempotent-Replayed: true`.",
     "7f9c24e8-3b12-4fef-91e0-56e5b0d1a1c4",
 )
-_PREFER = _header("Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2")
+_PREFER = _header(
+    "Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"
+)
 
 _REGISTER_REFUSALS = (
     RefusalCode.REGISTRATION_CLOSED,
@@ -193,7 +212,9 @@ _KEY_PROBLEMS = {
     401: _problem(401, "Unauthorized", "UNAUTHORIZED", detail="Send a valid admin key."),
     403: _problem(403, "Forbidden", "FORBIDDEN", detail="This key may only read."),
 }
-_INVALID = _problem(422, "Unprocessable Content", "INVALID_REQUEST", detail="spotsCount: expected `int` >= 1.")
+_INVALID = _problem(
+    422, "Unprocessable Content", "INVALID_REQUEST", detail="spotsCount: expected `int` >= 1."
+)
 
 
 def _admin(answers: dict[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -229,7 +250,7 @@ REGISTER = _route(
             "Unprocessable Content",
             "INVALID_REQUEST",
             "IDEMPOTENCY_KEY_REUSED",
-            detail="The body is invalid, or the key was used to ask for something else; nothing was accepted.",
+            detail="The body is invalid, or the key was used for something else; nothing was accepted.",
         ),
         500: _problem(
             500,
@@ -335,9 +356,17 @@ _PENDING_ANSWER = _answer(
 _NO_REGISTRATION = _problem(
     404, "Not Found", "REGISTRATION_NOT_FOUND", "EVENT_NOT_FOUND", detail="There is no such registration."
 )
+
+
 def _refused(*codes: RefusalCode, detail: str, **more: Any) -> dict[str, Any]:
     return _problem(
-        409, "Conflict", *(code.value for code in codes), detail=detail, headers=_LOCATION, receiptId=_RECEIPT_ID, **more
+        409,
+        "Conflict",
+        *(code.value for code in codes),
+        detail=detail,
+        headers=_LOCATION,
+        receiptId=_RECEIPT_ID,
+        **more,
     )
 
 
@@ -450,8 +479,64 @@ HEAL_COUNTER = _admin(
     },
     parameters=[_IDEMPOTENCY_KEY, _PREFER],
 )
+STATS = _admin(
+    {
+        200: _answer(
+            "Counted now.",
+            schemas.Stats,
+            stats={
+                **_COUNTER_EXAMPLE,
+                "byStatus": {
+                    "CONFIRMED": {"registrations": 80, "spots": 99},
+                    "WAITLIST": {"registrations": 0, "spots": 0},
+                    "CANCELLED": {"registrations": 3, "spots": 4},
+                },
+                "pending": 0,
+                "decidedPerMinute": 83,
+            },
+        ),
+        404: _NO_EVENT,
+    }
+)
+EXPLAIN = _admin(
+    {
+        200: _answer(
+            "Why it has its status.",
+            schemas.Explanation,
+            head={
+                "registrationId": _REGISTRATION_ID,
+                "status": "WAITLIST",
+                "seq": 4711,
+                "waitlistPosition": 1,
+                "spotsCount": 4,
+                "spotsLeft": 3,
+                "registrationsAhead": 0,
+                "spotsAhead": 0,
+                "sentences": [
+                    "When it was decided, 97 of 100 spots were confirmed and it needs 4: WAITLIST.",
+                    "It is number 1 of 1 on the waitlist.",
+                    "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
+                ],
+                "steps": [],
+            },
+        ),
+        404: _NO_REGISTRATION,
+    }
+)
+EXPORT = _admin(
+    {
+        200: {
+            "description": "All registrations, a line each.",
+            "content": {
+                "text/csv": {"example": "id,seq,name,email,spotsCount,status,createdAt,updatedAt\n"},
+                "application/x-ndjson": {"example": '{"id": "…", "seq": 4711, "name": "User A"}\n'},
+            },
+        },
+        404: _NO_EVENT,
+    }
+)
 
-_READY = {part: "ok" for part in ("database", "schema", "worker", "broker", "results")}
+_READY = dict.fromkeys(("database", "schema", "worker", "broker", "results"), "ok")
 HEALTH = _route(
     {
         200: {

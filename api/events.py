@@ -81,7 +81,7 @@ async def read_event(event_id: UUID, request: Request) -> Response:
 
 
 @router.get("/{event_id}/registrations", dependencies=[reader], **documentation.REGISTRATIONS)
-async def list_registrations(  # noqa: PLR0913 - one parameter for each of the query's
+async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     event_id: UUID,
     request: Request,
     status: Status | None = None,
@@ -100,7 +100,9 @@ async def list_registrations(  # noqa: PLR0913 - one parameter for each of the q
     return answers.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
 
-@router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **documentation.REGISTRATION)
+@router.get(
+    "/{event_id}/registrations/{registration_id}", dependencies=[reader], **documentation.REGISTRATION
+)
 async def read_registration(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Return one registration."""
     service: Service = request.app.state.service

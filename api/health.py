@@ -29,7 +29,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", **documentation.READINESS)
 async def readyz(request: Request) -> Response:
-    """Tell whether registrations would be accepted and decided: database, schema, broker, a worker that ticks."""
+    """Tell whether registrations would be accepted and decided."""
     service: Service = request.app.state.service
     database, broker, results = await asyncio.gather(
         _within_time(_database(service)), _within_time(_broker(service)), _within_time(_results(service))

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.bell import Bell
@@ -94,16 +95,16 @@ class Intake:
         """Write a batch; a command that the database refuses sinks nobody but itself."""
         try:
             receipts = await self._commit([asked for asked, _ in batch])
-        except (DataError, IntegrityError) as error:
+        except (DataError, IntegrityError):
             if len(batch) == 1:
-                log.error("command_rejected", command_id=str(batch[0][0].id), error=str(error))
+                log.exception("command_rejected", command_id=str(batch[0][0].id))
                 _fail(batch, CommandRejected())
                 return
             half = len(batch) // 2
             await self._write(batch[:half])
             await self._write(batch[half:])
-        except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it was
-            log.error("commands_not_accepted", count=len(batch), error=repr(error))
+        except Exception as error:
+            log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
         else:
             self._hand_out(batch, receipts)

@@ -10,11 +10,12 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import answers, changes, documentation, events, health, registrations
+from api import answers, changes, documentation, events, health, insight, registrations
 from api.answers import ProblemError
 from api.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.service import open_service
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
             await service.close()
 
     app = FastAPI(lifespan=lifespan, **documentation.APPLICATION)
-    for router in (registrations.router, events.router, changes.router, health.router):
+    for router in (registrations.router, events.router, changes.router, insight.router, health.router):
         app.include_router(router)
     documentation.install(app)
     _handle_errors(app)
@@ -133,7 +134,9 @@ def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:
 
 def _command_rejected(_: Request, __: Exception) -> ProblemError:
     return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", "The ledger cannot hold this; nothing was accepted."
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "INVALID_REQUEST",
+        "The ledger cannot hold this; nothing was accepted.",
     )
 
 

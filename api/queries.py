@@ -67,7 +67,8 @@ _REGISTRATIONS = text("""
         SELECT registration.id,
                row_number() OVER (ORDER BY registration.seq)
                + (SELECT count(*) FROM registration AS before, bounds
-                  WHERE before.event_id = :event_id AND before.status = 'WAITLIST' AND before.seq < bounds.first)
+                  WHERE before.event_id = :event_id AND before.status = 'WAITLIST'
+                    AND before.seq < bounds.first)
                AS position
         FROM registration, bounds
         WHERE registration.event_id = :event_id AND registration.status = 'WAITLIST'
@@ -80,7 +81,8 @@ _REGISTRATIONS = text("""
 
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor, entry.reason, entry.registration_id,
-           entry.from_status, entry.to_status, entry.before_after, entry.spots_delta, entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
+           entry.from_status, entry.to_status, entry.before_after, entry.spots_delta,
+           entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
     FROM audit_entry AS entry
     LEFT JOIN audit_entry AS before ON before.event_id = entry.event_id AND before.number = entry.number - 1
     WHERE entry.event_id = :event_id AND entry.number > :after
@@ -133,7 +135,7 @@ async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -
     return result.mappings().one_or_none()
 
 
-async def registrations(
+async def registrations(  # noqa: PLR0913 - one parameter for each of the query's
     connection: AsyncConnection, event_id: UUID, *, status: str | None, q: str | None, after: int, limit: int
 ) -> Sequence[RowMapping]:
     """Return registrations in ledger order, of one status and with `q` in name or email where given."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from http import HTTPStatus
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -54,7 +55,9 @@ async def register(slug: str, request: Request) -> Response:
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **documentation.RECEIPT)
-async def read_receipt(slug: str, receipt_id: str, request: Request, wait: float = Query(0, ge=0)) -> Response:
+async def read_receipt(
+    slug: str, receipt_id: str, request: Request, wait: Annotated[float, Query(ge=0)] = 0
+) -> Response:
     """Tell what has become of a command, as of now; `wait` holds the answer back until it is decided."""
     service: Service = request.app.state.service
     id_ = _receipt_id(receipt_id)

@@ -10,7 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from shared.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 
 Slug = Annotated[
-    str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100, description="lower case, digits and hyphens")
+    str,
+    Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100, description="lower case, digits and hyphens"),
 ]
 
 
@@ -139,7 +140,7 @@ class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unkno
 
 
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter after a change; `changed` is false when there was nothing to do."""
+    """A registration and its event's counter; `changed` is false when there was nothing to do."""
 
     receipt_id: UUID
     changed: bool
@@ -163,7 +164,7 @@ class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
 
 
 class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What healing found: `drift` is what the counter was too high by; `overbookedSpots` freeze confirmations."""
+    """What healing found; `drift` is what the counter was too high by."""
 
     receipt_id: UUID
     drift: int
@@ -221,6 +222,55 @@ class Counter(Wire, frozen=True, kw_only=True, rename="camel"):
     spots_reserved: int
     actual_confirmed: int
     drift: int
+
+
+class StatusStats(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Registrations of one status, and the spots that they ask for."""
+
+    registrations: int
+    spots: int
+
+
+class Stats(Wire, frozen=True, kw_only=True, rename="camel"):
+    """An event in figures; `decidedPerMinute` counts the commands settled in the last 60 seconds."""
+
+    capacity: int
+    spots_reserved: int
+    spots_left: int
+    waitlist_length: int
+    by_status: dict[str, StatusStats]
+    pending: int
+    decided_per_minute: int
+
+
+class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One entry of the audit trail about a registration, with the event's capacity at that moment."""
+
+    number: int
+    at: str
+    kind: str
+    actor: str
+    reason: str | None
+    from_status: str | None
+    to_status: str | None
+    spots_delta: int
+    spots_reserved: int
+    capacity: int
+
+
+class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Why a registration has its status, in sentences for people and steps for programs."""
+
+    registration_id: UUID
+    status: Status
+    seq: int
+    waitlist_position: int | None
+    spots_count: int
+    spots_left: int
+    registrations_ahead: int | None
+    spots_ahead: int | None
+    sentences: list[str]
+    steps: list[ExplanationStep]
 
 
 class Problem(Wire, frozen=True, kw_only=True, rename="camel"):

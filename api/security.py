@@ -3,6 +3,7 @@
 import secrets
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Annotated
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -24,7 +25,7 @@ _bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer
 async def admin(
     required: SecurityScopes,
     request: Request,
-    credentials: HTTPAuthorizationCredentials | None = Security(_bearer),
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> str:
     """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
     held = _scopes(request.app.state.service.settings, credentials)

@@ -1,4 +1,4 @@
-"""The one way to ask for a change: accept the command, wait for its outcome, answer 202 when it takes longer."""
+"""The one way to ask for a change: accept the command, wait for its outcome, or answer 202."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,7 +25,7 @@ class Decided:
     headers: dict[str, str]
 
 
-async def submit(
+async def submit(  # noqa: PLR0913 - who asks what, where, of whom
     service: Service, request: Request, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> Decided | Response:
     """Return the command's outcome, or the 202 to answer with when it is not decided in time.
@@ -81,9 +81,7 @@ async def _settled(service: Service, event_id: UUID, command_id: UUID) -> Outcom
         return (await ledger.settled(connection, [(event_id, command_id)])).get(command_id)
 
 
-async def _pending(
-    service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]
-) -> Response:
+async def _pending(service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
     async with service.engine.connect() as connection:
         ahead = await ledger.ahead(connection, event_id, command_id)
     retry_seconds = await service.pace.retry_seconds(event_id, ahead)

@@ -86,7 +86,7 @@ class Waiting:
             self._poller = None
 
     async def _read_results(self) -> tuple[bool, float]:
-        """Ask Redis for the longest waiting; tell whether anything was there, and how long to pause if not."""
+        """Ask Redis for the longest waiting; tell whether anything was there, and how long to pause."""
         asked = [id_ for id_, _ in zip(self._waiters, range(self._read_max), strict=False)]
         try:
             found = await results.fetch(self._redis, asked)

@@ -84,7 +84,9 @@ def show(status: Status) -> None:
     workers = Table("worker", "owns", "last tick", title="Workers", title_justify="left")
     for worker in status.workers:
         workers.add_row(
-            f"{worker.host}/{worker.pid}", ", ".join(worker.events) or "-", f"{worker.tick_age_seconds:.1f} s ago"
+            f"{worker.host}/{worker.pid}",
+            ", ".join(worker.events) or "-",
+            f"{worker.tick_age_seconds:.1f} s ago",
         )
     console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
     backlog = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")

@@ -76,12 +76,12 @@ class ChangeEvent(
     title: Annotated[Name, Meta(description="shown to everybody")] | UnsetType = UNSET
     capacity: Spots | UnsetType = UNSET
     waitlist_enabled: bool | UnsetType = UNSET
-    waitlist_limit: Spots | None | UnsetType = UNSET
+    waitlist_limit: Spots | UnsetType | None = UNSET
     promotion_policy: PolicyName | UnsetType = UNSET
     auto_promote: bool | UnsetType = UNSET
     max_spots_per_registration: SpotsCount | UnsetType = UNSET
-    opens_at: Moment | None | UnsetType = UNSET
-    closes_at: Moment | None | UnsetType = UNSET
+    opens_at: Moment | UnsetType | None = UNSET
+    closes_at: Moment | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
     reason: Reason | UnsetType = UNSET
 

@@ -51,7 +51,9 @@ class Waitlisted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="o
     position: int
 
 
-class StatusChanged(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"):
+class StatusChanged(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"
+):
     """The registration went from one status to another, or was there already when both are equal."""
 
     registration_id: UUID
@@ -59,7 +61,9 @@ class StatusChanged(Struct, frozen=True, kw_only=True, rename="camel", tag_field
     to_status: Status
 
 
-class RegistrationDeleted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="deleted"):
+class RegistrationDeleted(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="deleted"
+):
     """The registration is gone; `spots_freed` is zero unless it was confirmed."""
 
     registration_id: UUID
@@ -67,14 +71,18 @@ class RegistrationDeleted(Struct, frozen=True, kw_only=True, rename="camel", tag
     spots_freed: int
 
 
-class EventChanged(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="event_changed"):
+class EventChanged(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="event_changed"
+):
     """The event has its new settings; `promoted` registrations were confirmed because of them."""
 
     changed: tuple[str, ...]
     promoted: int
 
 
-class CounterHealed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="counter_healed"):
+class CounterHealed(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="counter_healed"
+):
     """The counters equal the rows; `drift` is what the counter of spots was too high by.
 
     `overbooked_spots` is by how much the event really is oversold: nobody is confirmed until it fits.

@@ -56,7 +56,9 @@ def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float
     pipeline = client.pipeline(transaction=False)
     for one in settled:
         task_id = str(one.command_id).encode()
-        value = b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
+        value = (
+            b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
+        )
         pipeline.set(
             _KEY_PREFIX + task_id,
             value % (outcomes.encode(one.outcome), done_at, task_id),

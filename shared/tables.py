@@ -140,9 +140,7 @@ command = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
     CheckConstraint("(outcome IS NULL) = (settled_at IS NULL)", name="command_settled_with_outcome"),
-    CheckConstraint(
-        "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="command_key_with_fingerprint"
-    ),
+    CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="command_key_with_fingerprint"),
     Index(
         "command_idempotency_key",
         "event_id",

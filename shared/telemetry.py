@@ -7,7 +7,6 @@ import structlog
 
 from shared.settings import Settings
 
-
 # A line per ring says nothing about a registration.
 _CHATTY = ("celery.app.trace", "celery.worker.strategy")
 

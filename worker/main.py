@@ -116,6 +116,14 @@ def serve(options: Settings) -> None:
     """Run this process as a worker until SIGTERM or SIGINT; ends after the batch in hand."""
     assert options == _settings, "a worker is configured by the environment"
     app.worker_main(
-        ["worker", "--pool=solo", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat",
-         "--loglevel", options.log_level]
+        [
+            "worker",
+            "--pool=solo",
+            "--concurrency=1",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel",
+            options.log_level,
+        ]
     )

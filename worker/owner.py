@@ -1,4 +1,4 @@
-"""This process as an owner: looks around, consumes its events' queues, applies their commands.
+"""A worker process as an owner: looks around, consumes its events' queues, applies their commands.
 
 Everything here runs on one thread, Celery's event loop under the `solo` pool, so nothing needs a
 lock. PostgreSQL gone: all ownership is gone with the session, and every tick tries to come back.
@@ -47,14 +47,14 @@ class Owner:
     _continuing: set[UUID] = field(default_factory=set)
 
     def attach(self, consuming: Consuming) -> None:
-        """The broker is there: consume the queues of all that is owned."""
+        """Consume the queues of all that is owned: the broker is there."""
         self._consuming = consuming
         self._continuing.clear()
         if self._ownership is not None:
             consuming.start(self._ownership.events)
 
     def detach(self) -> None:
-        """The broker is gone, and what was consumed with it."""
+        """Forget the broker, and what was consumed with it."""
         self._consuming = None
 
     def close(self) -> None:

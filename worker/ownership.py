@@ -104,5 +104,7 @@ def rendezvous(event_id: UUID, workers: Collection[int]) -> int:
     """Return the worker with the highest hash for this event (Thaler and Ravishankar, 1998)."""
     return max(
         workers,
-        key=lambda number: hashlib.blake2b(event_id.bytes + number.to_bytes(4, "big"), digest_size=8).digest(),
+        key=lambda number: hashlib.blake2b(
+            event_id.bytes + number.to_bytes(4, "big"), digest_size=8
+        ).digest(),
     )

@@ -90,7 +90,7 @@ def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | Non
 
 
 def newcomer_may_confirm(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
-    """Tell whether a new party may take spots now, without barging past anyone whom the policy would promote."""
+    """Tell whether a new party may take spots without barging past anyone whom the policy would promote."""
     if spots_count > spots_left:
         return False
     match policy:

@@ -14,7 +14,15 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
 from shared import commands
-from shared.commands import Accepted, ChangeEvent, ChangeStatus, DeleteRegistration, HealCounter, Register, Status
+from shared.commands import (
+    Accepted,
+    ChangeEvent,
+    ChangeStatus,
+    DeleteRegistration,
+    HealCounter,
+    Register,
+    Status,
+)
 from worker import trail
 from worker.promotion import Policy, Waitlist
 from worker.roster import Roster
@@ -127,6 +135,7 @@ _INSERT = text("""
                 CAST(:spots_counts AS integer[]), CAST(:statuses AS text[])) AS entered
 """)
 
+
 def lock_event(connection: Connection, event_id: UUID) -> RowMapping:
     """Take the event's row until the transaction ends, and return it."""
     return connection.execute(_EVENT, {"event_id": event_id}).mappings().one()
@@ -169,13 +178,17 @@ def save(connection: Connection, loaded: Loaded) -> None:
     kept = [roster.registrations[id_] for id_ in roster.changed - roster.entered - roster.deleted]
     _update(connection, loaded.event_id, [r for r in kept if r.status is Status.CANCELLED])
     _update(connection, loaded.event_id, [r for r in kept if r.status is not Status.CANCELLED])
-    _insert(connection, loaded.event_id, [roster.registrations[id_] for id_ in roster.entered - roster.deleted])
+    _insert(
+        connection, loaded.event_id, [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
+    )
     trail.append(connection, loaded.event_id, roster.changes, after=loaded.audit_seq, at=loaded.now)
 
 
 def _named(connection: Connection, event_id: UUID, accepted: Sequence[Accepted]) -> list[Registration]:
     ids = [
-        a.command.registration_id for a in accepted if isinstance(a.command, ChangeStatus | DeleteRegistration)
+        a.command.registration_id
+        for a in accepted
+        if isinstance(a.command, ChangeStatus | DeleteRegistration)
     ]
     if not ids:
         return []
@@ -228,7 +241,7 @@ def _recount(connection: Connection, event_id: UUID) -> Recount:
 
 
 def _move_counters(connection: Connection, loaded: Loaded) -> None:
-    """Move the event's counters in one guarded statement, which is what keeps any event from being oversold."""
+    """Move the event's counters in one guarded statement: what keeps every event from being oversold."""
     roster, spots, waiting = loaded.roster, loaded.spots_reserved, loaded.waitlist_length
     if roster.recount is not None:
         spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length

@@ -239,7 +239,7 @@ class Roster:
         if after.email is not None and after.status is not Status.CANCELLED:
             self.holders[email_key(after.email)] = after.id
 
-    def _note(
+    def _note(  # noqa: PLR0913 - one for each column of an entry that may differ
         self,
         accepted: Accepted,
         *,

@@ -30,8 +30,8 @@ def apply_pending(connection: Connection, event_id: UUID, limit: int) -> list[Se
     """
     try:
         return _apply(connection, event_id, limit)
-    except _POISON as error:
-        log.error("batch_refused", event_id=str(event_id), error=repr(error))
+    except _POISON:
+        log.exception("batch_refused", event_id=str(event_id))
         return _apply_one_by_one(connection, event_id, limit)
 
 
@@ -51,7 +51,7 @@ def _apply(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
 
 
 def _together(pending: list[Pending]) -> list[Pending]:
-    """Return the commands that are decided in one batch: a recount is of the rows as they are, so it goes alone."""
+    """Return what is decided in one batch: a recount is of the rows as they are, so it goes alone."""
     for place, command in enumerate(pending):
         if command.kind == HEAL_COUNTER:
             return pending[: max(place, 1)]

@@ -19,8 +19,9 @@ _APPEND = text("""
            to_status, before_after, spots_delta, spots_reserved, :at, hash
     FROM unnest(CAST(:numbers AS bigint[]), CAST(:command_ids AS uuid[]), CAST(:kinds AS text[]),
                 CAST(:actors AS text[]), CAST(:reasons AS text[]), CAST(:registration_ids AS uuid[]),
-                CAST(:from_statuses AS text[]), CAST(:to_statuses AS text[]), CAST(:before_afters AS jsonb[]),
-                CAST(:spots_deltas AS integer[]), CAST(:spots_reserved AS integer[]), CAST(:hashes AS bytea[]))
+                CAST(:from_statuses AS text[]), CAST(:to_statuses AS text[]),
+                CAST(:before_afters AS jsonb[]), CAST(:spots_deltas AS integer[]),
+                CAST(:spots_reserved AS integer[]), CAST(:hashes AS bytea[]))
          AS entry (number, command_id, kind, actor, reason, registration_id, from_status,
                    to_status, before_after, spots_delta, spots_reserved, hash)
 """)
@@ -44,7 +45,9 @@ def append(
             "registration_ids": [e.registration_id for e in entries],
             "from_statuses": [e.from_status for e in entries],
             "to_statuses": [e.to_status for e in entries],
-            "before_afters": [e.before_after and msgspec.json.encode(e.before_after).decode() for e in entries],
+            "before_afters": [
+                e.before_after and msgspec.json.encode(e.before_after).decode() for e in entries
+            ],
             "spots_deltas": [e.spots_delta for e in entries],
             "spots_reserved": [e.spots_reserved for e in entries],
             "hashes": _chain(_last_hash(connection, event_id, after), entries),

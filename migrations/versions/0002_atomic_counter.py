@@ -51,9 +51,7 @@ def upgrade() -> None:
     op.execute(_BACKFILL)
     op.create_check_constraint("event_spots_reserved_not_negative", "event", "spots_reserved >= 0")
     op.create_check_constraint("event_overbooked_spots_not_negative", "event", "overbooked_spots >= 0")
-    op.create_check_constraint(
-        "event_not_oversold", "event", "spots_reserved <= capacity + overbooked_spots"
-    )
+    op.create_check_constraint("event_not_oversold", "event", "spots_reserved <= capacity + overbooked_spots")
 
 
 def downgrade() -> None:

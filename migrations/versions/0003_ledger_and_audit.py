@@ -34,7 +34,8 @@ FROM (SELECT event_id, count(*) AS length FROM registration WHERE status = 'WAIT
 WHERE waiting.event_id = event.id
 """
 _NUMBER_AFTER_THEM = """
-SELECT setval(pg_get_serial_sequence('command', 'seq'), max(seq)) FROM registration HAVING max(seq) IS NOT NULL
+SELECT setval(pg_get_serial_sequence('command', 'seq'), max(seq))
+FROM registration HAVING max(seq) IS NOT NULL
 """
 # The ledger and the audit trail only grow at their end, and pending commands settle at once: dead
 # index entries of the pending must go early, or every look for pending commands wades through them.
@@ -110,7 +111,9 @@ def _extend_registration() -> None:
     op.execute(_PLACES)
     op.alter_column("registration", "seq", nullable=False)
     for column in (
-        sa.Column("command_id", sa.Uuid, comment="the command that made it; null for an adopted registration"),
+        sa.Column(
+            "command_id", sa.Uuid, comment="the command that made it; null for an adopted registration"
+        ),
         sa.Column("email", sa.Text),
         sa.Column("email_key", sa.Text, comment="the address in the form in which two spellings are equal"),
     ):
@@ -152,9 +155,7 @@ def _create_command() -> None:
         sa.Column("settled_at", sa.DateTime(timezone=True)),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
-        sa.CheckConstraint(
-            "(outcome IS NULL) = (settled_at IS NULL)", name="command_settled_with_outcome"
-        ),
+        sa.CheckConstraint("(outcome IS NULL) = (settled_at IS NULL)", name="command_settled_with_outcome"),
         sa.CheckConstraint(
             "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="command_key_with_fingerprint"
         ),

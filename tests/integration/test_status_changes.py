@@ -125,7 +125,11 @@ def test_a_raised_capacity_promotes_as_many_as_fit_in_order(stage: Stage) -> Non
     with stage.client() as client:
         answer = client.patch(f"/api/events/{event['id']}", json={"capacity": 5}, headers=stage.admin)
 
-    assert (answer.status_code, answer.json()["spotsReserved"], answer.json()["waitlistLength"]) == (200, 3, 2)
+    assert (answer.status_code, answer.json()["spotsReserved"], answer.json()["waitlistLength"]) == (
+        200,
+        3,
+        2,
+    )
     statuses = {r["id"]: r["status"] for r in stage.registrations(event)}
     assert [statuses[p["registration"]["id"]] for p in parties] == [
         "CONFIRMED",
@@ -171,7 +175,11 @@ def test_a_drifted_counter_is_healed_and_the_healing_audited(stage: Stage) -> No
         )
 
     assert answer.status_code == 200, answer.text
-    assert (answer.json()["drift"], answer.json()["spotsReserved"], answer.json()["overbookedSpots"]) == (2, 2, 0)
+    assert (answer.json()["drift"], answer.json()["spotsReserved"], answer.json()["overbookedSpots"]) == (
+        2,
+        2,
+        0,
+    )
     last = stage.get(f"/api/events/{event['id']}/audit")["items"][-1]
     assert (last["kind"], last["reason"], last["spotsDelta"], last["spotsReserved"]) == (
         "heal_counter",
@@ -184,9 +192,7 @@ def test_a_drifted_counter_is_healed_and_the_healing_audited(stage: Stage) -> No
 def test_an_event_that_really_is_oversold_is_frozen_until_it_fits(stage: Stage) -> None:
     event = stage.create_event(capacity=2, autoPromote=False)
     parties = [register(stage, event) for _ in range(4)]
-    stage.query(
-        "UPDATE registration SET status = 'CONFIRMED' WHERE event_id = %s RETURNING id", event["id"]
-    )
+    stage.query("UPDATE registration SET status = 'CONFIRMED' WHERE event_id = %s RETURNING id", event["id"])
 
     with stage.client() as client:
         healed = client.post(f"/api/events/{event['id']}/counter/heal", headers=stage.admin).json()

@@ -1,0 +1,123 @@
+"""Why a registration has its status: its history, and what stands between it and a spot."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.schemas import Explanation, ExplanationStep
+from shared import audit
+from shared.commands import Status
+
+# The capacity at the time of an entry is what the next change of it has as "before".
+_STEPS = text("""
+    SELECT entry.number, entry.at, entry.kind, entry.actor, entry.reason, entry.from_status, entry.to_status,
+           entry.spots_delta, entry.spots_reserved,
+           coalesce(
+               (SELECT CAST(later.before_after -> 'capacity' ->> 0 AS integer) FROM audit_entry AS later
+                WHERE later.event_id = entry.event_id AND later.number > entry.number
+                  AND later.before_after ? 'capacity'
+                ORDER BY later.number LIMIT 1),
+               (SELECT capacity FROM event WHERE id = entry.event_id)) AS capacity
+    FROM audit_entry AS entry
+    WHERE entry.event_id = :event_id AND entry.registration_id = :id
+    ORDER BY entry.number
+""")
+
+_AHEAD = text("""
+    SELECT count(*) AS registrations, coalesce(sum(spots_count), 0) AS spots,
+           (array_agg(spots_count ORDER BY seq))[1] AS head_needs,
+           count(*) FILTER (WHERE spots_count <= :spots_left) AS fitting
+    FROM registration
+    WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
+""")
+
+
+async def explain(connection: AsyncConnection, event: RowMapping, registration: RowMapping) -> Explanation:
+    """Return what an admin needs to answer "why?", from one reading of the tables."""
+    steps = await _steps(connection, event["id"], registration["id"])
+    free = event["capacity"] - event["spots_reserved"]
+    ahead: Row[Any] | None = None
+    if registration["status"] == Status.WAITLIST:
+        parameters = {"event_id": event["id"], "seq": registration["seq"], "spots_left": free}
+        ahead = (await connection.execute(_AHEAD, parameters)).one()
+    return Explanation(
+        registration_id=registration["id"],
+        status=registration["status"],
+        seq=registration["seq"],
+        waitlist_position=registration["waitlist_position"],
+        spots_count=registration["spots_count"],
+        spots_left=max(free, 0),
+        registrations_ahead=None if ahead is None else ahead.registrations,
+        spots_ahead=None if ahead is None else ahead.spots,
+        sentences=[_past(registration, step) for step in steps] + _present(event, registration, ahead, steps),
+        steps=steps,
+    )
+
+
+async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list[ExplanationStep]:
+    rows = await connection.execute(_STEPS, {"event_id": event_id, "id": id_})
+    return [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
+
+
+def _past(registration: RowMapping, step: ExplanationStep) -> str:
+    """Tell one step: what happened, by whom, and the counter at that moment."""
+    needs = registration["spots_count"]
+    before = step.spots_reserved - step.spots_delta
+    counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
+    if step.from_status is None:
+        how = {"register": "decided", "adopt": "adopted", "migration": "taken over"}.get(step.kind, step.kind)
+        return f"When it was {how}, {counter}: {step.to_status}."
+    if step.kind == "promotion":
+        return f"Promoted when spots became free: {counter}."
+    because = f" because {step.reason!r}" if step.reason else ""
+    return (
+        f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
+    )
+
+
+def _present(
+    event: RowMapping,
+    registration: RowMapping,
+    ahead: Row[Any] | None,
+    steps: Sequence[ExplanationStep],
+) -> list[str]:
+    """Tell why it still waits."""
+    if ahead is None:
+        return []
+    place = f"It is number {registration['waitlist_position']} of {event['waitlist_length']} on the waitlist."
+    return [place, _obstacle(event, registration, ahead, steps)]
+
+
+def _obstacle(
+    event: RowMapping,
+    registration: RowMapping,
+    ahead: Row[Any],
+    steps: Sequence[ExplanationStep],
+) -> str:
+    free, needs = event["capacity"] - event["spots_reserved"], registration["spots_count"]
+    policy = event["promotion_policy"]
+    if free < 0:
+        return f"The event is oversold by {-free}: nobody is confirmed until it fits."
+    if not event["auto_promote"]:
+        return f"{free} are free; nobody is promoted by itself, since autoPromote is off."
+    if free == 0:
+        return "No spots are free."
+    if policy == "strict_fifo" and ahead.registrations:
+        return (
+            f"The head of the waitlist needs {ahead.head_needs}, {free} are free, policy strict_fifo: "
+            "nobody behind the head is promoted before it."
+        )
+    if needs > free:
+        who = "The head of the waitlist" if not ahead.registrations else "It"
+        return f"{who} needs {needs}, {free} are free, policy {policy}."
+    if ahead.fitting:
+        return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
+    moved = _moved_by(steps)
+    return f"{moved} to the waitlist; the next change of the event offers it the {free} that are free."
+
+
+def _moved_by(steps: Sequence[ExplanationStep]) -> str:
+    return f"It was moved by {steps[-1].actor}" if steps else "It was moved"

@@ -1,0 +1,126 @@
+"""The admin routes that look closer: statistics, explanations, exports."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from psycopg import AsyncConnection as PsycopgConnection
+from psycopg import sql
+from sqlalchemy import text
+from starlette.responses import Response, StreamingResponse
+
+from api import answers, documentation, explaining, queries
+from api.answers import ProblemError
+from api.schemas import Stats, StatusStats
+from api.security import reader
+from api.service import Service, event_not_found, registration_not_found
+from shared.commands import Status
+
+EXPORTS_AT_ONCE_MAX = 2
+_EXPORT_SECONDS_MAX = 600
+
+router = APIRouter(prefix="/api/events", tags=["Administering"])
+
+_STATUS_STATS = text("""
+    SELECT status, count(*) AS registrations, sum(spots_count) AS spots
+    FROM registration WHERE event_id = :event_id GROUP BY status
+""")
+_COMMAND_STATS = text("""
+    SELECT (SELECT count(*) FROM command WHERE event_id = :event_id AND settled_at IS NULL) AS pending,
+           (SELECT count(*) FROM command
+            WHERE event_id = :event_id AND settled_at > now() - interval '1 minute') AS decided_per_minute
+""")
+
+# A spreadsheet takes a cell that begins with one of these for a formula.
+_CELL = "CASE WHEN {0} ~ '^[=+@\\t\\r-]' THEN '''' || {0} ELSE {0} END AS {0}"
+_CSV = sql.SQL(f"""
+    COPY (SELECT id, seq, {_CELL.format("name")}, {_CELL.format("email")}, spots_count AS "spotsCount",
+                 status, created_at AS "createdAt", updated_at AS "updatedAt"
+          FROM registration WHERE event_id = {{event_id}} ORDER BY seq)
+    TO STDOUT WITH (FORMAT csv, HEADER)
+""")
+# JSON holds no raw control characters, so quoting by one of them leaves every line as it is.
+_NDJSON = sql.SQL("""
+    COPY (SELECT json_build_object('id', id, 'seq', seq, 'name', name, 'email', email,
+                                   'spotsCount', spots_count, 'status', status,
+                                   'createdAt', created_at, 'updatedAt', updated_at)
+          FROM registration WHERE event_id = {event_id} ORDER BY seq)
+    TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')
+""")
+_FORMATS = {"csv": (_CSV, "text/csv; charset=utf-8"), "ndjson": (_NDJSON, "application/x-ndjson")}
+_exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
+
+
+@router.get("/{event_id}/stats", dependencies=[reader], **documentation.STATS)
+async def read_stats(event_id: UUID, request: Request) -> Response:
+    """Count registrations and spots by status, and how fast commands are decided."""
+    service: Service = request.app.state.service
+    async with service.engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        event = await queries.event_by_id(connection, event_id)
+        if event is None:
+            raise event_not_found()
+        rows = (await connection.execute(_STATUS_STATS, {"event_id": event_id})).all()
+        flow = (await connection.execute(_COMMAND_STATS, {"event_id": event_id})).one()
+    by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
+    nothing = StatusStats(registrations=0, spots=0)
+    content = Stats(
+        capacity=event["capacity"],
+        spots_reserved=event["spots_reserved"],
+        spots_left=event["spots_left"],
+        waitlist_length=event["waitlist_length"],
+        by_status={status.value: by_status.get(status, nothing) for status in Status},
+        pending=flow.pending,
+        decided_per_minute=flow.decided_per_minute,
+    )
+    return answers.body(content)
+
+
+@router.get(
+    "/{event_id}/registrations/{registration_id}/explain", dependencies=[reader], **documentation.EXPLAIN
+)
+async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Response:
+    """Tell why a registration has its status, and why it was or was not promoted."""
+    service: Service = request.app.state.service
+    async with service.engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        event = await queries.event_by_id(connection, event_id)
+        registration = await queries.registration(connection, event_id, registration_id)
+        if event is None or registration is None:
+            raise registration_not_found()
+        return answers.body(await explaining.explain(connection, event, registration))
+
+
+@router.get("/{event_id}/export", dependencies=[reader], **documentation.EXPORT)
+async def export(
+    event_id: UUID,
+    request: Request,
+    format_: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
+) -> Response:
+    """Stream all registrations, in the order of their places, as PostgreSQL's COPY gives them."""
+    service: Service = request.app.state.service
+    slug = await service.event_slug(event_id)
+    if _exporting.locked():
+        headers = {"retry-after": "10"}
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE, "EXPORT_BUSY", "Other exports are running.", headers=headers
+        )
+    statement, media_type = _FORMATS[format_]
+    disposition = {"content-disposition": f'attachment; filename="{slug}.{format_}"'}
+    rows = _copied(service, statement.format(event_id=sql.Literal(event_id)))
+    return StreamingResponse(rows, media_type=media_type, headers=disposition)
+
+
+async def _copied(service: Service, statement: sql.Composed) -> AsyncIterator[bytes]:
+    async with _exporting, service.engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        driver = raw.driver_connection
+        assert isinstance(driver, PsycopgConnection), "the engine's driver is psycopg"
+        async with driver.cursor() as cursor:
+            await cursor.execute(f"SET LOCAL statement_timeout = '{_EXPORT_SECONDS_MAX}s'")
+            async with cursor.copy(statement) as copy:
+                async for chunk in copy:
+                    yield bytes(chunk)

@@ -1,0 +1,136 @@
+"""Checks the audit trail's chain, and replays it against the tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from shared import audit
+
+_ROWS_AT_ONCE = 5_000
+
+_EVENTS = text("""
+    SELECT id, slug, audit_seq, spots_reserved FROM event
+    WHERE CAST(:names AS text[]) IS NULL OR slug = ANY(:names) OR id::text = ANY(:names)
+    ORDER BY slug
+""")
+_ENTRIES = text("""
+    SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status, to_status,
+           before_after, spots_delta, spots_reserved, at, hash
+    FROM audit_entry WHERE event_id = :event_id ORDER BY number
+""")
+_STATUSES = text("SELECT id, status FROM registration WHERE event_id = :event_id")
+
+_Entry = Row[tuple[object, ...]]
+
+
+class AuditError(Exception):
+    """What was asked cannot be audited; the message says why."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Audited:
+    """What was found of one event: how many entries, and a sentence for each thing that is wrong."""
+
+    event: str
+    entries: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def check(database_url: str, names: Sequence[str] = ()) -> list[Audited]:
+    """Verify numbers and hashes of these events, or of all; the first broken entry of each is named."""
+    with _snapshot(database_url) as connection:
+        return [_check(connection, event) for event in _events(connection, names)]
+
+
+def replay(database_url: str, name: str) -> Audited:
+    """Rebuild an event's statuses and counter from its trail alone, and compare them with the tables."""
+    with _snapshot(database_url) as connection:
+        (event,) = _events(connection, [name])
+        return _replay(connection, event)
+
+
+def _snapshot(database_url: str) -> Connection:
+    engine = create_engine(database_url, poolclass=NullPool)
+    return engine.connect().execution_options(isolation_level="REPEATABLE READ")
+
+
+def _replay(connection: Connection, event: _Entry) -> Audited:
+    audited = Audited(event=event.slug)
+    statuses, counter = _replayed(connection, event.id, audited)
+    if counter != event.spots_reserved:
+        audited.problems.append(f"the trail ends at {counter} spots; the counter says {event.spots_reserved}")
+    rows = connection.execute(_STATUSES, {"event_id": event.id})
+    there = {row.id: row.status for row in rows}
+    for id_ in sorted(statuses.keys() | there.keys()):
+        if statuses.get(id_) != there.get(id_):
+            audited.problems.append(
+                f"registration {id_} is {there.get(id_, 'not there')}; "
+                f"the trail says {statuses.get(id_, 'it should not be')}"
+            )
+    return audited
+
+
+def _events(connection: Connection, names: Sequence[str]) -> list[_Entry]:
+    events = connection.execute(_EVENTS, {"names": list(names) or None}).all()
+    known = {event.slug for event in events} | {str(event.id) for event in events}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise AuditError(f"there is no event {', '.join(unknown)}")
+    return list(events)
+
+
+def _entries(connection: Connection, event_id: UUID) -> Iterator[_Entry]:
+    streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE)
+    yield from streamed.execute(_ENTRIES, {"event_id": event_id})
+
+
+def _check(connection: Connection, event: _Entry) -> Audited:
+    audited = Audited(event=event.slug)
+    previous = audit.BEFORE_THE_FIRST
+    for number, row in enumerate(_entries(connection, event.id), start=1):
+        problem = _broken(row, number, previous)
+        if problem is not None:
+            audited.problems.append(problem)
+            return audited
+        audited.entries, previous = number, row.hash
+    if audited.entries != event.audit_seq:
+        audited.problems.append(f"entries {audited.entries + 1} to {event.audit_seq} are missing at the end")
+    return audited
+
+
+def _broken(row: _Entry, number: int, previous: bytes) -> str | None:
+    if row.number != number:
+        return f"entry {number} is missing"
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    found = bytes(values.pop("hash"))
+    if audit.chain(bytes(previous), audit.Entry(**values)) != found:
+        return f"entry {number} is broken: its hash does not follow from it and the entry before"
+    return None
+
+
+def _replayed(connection: Connection, event_id: UUID, audited: Audited) -> tuple[dict[UUID, str], int]:
+    statuses: dict[UUID, str] = {}
+    counter = 0
+    for row in _entries(connection, event_id):
+        audited.entries += 1
+        counter += row.spots_delta
+        if row.spots_reserved != counter:
+            audited.problems.append(
+                f"entry {row.number} says {row.spots_reserved} spots; the entries so far give {counter}"
+            )
+            counter = row.spots_reserved
+        if row.registration_id is None:
+            continue
+        if statuses.get(row.registration_id) != row.from_status:
+            audited.problems.append(
+                f"entry {row.number} moves {row.registration_id} from {row.from_status}; "
+                f"it was {statuses.get(row.registration_id)}"
+            )
+        if row.to_status is None:
+            statuses.pop(row.registration_id, None)
+        else:
+            statuses[row.registration_id] = row.to_status
+    return statuses, counter

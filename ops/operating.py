@@ -1,0 +1,164 @@
+"""The commands by which people look at a service: status, verify, audit, rehearse, adopt.
+
+They work on the service that `ADMITONE_DATABASE_URL` and its companions name, or else on the stack
+that runs in the data folder.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ops.auditing import Audited
+    from shared.settings import Settings
+
+Data = Annotated[Path, typer.Option(help="The data folder of a running stack.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Events = Annotated[list[str] | None, typer.Argument(help="Slugs or ids; all events when left out.")]
+_DATA = Path(".admitone")
+
+audit = typer.Typer(help="Check and replay the audit trail.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give these commands to the command line."""
+    app.command()(status)
+    app.command()(verify)
+    app.command()(rehearse)
+    app.command()(adopt)
+    app.add_typer(audit, name="audit")
+
+
+def status(*, data: Data = _DATA, as_json: AsJson = False) -> None:
+    """Show workers, the events that each owns, what is pending, and drift."""
+    from ops import status as found  # noqa: PLC0415
+
+    now = found.read(_service(data).database_url)
+    if as_json:
+        _print_json(found.as_json(now))
+    else:
+        found.show(now)
+
+
+def verify(
+    events: Events = None,
+    *,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Have drifted counters healed by their owners.")
+    ] = False,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Compare counters with rows; exit status 1 where they differ."""
+    from ops import verification  # noqa: PLC0415
+
+    found = verification.run(_service(data), events or [], heal=heal)
+    if as_json:
+        _print_json(verification.as_json(found))
+    else:
+        verification.show(found)
+    raise typer.Exit(0 if all(event.in_sync for event in found) else 1)
+
+
+@audit.command("check")
+def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = False) -> None:
+    """Verify numbers and hashes of the trail; exit status 1 where an entry is missing or broken."""
+    from ops import auditing  # noqa: PLC0415
+
+    found = auditing.check(_service(data).database_url, events or [])
+    _show_audited(found, as_json=as_json)
+
+
+@audit.command("replay")
+def audit_replay(
+    event: Annotated[str, typer.Argument(help="The event's slug or id.")],
+    *,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild statuses and counter from the trail; exit status 1 where the tables differ."""
+    from ops import auditing  # noqa: PLC0415
+
+    found = [auditing.replay(_service(data).database_url, event)]
+    _show_audited(found, as_json=as_json)
+
+
+def rehearse(  # noqa: PLR0913 - one parameter for each option
+    *,
+    registrations: Annotated[int, typer.Option(help="How many people ask.")] = 10_000,
+    capacity: Annotated[int, typer.Option(help="How many spots there are.")] = 500,
+    clients: Annotated[int, typer.Option(help="How many ask at once.")] = 200,
+    party_max: Annotated[int, typer.Option(help="Parties of 1 to this many.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed asks for the same.")] = 1,
+    url: Annotated[
+        str | None, typer.Option(help="A running service; without it, a stack of its own.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The service's admin key, or ADMITONE_ADMIN_KEY.")] = None,
+    as_json: AsJson = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the own stack's data.")] = False,
+) -> None:
+    """Rehearse a drop over HTTP, and have an independent checker look for anything wrong."""
+    from ops import rehearsal  # noqa: PLC0415
+
+    raise typer.Exit(
+        rehearsal.command(
+            registrations=registrations,
+            capacity=capacity,
+            clients=clients,
+            party_max=party_max,
+            seed=seed,
+            url=url,
+            key=key,
+            as_json=as_json,
+            keep=keep,
+        )
+    )
+
+
+def adopt(
+    source_url: Annotated[
+        str, typer.Argument(help='The database with the tables "Event" and "Registration".')
+    ],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")] = False,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Take the events and registrations of an existing system over; safe to repeat."""
+    from ops import adoption  # noqa: PLC0415
+
+    target_url = _service(data).database_url
+    raise typer.Exit(adoption.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
+
+
+def _service(data: Path) -> "Settings":
+    """Return the settings of the service to look at."""
+    from ops import keeping  # noqa: PLC0415
+    from shared import settings  # noqa: PLC0415
+
+    if "ADMITONE_DATABASE_URL" not in os.environ:
+        running = keeping.running(data)
+        if running is None:
+            raise settings.SettingsError(
+                f"nothing runs in {data}, and ADMITONE_DATABASE_URL is not set: "
+                "start ./admitone up, name its folder with --data, or set the variable"
+            )
+        os.environ.update(running.environment())
+    return settings.load(settings.Settings)
+
+
+def _show_audited(found: "list[Audited]", *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"events": [asdict(one) for one in found]})
+    else:
+        for one in found:
+            print(f"{one.event}: {one.entries} entries, {'; '.join(one.problems) or 'all in order'}")
+    raise typer.Exit(1 if any(one.problems for one in found) else 0)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

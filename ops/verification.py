@@ -1,0 +1,160 @@
+"""Compares every counter with its rows, and has the event's owner heal what differs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, Row, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from shared import commands, database, ids, ledger, locks, queues
+from shared.commands import HealCounter
+from shared.ledger import Asked
+from shared.outcomes import CounterHealed, Outcome
+from shared.settings import Settings
+
+ACTOR = "verify"
+HEAL_SECONDS_MAX = 30
+_POLL_SECONDS = 0.1
+
+_EVENTS = text("""
+    SELECT event.id, event.slug, event.title, event.capacity, event.spots_reserved, event.waitlist_length,
+           event.overbooked_spots,
+           coalesce(sum(registration.spots_count) FILTER (WHERE registration.status = 'CONFIRMED'), 0)::bigint
+           AS confirmed,
+           count(*) FILTER (WHERE registration.status = 'WAITLIST') AS waiting
+    FROM event LEFT JOIN registration ON registration.event_id = event.id
+    WHERE CAST(:names AS text[]) IS NULL OR event.slug = ANY(:names) OR event.id::text = ANY(:names)
+    GROUP BY event.id
+    ORDER BY event.slug
+""")
+
+
+class VerificationError(Exception):
+    """What was asked cannot be verified or healed; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """One event: its counters beside its rows. Drift is counter minus rows; zero, or a bug."""
+
+    id: UUID
+    event: str
+    title: str
+    capacity: int
+    spots_reserved: int
+    confirmed: int
+    drift: int
+    waitlist_length: int
+    waiting: int
+    overbooked_spots: int
+
+    @property
+    def in_sync(self) -> bool:
+        """Tell whether both counters equal their rows."""
+        return self.drift == 0 and self.waitlist_length == self.waiting
+
+
+def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
+    """Return all events, or those of these slugs or ids, from one snapshot."""
+    rows = connection.execute(_EVENTS, {"names": list(names) or None}).all()
+    known = {row.slug for row in rows} | {str(row.id) for row in rows}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise VerificationError(f"there is no event {', '.join(unknown)}")
+    return [_verified(row) for row in rows]
+
+
+def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verified]:
+    """Verify, and with `heal` have every drifted event healed; return how things are at the end."""
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    with engine.connect() as connection:
+        found = verify(connection, names)
+        drifted = [event for event in found if not event.in_sync]
+        if not (heal and drifted):
+            return found
+        if not locks.workers(connection):
+            raise VerificationError("healing is a command, and no worker is running to decide it")
+        connection.rollback()
+        asyncio.run(_heal(settings, drifted))
+        return verify(connection, names)
+
+
+def as_json(found: Sequence[Verified]) -> dict[str, object]:
+    """Return plain values; `inSync` sums it up."""
+    events = [{**asdict(event), "id": str(event.id), "in_sync": event.in_sync} for event in found]
+    return {"in_sync": all(event.in_sync for event in found), "events": events}
+
+
+def show(found: Sequence[Verified]) -> None:
+    """Print the events whose counters differ from their rows, and those that are oversold."""
+    console = Console()
+    table = Table("event", "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by")
+    for event in found:
+        if event.in_sync and not event.overbooked_spots:
+            continue
+        table.add_row(
+            event.event,
+            str(event.spots_reserved),
+            str(event.confirmed),
+            f"{event.drift:+d}",
+            str(event.waitlist_length),
+            str(event.waiting),
+            str(event.overbooked_spots or "-"),
+        )
+    if table.row_count:
+        console.print(table)
+    drifted = sum(not event.in_sync for event in found)
+    console.print(f"{len(found)} events verified, {drifted} with drift.")
+
+
+def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> Verified:
+    return Verified(
+        id=row.id,
+        event=row.slug,
+        title=row.title,
+        capacity=row.capacity,
+        spots_reserved=row.spots_reserved,
+        confirmed=row.confirmed,
+        drift=row.spots_reserved - row.confirmed,
+        waitlist_length=row.waitlist_length,
+        waiting=row.waiting,
+        overbooked_spots=row.overbooked_spots,
+    )
+
+
+async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
+    engine = database.async_engine(settings)
+    celery = queues.celery_app(settings)
+    command = HealCounter(reason="found by verify")
+    asked = [
+        Asked(
+            event_id=event.id,
+            id=ids.new_id(),
+            kind=commands.kind(command),
+            payload=commands.encode(command),
+            actor=ACTOR,
+        )
+        for event in drifted
+    ]
+    async with engine.begin() as connection:
+        await ledger.accept(connection, asked)
+    for one in asked:
+        queues.ring(celery, one.event_id, [one.id])
+    deadline = time.monotonic() + HEAL_SECONDS_MAX
+    outcomes: dict[UUID, Outcome] = {}
+    while len(outcomes) < len(asked):
+        if time.monotonic() > deadline:
+            raise VerificationError(
+                f"not decided within {HEAL_SECONDS_MAX} s; the commands stay in the ledger"
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+        async with engine.connect() as connection:
+            outcomes = await ledger.settled(connection, [(one.event_id, one.id) for one in asked])
+    await engine.dispose()
+    if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
+        raise VerificationError(f"not healed: {outcomes}")
