@@ -126,16 +126,14 @@ def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
 
 
 async def _must_be_there(service: Service, event_id: UUID, registration_id: UUID) -> Any:  # noqa: ANN401 - a row
-    async with service.engine.connect() as connection:
-        row = await queries.registration(connection, event_id, registration_id)
+    row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()
     return row
 
 
 async def _event(service: Service, event_id: UUID) -> Any:  # noqa: ANN401 - a row
-    async with service.engine.connect() as connection:
-        row = await queries.event_by_id(connection, event_id)
+    row = await service.read(lambda connection: queries.event_by_id(connection, event_id))
     if row is None:
         raise event_not_found()
     return row

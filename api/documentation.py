@@ -225,6 +225,7 @@ AVAILABILITY = _route(
     {
         200: _answer("What is left now.", schemas.Availability, open=_AVAILABILITY),
         404: _NO_EVENT,
+        422: _INVALID,
         503: _NO_DATABASE,
     }
 )

@@ -64,8 +64,7 @@ async def create_event(request: Request) -> Response:
 async def list_events(request: Request, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT) -> Response:
     """List events, oldest first."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        rows = await queries.events(connection, after=cursor, limit=limit)
+    rows = await service.read(lambda connection: queries.events(connection, after=cursor, limit=limit))
     return answers.body(EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id")))
 
 
@@ -73,8 +72,7 @@ async def list_events(request: Request, cursor: UUID | None = None, limit: Limit
 async def read_event(event_id: UUID, request: Request) -> Response:
     """Return all of an event."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        event = await queries.event_by_id(connection, event_id)
+    event = await service.read(lambda connection: queries.event_by_id(connection, event_id))
     if event is None:
         raise event_not_found()
     return answers.body(_event(event))
@@ -92,10 +90,13 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     """List registrations in the order of their places; `q` searches names and email addresses."""
     service: Service = request.app.state.service
     after = _after(cursor)
-    async with service.engine.connect() as connection:
-        rows = await queries.registrations(connection, event_id, status=status, q=q, after=after, limit=limit)
-        if not rows:
-            await _must_exist(service, event_id)
+    rows = await service.read(
+        lambda connection: queries.registrations(
+            connection, event_id, status=status, q=q, after=after, limit=limit
+        )
+    )
+    if not rows:
+        await _must_exist(service, event_id)
     items = [Registration(**row) for row in rows]
     return answers.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
@@ -106,8 +107,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 async def read_registration(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Return one registration."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        row = await queries.registration(connection, event_id, registration_id)
+    row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()
     return answers.body(Registration(**row))
@@ -120,10 +120,11 @@ async def list_audit_entries(
     """List the audit trail by number, each entry chained to the one before."""
     service: Service = request.app.state.service
     after = _after(cursor)
-    async with service.engine.connect() as connection:
-        rows = await queries.audit_entries(connection, event_id, after=after, limit=limit)
-        if not rows:
-            await _must_exist(service, event_id)
+    rows = await service.read(
+        lambda connection: queries.audit_entries(connection, event_id, after=after, limit=limit)
+    )
+    if not rows:
+        await _must_exist(service, event_id)
     items = [AuditEntry(**row) for row in rows]
     return answers.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
@@ -132,8 +133,7 @@ async def list_audit_entries(
 async def read_counter(event_id: UUID, request: Request) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        row = await queries.counter(connection, event_id)
+    row = await service.read(lambda connection: queries.counter(connection, event_id))
     if row is None:
         raise event_not_found()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
@@ -145,9 +145,8 @@ def _event(row: RowMapping) -> Event:
 
 
 async def _must_exist(service: Service, event_id: UUID) -> None:
-    async with service.engine.connect() as connection:
-        if await queries.event_by_id(connection, event_id) is None:
-            raise event_not_found()
+    if await service.read(lambda connection: queries.event_by_id(connection, event_id)) is None:
+        raise event_not_found()
 
 
 def _after(cursor: str | None) -> int:

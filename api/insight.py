@@ -1,20 +1,21 @@
 """The admin routes that look closer: statistics, explanations, exports."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import psycopg
 from fastapi import APIRouter, Query, Request
-from psycopg import AsyncConnection as PsycopgConnection
 from psycopg import sql
-from sqlalchemy import text
+from sqlalchemy import Row, RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
 from api import answers, documentation, explaining, queries
 from api.answers import ProblemError
-from api.schemas import Stats, StatusStats
+from api.schemas import Explanation, Stats, StatusStats
 from api.security import reader
 from api.service import Service, event_not_found, registration_not_found
 from shared.commands import Status
@@ -58,13 +59,9 @@ _exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
 async def read_stats(event_id: UUID, request: Request) -> Response:
     """Count registrations and spots by status, and how fast commands are decided."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
-        event = await queries.event_by_id(connection, event_id)
-        if event is None:
-            raise event_not_found()
-        rows = (await connection.execute(_STATUS_STATS, {"event_id": event_id})).all()
-        flow = (await connection.execute(_COMMAND_STATS, {"event_id": event_id})).one()
+    event, rows, flow = await service.read(lambda connection: _figures(connection, event_id), snapshot=True)
+    if event is None:
+        raise event_not_found()
     by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
     nothing = StatusStats(registrations=0, spots=0)
     content = Stats(
@@ -85,16 +82,17 @@ async def read_stats(event_id: UUID, request: Request) -> Response:
 async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Tell why a registration has its status, and why it was or was not promoted."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
-        event = await queries.event_by_id(connection, event_id)
-        registration = await queries.registration(connection, event_id, registration_id)
-        if event is None or registration is None:
-            raise registration_not_found()
-        return answers.body(await explaining.explain(connection, event, registration))
+    found = await service.read(
+        lambda connection: _explanation(connection, event_id, registration_id), snapshot=True
+    )
+    if found is None:
+        raise registration_not_found()
+    return answers.body(found)
 
 
-@router.get("/{event_id}/export", dependencies=[reader], **documentation.EXPORT)
+@router.get(
+    "/{event_id}/export", dependencies=[reader], response_class=StreamingResponse, **documentation.EXPORT
+)
 async def export(
     event_id: UUID,
     request: Request,
@@ -114,11 +112,27 @@ async def export(
     return StreamingResponse(rows, media_type=media_type, headers=disposition)
 
 
+async def _figures(
+    connection: AsyncConnection, event_id: UUID
+) -> tuple[RowMapping | None, Sequence[Row[Any]], Row[Any]]:
+    event = await queries.event_by_id(connection, event_id)
+    rows = (await connection.execute(_STATUS_STATS, {"event_id": event_id})).all()
+    return event, rows, (await connection.execute(_COMMAND_STATS, {"event_id": event_id})).one()
+
+
+async def _explanation(connection: AsyncConnection, event_id: UUID, id_: UUID) -> Explanation | None:
+    event = await queries.event_by_id(connection, event_id)
+    registration = await queries.registration(connection, event_id, id_)
+    if event is None or registration is None:
+        return None
+    return await explaining.explain(connection, event, registration)
+
+
 async def _copied(service: Service, statement: sql.Composed) -> AsyncIterator[bytes]:
     async with _exporting, service.engine.connect() as connection:
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
-        assert isinstance(driver, PsycopgConnection), "the engine's driver is psycopg"
+        assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
         async with driver.cursor() as cursor:
             await cursor.execute(f"SET LOCAL statement_timeout = '{_EXPORT_SECONDS_MAX}s'")
             async with cursor.copy(statement) as copy:

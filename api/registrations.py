@@ -28,8 +28,7 @@ router = APIRouter(tags=["Registering"])
 async def availability(slug: str, request: Request) -> Response:
     """Tell what is left of an event, and whether it can be registered for now."""
     service: Service = request.app.state.service
-    async with service.engine.connect() as connection:
-        event = await queries.event_by_slug(connection, slug)
+    event = await service.read(lambda connection: queries.event_by_slug(connection, slug))
     if event is None:
         raise event_not_found()
     return answers.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
@@ -97,13 +96,12 @@ def _receipt_id(text: str) -> UUID:
 
 
 async def _receipt(service: Service, event_id: UUID, id_: UUID) -> Receipt:
-    async with service.engine.connect() as connection:
-        row = await queries.receipt(connection, event_id, id_)
-        if row is None:
-            raise _receipt_not_found()
-        if row["outcome"] is None:
-            ahead = await ledger.ahead(connection, event_id, id_)
-            return Receipt(receipt_id=id_, status=ReceiptStatus.PENDING, ahead=ahead)
+    row = await service.read(lambda connection: queries.receipt(connection, event_id, id_))
+    if row is None:
+        raise _receipt_not_found()
+    if row["outcome"] is None:
+        ahead = await service.read(lambda connection: ledger.ahead(connection, event_id, id_))
+        return Receipt(receipt_id=id_, status=ReceiptStatus.PENDING, ahead=ahead)
     return _as_of_now(id_, row)
 
 

@@ -1,12 +1,15 @@
 """What the routes work with: one of each per process, made at start and closed at the end."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import redis.asyncio
 from celery import Celery
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api import queries
 from api.answers import ProblemError
@@ -18,6 +21,9 @@ from shared import database, queues, results
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
+
+_Found = TypeVar("_Found")
+Reading: TypeAlias = Callable[[AsyncConnection], Awaitable[_Found]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +40,31 @@ class Service:
     pace: Pace
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
+    async def read(self, query: Reading[_Found], *, snapshot: bool = False) -> _Found:
+        """Return what `query` reads; with `snapshot`, all its statements see the same moment.
+
+        A connection that turns out to be dead, as all are after the database restarted, is replaced
+        and the query repeated once: reading twice harms nobody.
+        """
+        isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
+        try:
+            return await self._read(query, isolation_level)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return await self._read(query, isolation_level)
+
+    async def _read(self, query: Reading[_Found], isolation_level: Any) -> _Found:  # noqa: ANN401 - a literal
+        async with self.engine.connect() as connection:
+            await connection.execution_options(isolation_level=isolation_level)
+            return await query(connection)
+
     async def event_id(self, slug: str) -> UUID:
         """Return the event's id, read once and then remembered: slugs never change hands. 404 if unknown."""
         known = self._event_ids.get(slug)
         if known is not None:
             return known
-        async with self.engine.connect() as connection:
-            found = await queries.event_id(connection, slug)
+        found = await self.read(lambda connection: queries.event_id(connection, slug))
         if found is None:
             raise event_not_found()
         if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
@@ -50,8 +74,7 @@ class Service:
 
     async def event_slug(self, event_id: UUID) -> str:
         """Return the event's slug; 404 if there is no such event."""
-        async with self.engine.connect() as connection:
-            slug = await queries.event_slug(connection, event_id)
+        slug = await self.read(lambda connection: queries.event_slug(connection, event_id))
         if slug is None:
             raise event_not_found()
         return slug
@@ -69,6 +92,7 @@ class Service:
 def open_service(settings: Settings) -> Service:
     """Return a service; connections are made when first needed."""
     engine = database.async_engine(settings)
+    reading = engine.execution_options(isolation_level="AUTOCOMMIT")
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     bell = Bell(celery)
@@ -79,8 +103,8 @@ def open_service(settings: Settings) -> Service:
         celery=celery,
         bell=bell,
         intake=Intake(engine, bell, settings),
-        waiting=Waiting(engine, redis_client, settings),
-        pace=Pace(engine),
+        waiting=Waiting(reading, redis_client, settings),
+        pace=Pace(reading),
     )
 
 

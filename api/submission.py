@@ -77,12 +77,11 @@ async def _accept(
 
 
 async def _settled(service: Service, event_id: UUID, command_id: UUID) -> Outcome | None:
-    async with service.engine.connect() as connection:
-        return (await ledger.settled(connection, [(event_id, command_id)])).get(command_id)
+    found = await service.read(lambda connection: ledger.settled(connection, [(event_id, command_id)]))
+    return found.get(command_id)
 
 
 async def _pending(service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-    async with service.engine.connect() as connection:
-        ahead = await ledger.ahead(connection, event_id, command_id)
+    ahead = await service.read(lambda connection: ledger.ahead(connection, event_id, command_id))
     retry_seconds = await service.pace.retry_seconds(event_id, ahead)
     return answers.pending(command_id, ahead, {**headers, "retry-after": str(retry_seconds)})

@@ -35,7 +35,7 @@ def downgrade(database_url: str, revision: str) -> None:
 def head() -> str:
     """Return the newest revision that this version knows."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None, "the checkout has no migrations"  # noqa: S101 - a broken checkout
+    assert revision is not None, "the checkout has no migrations"
     return revision
 
 

@@ -72,15 +72,9 @@ def stage(servers: Servers, template: str, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[Breakable]:
-    """Return a maker of a stage with servers of its own, for tests that kill and flush."""
-    with ExitStack() as stack:
-
-        def make(*, workers: int = 1, api_processes: int = 1) -> Stage:
-            addresses = stack.enter_context(embedded.running(tmp_path / "servers"))
-            schema.upgrade(addresses.database_url)
-            return stack.enter_context(Stage(addresses, addresses.database_url, tmp_path, workers=workers, api_processes=api_processes))
-
-        yield make
+    """A stage with servers of its own, for tests that kill and flush."""
+    with Breakable(tmp_path) as made:
+        yield made
 
 
 def _database(servers: Servers, template: str, stack: ExitStack) -> str:

@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import httpx2
 import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
+from ops import embedded, schema
 from ops.embedded import Servers
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -128,7 +130,9 @@ class Stage:
             limits = httpx2.Limits(max_connections=len(bodies), max_keepalive_connections=0)
             async with httpx2.AsyncClient(base_url=self.url, limits=limits, timeout=60) as client:
                 path = f"/api/p/{event['slug']}/register"
-                return await asyncio.gather(*(client.post(path, json=body, headers=headers) for body in bodies))
+                return await asyncio.gather(
+                    *(client.post(path, json=body, headers=headers) for body in bodies)
+                )
 
         return asyncio.run(crowd())
 
@@ -136,7 +140,8 @@ class Stage:
         """Run plain SQL on the service's database."""
         url = make_url(self.database_url).set(drivername="postgresql")
         with psycopg.connect(url.render_as_string(hide_password=False), row_factory=dict_row) as connection:
-            return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]  # fixed texts
+            found = connection.execute(statement, parameters)  # type: ignore[arg-type]  # fixed texts
+            return found.fetchall() if found.description else []
 
     def log(self) -> str:
         """Return what all processes have written to their logs."""
@@ -159,8 +164,10 @@ class Stage:
         deadline = time.monotonic() + _READY_SECONDS_MAX
         with self.client() as client:
             while (answer := client.get("/readyz")).status_code != 200:
-                if time.monotonic() > deadline or any(p.poll() is not None for p in self._others + self.workers):
-                    raise AssertionError(f"not ready: {answer.text}\n{self.log()}")
+                if time.monotonic() > deadline or any(
+                    p.poll() is not None for p in self._others + self.workers
+                ):
+                    raise AssertionError(f"not ready: {answer.text}\n{self.log()[-3_000:]}")
                 time.sleep(0.05)
 
     def _stop(self) -> None:
@@ -176,7 +183,38 @@ class Stage:
         self._socket.close()
 
 
-class Breakable(Protocol):
-    """Makes a stage with servers of its own."""
+class Breakable:
+    """A stage with servers of its own, each of which can be stopped and started again."""
 
-    def __call__(self, *, workers: int = 1, api_processes: int = 1) -> Stage: ...
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        data = embedded.prepare(folder / "servers")
+        self.valkey, self.postgres = embedded.Valkey(data), embedded.Postgres(data)
+        self._addresses = embedded.addresses(data)
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(embedded.locked(self._folder / "servers"))
+        for server in (self.valkey, self.postgres):
+            self._stack.callback(server.stop)
+            server.start()
+        for server in (self.valkey, self.postgres):
+            server.wait_ready()
+        schema.upgrade(self._addresses.database_url)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def __call__(self, *, workers: int = 1, api_processes: int = 1) -> Stage:
+        """Return a running stage on these servers."""
+        stage = Stage(
+            self._addresses,
+            self._addresses.database_url,
+            self._folder,
+            workers=workers,
+            api_processes=api_processes,
+        )
+        return self._stack.enter_context(stage)

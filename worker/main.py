@@ -117,6 +117,7 @@ def serve(options: Settings) -> None:
     assert options == _settings, "a worker is configured by the environment"
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=solo",
             "--concurrency=1",

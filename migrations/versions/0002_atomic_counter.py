@@ -27,7 +27,9 @@ WHERE confirmed.id = event.id
 
 def upgrade() -> None:
     # Nobody may register between the sum and the commit, or the counter would start out wrong.
-    op.execute("LOCK TABLE event, registration IN SHARE ROW EXCLUSIVE MODE")
+    # The stronger lock at once, since raising it later would deadlock with a registration in flight.
+    op.execute("LOCK TABLE event IN ACCESS EXCLUSIVE MODE")
+    op.execute("LOCK TABLE registration IN SHARE ROW EXCLUSIVE MODE")
     op.add_column(
         "event",
         sa.Column(

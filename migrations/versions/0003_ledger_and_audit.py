@@ -61,7 +61,8 @@ _ENTRY = sa.text(
 
 
 def upgrade() -> None:
-    op.execute("LOCK TABLE event, registration IN SHARE ROW EXCLUSIVE MODE")
+    # Both tables change, so both are locked at once, in the order in which a registration takes them.
+    op.execute("LOCK TABLE event, registration IN ACCESS EXCLUSIVE MODE")
     _extend_event()
     _extend_registration()
     _create_command()

@@ -11,7 +11,9 @@ def test_no_overselling_with_two_simultaneous_registrations(stage: Stage) -> Non
     fill = stage.register_at_once(event, [{"name": f"User {n}", "spotsCount": 1} for n in range(99)])
     assert Counter(answer.json()["status"] for answer in fill) == {"CONFIRMED": 99}
 
-    last = stage.register_at_once(event, [{"name": "User A", "spotsCount": 1}, {"name": "User B", "spotsCount": 1}])
+    last = stage.register_at_once(
+        event, [{"name": "User A", "spotsCount": 1}, {"name": "User B", "spotsCount": 1}]
+    )
 
     assert [answer.status_code for answer in last] == [201, 201]
     assert sorted(answer.json()["status"] for answer in last) == ["CONFIRMED", "WAITLIST"]
@@ -25,7 +27,9 @@ def test_no_overselling_with_ten_simultaneous_registrations(stage: Stage) -> Non
     answers = stage.register_at_once(event, [{"name": f"User {n}"} for n in range(10)])
 
     assert Counter(answer.json()["status"] for answer in answers) == {"CONFIRMED": 1, "WAITLIST": 9}
-    waiting = [a.json()["registration"]["waitlistPosition"] for a in answers if a.json()["status"] == "WAITLIST"]
+    waiting = [
+        a.json()["registration"]["waitlistPosition"] for a in answers if a.json()["status"] == "WAITLIST"
+    ]
     assert sorted(waiting) == list(range(1, 10))
     assert stage.get(f"/api/events/{event['id']}/counter") == {
         "spotsReserved": 1,
@@ -39,7 +43,9 @@ def test_two_hundred_parties_at_once_fill_the_event_and_no_more(stage: Stage) ->
     event = stage.create_event(capacity=300, promotionPolicy="skip_unfit")
     sizes = [seeded.randint(1, 6) for _ in range(200)]
 
-    answers = stage.register_at_once(event, [{"name": f"Party {n}", "spotsCount": s} for n, s in enumerate(sizes)])
+    answers = stage.register_at_once(
+        event, [{"name": f"Party {n}", "spotsCount": s} for n, s in enumerate(sizes)]
+    )
 
     assert {answer.status_code for answer in answers} == {201}
     confirmed = sum(size for size, a in zip(sizes, answers, strict=True) if a.json()["status"] == "CONFIRMED")

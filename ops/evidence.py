@@ -1,0 +1,171 @@
+"""What is known of a drop: what each client saw of it, and what the service's tables say.
+
+It knows the HTTP contract and nothing of how the service works. `fetch` reads the tables through the
+admin API.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import perf_counter
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ops import crowd
+
+PAGE_ROWS = 1_000
+PAGES_MAX = 10_000
+FETCH_SECONDS_MAX = 60.0
+STILL_READS_MAX = 20
+STILL_PAUSE_SECONDS = 0.25
+
+T = TypeVar("T")
+
+
+class _Read(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A part of the admin API's answers; fields that nobody checks are passed over."""
+
+
+class Event(_Read, frozen=True):
+    """`promotion_policy` is ``strict_fifo`` (the head blocks) or ``skip_unfit`` (the first that fits)."""
+
+    id: str
+    capacity: int
+    spots_reserved: int
+    waitlist_length: int
+    promotion_policy: str
+
+
+class Counter(_Read, frozen=True):
+    """The counter as the service itself compares it with its rows."""
+
+    spots_reserved: int
+    actual_confirmed: int
+    drift: int
+
+
+class Row(_Read, frozen=True):
+    """One registration; `seq` is its place in the order of acceptance."""
+
+    id: str
+    seq: int
+    name: str
+    spots_count: int
+    status: str
+    waitlist_position: int | None = None
+
+
+class Entry(_Read, frozen=True):
+    """One audit entry; a status of `None` means that the registration did not exist."""
+
+    number: int
+    registration_id: str | None
+    from_status: str | None
+    to_status: str | None
+    spots_delta: int
+    spots_reserved: int
+    hash: str
+    previous_hash: str | None
+
+
+class _Page(_Read, Generic[T], frozen=True):
+    items: list[T]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """An event at rest: all of its rows in `seq` order, all of its audit entries in `number` order."""
+
+    event: Event
+    counter: Counter
+    rows: Sequence[Row]
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A final answer as a client read it; `code` is a refusal's, `registration_id` is for the others."""
+
+    status: str
+    registration_id: str | None = None
+    code: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Observed:
+    """What one client saw of one registration it asked for; times are seconds of one monotonic clock.
+
+    `accepted` is when the first 201 or 202 came, `decisions` holds every final answer in the order
+    in which it was read, `rejected` is the status of an answer that promises to have left nothing.
+    """
+
+    name: str
+    spots_count: int
+    begun: float
+    accepted: float | None = None
+    decided: float | None = None
+    receipts: set[str] = field(default_factory=set)
+    decisions: list[Decision] = field(default_factory=list)
+    rejected: int | None = None
+
+    @property
+    def final(self) -> Decision | None:
+        """Return the latest decision, which a promotion may have changed from WAITLIST to CONFIRMED."""
+        return self.decisions[-1] if self.decisions else None
+
+
+class FetchFailed(Exception):  # noqa: N818 - reads as the sentence "raise FetchFailed"
+    """The tables could not be read; the message says which answer was wrong, and how."""
+
+
+async def fetch(connection: crowd.Connection, event_id: str, admin_key: str) -> Snapshot:
+    """Read one event at rest: repeats until nothing moved while it was read; raises `FetchFailed`."""
+    reader = _Reader(connection, f"/api/events/{quote(event_id)}", admin_key)
+    event = await reader.one("", Event)
+    for _ in range(STILL_READS_MAX):
+        kept = await reader.all("/registrations", Row)
+        entries = await reader.all("/audit", Entry)
+        now = await reader.one("/counter", Counter)
+        before, event = event, await reader.one("", Event)
+        if before == event:
+            return Snapshot(event=event, counter=now, rows=kept, entries=entries)
+        await asyncio.sleep(STILL_PAUSE_SECONDS)
+    raise FetchFailed(f"event {event_id} kept changing while it was read")
+
+
+class _Reader:
+    """Reads one event's admin resources, and repeats what may be repeated."""
+
+    def __init__(self, connection: crowd.Connection, path: str, admin_key: str) -> None:
+        self._connection, self._path = connection, path
+        self._headers = {"authorization": f"Bearer {admin_key}"}
+        self._until = perf_counter() + FETCH_SECONDS_MAX
+
+    async def one(self, below: str, shape: type[T]) -> T:
+        path = self._path + below
+        try:
+            answer = await crowd.insist(
+                self._connection, "GET", path, self._headers, until=lambda: self._until
+            )
+            if answer.status != HTTPStatus.OK:
+                raise FetchFailed(f"GET {path} answered HTTP {answer.status}")
+            return msgspec.json.decode(answer.body, type=shape)
+        except crowd.GaveUp as gave_up:
+            raise FetchFailed(f"GET {path} was never answered: {gave_up}") from gave_up
+        except msgspec.DecodeError as error:
+            raise FetchFailed(f"GET {path} does not keep to the contract: {error}") from error
+
+    async def all(self, below: str, shape: type[T]) -> list[T]:
+        items: list[T] = []
+        cursor = ""
+        for _ in range(PAGES_MAX):
+            page = await self.one(f"{below}?limit={PAGE_ROWS}{cursor}", _Page[shape])  # type: ignore[valid-type]
+            items += page.items
+            if page.next_cursor is None:
+                return items
+            cursor = f"&cursor={quote(page.next_cursor, safe='')}"
+        raise FetchFailed(f"GET {self._path}{below} has more than {PAGES_MAX} pages")

@@ -1,0 +1,111 @@
+"""A whole service of a rehearsal's own, on data of its own, for as long as it lasts."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from time import perf_counter
+from urllib.parse import urlsplit
+
+import uvloop
+
+from ops import crowd
+from ops.drop import ADMIN_KEY, Plan, RehearsalError
+
+STACK_START_SECONDS_MAX = 90.0
+STACK_STOP_SECONDS_MAX = 30.0
+STACK_POLL_SECONDS = 0.1
+LOG_LINES_SHOWN = 20
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def stopped_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the rehearsal as Ctrl-C does: with its stack stopped."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def own_stack(plan: Plan, *, keep: bool) -> Iterator[None]:
+    """Run the whole service at the plan's address while the block lasts, on data of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="admitone-rehearsal-"))
+    log = folder / "stack.log"
+    try:
+        with log.open("wb") as output:
+            up = [sys.executable, "-m", "ops.cli", "up", "--no-demo", "--data", str(folder / "data")]
+            stack = subprocess.Popen(
+                [*up, "--port", str(urlsplit(plan.url).port)],
+                cwd=ROOT,
+                env=_own_environment(plan),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the rehearsal, which then stops its stack in order
+            )
+        try:
+            uvloop.run(_until_ready(plan.url, stack, log))
+            yield
+        finally:
+            _stop(stack)
+    finally:
+        if keep:
+            print(f"kept: {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_environment(plan: Plan) -> dict[str, str]:
+    """Return the environment without the addresses of any other installation."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not (name.startswith("ADMITONE_") and name.endswith("_URL"))
+    }
+    return {**ours, ADMIN_KEY: plan.admin_key}
+
+
+async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> None:
+    until = perf_counter() + STACK_START_SECONDS_MAX
+    async with crowd.Connection(url) as connection:
+        while perf_counter() < until and stack.poll() is None:
+            with suppress(crowd.ConnectionLost):
+                if (await connection.request("GET", "/readyz")).status == HTTPStatus.OK:
+                    return
+            await asyncio.sleep(STACK_POLL_SECONDS)
+    raise RehearsalError(f"the rehearsal's own stack did not become ready; it said:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+
+
+def _stop(stack: subprocess.Popen[bytes]) -> None:
+    stack.terminate()
+    try:
+        stack.wait(STACK_STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        os.killpg(stack.pid, signal.SIGKILL)
+        stack.wait()

@@ -1,0 +1,145 @@
+"""A rehearsed drop: a crowd registers over HTTP against real processes, and the checker looks on.
+
+It proves on your own machine, or against your own installation, what the service promises: the
+capacity is met and never exceeded, nobody is lost, answered twice or overtaken. Every run makes an
+event of its own, so that it knows everything that may be found there.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ops import checker, crowd, evidence, own_stack
+from ops import report as reports
+from ops.drop import ADMIN_KEY, Drop, Plan, RehearsalError
+from ops.report import Report, show
+
+__all__ = ["Plan", "RehearsalError", "Report", "command", "rehearse", "show"]
+
+OPEN_TIME_MAX = timedelta(hours=1)  # then the event closes by itself, and costs its host no more
+REFRESH_SECONDS = 0.2
+
+Progressed = Callable[[str, int, int], None]
+
+
+class _Made(msgspec.Struct, frozen=True):
+    id: str
+
+
+async def rehearse(plan: Plan, progressed: Progressed = lambda _stage, _done, _total: None) -> Report:
+    """Rehearse a drop and check it; raises `RehearsalError` when it could not begin.
+
+    `progressed` is told the stage, how many registrations are through it, and of how many.
+    """
+    async with crowd.Connection(plan.url) as desk:
+        event_id, slug = await _create_event(desk, plan)
+        drop = Drop(plan, slug)
+        watch = asyncio.create_task(_watch(drop, progressed))
+        try:
+            await drop.register()
+            await drop.ask_again()
+            violations = await _check(desk, plan, event_id, drop)
+        finally:
+            watch.cancel()
+    return reports.summarise(plan, event_id, slug, drop, violations)
+
+
+async def _watch(drop: Drop, progressed: Progressed) -> None:
+    while True:
+        progressed(drop.stage, drop.done, len(drop.visits))
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _create_event(desk: crowd.Connection, plan: Plan) -> tuple[str, str]:
+    """Return the id and the slug of a fresh event; the first to find out that the service is not there."""
+    slug = f"rehearsal-{secrets.token_hex(6)}"
+    wanted: dict[str, object] = {"slug": slug, "title": "Rehearsal", "capacity": plan.capacity}
+    wanted["maxSpotsPerRegistration"] = plan.party_max
+    wanted["closesAt"] = (datetime.now(UTC) + OPEN_TIME_MAX).isoformat()
+    if plan.party_max > 1:  # or a large party at the head would keep the last spots empty
+        wanted["promotionPolicy"] = "skip_unfit"
+    headers = {"authorization": f"Bearer {plan.admin_key}", "content-type": "application/json"}
+    try:
+        answer = await desk.request("POST", "/api/events", headers, msgspec.json.encode(wanted))
+    except crowd.ConnectionLost as lost:
+        raise RehearsalError(f"{plan.url} cannot be reached: {lost}") from lost
+    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        raise RehearsalError(f"{plan.url} does not accept the admin key (HTTP {answer.status})")
+    if answer.status != HTTPStatus.CREATED:
+        reply = answer.body[:500].decode(errors="replace")
+        raise RehearsalError(f"{plan.url} did not make an event: HTTP {answer.status} {reply}")
+    try:
+        return msgspec.json.decode(answer.body, type=_Made).id, slug
+    except msgspec.DecodeError as error:
+        raise RehearsalError(f"{plan.url} does not answer as this service does: {error}") from error
+
+
+async def _check(desk: crowd.Connection, plan: Plan, event_id: str, drop: Drop) -> list[str]:
+    try:
+        snapshot = await evidence.fetch(desk, event_id, plan.admin_key)
+    except evidence.FetchFailed as failed:
+        return [f"unchecked: {failed}"]
+    found = checker.check([visit.seen for visit in drop.sent], snapshot)
+    return [f"{violation.rule}: {violation.sentence}" for violation in found]
+
+
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    *,
+    registrations: int,
+    capacity: int,
+    clients: int,
+    party_max: int,
+    seed: int,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
+    keep: bool,
+) -> int:
+    """Rehearse at `url`, or on a stack of its own; return the exit code.
+
+    0: everybody answered, nothing broken; 1: otherwise; 2: it could not take place, and standard
+    error says why. `keep` leaves the own stack's data behind and says where.
+    """
+    try:
+        plan = Plan(
+            url=url or f"http://127.0.0.1:{own_stack.free_port()}",
+            admin_key=(key or os.environ.get(ADMIN_KEY, "")) if url else secrets.token_urlsafe(32),
+            registrations=registrations,
+            capacity=capacity,
+            clients=clients,
+            party_max=party_max,
+            seed=seed,
+        )
+        with (
+            own_stack.stopped_like_interrupted(),
+            nullcontext() if url else own_stack.own_stack(plan, keep=keep),
+        ):
+            report = _with_progress(plan, quiet=as_json)
+    except RehearsalError as error:
+        print(f"rehearse: {error}", file=sys.stderr)
+        return 2
+    show(report, as_json=as_json)
+    return 0 if report.passed else 1
+
+
+def _with_progress(plan: Plan, *, quiet: bool) -> Report:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=hidden) as progress:
+        task = progress.add_task("registering", total=plan.registrations)
+
+        def progressed(stage: str, done: int, total: int) -> None:
+            progress.update(task, description=stage, completed=done, total=total, refresh=True)
+
+        return uvloop.run(rehearse(plan, progressed))

@@ -1,0 +1,200 @@
+"""Looking closer, over HTTP and by command: statistics, explanations, exports, verification, audit."""
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import sys
+
+from tests.integration.test_status_changes import delete, patch, register
+from tests.stage import CHECKOUT, Json, Stage
+
+
+def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", *arguments],
+        cwd=CHECKOUT,
+        env=stage.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def busy_event(stage: Stage) -> Json:
+    event = stage.create_event(capacity=4, promotionPolicy="skip_unfit")
+    parties = [register(stage, event, spotsCount=n) for n in (3, 2, 1, 2)]
+    patch(stage, event, parties[0], "CANCELLED", reason="ill")
+    delete(stage, event, parties[2])
+    return event
+
+
+def test_statistics_equal_a_recount(stage: Stage) -> None:
+    event = busy_event(stage)
+
+    stats = stage.get(f"/api/events/{event['id']}/stats")
+
+    rows = stage.registrations(event)
+    for status in ("CONFIRMED", "WAITLIST", "CANCELLED"):
+        counted = [row["spotsCount"] for row in rows if row["status"] == status]
+        assert stats["byStatus"][status] == {"registrations": len(counted), "spots": sum(counted)}
+    assert stats["spotsReserved"] == stats["byStatus"]["CONFIRMED"]["spots"]
+    assert stats["waitlistLength"] == stats["byStatus"]["WAITLIST"]["registrations"]
+    assert (stats["pending"], stats["decidedPerMinute"]) == (0, 6)
+
+
+def test_an_export_has_every_registration_and_no_formula(stage: Stage) -> None:
+    event = stage.create_event(capacity=2)
+    names = ["Ada", "=1+1", "+49 30", "-x", "@home", 'with "quotes", and\\backslash', "Zoë 李"]
+    for name in names:
+        register(stage, event, name=name, email=f"a{len(name)}.{abs(hash(name))}@example.org")
+    path = f"/api/events/{event['id']}/export"
+    with stage.client() as client:
+        as_csv = client.get(path, headers=stage.admin)
+        as_json = client.get(f"{path}?format=ndjson", headers=stage.admin)
+        unknown = client.get(f"{path}?format=xml", headers=stage.admin)
+
+    table = list(csv.DictReader(io.StringIO(as_csv.text)))
+    lines = [json.loads(line) for line in as_json.text.splitlines()]
+    assert as_csv.headers["content-disposition"] == f'attachment; filename="{event["slug"]}.csv"'
+    assert [row["name"] for row in table] == [f"'{n}" if n[0] in "=+-@" else n for n in names]
+    assert [line["name"] for line in lines] == names
+    assert [line["id"] for line in lines] == [row["id"] for row in stage.registrations(event)]
+    assert unknown.status_code == 422
+
+
+def test_an_explanation_says_what_stands_in_the_way(stage: Stage) -> None:
+    event = stage.create_event(capacity=5)
+    register(stage, event, spotsCount=2)
+    head, behind = register(stage, event, spotsCount=4), register(stage, event, spotsCount=1)
+    path = f"/api/events/{event['id']}/registrations"
+
+    of_head = stage.get(f"{path}/{head['registration']['id']}/explain")
+    of_behind = stage.get(f"{path}/{behind['registration']['id']}/explain")
+
+    assert of_head["sentences"] == [
+        "When it was decided, 2 of 5 spots were confirmed and it needs 4: WAITLIST.",
+        "It is number 1 of 2 on the waitlist.",
+        "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
+    ]
+    assert of_behind["sentences"][-1] == (
+        "The head of the waitlist needs 4, 3 are free, policy strict_fifo: "
+        "nobody behind the head is promoted before it."
+    )
+    assert (of_behind["registrationsAhead"], of_behind["spotsAhead"], of_behind["spotsLeft"]) == (1, 4, 3)
+
+
+def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 2}, headers=stage.admin)
+    patch(stage, event, second, "WAITLIST", reason="asked by phone")
+    path = f"/api/events/{event['id']}/registrations"
+
+    found = stage.get(f"{path}/{second['registration']['id']}/explain")
+
+    assert found["sentences"] == [
+        "When it was decided, 1 of 1 spots were confirmed and it needs 1: WAITLIST.",
+        "Promoted when spots became free: 1 of 2 spots were confirmed and it needs 1.",
+        "Moved from CONFIRMED to WAITLIST by admin because 'asked by phone': "
+        "2 of 2 spots were confirmed and it needs 1.",
+        "It is number 1 of 1 on the waitlist.",
+        "It was moved by admin to the waitlist; the next change of the event offers it the 1 that are free.",
+    ]
+    of_first = stage.get(f"{path}/{first['registration']['id']}/explain")
+    assert of_first["sentences"] == [
+        "When it was decided, 0 of 1 spots were confirmed and it needs 1: CONFIRMED."
+    ]
+
+
+def test_the_audit_replays_from_the_answers_alone(stage: Stage) -> None:
+    event = busy_event(stage)
+    with stage.client() as client:
+        change = {"capacity": 9, "closesAt": "2030-01-01T00:00:00Z", "reason": "a bigger hall: Zoë"}
+        assert client.patch(f"/api/events/{event['id']}", json=change, headers=stage.admin).status_code == 200
+    entries: list[Json] = []
+    page: Json = {"nextCursor": "0"}
+    while page["nextCursor"] is not None:
+        page = stage.get(f"/api/events/{event['id']}/audit?limit=3&cursor={page['nextCursor']}")
+        entries += page["items"]
+
+    previous, counter, statuses = "0" * 64, 0, {}
+    for number, entry in enumerate(entries, start=1):
+        assert (entry["number"], entry["previousHash"]) == (number, previous)
+        names = ("commandDigest", "kind", "actor", "reason", "registrationId", "fromStatus", "toStatus")
+        names += ("beforeAfter", "spotsDelta", "spotsReserved", "at")
+        facts = [event["id"], number, *(entry[name] for name in names)]
+        covered = json.dumps(facts, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+        previous = hashlib.sha256(bytes.fromhex(previous) + covered).hexdigest()
+        assert entry["hash"] == previous
+        counter += entry["spotsDelta"]
+        assert entry["spotsReserved"] == counter
+        if entry["registrationId"]:
+            assert statuses.get(entry["registrationId"]) == entry["fromStatus"]
+            statuses[entry["registrationId"]] = entry["toStatus"]
+    rows = {row["id"]: row["status"] for row in stage.registrations(event)}
+    assert {id_: status for id_, status in statuses.items() if status} == rows
+    assert counter == stage.get(f"/api/events/{event['id']}")["spotsReserved"]
+    changed = next(entry for entry in entries if entry["kind"] == "change_event")
+    assert changed["beforeAfter"] == {"capacity": [4, 9], "closesAt": [None, "2030-01-01T00:00:00Z"]}
+    assert changed["reason"] == "a bigger hall: Zoë"
+
+
+def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
+    event = busy_event(stage)
+    fine = command(stage, "verify", event["slug"])
+    stage.query(
+        "UPDATE event SET spots_reserved = spots_reserved - 1 WHERE id = %s RETURNING id", event["id"]
+    )
+    drifted = command(stage, "verify", "--json", event["slug"])
+    healed = command(stage, "verify", "--heal", event["id"])
+    unknown = command(stage, "verify", "nothing-here")
+
+    assert (fine.returncode, fine.stdout) == (0, "1 events verified, 0 with drift.\n")
+    assert drifted.returncode == 1
+    (found,) = json.loads(drifted.stdout)["events"]
+    assert (found["drift"], found["in_sync"]) == (-1, False)
+    assert (healed.returncode, healed.stdout) == (0, "1 events verified, 0 with drift.\n")
+    assert (unknown.returncode, unknown.stderr) == (2, "admitone: there is no event nothing-here\n")
+    assert stage.get(f"/api/events/{event['id']}/audit")["items"][-1]["actor"] == "verify"
+
+
+def test_audit_commands_name_the_first_broken_entry(stage: Stage) -> None:
+    event = busy_event(stage)
+    checked, replayed = (
+        command(stage, "audit", "check", event["slug"]),
+        command(stage, "audit", "replay", event["id"]),
+    )
+    stage.query("ALTER TABLE audit_entry DISABLE TRIGGER audit_entry_append_only")
+    try:
+        stage.query("UPDATE audit_entry SET actor = 'nobody' WHERE event_id = %s AND number = 3", event["id"])
+    finally:
+        stage.query("ALTER TABLE audit_entry ENABLE TRIGGER audit_entry_append_only")
+    stage.query("UPDATE registration SET status = 'CANCELLED' WHERE event_id = %s", event["id"])
+    broken = command(stage, "audit", "check", "--json", event["slug"])
+    differing = command(stage, "audit", "replay", event["slug"])
+
+    assert (checked.returncode, replayed.returncode) == (0, 0)
+    assert "all in order" in checked.stdout
+    assert broken.returncode == differing.returncode == 1
+    (found,) = json.loads(broken.stdout)["events"]
+    assert found["problems"] == ["entry 3 is broken: its hash does not follow from it and the entry before"]
+    assert "is CANCELLED; the trail says CONFIRMED" in differing.stdout
+
+
+def test_status_shows_workers_their_events_and_the_backlog(stage: Stage) -> None:
+    event = stage.create_event()
+    register(stage, event)
+
+    found = json.loads(command(stage, "status", "--json").stdout)
+    shown = command(stage, "status")
+
+    assert {worker["pid"] for worker in found["workers"]} == {worker.pid for worker in stage.workers}
+    owners = [worker for worker in found["workers"] if event["slug"] in worker["events"]]
+    assert len(owners) == 1
+    assert all(worker["tick_age_seconds"] < 5 for worker in found["workers"])
+    assert found["backlog"] == []
+    assert (shown.returncode, "Nothing is pending." in shown.stdout) == (0, True)

@@ -1,0 +1,78 @@
+"""The health check of a worker's container: what it takes for a sign of life, and what not."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ops import health
+from shared import database as connections
+from shared.settings import Settings
+from tests.stage import Stage
+from worker.ownership import Ownership
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def a_worker_session(settings: Settings) -> Iterator[None]:
+    """Hold a session as a worker of this process does, which then says no more."""
+    with connections.worker_connection(settings) as connection:
+        Ownership(connection=connection).join()
+        yield
+
+
+def test_a_worker_lives_while_its_session_holds_its_lock(settings: Settings) -> None:
+    assert not health.worker_is_alive(settings)
+    with a_worker_session(settings):
+        assert health.worker_is_alive(settings)
+    assert not health.worker_is_alive(settings)
+
+
+def test_a_session_without_a_workers_lock_is_no_worker(settings: Settings) -> None:
+    with connections.worker_connection(settings) as connection:
+        connection.execute(text("SELECT 1"))
+        assert not health.worker_is_alive(settings)
+
+
+def test_a_worker_of_another_host_says_nothing_about_this_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+            stack.enter_context(a_worker_session(settings))
+        assert not health.worker_is_alive(settings)
+
+
+def test_a_worker_that_has_been_silent_for_too_long_does_not_live(settings: Settings) -> None:
+    impatient = settings.model_copy(update={"owner_silence_seconds_max": 0.001})
+    with a_worker_session(settings):
+        assert health.worker_is_alive(settings)
+        assert not health.worker_is_alive(impatient)
+
+
+def test_a_worker_does_not_live_without_the_database(settings: Settings, tmp_path: Path) -> None:
+    nowhere = f"postgresql+psycopg://admitone@/admitone?host={tmp_path}"
+    assert not health.worker_is_alive(settings.model_copy(update={"database_url": nowhere}))
+
+
+def test_the_command_line_tells_by_its_exit_status(stage: Stage, settings: Settings) -> None:
+    def worker_health(database_url: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "ops.cli", "worker-health"],
+            cwd=CHECKOUT,
+            env={**stage.environment(), "ADMITONE_DATABASE_URL": database_url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert worker_health(stage.database_url).returncode == 0
+    dead = worker_health(settings.database_url)
+    assert (dead.returncode, dead.stderr) == (1, "admitone: no worker of this host ticks\n")

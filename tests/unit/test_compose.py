@@ -1,0 +1,195 @@
+"""The container files: valid, hardened, without secrets, and in step with the code they run."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from typer.main import get_command
+
+from ops import cli
+from shared.settings import DatabaseSettings, Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TOOLS = Path(sys.executable).parent
+COMPOSE: dict[str, Any] = YAML(typ="safe").load(CHECKOUT / "docker-compose.yml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+ENTRYPOINT = ["python", "-P", "-m", "ops.cli"]
+FROM_OUTSIDE = re.compile(r"\$\{[A-Z_]+:\?[^}]+\}")
+SECRET = re.compile(r"PASSWORD|KEY|SECRET|TOKEN")
+
+
+def lines_of(name: str) -> list[str]:
+    return (CHECKOUT / name).read_text(encoding="utf-8").splitlines()
+
+
+def run(*command: str | Path) -> str:
+    """Run a command; return what it had to say if it failed, nothing if it did not."""
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    assert run(TOOLS / "check-jsonschema", *schema, "docker-compose.yml") == ""
+
+
+def test_the_linter_finds_nothing_in_the_dockerfile() -> None:
+    assert run(TOOLS / "hadolint", "Dockerfile") == ""
+
+
+def test_the_image_starts_the_command_line_and_each_part_is_one_of_its_commands() -> None:
+    assert f"ENTRYPOINT {json.dumps(ENTRYPOINT)}" in lines_of("Dockerfile")
+    commands = get_command(cli.app).commands  # type: ignore[attr-defined]  # a typer application is a group
+    assert {name: service["command"] for name, service in OURS.items()} == {
+        "migrate": ["migrate"],
+        "api": ["api"],
+        "worker": ["worker"],
+    }
+    for service in OURS.values():
+        assert set(service["command"]) <= set(commands)
+    health_check = SERVICES["worker"]["healthcheck"]["test"]
+    assert health_check == ["CMD", *ENTRYPOINT, "worker-health"]
+    assert "worker-health" in commands
+
+
+@contextmanager
+def answering(status: HTTPStatus) -> Iterator[int]:
+    """Serve `/healthz` with this status on a port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/healthz" else HTTPStatus.NOT_FOUND)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [(HTTPStatus.OK, 0), (HTTPStatus.NOT_FOUND, 1)])
+def test_the_health_check_of_the_api_fails_unless_the_api_says_that_it_lives(
+    status: HTTPStatus, exit_status: int
+) -> None:
+    kind, python, option, code = SERVICES["api"]["healthcheck"]["test"]
+    assert (kind, python, option) == ("CMD", "python", "-c")
+    assert "9000" in code
+    with answering(status) as port:
+        done = subprocess.run([sys.executable, option, code.replace("9000", str(port))], check=False)
+    assert done.returncode == exit_status
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_runs_without_rights_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] not in {"root", "0", "0:0"}
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert service["stop_grace_period"]
+    assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
+
+
+def test_only_the_api_can_be_reached_and_by_default_only_from_this_machine() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
+    assert SERVICES["api"]["ports"] == ["${ADMITONE_PUBLISH:-127.0.0.1:9000}:9000"]
+    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["api"]
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_whoever_depends_waits_until_the_other_is_healthy_or_has_completed() -> None:
+    for service in OURS.values():
+        for other, wait in service["depends_on"].items():
+            completes = other == "migrate"
+            assert wait["condition"] == ("service_completed_successfully" if completes else "service_healthy")
+            assert completes or "healthcheck" in SERVICES[other]
+    assert set(SERVICES["api"]["depends_on"]) == set(SERVICES["worker"]["depends_on"])
+    assert all("healthcheck" in service for name, service in SERVICES.items() if name != "migrate")
+
+
+def test_no_secret_stands_in_the_compose_file() -> None:
+    secrets = {
+        (name, key): value
+        for name, service in SERVICES.items()
+        for key, value in service.get("environment", {}).items()
+        if SECRET.search(key)
+    }
+    assert len(secrets) == 6
+    for value in secrets.values():
+        # Without a value it is handed on from outside, or not set.
+        assert value is None or FROM_OUTSIDE.fullmatch(value)
+    assert not re.search(
+        r"://[^/@\s]*:[^/@\s]*@", (CHECKOUT / "docker-compose.yml").read_text(encoding="utf-8")
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_in_the_compose_file_is_one_that_the_service_reads(name: str) -> None:
+    kind = DatabaseSettings if name == "migrate" else Settings
+    known = {f"ADMITONE_{field.upper()}": field for field in kind.model_fields}
+    given = {key: value for key, value in SERVICES[name]["environment"].items() if key != "PGPASSWORD"}
+    assert set(given) <= set(known)
+    values = {known[key]: re.sub(r"\$\{.*?(:-(.*))?\}", r"\2", value or "") for key, value in given.items()}
+    kind.model_validate({field: value for field, value in values.items() if value})
+
+
+def test_the_image_is_made_with_the_uv_that_is_locked() -> None:
+    with (CHECKOUT / "uv.lock").open("rb") as file:
+        packages = tomllib.load(file)["package"]
+    (locked,) = (package["version"] for package in packages if package["name"] == "uv")
+    assert f"RUN pip install --no-cache-dir uv=={locked}" in lines_of("Dockerfile")
+
+
+def test_only_what_the_image_is_made_of_can_get_into_it() -> None:
+    rules = [line for line in lines_of(".dockerignore") if not line.startswith("#")]
+    copied = [
+        source
+        for line in lines_of("Dockerfile")
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert rules == ["*", *sorted((f"!{source}" for source in copied), key=rules.index), "**/__pycache__"]
+    assert all((CHECKOUT / source).exists() for source in copied)
+
+
+def test_the_parts_in_the_image_need_no_package_of_development() -> None:
+    code = (
+        "import sys; from importlib.metadata import packages_distributions as of\n"
+        "import api.main, ops.cli, ops.health, ops.schema, worker.main\n"
+        "names = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(*(d for name, ds in of().items() if name in names for d in ds))"
+    )
+    environment = {
+        "ADMITONE_DATABASE_URL": "postgresql://host/name",
+        "ADMITONE_BROKER_URL": "redis://host",
+        "ADMITONE_RESULT_URL": "redis://host",
+        "PYTHONPATH": str(CHECKOUT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    with (CHECKOUT / "pyproject.toml").open("rb") as file:
+        groups = tomllib.load(file)["dependency-groups"]
+    unwanted = {re.split(r"[<>=\[]", package)[0] for group in groups.values() for package in group}
+    imported = set(done.stdout.split())
+    assert {"fastapi", "celery", "alembic"} <= imported
+    assert not imported & unwanted
