@@ -99,8 +99,10 @@ def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     assert found["sentences"] == [
         "When it was decided, 1 of 1 spots were confirmed and it needs 1: WAITLIST.",
         "Promoted when spots became free: 1 of 2 spots were confirmed and it needs 1.",
-        "Moved from CONFIRMED to WAITLIST by admin because 'asked by phone': "
-        "2 of 2 spots were confirmed and it needs 1.",
+        (
+            "Moved from CONFIRMED to WAITLIST by admin because 'asked by phone': "
+            "2 of 2 spots were confirmed and it needs 1."
+        ),
         "It is number 1 of 1 on the waitlist.",
         "It was moved by admin to the waitlist; the next change of the event offers it the 1 that are free.",
     ]

@@ -1,0 +1,211 @@
+"""Turns what an existing system holds into what this one can hold, or says why not (pure)."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from email_validator import EmailNotValidError, validate_email
+
+from ops.adopting.report import Code, Problem
+from ops.adopting.source import RawEvent, RawRegistration
+from shared.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
+
+ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
+"""The namespace of ids that were no UUIDs before. It never changes: clients compute ids with it."""
+
+SLUG_LENGTH_MAX = 100
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_STATUSES = {status.value: status for status in Status}
+# An address of this form is in normal form once its domain is in lower case.
+_PLAIN_EMAIL = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@(?!.*xn--)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanEvent:
+    """An event that can be taken; `spots_reserved` is the source's counter, None when it has none."""
+
+    source_id: str
+    id: UUID
+    slug: str
+    title: str
+    capacity: int
+    spots_reserved: int | None
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanRegistration:
+    """A registration that can be taken."""
+
+    source_id: str
+    id: UUID
+    name: str
+    email: str | None
+    email_key: str | None
+    spots_count: int
+    status: Status
+    created_at: datetime | None
+
+    @property
+    def spots_held(self) -> int:
+        """How many spots of the capacity it takes."""
+        return self.spots_count if self.status is Status.CONFIRMED else 0
+
+
+def adopted_id(text: str) -> UUID:
+    """Return the id here of what had the id `text` there: that UUID, or else `uuid5(ADOPTED, text)`."""
+    return UUID(text) if _UUID.fullmatch(text) else uuid5(ADOPTED, text)
+
+
+def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
+    """Return the event in a form that can be taken, None without one, and what is wrong with it."""
+    problems = []
+
+    def note(code: Code, detail: str) -> None:
+        problems.append(Problem(code=code, event_id=raw.id, detail=detail))
+
+    slug = _slug(raw.slug or "")
+    if not slug:
+        note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
+    elif slug != raw.slug:
+        note(Code.SLUG_CHANGED, f"the slug is {slug} now")
+    if not _is_count(raw.capacity, 0):
+        note(Code.CAPACITY_INVALID, f"the capacity must be 0 to {SPOTS_MAX}, not {raw.capacity}")
+    title = _printable(raw.title)[:NAME_LENGTH_MAX].strip() or slug
+    if title != raw.title:
+        note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
+    if not slug or not _is_count(raw.capacity, 0):
+        return None, problems
+    clean = CleanEvent(
+        source_id=raw.id,
+        id=adopted_id(raw.id),
+        slug=slug,
+        title=title,
+        capacity=raw.capacity,
+        spots_reserved=raw.spots_reserved if isinstance(raw.spots_reserved, int) else None,
+        created_at=_utc(raw.created_at),
+    )
+    return clean, problems
+
+
+def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[Problem]]:
+    """Return the registration in a form that can be taken, None without one, and what is wrong with it."""
+    name, status = _printable(raw.name), _STATUSES.get(raw.status or "")
+    reason = _against(raw, name, status)
+    if reason is not None or status is None:
+        return None, [] if reason is None else [_problem(raw, *reason)]
+    email = None if raw.email is None else _email(raw.email)
+    clean = CleanRegistration(
+        source_id=raw.id,
+        id=adopted_id(raw.id),
+        name=name[:NAME_LENGTH_MAX],
+        email=email,
+        email_key=None if email is None else email_key(email),
+        spots_count=raw.spots_count,
+        status=status,
+        created_at=_utc(raw.created_at),
+    )
+    return clean, _changes(raw, clean, name)
+
+
+def one_holder_each(
+    event_id: str, batch: Sequence[CleanRegistration], held: Collection[str]
+) -> tuple[list[CleanRegistration], list[Problem]]:
+    """Take the address from every active registration whose address an earlier one, or one of `held`, has."""
+    seen, kept, problems = set(held), [], []
+    for one in batch:
+        if one.email_key is None or one.status is Status.CANCELLED or one.email_key not in seen:
+            kept.append(one)
+        else:
+            kept.append(replace(one, email=None, email_key=None))
+            detail = "an earlier active registration of the event has the same email address, and keeps it"
+            problems.append(
+                Problem(
+                    code=Code.EMAIL_TAKEN, event_id=event_id, registration_id=one.source_id, detail=detail
+                )
+            )
+        if one.email_key is not None and one.status is not Status.CANCELLED:
+            seen.add(one.email_key)
+    return kept, problems
+
+
+def spots_confirmed(raw: RawRegistration) -> int:
+    """Return what the registration adds to the sum of confirmed spots in the source, taken or not."""
+    return raw.spots_count if raw.status == Status.CONFIRMED and isinstance(raw.spots_count, int) else 0
+
+
+def _against(raw: RawRegistration, name: str, status: Status | None) -> tuple[Code, str] | None:
+    if status is None:
+        known = "no status" if raw.status is None else f"the unknown status {_printable(raw.status)[:40]!r}"
+        return Code.STATUS_UNKNOWN, f"it has {known}"
+    if not _is_count(raw.spots_count, 1):
+        return (
+            Code.SPOTS_COUNT_INVALID,
+            f"{status}: the spots must be 1 to {SPOTS_MAX}, not {raw.spots_count}",
+        )
+    if not name:
+        return Code.NAME_EMPTY, f"{status}, {raw.spots_count} spots: the name is empty"
+    return None
+
+
+def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[Problem]:
+    problems = []
+    if name != raw.name:
+        problems.append(
+            _problem(raw, Code.NAME_CHANGED, "control characters and outer white space were removed")
+        )
+    if len(name) > NAME_LENGTH_MAX:
+        problems.append(
+            _problem(raw, Code.NAME_CUT, f"the name was longer than {NAME_LENGTH_MAX} characters")
+        )
+    if clean.email is None and raw.email:
+        problems.append(_problem(raw, Code.EMAIL_UNUSABLE, "it is no email address; there is none now"))
+    if raw.created_at is None:
+        problems.append(_problem(raw, Code.CREATED_AT_UNUSABLE, "its time is the time of the adoption now"))
+    return problems
+
+
+def _problem(raw: RawRegistration, code: Code, detail: str) -> Problem:
+    return Problem(code=code, event_id=raw.event_id, registration_id=raw.id, detail=detail)
+
+
+def _slug(text: str) -> str:
+    if len(text) <= SLUG_LENGTH_MAX and _SLUG.fullmatch(text):
+        return text
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return _BETWEEN_WORDS.sub("-", ascii_text).strip("-")[:SLUG_LENGTH_MAX].rstrip("-")
+
+
+def _printable(text: str | None) -> str:
+    return _CONTROL.sub(" ", text or "").strip()
+
+
+def _email(text: str) -> str | None:
+    """Return the address in the form that registering gives it, as it is if registering would refuse it."""
+    address = _printable(text)
+    if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@") or " " in address:
+        return None
+    local, _, domain = address.rpartition("@")
+    if _PLAIN_EMAIL.fullmatch(address):
+        return f"{local}@{domain.lower()}"
+    try:
+        return validate_email(address, check_deliverability=False).normalized
+    except EmailNotValidError:
+        return address
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    """Read a time without a zone as UTC, which is what Prisma stores."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
+
+
+def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - whatever the column holds
+    return isinstance(value, int) and least <= value <= SPOTS_MAX

@@ -1,0 +1,100 @@
+"""Opens the two databases of an adoption: the one to read, and ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+Link = psycopg.Connection[tuple[Any, ...]]
+
+_APPLICATION = "admitone-adoption"
+_CONNECT_SECONDS_MAX = 5
+_LOCK_SECONDS_MAX = 10
+_DRIVERS = {"postgres", "postgresql", "postgresql+psycopg"}
+# What Prisma reads from a URL and libpq refuses.
+_PRISMA_PARAMETERS = {
+    "connection_limit",
+    "pgbouncer",
+    "pool_timeout",
+    "schema",
+    "socket_timeout",
+    "sslaccept",
+    "sslidentity",
+    "statement_cache_size",
+}
+
+
+class AdoptionError(Exception):
+    """The adoption cannot be done as asked, or cannot go on; the message is one line that says why."""
+
+
+def source(url: str) -> tuple[Link, str | None]:
+    """Open the database to read, and return it with the schema that its URL names, if it names one.
+
+    Every transaction sees one snapshot and can write nothing.
+    """
+    parsed = _parse(url)
+    schema = parsed.query.get("schema")
+    if isinstance(schema, tuple):
+        raise AdoptionError("the source's URL names more than one schema")
+    link = _connect(parsed.difference_update_query(_PRISMA_PARAMETERS), "source")
+    link.isolation_level = IsolationLevel.REPEATABLE_READ
+    link.read_only = True
+    return link, schema or None
+
+
+def target(url: str) -> Link:
+    """Open the database to write; no statement waits long for a lock."""
+    link = _connect(_parse(url), "target")
+    link.execute(f"SET lock_timeout = '{_LOCK_SECONDS_MAX}s'")
+    return link
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Turn whatever a database refuses into an `AdoptionError`."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise AdoptionError(f"a database refused: {first_line(error)}") from error
+
+
+def number(cursor: psycopg.Cursor[tuple[Any, ...]]) -> int:
+    """Return the one number that was selected."""
+    row = cursor.fetchone()
+    assert row is not None, "an aggregate has a row"
+    return int(row[0])
+
+
+def first_line(error: psycopg.Error) -> str:
+    """Return what the error says, without its context, which may quote a row."""
+    text = error.diag.message_primary or str(error) or type(error).__name__
+    return text.strip().splitlines()[0]
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise AdoptionError(
+            "the source is not a database URL, such as postgresql://user:password@host/name"
+        ) from error
+    if parsed.drivername not in _DRIVERS:
+        raise AdoptionError(f"the source must be a postgresql:// URL, not {parsed.drivername}://")
+    return parsed.set(drivername="postgresql")
+
+
+def _connect(url: URL, role: str) -> Link:
+    try:
+        return psycopg.connect(
+            url.render_as_string(hide_password=False),
+            autocommit=True,
+            application_name=_APPLICATION,
+            connect_timeout=_CONNECT_SECONDS_MAX,
+        )
+    except psycopg.Error as error:
+        raise AdoptionError(f"the {role} cannot be opened: {first_line(error)}") from error

@@ -1,0 +1,94 @@
+"""Shows an adoption to people: its progress while it runs, its report at the end."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ops.adopting.report import MENDED, AdoptedEvent, Fate, Report
+
+PROBLEMS_SHOWN_MAX = 50
+
+_FATES = {Fate.ADOPTED: "adopted", Fate.ALREADY_ADOPTED: "already adopted", Fate.LEFT_OUT: "left out"}
+_FATES_OF_A_DRY_RUN = {**_FATES, Fate.ADOPTED: "would be adopted"}
+
+
+class Bar:
+    """Registrations done, of all that there are."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("registrations", total=None)
+
+    def expect(self, total: int) -> None:
+        """Say how many there are."""
+        self._progress.update(self._task, total=total)
+
+    def advance(self, count: int) -> None:
+        """Count so many as done."""
+        self._progress.advance(self._task, count)
+
+
+@contextmanager
+def bar() -> Iterator[Bar]:
+    """Show a bar on stderr, if that is a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield Bar(progress)
+
+
+def show(report: Report) -> None:
+    """Print the report."""
+    console = Console(markup=False, highlight=False)
+    console.print(_events(report))
+    if report.counts:
+        console.print(_problems(report))
+    if len(report.problems) > PROBLEMS_SHOWN_MAX:
+        console.print(f"The first {PROBLEMS_SHOWN_MAX} are shown; --json lists more.")
+    console.print(_sentence(report))
+
+
+def _events(report: Report) -> Table:
+    headings = "event", "", "registrations", "confirmed", "waiting", "over capacity", "drift", "next promoted"
+    table = Table(*headings, title="Events", title_justify="left")
+    fates = _FATES_OF_A_DRY_RUN if report.dry_run else _FATES
+    for event in report.events:
+        name = event.slug or event.source_id
+        numbers = _numbers(event) if event.fate is Fate.ADOPTED else []
+        table.add_row(name, fates[event.fate], *numbers)
+    return table
+
+
+def _numbers(event: AdoptedEvent) -> list[str]:
+    return [
+        str(event.registrations),
+        f"{event.spots_reserved} of {event.capacity}",
+        str(event.waitlist_length),
+        str(event.overbooked_spots or "-"),
+        "-" if event.drift is None else f"{event.drift:+d}" if event.drift else "0",
+        str(event.promotable or "-"),
+    ]
+
+
+def _problems(report: Report) -> Table:
+    table = Table("problem", "", "event", "registration", "what", title="Problems", title_justify="left")
+    for problem in report.problems[:PROBLEMS_SHOWN_MAX]:
+        taken = "taken" if problem.code in MENDED else "left out"
+        ids = problem.event_id or "-", problem.registration_id or "-"
+        table.add_row(problem.code.value, taken, *ids, problem.detail)
+    return table
+
+
+def _sentence(report: Report) -> str:
+    verb = "would be" if report.dry_run else "were"
+    registrations = sum(event.registrations for event in report.events)
+    taken = f"{report.fates(Fate.ADOPTED)} events with {registrations} registrations {verb} adopted."
+    mended = sum(count for code, count in report.counts.items() if code in MENDED)
+    left_out = report.counts.total() - mended
+    problems = f"{left_out} problems left something out, {mended} things {verb} mended."
+    end = "" if report.complete else " The adoption stopped before its end: run it again to go on."
+    return f"{taken} {problems}{end}"

@@ -1,0 +1,168 @@
+"""Writes adopted events: rows, counters and the beginning of their audit trails."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from uuid import UUID
+
+from ops.adopting import links
+from ops.adopting.cleaning import CleanEvent, CleanRegistration
+from ops.adopting.links import AdoptionError, Link
+from shared import audit, tables
+from shared.commands import Status
+
+KIND = "adopt"
+ACTOR = "adoption"
+
+# Any number that nothing else in the database locks.
+_ADOPTION_LOCK = 0x0AD3_ADD0
+
+_IS_MIGRATED = "SELECT to_regclass('alembic_version') IS NOT NULL"
+_REVISION = "SELECT version_num FROM alembic_version"
+_LOCK = "SELECT pg_try_advisory_lock(%s)::int"
+_SLUG = "SELECT slug FROM event WHERE id = %s"
+_HAS_SLUG = "SELECT count(*) FROM event WHERE slug = %s"
+_ADOPTED = "SELECT count(*) FROM audit_entry WHERE event_id = %s AND kind = %s"
+_HELD = """
+    SELECT email_key FROM registration
+    WHERE event_id = %s AND email_key = ANY(%s) AND status <> 'CANCELLED'
+"""
+# From the ledger's own sequence: ahead of every command that is yet to come, and apart from all that came.
+_PLACES = "SELECT nextval(pg_get_serial_sequence('command', 'seq')) FROM generate_series(1, %s)"
+_INSERT_EVENT = """
+    INSERT INTO event (id, slug, title, capacity, created_at) VALUES (%s, %s, %s, %s, coalesce(%s, now()))
+    RETURNING now()
+"""
+_COPY_REGISTRATIONS = """
+    COPY registration (event_id, id, seq, name, email, email_key, spots_count, status, created_at) FROM STDIN
+"""
+_COPY_TRAIL = """
+    COPY audit_entry (event_id, number, kind, actor, registration_id, to_status, spots_delta, spots_reserved,
+                      at, hash) FROM STDIN
+"""
+_SET_COUNTERS = """
+    UPDATE event
+    SET spots_reserved = %(spots_reserved)s, waitlist_length = %(waitlist_length)s,
+        overbooked_spots = greatest(%(spots_reserved)s - capacity, 0), audit_seq = %(number)s
+    WHERE id = %(event_id)s
+    RETURNING overbooked_spots
+"""
+# The head of the waitlist blocks until it fits, so those who fit together are its beginning.
+_PROMOTABLE = """
+    SELECT count(*)
+    FROM (SELECT sum(spots_count) OVER (ORDER BY seq) AS needed
+          FROM registration WHERE event_id = %(event_id)s AND status = 'WAITLIST') AS waiting
+    WHERE needed <= (SELECT capacity - spots_reserved FROM event WHERE id = %(event_id)s)
+"""
+
+
+class Target:
+    """Our database, for one adoption at a time; raises `AdoptionError` without this version's schema."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        row = self._link.execute(_IS_MIGRATED).fetchone()
+        revision = self._link.execute(_REVISION).fetchone() if row and row[0] else None
+        if revision is None:
+            raise AdoptionError("the target has no schema yet: run `admitone migrate` first")
+        if revision[0] != tables.REVISION:
+            raise AdoptionError(
+                f"the target is at migration {revision[0]}, not {tables.REVISION}: run `admitone migrate`"
+            )
+        if not links.number(self._link.execute(_LOCK, [_ADOPTION_LOCK])):
+            raise AdoptionError("another adoption into the target is running")
+
+    @contextmanager
+    def transaction(self, *, undo: bool = False) -> Iterator[None]:
+        """Commit at the end, or with `undo` leave no trace; one within another is a savepoint of it."""
+        with self._link.transaction(force_rollback=undo):
+            yield
+
+    def slug(self, id_: UUID) -> str | None:
+        """Return the event's slug, None when it is not there."""
+        row = self._link.execute(_SLUG, [id_]).fetchone()
+        return None if row is None else str(row[0])
+
+    def has_slug(self, slug: str) -> bool:
+        """Tell whether an event has the slug."""
+        return links.number(self._link.execute(_HAS_SLUG, [slug])) > 0
+
+    def adopted(self, event_id: UUID) -> int:
+        """Return how many registrations an event was adopted with."""
+        return links.number(self._link.execute(_ADOPTED, [event_id, KIND]))
+
+    def held(self, event_id: UUID, email_keys: Collection[str]) -> set[str]:
+        """Return which of the addresses active registrations of the event have."""
+        if not email_keys:
+            return set()
+        return {key for (key,) in self._link.execute(_HELD, [event_id, list(email_keys)])}
+
+    def begin(self, event: CleanEvent) -> "Writing":
+        """Insert the event, and return what takes its registrations."""
+        values = [event.id, event.slug, event.title, event.capacity, event.created_at]
+        row = self._link.execute(_INSERT_EVENT, values).fetchone()
+        assert row is not None, "an insert returns its row"
+        return Writing(self._link, event.id, row[0])
+
+
+class Writing:
+    """An event on its way in, within one transaction: `add` in the order of the places, then `finish`."""
+
+    def __init__(self, link: Link, event_id: UUID, at: datetime) -> None:
+        self._link = link
+        self._event_id = event_id
+        self._at = at
+        self._hash = audit.BEFORE_THE_FIRST
+        self.registrations = 0
+        self.spots_reserved = 0
+        self.waitlist_length = 0
+        self.overbooked_spots = 0
+        self.promotable = 0
+
+    def add(self, batch: Sequence[CleanRegistration]) -> None:
+        """Write registrations, each with a place behind all places so far and an entry in the audit trail."""
+        places = sorted(seq for (seq,) in self._link.execute(_PLACES, [len(batch)]))
+        with self._link.cursor() as cursor:
+            with cursor.copy(_COPY_REGISTRATIONS) as copy:
+                for seq, one in zip(places, batch, strict=True):
+                    status, made = one.status.value, one.created_at or self._at
+                    holder = one.name, one.email, one.email_key
+                    copy.write_row((self._event_id, one.id, seq, *holder, one.spots_count, status, made))
+            with cursor.copy(_COPY_TRAIL) as copy:
+                for one in batch:
+                    copy.write_row(self._entry(one))
+        self.waitlist_length += sum(one.status is Status.WAITLIST for one in batch)
+
+    def finish(self) -> None:
+        """Set the event's counters to what its registrations say."""
+        values = {
+            "event_id": self._event_id,
+            "spots_reserved": self.spots_reserved,
+            "waitlist_length": self.waitlist_length,
+            "number": self.registrations,
+        }
+        self.overbooked_spots = links.number(self._link.execute(_SET_COUNTERS, values))
+        self.promotable = links.number(self._link.execute(_PROMOTABLE, values))
+
+    def _entry(self, one: CleanRegistration) -> tuple[object, ...]:
+        """Count one registration in, and return its audit entry as a row."""
+        self.registrations += 1
+        self.spots_reserved += one.spots_held
+        entry = audit.Entry(
+            event_id=self._event_id,
+            number=self.registrations,
+            command_id=None,
+            kind=KIND,
+            actor=ACTOR,
+            reason=None,
+            registration_id=one.id,
+            from_status=None,
+            to_status=one.status.value,
+            before_after=None,
+            spots_delta=one.spots_held,
+            spots_reserved=self.spots_reserved,
+            at=self._at,
+        )
+        self._hash = audit.chain(self._hash, entry)
+        place = entry.event_id, entry.number, KIND, ACTOR, one.id, entry.to_status
+        return *place, one.spots_held, self.spots_reserved, self._at, self._hash

@@ -1,0 +1,140 @@
+"""The command line: `./admitone <command>`.
+
+Heavy modules are imported inside the commands, so that `--help` is fast. An expected error is one clear line
+on stderr: exit status 2 when the caller must change something, 1 when the running failed.
+"""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops import operating, programs
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+EXPECTED = {
+    ("shared.settings", "SettingsError"): 2,
+    ("ops.unprivileged", "EmbeddedError"): 2,
+    ("ops.stack", "StackError"): 1,
+    ("ops.verification", "VerificationError"): 2,
+    ("ops.auditing", "AuditError"): 2,
+}
+"""Errors that are told in a line, by name, since importing their modules takes time; and the exit status."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Registration for ticket drops: never oversold, never lost, answered once.",
+)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the flag's value
+    if wanted:
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        print(f"admitone {project['version']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def up(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port on 127.0.0.1.")] = 9000,
+    data: Annotated[Path, typer.Option(help="The folder that keeps all data.")] = Path(".admitone"),
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
+    api_processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
+    demo: Annotated[bool, typer.Option(help="Make the demonstration event.")] = True,
+) -> None:
+    """Run everything on this machine, PostgreSQL and Valkey included, until Ctrl-C."""
+    from ops import stack  # noqa: PLC0415
+
+    stack.up(stack.Plan(port=port, data=data, workers=workers, api_processes=api_processes, demo=demo))
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def test(context: typer.Context) -> None:
+    """Run the whole test suite; arguments are pytest's."""
+    os.chdir(CHECKOUT)
+    measured = ["-m", "coverage", "run"] if os.environ.get("ADMITONE_TEST_COVERAGE") == "1" else []
+    os.execv(sys.executable, [sys.executable, *measured, "-m", "pytest", *context.args])  # noqa: S606  # no shell
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database of ADMITONE_DATABASE_URL to this version's schema."""
+    from ops import schema  # noqa: PLC0415
+    from shared import settings  # noqa: PLC0415
+
+    schema.upgrade(settings.load(settings.DatabaseSettings).database_url)
+
+
+@app.command()
+def api(
+    *,
+    host: Annotated[str | None, typer.Option(help="Instead of ADMITONE_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Instead of ADMITONE_PORT.")] = None,
+    fd: Annotated[int | None, typer.Option(min=3, help="A listening socket to serve instead.")] = None,
+) -> None:
+    """Run one API process."""
+    for name, value in (("ADMITONE_HOST", host), ("ADMITONE_PORT", port)):
+        if value is not None:
+            os.environ[name] = str(value)
+    from api import main as api_main  # noqa: PLC0415
+    from shared import settings  # noqa: PLC0415
+
+    programs.wait_at_gate()
+    api_main.serve(settings.load(settings.Settings), fd)
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker process."""
+    from shared import settings  # noqa: PLC0415
+    from worker import main as worker_main  # noqa: PLC0415
+
+    programs.wait_at_gate()
+    worker_main.serve(settings.load(settings.Settings))
+
+
+@app.command("worker-health")
+def worker_health() -> None:
+    """Tell by the exit status whether this host's worker ticks; for its container's health check."""
+    from ops import health  # noqa: PLC0415
+    from shared import settings  # noqa: PLC0415
+
+    if not health.worker_is_alive(settings.load(settings.Settings)):
+        print("admitone: no worker of this host ticks", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+operating.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; an expected error ends it with a line, never a traceback."""
+    try:
+        app(prog_name="admitone")
+    except Exception as error:
+        status = EXPECTED.get((type(error).__module__, type(error).__qualname__))
+        if status is None:
+            raise
+        print(f"admitone: {error}", file=sys.stderr)
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

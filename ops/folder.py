@@ -1,0 +1,124 @@
+"""The data folder of an embedded stack: what is where, and who may use it now.
+
+<data>/lock       held by whoever runs servers here
+<data>/postgres   the record; never deleted, only ever made by a finished initdb
+<data>/sockets    private to this user; below /tmp when the path is too long or too odd for a socket URL
+<data>/log        one file per process
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.unprivileged import EmbeddedError
+
+SOCKET_PATH_BYTES_MAX = 107
+"""The kernel's limit: sockaddr_un holds 108 bytes with the closing zero."""
+POSTGRES_PORT = 5432
+"""Names the socket file only: no TCP port is opened."""
+PID_DIGITS_MAX = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Servers:
+    """Where the servers of a data folder listen: unix sockets, in URLs that need no quoting."""
+
+    database_url: str
+    broker_url: str
+    result_url: str
+
+
+def addresses(data: Path) -> Servers:
+    """Return the URLs for a data folder, running or not: they depend on its path and this user alone."""
+    folder = sockets(data.resolve())
+    valkey = f"redis+socket://{folder}/valkey.sock?virtual_host="
+    return Servers(
+        database_url=f"postgresql+psycopg://admitone@/admitone?host={folder}&port={POSTGRES_PORT}",
+        broker_url=f"{valkey}0",
+        result_url=f"{valkey}1",
+    )
+
+
+def sockets(data: Path) -> Path:
+    """Return the folder for the sockets of a data folder, given by its absolute path."""
+    folder = data / "sockets"
+    longest = os.fsencode(folder / f".s.PGSQL.{POSTGRES_PORT}")
+    if len(longest) <= SOCKET_PATH_BYTES_MAX and re.fullmatch(rb"[A-Za-z0-9/._-]+", longest):
+        return folder
+    return Path(f"/tmp/admitone-{os.geteuid()}-{digest(data)}")  # noqa: S108  # private, checked before use
+
+
+def digest(data: Path) -> str:
+    """Return a short name for a data folder, the same at each start."""
+    return hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+
+
+def prepare(data: Path) -> Path:
+    """Make the data folder and its parts; return its absolute path, or raise `EmbeddedError`."""
+    if sys.platform != "linux":
+        raise EmbeddedError("the embedded servers run on Linux only; elsewhere use docker-compose.yml")
+    data = data.resolve()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+            raise EmbeddedError(f"{data} cannot be the data folder: this user may not read and write there")
+        (data / "log").mkdir(mode=0o700, exist_ok=True)
+        _prepare_sockets(sockets(data))
+    except OSError as error:
+        raise EmbeddedError(f"{data} cannot be the data folder: {_reason(error)}") from error
+    return data
+
+
+def _prepare_sockets(folder: Path) -> None:
+    """Make the folder private, or refuse it: the servers trust whoever can reach their sockets."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise EmbeddedError(f"{folder} must be a folder of this user for the servers' sockets; remove it")
+    if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
+        folder.chmod(stat.S_IRWXU)
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Hold a prepared data folder for this process; raises `EmbeddedError` when another holds it.
+
+    The kernel gives the lock back when the process ends, however it ends.
+    """
+    try:
+        file = (data / "lock").open("a+")
+    except OSError as error:
+        raise EmbeddedError(f"{data} cannot be the data folder: {_reason(error)}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(PID_DIGITS_MAX).strip() or "unknown"
+            raise EmbeddedError(f"{data} is in use by a running stack (process {holder})") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            _tidy(sockets(data))
+
+
+def _tidy(folder: Path) -> None:
+    """Leave no empty folder below /tmp; one in the data folder stays."""
+    if folder.name != "sockets":
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _reason(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,71 @@
+"""How the stack sees its own API: is it ready, is the demonstration event there, what to tell a person."""
+
+import http.client
+import json
+from http import HTTPStatus
+from typing import Any
+
+from ops.keeping import AdminKey
+
+ANSWER_SECONDS_MAX = 1.0
+DEMO = {"slug": "demo", "title": "Demonstration drop", "capacity": 100}
+DEMO_SECONDS_MAX = 10.0
+
+
+def unready(port: int) -> str | None:
+    """Return why the API is not ready; None when it is."""
+    try:
+        status, body = _get(port, "/readyz", ANSWER_SECONDS_MAX)
+    except (OSError, http.client.HTTPException) as error:
+        return f"the API does not answer ({str(error) or type(error).__name__})"
+    return None if status == HTTPStatus.OK else f"HTTP {status} {' '.join(body.split())}"
+
+
+def make_demo(port: int, key: str) -> str | None:
+    """Make the demonstration event unless it is there; return why it could not be made, else None."""
+    try:
+        status, body = _get(port, f"/api/p/{DEMO['slug']}", DEMO_SECONDS_MAX)
+        if status != HTTPStatus.NOT_FOUND:
+            return None
+        status, body = _post(port, "/api/events", key, DEMO)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None if status < HTTPStatus.BAD_REQUEST else f"HTTP {status} {' '.join(body.split())}"
+
+
+def _get(port: int, path: str, seconds: float) -> tuple[int, str]:
+    return _ask(port, seconds, "GET", path)
+
+
+def _post(port: int, path: str, key: str, body: object) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    return _ask(port, DEMO_SECONDS_MAX, "POST", path, json.dumps(body), headers)
+
+
+def _ask(port: int, seconds: float, *request: Any) -> tuple[int, str]:
+    """Ask the API itself, whatever proxy the environment names."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        connection.request(*request)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def welcome(port: int, key: AdminKey, seconds: float, *, demo: bool) -> str:
+    """Return what a person needs to go on."""
+    url = f"http://localhost:{port}"
+    lines = [f"AdmitOne is ready after {seconds:.1f} s.", ""]
+    lines += [f"  URL        {url}", f"  Docs       {url}/docs", f"  Admin key  {_where(key)}", ""]
+    if demo:
+        body = """-H "Content-Type: application/json" -d '{"name":"User A","spotsCount":1}'"""
+        request = f"  curl -X POST {url}/api/p/{DEMO['slug']}/register {body}"
+        lines += ["Take a spot at the demonstration event:", "", request, ""]
+    return "\n".join([*lines, "Ctrl-C stops everything; the data stays."])
+
+
+def _where(key: AdminKey) -> str:
+    if key.kept_in is None:
+        return "as ADMITONE_ADMIN_KEY says"
+    return f"{key.secret}  (kept in {key.kept_in})" if key.new else f"in {key.kept_in}"

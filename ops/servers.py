@@ -1,0 +1,121 @@
+"""One embedded server: started, waited for, stopped, and what an earlier run left of it ended first.
+
+Start servers from a thread that lives as long as they shall: the kernel stops them when it ends.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from ops import folder, supervision
+from ops.unprivileged import EmbeddedError, Way
+
+START_SECONDS_MAX = 60.0
+"""Long enough for PostgreSQL to replay its log after a crash on a slow disk."""
+PROBE_SECONDS_MAX = 2
+
+
+class Server(ABC):
+    """One server of a prepared and locked data folder; it may be started, stopped and started again."""
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals]
+    """Ends the server in order, whatever its clients do."""
+    crash_signal: ClassVar[signal.Signals]
+    """Ends it at once; nothing committed is lost."""
+    stop_seconds_max: ClassVar[float]
+
+    def __init__(self, data: Path) -> None:
+        self.data = data.resolve()
+        self.sockets = folder.sockets(self.data)
+        self.log = self.data / "log" / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, which must have been started."""
+        return self._started().pid
+
+    def start(self) -> None:
+        """End what an earlier run left, then start; does not wait until the server answers.
+
+        Raises `EmbeddedError` when the data folder or this machine does not allow it.
+        """
+        self.recover()
+        if self.process is not None:
+            self.process.wait()  # it has ended: `recover` saw to it
+        self._log_start = supervision.size(self.log)
+        try:
+            way = self._prepare()
+            argv = [*way.prefix, *supervision.dies_with_parent(self.stop_signal), *self._argv()]
+            self.process = supervision.spawn(argv, log=self.log, env=clean_environment(), cwd=self.data)
+        except OSError as error:
+            raise EmbeddedError(f"{self.name} cannot start in {self.data}: {error}") from error
+
+    def wait_ready(self, seconds: float = START_SECONDS_MAX) -> None:
+        """Return once the server answers; raises `EmbeddedError` with its last words otherwise."""
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"{self.name} is not ready after {seconds:.0f} s{self.last_words()}")
+            time.sleep(supervision.POLL_SECONDS)
+
+    def ready(self) -> bool:
+        """Tell whether the server answers now; raises `EmbeddedError` with its last words if it has ended."""
+        status = self._started().poll()
+        if status is not None:
+            raise EmbeddedError(f"{self.name} ended at start (exit status {status}){self.last_words()}")
+        return self._answers()
+
+    def stop(self, seconds: float | None = None, *, crash: bool = False) -> None:
+        """Stop the server and every process of it; what is still there after ``seconds`` is killed."""
+        if self.process is None:
+            return
+        limit = self.stop_seconds_max if seconds is None else seconds
+        supervision.stop(self.process, self.crash_signal if crash else self.stop_signal, limit)
+        self.process = None
+        self.recover()
+
+    def recover(self) -> None:
+        """End every process that an earlier run in this folder left; raises `EmbeddedError` if one stays."""
+        try:
+            self._recover()
+        except (TimeoutError, PermissionError) as error:
+            raise EmbeddedError(
+                f"an earlier {self.name} in {self.data} cannot be stopped: {error}"
+            ) from error
+
+    def last_words(self) -> str:
+        """Return what the server wrote last since its start, an indented line each."""
+        return supervision.tail(self.log, self._log_start)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, f"{self.name} was not started"  # a caller's mistake
+        return self.process
+
+    @abstractmethod
+    def _prepare(self) -> Way:
+        """Make what the server needs on disk; return how to run it."""
+
+    @abstractmethod
+    def _argv(self) -> Sequence[str]:
+        """Return the server's command line."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Ask the server whether it serves."""
+
+    @abstractmethod
+    def _recover(self) -> None:
+        """End what an earlier run left."""
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without libpq's variables, which redirect servers and clients."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

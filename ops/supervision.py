@@ -1,0 +1,143 @@
+"""Child processes that are not lost: started apart, found again, and stopped by their pid.
+
+A child gets a session of its own, so that Ctrl-C on the terminal reaches only its parent, and a log file,
+never a pipe that nobody might read. The kernel signals it when its parent dies. Where that fails, a later
+start finds what was left by the arguments it runs with: a pid file may be stale, or its number reused.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+Mine: TypeAlias = Callable[[int, Sequence[str]], bool]
+"""Tells by pid and arguments whether a process is one of ours."""
+POLL_SECONDS = 0.02
+KILL_SECONDS_MAX = 5.0
+"""How long the kernel may take to end a process after SIGKILL; a disk that hangs can hold it longer."""
+TAIL_LINES = 12
+TAIL_BYTES = 8_192
+
+
+@cache
+def _parent_death_tool() -> bool:
+    """Whether this system's ``setpriv`` can ask the kernel to signal a child when its parent dies."""
+    if shutil.which("setpriv") is None:
+        return False
+    probe = ["setpriv", "--pdeathsig", "TERM", "--", "true"]
+    return subprocess.run(probe, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def dies_with_parent(number: signal.Signals) -> tuple[str, ...]:
+    """Return the command prefix that makes a child receive this signal when its parent dies.
+
+    Empty where the platform offers none; the next start then finds and stops what was left. The kernel
+    counts the *thread* that started the child as its parent: start children from a thread that lives.
+    """
+    return ("setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--") if _parent_death_tool() else ()
+
+
+def spawn(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path, pass_fds: Collection[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a child in its own session, with its output appended to ``log``."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], number: signal.Signals, seconds: float) -> bool:
+    """Signal a child and wait; kill it when it is still there after ``seconds``. True: it went by itself."""
+    process.send_signal(number)
+    try:
+        process.wait(max(seconds, 0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
+def stop_found(mine: Mine, number: signal.Signals, seconds: float) -> list[int]:
+    """Signal every process whose arguments are ``mine``, wait, kill the rest; return the pids found.
+
+    Raises `TimeoutError` when one outlives even SIGKILL.
+    """
+    stopped = found = find(mine)
+    for sign, wait in ((number, seconds), (signal.SIGKILL, KILL_SECONDS_MAX)):
+        for pid in found:
+            _signal(pid, sign)
+        deadline = time.monotonic() + wait
+        while found and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            found = find(mine)
+        if not found:
+            return stopped
+    raise TimeoutError(f"process {', '.join(map(str, found))} does not end")
+
+
+def find(mine: Mine) -> list[int]:
+    """Return the pids of living processes whose arguments are ``mine``; never this process."""
+    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
+    return [pid for pid in pids if pid != os.getpid() and (args := arguments(pid)) and mine(pid, args)]
+
+
+def arguments(pid: int) -> list[str]:
+    """Return a process's arguments; empty when it is gone, a zombie or a kernel thread."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(part) for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Return the environment a process was started with; empty when it is gone or not ours to read."""
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    return dict(os.fsdecode(pair).split("=", 1) for pair in raw.split(b"\0") if b"=" in pair)
+
+
+def folder(pid: int) -> Path | None:
+    """Return a process's working directory; None when it is gone or not ours to read."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
+
+
+def size(log: Path) -> int:
+    """Return a log's length in bytes now, for `tail` to start from."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def tail(log: Path, start: int = 0) -> str:
+    """Return the last lines written to ``log`` after byte ``start``, indented; empty if there are none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(start, size(log) - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "".join(f"\n  {line}" for line in lines[-TAIL_LINES:])
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

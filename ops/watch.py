@@ -1,0 +1,86 @@
+"""Watches the parts of a stack and starts again what ended, ever later when it keeps ending."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Protocol
+
+from ops.unprivileged import EmbeddedError
+
+DELAY_SECONDS_MIN = 0.25
+DELAY_SECONDS_MAX = 15.0
+HEALTHY_SECONDS = 30.0
+"""A part that ran this long counts as healthy: its next end is treated as the first."""
+
+
+class Part(Protocol):
+    """What can be watched: a server or a program."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+
+    log: Path
+    process: Popen[bytes] | None
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+
+    def last_words(self) -> str:
+        """Return what it wrote last since its start."""
+
+
+@dataclass(kw_only=True)
+class Backoff:
+    """How long to wait before the next start: doubled at each end that comes soon after a start."""
+
+    delay_seconds: float = 0.0
+
+    def after(self, lived_seconds: float) -> float:
+        """Return the wait after an end, in seconds, given how long the part had lived."""
+        if lived_seconds >= HEALTHY_SECONDS:
+            self.delay_seconds = 0.0
+        self.delay_seconds = min(max(2 * self.delay_seconds, DELAY_SECONDS_MIN), DELAY_SECONDS_MAX)
+        return self.delay_seconds
+
+
+class Watched:
+    """One part, when it was started, and when it is due again."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._backoff = Backoff()
+        self._started_at = time.monotonic()
+        self._due_at: float | None = None
+
+    def tend(self, say: Callable[[str], None]) -> None:
+        """Notice an end and say so once; start the part again when that is due. Never waits."""
+        now = time.monotonic()
+        if self._due_at is None:
+            if self.part.process is not None and (status := self.part.process.poll()) is not None:
+                self._plan(f"ended ({describe(status)})", now, say)
+        elif now >= self._due_at:
+            self._due_at, self._started_at = None, now
+            try:
+                self.part.start()
+            except (EmbeddedError, OSError) as error:
+                self._plan(f"could not start ({error})", now, say)
+
+    def _plan(self, what: str, now: float, say: Callable[[str], None]) -> None:
+        delay = self._backoff.after(now - self._started_at)
+        self._due_at = now + delay
+        say(f"{self.part.name} {what}; starting it again in {delay:g} s (log: {self.part.log})")
+
+
+def describe(status: int) -> str:
+    """Return an exit status in words."""
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def ended(parts: Sequence[Part]) -> Part | None:
+    """Return a part that was started and has ended, if there is one."""
+    return next(
+        (part for part in parts if part.process is not None and part.process.poll() is not None), None
+    )

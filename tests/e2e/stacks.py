@@ -1,0 +1,159 @@
+"""A running `admitone up` for tests, and the certainty that nothing of it is left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ops import folder, programs, supervision
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+READY_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 10
+NOBODY = 65_534
+
+
+class Up:
+    """A running `admitone up`, its output in a file."""
+
+    def __init__(self, place: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> None:
+        self.data = place / "data"
+        self.port = free_port()
+        self.output = place / f"output-{self.port}"
+        arguments = ("up", "--data", str(self.data), "--port", str(self.port), "--workers", "1", *options)
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-P", "-m", "ops.cli", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(**variables),
+                cwd=place,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        """Everything it has printed."""
+        return self.output.read_text()
+
+    def ready(self) -> "Up":
+        self.wait_until(lambda: "is ready after" in self.said or self.has_ended(), READY_SECONDS_MAX)
+        assert self.process.poll() is None, self.said
+        return self
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait for something; fail with all that the stack and its programs said last."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = [f"{log.name}:{supervision.tail(log)}" for log in (self.data / "log").glob("*")]
+                raise AssertionError("\n".join(["it took too long", self.said, *logs]))
+            time.sleep(0.05)
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        return ask(self.port, method, path, body)
+
+    def register(self, name: str) -> str:
+        status, body = self.ask("POST", "/api/p/demo/register", {"name": name, "spotsCount": 1})
+        assert status == 201, body
+        return str(body["receiptId"])
+
+    def pid_of(self, part: str) -> int:
+        """Return the one process of the stack that is this part."""
+        mine = {"postgres": f"-D\0{self.data}", "valkey": str(folder.sockets(self.data) / "valkey.sock")}
+        wanted = mine.get(part, f"ops.cli\0{part}")
+        [pid] = [p for p in processes_of(self.data) if wanted in "\0".join(supervision.arguments(p))]
+        return pid
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
+        """Signal it; return the seconds it took to end, having checked that it left nothing."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        status = self.process.wait(STOP_SECONDS_MAX + 5)
+        took = time.monotonic() - began
+        assert status == 0, self.said
+        assert processes_of(self.data) == []
+        assert not (self.data / "stack.json").exists()
+        return took
+
+
+def as_nobody() -> tuple[str, ...]:
+    """Return the prefix that makes root an ordinary user, who may at most read what is root's.
+
+    Empty in a sandbox that knows no other user.
+    """
+    drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    reads = "-all,+dac_read_search"
+    for prefix in ((*drop, "--"), (*drop, f"--inh-caps={reads}", f"--ambient-caps={reads}", "--")):
+        # Through a shell: setpriv itself still has root's reach when it starts its command.
+        probe = [*prefix, "sh", "-c", '"$0" -P -m ops.cli --version; exit $?', sys.executable]
+        if subprocess.run(probe, env=environment(), capture_output=True, check=False).returncode == 0:
+            return prefix
+    return ()
+
+
+def environment(**variables: str) -> Mapping[str, str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("ADMITONE_")}
+    return {**mine, "PYTHONPATH": str(CHECKOUT), **variables}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # http to this machine
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def processes_of(data: Path) -> list[int]:
+    """Return the processes of a data folder: servers by arguments or title, programs by their mark."""
+    marks = (str(data), str(folder.sockets(data)), f"admitone-{folder.digest(data)}")
+
+    def ours(pid: int, argv: Sequence[str]) -> bool:
+        marked = supervision.environment(pid).get(programs.MARK) == str(data)
+        return marked or ("up" not in argv and any(mark in part for part in argv for mark in marks))
+
+    return supervision.find(ours)
+
+
+@contextmanager
+def up(place: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> Iterator[Up]:
+    """Start a stack; whatever happens, nothing of it is left."""
+    stack = Up(place, *options, prefix=prefix, **variables)
+    try:
+        yield stack
+    finally:
+        if stack.process.poll() is None:
+            stack.process.kill()
+            stack.process.wait()
+        for pid in processes_of(stack.data):
+            os.kill(pid, signal.SIGKILL)
+
+
+def fails(place: Path, *options: str, **variables: str) -> tuple[int, str]:
+    """Run an `up` that must end by itself; return its status and what it said."""
+    with up(place, *options, prefix=(), **variables) as stack:
+        status = stack.process.wait(READY_SECONDS_MAX)
+        assert processes_of(stack.data) == []
+        return status, stack.said
