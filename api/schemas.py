@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from shared import commands
 from shared.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 
 Slug = Annotated[
@@ -55,6 +56,14 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
     max_spots_per_registration: SpotsCount = 10
     opens_at: Moment | None = None
     closes_at: Moment | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a window that ends before it begins, and moments that no calendar has."""
+        opens_at, closes_at = (
+            moment and commands.in_utc(moment) for moment in (self.opens_at, self.closes_at)
+        )
+        if opens_at and closes_at and closes_at <= opens_at:
+            raise ValueError("closesAt must be after opensAt")
 
 
 class Availability(Wire, frozen=True, kw_only=True, rename="camel"):

@@ -37,7 +37,10 @@ async def submit(  # noqa: PLR0913 - who asks what, where, of whom
     if receipt.replayed:
         headers["idempotent-replayed"] = "true"
     seconds = bodies.wait_seconds(request, service.settings)
-    outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
+    # What was asked before was most likely answered before; what is new is decided in a moment.
+    outcome = await _settled(service, event_id, receipt.command_id) if receipt.replayed else None
+    if outcome is None:
+        outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
     if outcome is None:
         outcome = await _settled(service, event_id, receipt.command_id)
     if outcome is None:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 # client alone is answered within a millisecond of its decision.
 _PAUSE_SECONDS_PER_WAITER = 30e-6
 _PAUSE_SECONDS_MIN = 0.001
-_PAUSE_SECONDS_MAX = 0.008
+_PAUSE_SECONDS_MAX = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
 
 
@@ -37,14 +37,18 @@ class _Waiter:
 
 
 class Waiting:
-    """Everybody in this process who waits for an outcome."""
+    """Everybody in this process who waits for an outcome.
+
+    An event's commands are settled in order, so after a fruitless read only those who have waited
+    longest for each event are asked for; when one of them is there, so may be all.
+    """
 
     def __init__(self, engine: AsyncEngine, redis_client: "redis.asyncio.Redis", settings: Settings) -> None:
         self._engine = engine
         self._redis = redis_client
         self._read_max = settings.answer_read_max
         self._ledger_seconds = settings.ledger_read_seconds
-        self._waiters: dict[UUID, list[_Waiter]] = {}
+        self._events: dict[UUID, dict[UUID, list[_Waiter]]] = {}
         self._poller: asyncio.Task[None] | None = None
 
     async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
@@ -53,7 +57,7 @@ class Waiting:
             return None
         loop = asyncio.get_running_loop()
         waiter = _Waiter(event_id, command_id, loop.create_future(), loop.time() + self._ledger_seconds)
-        self._waiters.setdefault(command_id, []).append(waiter)
+        self._events.setdefault(event_id, {}).setdefault(command_id, []).append(waiter)
         timeout = loop.call_later(seconds, _answer, waiter, None)
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll())
@@ -70,53 +74,73 @@ class Waiting:
             await asyncio.wait([self._poller])
 
     def _forget(self, waiter: _Waiter) -> None:
-        others = self._waiters.get(waiter.command_id, [])
+        """Take out one who waits no longer; whoever was answered is out already."""
+        waiting = self._events.get(waiter.event_id, {})
+        others = waiting.get(waiter.command_id, [])
         if waiter in others:
             others.remove(waiter)
             if not others:
-                del self._waiters[waiter.command_id]
+                del waiting[waiter.command_id]
+        if not waiting:
+            self._events.pop(waiter.event_id, None)
 
     async def _poll(self) -> None:
         try:
-            while self._waiters:
-                found, pause = await self._read_results()
+            pause = _PAUSE_SECONDS_MIN
+            while self._events:
+                await asyncio.sleep(pause)
+                pause = await self._read_results()
                 await self._read_ledger()
-                await asyncio.sleep(0 if found else pause)
         finally:
             self._poller = None
 
-    async def _read_results(self) -> tuple[bool, float]:
-        """Ask Redis for the longest waiting; tell whether anything was there, and how long to pause."""
-        asked = [id_ for id_, _ in zip(self._waiters, range(self._read_max), strict=False)]
+    async def _read_results(self) -> float:
+        """Answer whom Redis has an outcome for; return how long to pause before the next read."""
+        heads = self._heads()
+        found = await self._fetch(list(heads))
+        if found is None:
+            return _REDIS_GONE_PAUSE_SECONDS
+        for event_id in {heads[command_id] for command_id in found}:
+            await self._read_event(event_id)
+        crowd = sum(len(waiting) for waiting in self._events.values())
+        return min(max(crowd * _PAUSE_SECONDS_PER_WAITER, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
+
+    async def _read_event(self, event_id: UUID) -> None:
+        """Answer everybody of an event whose outcome is there, longest waiting first."""
+        waiting = list(self._events.get(event_id, ()))
+        for first in range(0, len(waiting), self._read_max):
+            found = await self._fetch(waiting[first : first + self._read_max])
+            if not found:
+                return
+            for command_id, outcome in found.items():
+                self._answer(event_id, command_id, outcome)
+
+    async def _fetch(self, command_ids: list[UUID]) -> dict[UUID, Outcome] | None:
+        """Return what Redis has of these; None when it is gone."""
+        if not command_ids:
+            return {}
         try:
-            found = await results.fetch(self._redis, asked)
+            return await results.fetch(self._redis, command_ids)
         except redis.RedisError as error:
             log.warning("results_not_readable", error=repr(error))
             self._hurry_to_ledger()
-            return False, _REDIS_GONE_PAUSE_SECONDS
-        self._answer_all(found)
-        if len(found) < len(asked):
-            self._rotate(asked)
-        pause = len(asked) * _PAUSE_SECONDS_PER_WAITER
-        return bool(found), min(max(pause, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
+            return None
 
-    def _rotate(self, asked: list[UUID]) -> None:
-        """Let those beyond one read's limit have the next one."""
-        if len(self._waiters) <= self._read_max:
-            return
-        for command_id in asked:
-            waiters = self._waiters.pop(command_id, None)
-            if waiters is not None:
-                self._waiters[command_id] = waiters
+    def _heads(self) -> dict[UUID, UUID]:
+        """Return the longest waiting command of each event, and its event; of as many as one read takes."""
+        events = list(self._events)[: self._read_max]
+        if len(events) < len(self._events):
+            for event_id in events:  # to the end, so that the next read asks for the others
+                self._events[event_id] = self._events.pop(event_id)
+        return {next(iter(self._events[event_id])): event_id for event_id in events if self._events[event_id]}
 
     def _hurry_to_ledger(self) -> None:
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.ask_ledger_at = 0
+        for waiter in self._everybody():
+            waiter.ask_ledger_at = 0
 
     async def _read_ledger(self) -> None:
         now = asyncio.get_running_loop().time()
-        due = [w for waiters in self._waiters.values() for w in waiters if w.ask_ledger_at <= now]
+        due = [waiter for waiter in self._everybody() if waiter.ask_ledger_at <= now]
         if not due:
             return
         for waiter in due:
@@ -127,12 +151,16 @@ class Waiting:
         except (SQLAlchemyError, OSError) as error:
             log.warning("ledger_not_readable", error=repr(error))
             return
-        self._answer_all(found)
+        for waiter in due:
+            if waiter.command_id in found:
+                self._answer(waiter.event_id, waiter.command_id, found[waiter.command_id])
 
-    def _answer_all(self, found: dict[UUID, Outcome]) -> None:
-        for command_id, outcome in found.items():
-            for waiter in self._waiters.pop(command_id, ()):
-                _answer(waiter, outcome)
+    def _everybody(self) -> list[_Waiter]:
+        return [w for waiting in self._events.values() for waiters in waiting.values() for w in waiters]
+
+    def _answer(self, event_id: UUID, command_id: UUID, outcome: Outcome) -> None:
+        for waiter in self._events.get(event_id, {}).pop(command_id, ()):
+            _answer(waiter, outcome)
 
 
 def _answer(waiter: _Waiter, outcome: Outcome | None) -> None:

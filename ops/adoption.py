@@ -21,28 +21,26 @@ from ops.adopting.printing import Bar
 from ops.adopting.report import AdoptedEvent, Code, Fate, Problem, Report
 from ops.adopting.source import RawEvent, RawRegistration, Source
 from ops.adopting.target import Target, Writing
-from shared import settings
 
 __all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command"]
 
 
-def command(source_url: str, *, dry_run: bool, as_json: bool) -> int:
-    """Adopt into the database of ADMITONE_DATABASE_URL, and print the report.
+def command(database_url: str, source_url: str, *, dry_run: bool, as_json: bool) -> int:
+    """Adopt into our database what the other holds, and print the report.
 
     Return the exit status: 0 when all was taken, 1 when something was left out. Raises `AdoptionError` when
     it cannot be done, or not to the end; what was done until then is printed all the same.
     """
-    database_url = settings.load(settings.DatabaseSettings).database_url
     report = Report(dry_run=dry_run)
     try:
-        adopt(source_url, database_url, report)
+        adopt(database_url, source_url, report)
     finally:
         if report.complete or report.events:
             _print(report, as_json=as_json)
     return 0 if report.all_taken else 1
 
 
-def adopt(source_url: str, database_url: str, report: Report) -> None:
+def adopt(database_url: str, source_url: str, report: Report) -> None:
     """Adopt every event of the source, and write into `report` what became of it."""
     source_link, schema = links.source(source_url)
     with closing(source_link), closing(links.target(database_url)) as target_link, links.told_in_a_line():
@@ -180,6 +178,6 @@ def _without_event(raw: RawRegistration) -> Problem:
 
 def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report.as_json()))
+        print(json.dumps(report.as_json(), indent=2))
     else:
         printing.show(report)

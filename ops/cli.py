@@ -21,6 +21,7 @@ EXPECTED = {
     ("ops.stack", "StackError"): 1,
     ("ops.verification", "VerificationError"): 2,
     ("ops.auditing", "AuditError"): 2,
+    ("ops.adopting.links", "AdoptionError"): 2,
 }
 """Errors that are told in a line, by name, since importing their modules takes time; and the exit status."""
 

@@ -161,4 +161,16 @@ def _show_audited(found: "list[Audited]", *, as_json: bool) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
+    print(json.dumps(_camel(value), indent=2))
+
+
+def _camel(value: object) -> object:
+    """Name things in JSON as the HTTP bodies do."""
+    if isinstance(value, dict):
+        return {_camel_word(key): _camel(item) for key, item in value.items()}
+    return [_camel(item) for item in value] if isinstance(value, list) else value
+
+
+def _camel_word(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

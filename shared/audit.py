@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -67,6 +68,7 @@ def command_digest(command_id: UUID | None) -> str | None:
     return None if command_id is None else hashlib.sha256(command_id.bytes).hexdigest()
 
 
+@lru_cache(maxsize=16)  # all entries of a batch have one time
 def timestamp(at: datetime) -> str:
     """Return the time as the chain covers it: `2026-11-24T02:31:23.000000Z`."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

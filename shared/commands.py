@@ -5,7 +5,7 @@ form (camelCase, as clients send it) is what the ledger keeps.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias, assert_never
 from uuid import UUID
@@ -85,6 +85,12 @@ class ChangeEvent(
     paused: bool | UnsetType = UNSET
     reason: Reason | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        """Refuse moments that PostgreSQL would keep and Python could not read back."""
+        for moment in (self.opens_at, self.closes_at):
+            if isinstance(moment, datetime):
+                in_utc(moment)
+
 
 class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Set an event's counters to what its registrations say."""
@@ -141,6 +147,14 @@ def decode(kind: str, payload: str | bytes) -> Command:
         return decoder.decode(payload)
     except ValidationError as error:
         raise UnreadableCommand(f"{kind}: {error}") from error
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return the moment in UTC; raises `ValueError` where that is before year 1 or after 9999."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a moment must be in the years 1 to 9999, in UTC") from error
 
 
 def email_key(email: str) -> str:

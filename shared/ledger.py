@@ -20,7 +20,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import commands, ids, outcomes
+from shared import arrays, commands, ids, outcomes
 from shared.commands import Accepted
 from shared.outcomes import Outcome
 
@@ -51,7 +51,7 @@ class Receipt:
     same_request: bool = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Pending:
     """A command that waits for its decision; `accepted_at` is the database's clock."""
 
@@ -73,11 +73,14 @@ class Settled:
 
 _ACCEPT = text("""
     INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
-    SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
-    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[]), CAST(:kinds AS text[]),
-                CAST(:payloads AS jsonb[]), CAST(:actors AS text[]), CAST(:idempotency_keys AS bytea[]),
-                CAST(:fingerprints AS bytea[]))
-         WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
+    SELECT event_id, id, kind, payload, actor, decode(idempotency_key, 'hex'), decode(fingerprint, 'hex')
+    FROM ROWS FROM (
+        unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[])),
+        jsonb_array_elements_text(CAST(:kinds AS jsonb)), jsonb_array_elements(CAST(:payloads AS jsonb)),
+        jsonb_array_elements_text(CAST(:actors AS jsonb)),
+        jsonb_array_elements_text(CAST(:idempotency_keys AS jsonb)),
+        jsonb_array_elements_text(CAST(:fingerprints AS jsonb))
+    ) WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
     ORDER BY place
     ON CONFLICT DO NOTHING
     RETURNING id
@@ -102,7 +105,8 @@ _PENDING = text("""
 _SETTLE = text("""
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS jsonb[])) AS settled (id, outcome)
+    FROM ROWS FROM (unnest(CAST(:ids AS uuid[])), jsonb_array_elements(CAST(:outcomes AS jsonb)))
+         AS settled (id, outcome)
     WHERE command.event_id = :event_id AND command.id = settled.id AND command.settled_at IS NULL
 """)
 
@@ -157,13 +161,13 @@ async def accept(connection: AsyncConnection, asked: Sequence[Asked]) -> list[Re
     result = await connection.execute(
         _ACCEPT,
         {
-            "event_ids": [a.event_id for a in asked],
-            "ids": [a.id for a in asked],
-            "kinds": [a.kind for a in asked],
-            "payloads": [a.payload.decode() for a in asked],
-            "actors": [a.actor for a in asked],
-            "idempotency_keys": [a.idempotency_key for a in asked],
-            "fingerprints": [a.fingerprint for a in asked],
+            "event_ids": arrays.ids(a.event_id for a in asked),
+            "ids": arrays.ids(a.id for a in asked),
+            "kinds": arrays.json(a.kind for a in asked),
+            "payloads": arrays.raw_json(a.payload for a in asked),
+            "actors": arrays.json(a.actor for a in asked),
+            "idempotency_keys": arrays.json(a.idempotency_key and a.idempotency_key.hex() for a in asked),
+            "fingerprints": arrays.json(a.fingerprint and a.fingerprint.hex() for a in asked),
         },
     )
     accepted = set(result.scalars())
@@ -205,7 +209,7 @@ def _replay(
 def pending(connection: Connection, event_id: UUID, limit: int) -> list[Pending]:
     """Return the event's pending commands, at most `limit`, in ledger order."""
     rows = connection.execute(_PENDING, {"event_id": event_id, "limit": limit})
-    return [Pending(**row) for row in rows.mappings()]
+    return [Pending(*row) for row in rows]
 
 
 def read(pending: Pending) -> Accepted:
@@ -226,8 +230,8 @@ def settle(connection: Connection, event_id: UUID, settled: Sequence[Settled]) -
         _SETTLE,
         {
             "event_id": event_id,
-            "ids": [s.command_id for s in settled],
-            "outcomes": [outcomes.encode(s.outcome).decode() for s in settled],
+            "ids": arrays.ids(s.command_id for s in settled),
+            "outcomes": arrays.json(s.outcome for s in settled),
         },
     )
     assert result.rowcount == len(settled), "a command was settled twice"

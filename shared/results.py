@@ -20,6 +20,9 @@ from shared.outcomes import Outcome
 log = structlog.get_logger(__name__)
 
 _KEY_PREFIX = b"celery-task-meta-"
+_VALUE = b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
+# One command for the whole batch: as many SETs would cost the worker more than deciding does.
+_SET_ALL = "for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], 'PX', ARGV[#ARGV]) end"
 _SOCKET_SECONDS_MAX = 2
 
 
@@ -53,18 +56,12 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
 def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float) -> None:
     """Publish outcomes, one round trip for all; raises `redis.RedisError` when Redis is gone."""
     done_at = datetime.now(UTC).isoformat().encode()
-    pipeline = client.pipeline(transaction=False)
+    keys, values = [], []
     for one in settled:
         task_id = str(one.command_id).encode()
-        value = (
-            b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
-        )
-        pipeline.set(
-            _KEY_PREFIX + task_id,
-            value % (outcomes.encode(one.outcome), done_at, task_id),
-            px=int(keep_seconds * 1000),
-        )
-    pipeline.execute()
+        keys.append(_KEY_PREFIX + task_id)
+        values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
+    client.eval(_SET_ALL, len(keys), *keys, *values, int(keep_seconds * 1000))
 
 
 async def fetch(client: "redis.asyncio.Redis", command_ids: Sequence[UUID]) -> dict[UUID, Outcome]:

@@ -71,7 +71,7 @@ class Settings(DatabaseSettings):
     ledger_read_seconds: Seconds = 0.5
     result_keep_seconds: Seconds = 3_600
 
-    apply_batch_max: Count = 500
+    apply_batch_max: Count = 100
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 

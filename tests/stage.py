@@ -140,7 +140,7 @@ class Stage:
         """Run plain SQL on the service's database."""
         url = make_url(self.database_url).set(drivername="postgresql")
         with psycopg.connect(url.render_as_string(hide_password=False), row_factory=dict_row) as connection:
-            found = connection.execute(statement, parameters)  # type: ignore[arg-type]  # fixed texts
+            found = connection.execute(statement, parameters)
             return found.fetchall() if found.description else []
 
     def log(self) -> str:

@@ -37,7 +37,7 @@ class Waitlist:
 
     length: int = 0
     _lines: dict[int, list[Waiter]] = field(default_factory=dict)
-    _known: set[Waiter] = field(default_factory=set)
+    _known: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, waiters: Iterable[Waiter], length: int) -> "Waitlist":
@@ -51,19 +51,19 @@ class Waitlist:
     def add(self, waiter: Waiter) -> None:
         """Let somebody wait, in the place that `seq` gives."""
         heapq.heappush(self._lines.setdefault(waiter.spots_count, []), waiter)
-        self._known.add(waiter)
+        self._known.add(waiter.seq)
         self.length += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Take somebody out of the line, from whatever place."""
-        self._known.discard(waiter)
+        self._known.discard(waiter.seq)
         self.length -= 1
 
     def heads(self) -> list[Waiter]:
         """Return the first in line of every size."""
         heads = []
         for size, line in list(self._lines.items()):
-            while line and line[0] not in self._known:
+            while line and line[0].seq not in self._known:
                 heapq.heappop(line)
             if line:
                 heads.append(line[0])

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import commands
+from shared import arrays, commands
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -130,9 +130,12 @@ _UPDATE = text("""
 _INSERT = text("""
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
     SELECT :event_id, entered.*
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:seqs AS bigint[]), CAST(:command_ids AS uuid[]),
-                CAST(:names AS text[]), CAST(:emails AS text[]), CAST(:email_keys AS text[]),
-                CAST(:spots_counts AS integer[]), CAST(:statuses AS text[])) AS entered
+    FROM ROWS FROM (
+        unnest(CAST(:ids AS uuid[])), unnest(CAST(:seqs AS bigint[])), unnest(CAST(:command_ids AS uuid[])),
+        jsonb_array_elements_text(CAST(:names AS jsonb)), jsonb_array_elements_text(CAST(:emails AS jsonb)),
+        jsonb_array_elements_text(CAST(:email_keys AS jsonb)), unnest(CAST(:spots_counts AS integer[])),
+        jsonb_array_elements_text(CAST(:statuses AS jsonb))
+    ) AS entered
 """)
 
 
@@ -205,6 +208,9 @@ def _waiters(
     """Return the heads of the waitlist's lines, as far as these commands can possibly reach."""
     if event["waitlist_length"] == 0 and not _heals(accepted):
         return []
+    only_registers = all(isinstance(a.command, Register) for a in accepted)
+    if only_registers and event["spots_reserved"] >= event["capacity"]:
+        return []  # nothing is free and nothing will be: nobody can pass anybody
     changes = [a.command for a in accepted if isinstance(a.command, ChangeEvent)]
     capacity = max([event["capacity"], *(c.capacity for c in changes if isinstance(c.capacity, int))])
     freed = max(capacity - event["spots_reserved"], 0) + sum(r.spots_held for r in named)
@@ -287,13 +293,13 @@ def _insert(connection: Connection, event_id: UUID, entered: Sequence[Registrati
             _INSERT,
             {
                 "event_id": event_id,
-                "ids": [r.id for r in entered],
-                "seqs": [r.seq for r in entered],
-                "command_ids": [r.command_id for r in entered],
-                "names": [r.name for r in entered],
-                "emails": [r.email for r in entered],
-                "email_keys": [r.email and commands.email_key(r.email) for r in entered],
-                "spots_counts": [r.spots_count for r in entered],
-                "statuses": [r.status.value for r in entered],
+                "ids": arrays.ids(r.id for r in entered),
+                "seqs": arrays.numbers(r.seq for r in entered),
+                "command_ids": arrays.ids(r.command_id for r in entered),
+                "names": arrays.json(r.name for r in entered),
+                "emails": arrays.json(r.email for r in entered),
+                "email_keys": arrays.json(r.email and commands.email_key(r.email) for r in entered),
+                "spots_counts": arrays.numbers(r.spots_count for r in entered),
+                "statuses": arrays.json(r.status for r in entered),
             },
         )

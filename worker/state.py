@@ -43,7 +43,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def differences(self, after: "Terms") -> dict[str, tuple[Any, Any]]:
         """Return `(before, after)` of every setting that differs, as plain values under its name in JSON."""
         old, new = msgspec.to_builtins(self), msgspec.to_builtins(after)
-        return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+        return {
+            name: (old[name], new[name])
+            for field, name in zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True)
+            if getattr(self, field) != getattr(after, field)  # one moment has many spellings
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import DataError, IntegrityError
 
 from shared import commands, ids, ledger
@@ -22,6 +22,18 @@ HEAL_COUNTER: commands.Kind = "heal_counter"
 _POISON = (IntegrityError, DataError, GuardRefused, AssertionError)
 
 
+class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
+    """Nothing of a batch was written, because of one of its commands; the cause says why."""
+
+    def __init__(self, command_ids: list[UUID]) -> None:
+        super().__init__(f"{len(command_ids)} commands, from {command_ids[0]} on")
+        self.command_ids = command_ids
+
+
+class DecisionRaised(Exception):  # noqa: N818 - likewise
+    """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
+
+
 def apply_pending(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
     """Decide the event's pending commands, at most `limit`, and commit; return what was settled.
 
@@ -30,7 +42,7 @@ def apply_pending(connection: Connection, event_id: UUID, limit: int) -> list[Se
     """
     try:
         return _apply(connection, event_id, limit)
-    except _POISON:
+    except BatchRefused:
         log.exception("batch_refused", event_id=str(event_id))
         return _apply_one_by_one(connection, event_id, limit)
 
@@ -41,12 +53,21 @@ def _apply(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
         pending = _together(ledger.pending(connection, event_id, limit))
         if not pending:
             return []
-        accepted = [_read(command) for command in pending]
-        readable = [command for command in accepted if isinstance(command, Accepted)]
-        loaded = records.load(connection, event_id, event, readable)
-        settled = [_decide(loaded.roster, command) for command in accepted]
-        records.save(connection, loaded)
-        ledger.settle(connection, event_id, settled)
+        try:
+            return _decide_all(connection, event_id, event, pending)
+        except (*_POISON, DecisionRaised) as error:
+            raise BatchRefused([command.id for command in pending]) from error
+
+
+def _decide_all(
+    connection: Connection, event_id: UUID, event: RowMapping, pending: list[Pending]
+) -> list[Settled]:
+    accepted = [_read(command) for command in pending]
+    readable = [command for command in accepted if isinstance(command, Accepted)]
+    loaded = records.load(connection, event_id, event, readable)
+    settled = [_decide(loaded.roster, command) for command in accepted]
+    records.save(connection, loaded)
+    ledger.settle(connection, event_id, settled)
     return settled
 
 
@@ -63,19 +84,19 @@ def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> lis
     for _ in range(limit):
         try:
             one = _apply(connection, event_id, 1)
-        except _POISON as error:
-            one = _fail_next(connection, event_id, error)
+        except BatchRefused as refused:
+            one = [_fail(connection, event_id, refused.command_ids[0], refused.__cause__ or refused)]
         if not one:
             break
         settled += one
     return settled
 
 
-def _fail_next(connection: Connection, event_id: UUID, error: BaseException) -> list[Settled]:
+def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> Settled:
     with connection.begin():
         records.lock_event(connection, event_id)
-        settled = [_failed(command.id, error) for command in ledger.pending(connection, event_id, 1)]
-        ledger.settle(connection, event_id, settled)
+        settled = _failed(command_id, error)
+        ledger.settle(connection, event_id, [settled])
     return settled
 
 
@@ -91,8 +112,8 @@ def _decide(roster: Roster, command: Accepted | Settled) -> Settled:
         return command
     try:
         outcome: Outcome = roster.decide(command)
-    except Exception as error:  # noqa: BLE001 - the rest of the batch must not suffer from this one
-        return _failed(command.id, error)
+    except Exception as error:
+        raise DecisionRaised from error
     return Settled(command_id=command.id, outcome=outcome)
 
 

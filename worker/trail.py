@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import Connection, text
 
-from shared import audit
+from shared import arrays, audit
 from worker.state import Change
 
 _LAST_HASH = text("SELECT hash FROM audit_entry WHERE event_id = :event_id AND number = :number")
@@ -16,14 +15,17 @@ _APPEND = text("""
     INSERT INTO audit_entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
                              to_status, before_after, spots_delta, spots_reserved, at, hash)
     SELECT :event_id, number, command_id, kind, actor, reason, registration_id, from_status,
-           to_status, before_after, spots_delta, spots_reserved, :at, hash
-    FROM unnest(CAST(:numbers AS bigint[]), CAST(:command_ids AS uuid[]), CAST(:kinds AS text[]),
-                CAST(:actors AS text[]), CAST(:reasons AS text[]), CAST(:registration_ids AS uuid[]),
-                CAST(:from_statuses AS text[]), CAST(:to_statuses AS text[]),
-                CAST(:before_afters AS jsonb[]), CAST(:spots_deltas AS integer[]),
-                CAST(:spots_reserved AS integer[]), CAST(:hashes AS bytea[]))
-         AS entry (number, command_id, kind, actor, reason, registration_id, from_status,
-                   to_status, before_after, spots_delta, spots_reserved, hash)
+           to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, :at, decode(hash, 'hex')
+    FROM ROWS FROM (
+        unnest(CAST(:numbers AS bigint[])), unnest(CAST(:command_ids AS uuid[])),
+        jsonb_array_elements_text(CAST(:kinds AS jsonb)), jsonb_array_elements_text(CAST(:actors AS jsonb)),
+        jsonb_array_elements_text(CAST(:reasons AS jsonb)), unnest(CAST(:registration_ids AS uuid[])),
+        jsonb_array_elements_text(CAST(:from_statuses AS jsonb)),
+        jsonb_array_elements_text(CAST(:to_statuses AS jsonb)),
+        jsonb_array_elements(CAST(:before_afters AS jsonb)), unnest(CAST(:spots_deltas AS integer[])),
+        unnest(CAST(:spots_reserved AS integer[])), unnest(CAST(:hashes AS text[]))
+    ) AS entry (number, command_id, kind, actor, reason, registration_id, from_status,
+                to_status, before_after, spots_delta, spots_reserved, hash)
 """)
 
 
@@ -37,20 +39,18 @@ def append(
         {
             "event_id": event_id,
             "at": at,
-            "numbers": [e.number for e in entries],
-            "command_ids": [e.command_id for e in entries],
-            "kinds": [e.kind for e in entries],
-            "actors": [e.actor for e in entries],
-            "reasons": [e.reason for e in entries],
-            "registration_ids": [e.registration_id for e in entries],
-            "from_statuses": [e.from_status for e in entries],
-            "to_statuses": [e.to_status for e in entries],
-            "before_afters": [
-                e.before_after and msgspec.json.encode(e.before_after).decode() for e in entries
-            ],
-            "spots_deltas": [e.spots_delta for e in entries],
-            "spots_reserved": [e.spots_reserved for e in entries],
-            "hashes": _chain(_last_hash(connection, event_id, after), entries),
+            "numbers": arrays.numbers(e.number for e in entries),
+            "command_ids": arrays.ids(e.command_id for e in entries),
+            "kinds": arrays.json(e.kind for e in entries),
+            "actors": arrays.json(e.actor for e in entries),
+            "reasons": arrays.json(e.reason for e in entries),
+            "registration_ids": arrays.ids(e.registration_id for e in entries),
+            "from_statuses": arrays.json(e.from_status for e in entries),
+            "to_statuses": arrays.json(e.to_status for e in entries),
+            "before_afters": arrays.json(e.before_after for e in entries),
+            "spots_deltas": arrays.numbers(e.spots_delta for e in entries),
+            "spots_reserved": arrays.numbers(e.spots_reserved for e in entries),
+            "hashes": arrays.digests(_chain(_last_hash(connection, event_id, after), entries)),
         },
     )
 

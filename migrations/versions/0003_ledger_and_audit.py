@@ -53,8 +53,8 @@ BEGIN
 END $$
 """
 _KIND = _ACTOR = "migration"
-_ENTRY_KEYS = ("event_id", "number", "kind", "actor", "registration_id", "to_status")
-_ENTRY_KEYS += ("spots_delta", "spots_reserved", "at", "hash")
+_ENTRY_KEYS = ["event_id", "number", "kind", "actor", "registration_id", "to_status"]
+_ENTRY_KEYS += ["spots_delta", "spots_reserved", "at", "hash"]
 _ENTRY = sa.text(
     f"INSERT INTO audit_entry ({', '.join(_ENTRY_KEYS)}) VALUES ({', '.join(':' + k for k in _ENTRY_KEYS)})"
 )

@@ -13,7 +13,7 @@ Link = psycopg.Connection[tuple[Any, ...]]
 
 _APPLICATION = "admitone-adoption"
 _CONNECT_SECONDS_MAX = 5
-_LOCK_SECONDS_MAX = 10
+LOCK_SECONDS_MAX = 10
 _DRIVERS = {"postgres", "postgresql", "postgresql+psycopg"}
 # What Prisma reads from a URL and libpq refuses.
 _PRISMA_PARAMETERS = {
@@ -50,7 +50,7 @@ def source(url: str) -> tuple[Link, str | None]:
 def target(url: str) -> Link:
     """Open the database to write; no statement waits long for a lock."""
     link = _connect(_parse(url), "target")
-    link.execute(f"SET lock_timeout = '{_LOCK_SECONDS_MAX}s'")
+    link.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
     return link
 
 

@@ -53,7 +53,7 @@ def show(report: Report) -> None:
 
 
 def _events(report: Report) -> Table:
-    headings = "event", "", "registrations", "confirmed", "waiting", "over capacity", "drift", "next promoted"
+    headings = "event", "", "taken", "confirmed", "waiting", "over", "drift", "promotable"
     table = Table(*headings, title="Events", title_justify="left")
     fates = _FATES_OF_A_DRY_RUN if report.dry_run else _FATES
     for event in report.events:
@@ -85,10 +85,8 @@ def _problems(report: Report) -> Table:
 
 def _sentence(report: Report) -> str:
     verb = "would be" if report.dry_run else "were"
-    registrations = sum(event.registrations for event in report.events)
-    taken = f"{report.fates(Fate.ADOPTED)} events with {registrations} registrations {verb} adopted."
+    taken = f"{report.fates(Fate.ADOPTED)} events with {report.registrations} registrations {verb} adopted."
     mended = sum(count for code, count in report.counts.items() if code in MENDED)
-    left_out = report.counts.total() - mended
-    problems = f"{left_out} problems left something out, {mended} things {verb} mended."
+    problems = f"Left out: {report.counts.total() - mended}. Mended: {mended}."
     end = "" if report.complete else " The adoption stopped before its end: run it again to go on."
     return f"{taken} {problems}{end}"

@@ -66,21 +66,23 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdoptedEvent:
-    """What an event is now. `drift` is the source's counter minus its confirmed rows, None without one;
-    `promotable` counts those who wait and will be promoted with the event's next change.
-    """  # noqa: D205 - two attributes, one sentence
+    """What became of an event; the numbers are of one that this run adopted, None for any other.
+
+    `drift` is the source's counter minus its confirmed rows, None without a counter. `promotable`
+    counts those who wait and will be promoted with the event's next change.
+    """
 
     source_id: str
     id: UUID
     slug: str | None
     fate: Fate
-    registrations: int = 0
+    registrations: int | None = None
     capacity: int | None = None
-    spots_reserved: int = 0
-    overbooked_spots: int = 0
-    waitlist_length: int = 0
+    spots_reserved: int | None = None
+    overbooked_spots: int | None = None
+    waitlist_length: int | None = None
     drift: int | None = None
-    promotable: int = 0
+    promotable: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -105,6 +107,11 @@ class Report:
         """Whether nothing was left out."""
         return not self.counts.keys() - MENDED
 
+    @property
+    def registrations(self) -> int:
+        """How many registrations were adopted."""
+        return sum(event.registrations or 0 for event in self.events)
+
     def fates(self, fate: Fate) -> int:
         """Return how many events came to this."""
         return sum(event.fate is fate for event in self.events)
@@ -118,7 +125,7 @@ class Report:
             "eventsAdopted": self.fates(Fate.ADOPTED),
             "eventsAlreadyAdopted": self.fates(Fate.ALREADY_ADOPTED),
             "eventsLeftOut": self.fates(Fate.LEFT_OUT),
-            "registrationsAdopted": sum(event.registrations for event in self.events),
+            "registrationsAdopted": self.registrations,
             "events": [_plain(asdict(event)) for event in self.events],
             "problemCounts": dict(sorted(self.counts.items())),
             "problems": [

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx2
-import redis
 from celery.result import AsyncResult
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -81,8 +80,10 @@ def _owner(stage: Stage, event: Json) -> int:
     return [worker.pid for worker in stage.workers].index(owner.pid)
 
 
-def _valkey(stage: Stage) -> redis.Redis:
-    return results.connect(stage.servers.broker_url)
+def _flush(stage: Stage) -> None:
+    client = results.connect(stage.servers.broker_url)
+    client.flushall()
+    client.close()
 
 
 def test_a_killed_owner_is_replaced_and_nobody_is_lost_or_doubled(breakable: Breakable) -> None:
@@ -113,7 +114,7 @@ def test_a_flushed_valkey_loses_nothing(breakable: Breakable) -> None:
     stage = breakable(workers=2)
     event = stage.create_event(capacity=CAPACITY)
 
-    answers = asyncio.run(_crowd(stage, event, lambda: _valkey(stage).flushall()))
+    answers = asyncio.run(_crowd(stage, event, lambda: _flush(stage)))
 
     _assert_all_answered_once(stage, event, answers)
     receipt = stage.get(f"/api/p/{event['slug']}/receipts/{answers[0]['receiptId']}")
@@ -189,5 +190,5 @@ def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:
     assert after["status"] == "CONFIRMED"
     assert stage.get(f"/api/events/{event['id']}")["spotsReserved"] == 2
     assert len(stage.get(f"/api/events/{event['id']}/audit")["items"]) == 2
-    result = AsyncResult(answer["receiptId"], app=celery)
+    result: AsyncResult[Json] = AsyncResult(answer["receiptId"], app=celery)
     assert result.get(timeout=5)["outcome"] == "confirmed", "Celery reads the outcome as a result of its own"

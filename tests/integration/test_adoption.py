@@ -15,9 +15,10 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from ops import adoption
+from ops import adoption, auditing, verification
 from ops.adopting.report import Fate, Report
 from ops.adoption import AdoptionError
+from ops.auditing import Audited
 from tests.stage import CHECKOUT
 from worker import tasks
 
@@ -83,7 +84,7 @@ def add_registration(source: str, id_: str, event_id: str | None, **more: Any) -
 
 def adopt(source: str, target: str, *, dry_run: bool = False) -> Report:
     report = Report(dry_run=dry_run)
-    adoption.adopt(source, target, report)
+    adoption.adopt(target, source, report)
     return report
 
 
@@ -191,6 +192,18 @@ def test_the_trail_replays_to_the_rows_and_every_hash_follows_from_the_one_befor
     assert run(database, "SELECT spots_reserved, audit_seq FROM event") == [(counter, len(statuses))]
 
 
+def test_verifying_and_auditing_find_nothing_wrong_with_what_was_adopted(
+    oversold: str, database: str
+) -> None:
+    adopt(oversold, database)
+
+    with create_engine(database, poolclass=NullPool).connect() as connection:
+        (verified,) = verification.verify(connection)
+    assert (verified.in_sync, verified.overbooked_spots) == (True, 3)
+    assert auditing.check(database) == [Audited(event="drop", entries=len(OVERSOLD))]
+    assert auditing.replay(database, "drop").problems == []
+
+
 def test_a_second_run_changes_nothing(oversold: str, database: str) -> None:
     adopt(oversold, database)
     before = content(database)
@@ -258,7 +271,7 @@ def start(source: str, target: str) -> subprocess.Popen[bytes]:
     """Run an adoption in a process of its own."""
     program = (
         "import sys; from ops import adoption; from ops.adopting.report import Report;"
-        "adoption.adopt(sys.argv[1], sys.argv[2], Report(dry_run=False))"
+        "adoption.adopt(sys.argv[2], sys.argv[1], Report(dry_run=False))"
     )
     return subprocess.Popen([sys.executable, "-c", program, source, target], cwd=CHECKOUT)
 
@@ -450,15 +463,27 @@ def test_the_two_systems_may_share_a_database_and_prisma_may_name_its_schema(dat
     assert [event.fate.value for event in report.events] == ["ADOPTED"]
 
 
-def test_a_source_without_counter_address_or_event_times_is_adopted_too(source: str, database: str) -> None:
-    run(source, 'ALTER TABLE "Event" DROP "spotsReserved", DROP "createdAt"')
-    run(source, 'ALTER TABLE "Registration" DROP email, ALTER status TYPE text')
-    run(source, """INSERT INTO "Event" VALUES ('e', 'e', 'e', 3)""")
-    add_registration(source, "r", "e")
+def test_a_source_with_other_types_and_without_what_is_optional_is_adopted_too(
+    source: str, database: str
+) -> None:
+    run(
+        source,
+        'ALTER TABLE "Event" DROP "spotsReserved", DROP "createdAt", ALTER id TYPE uuid USING id::uuid',
+    )
+    run(
+        source,
+        'ALTER TABLE "Registration" DROP email, ALTER status TYPE text, ALTER "createdAt" TYPE timestamptz',
+    )
+    run(source, 'ALTER TABLE "Registration" ALTER id TYPE uuid USING id::uuid')
+    run(source, 'ALTER TABLE "Registration" ALTER "eventId" TYPE uuid USING "eventId"::uuid')
+    run(source, """INSERT INTO "Event" VALUES (%s, 'e', 'e', 3)""", OWN_UUID)
+    add_registration(source, OWN_UUID, OWN_UUID, createdAt="2026-01-01 14:00+02")
 
     (event,) = adopt(source, database).events
 
-    assert (event.registrations, event.drift) == (1, None)
+    assert (str(event.id), event.registrations, event.drift) == (OWN_UUID, 1, None)
+    (row,) = run(database, "SELECT id, created_at FROM registration")
+    assert (str(row.id), row.created_at.isoformat()) == (OWN_UUID, "2026-01-01T12:00:00+00:00")
 
 
 def test_a_source_of_another_shape_is_refused_in_a_line(source: str, database: str) -> None:
@@ -502,11 +527,9 @@ def test_two_adoptions_at_once_are_refused(source: str, database: str) -> None:
 
 
 def test_the_command_prints_one_object_and_ends_with_what_it_means(
-    oversold: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    oversold: str, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ADMITONE_DATABASE_URL", database)
-
-    assert adoption.command(oversold, dry_run=True, as_json=True) == 0
+    assert adoption.command(database, oversold, dry_run=True, as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["dryRun"], printed["complete"], printed["allTaken"]) == (True, True, True)
     assert (printed["eventsAdopted"], printed["registrationsAdopted"]) == (1, len(OVERSOLD))
@@ -514,7 +537,7 @@ def test_the_command_prints_one_object_and_ends_with_what_it_means(
     assert printed["events"][0]["id"] == str(uuid5(NAMESPACE, CUID))
 
     add_registration(oversold, "bad", CUID, status="PENDING")
-    assert adoption.command(oversold, dry_run=False, as_json=True) == 1
+    assert adoption.command(database, oversold, dry_run=False, as_json=True) == 1
     printed = json.loads(capsys.readouterr().out)
     assert (printed["allTaken"], printed["problemCounts"]) == (False, {"STATUS_UNKNOWN": 1})
 
@@ -522,16 +545,33 @@ def test_the_command_prints_one_object_and_ends_with_what_it_means(
 def test_the_report_for_people_names_events_and_problems_and_nobody(
     oversold: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ADMITONE_DATABASE_URL", database)
     monkeypatch.setenv("COLUMNS", "200")
     add_registration(oversold, "bad", CUID, name="Mallory", spotsCount=0)
 
-    assert adoption.command(oversold, dry_run=False, as_json=False) == 1
+    assert adoption.command(database, oversold, dry_run=False, as_json=False) == 1
 
     printed = capsys.readouterr().out
     for part in ("drop", "8 of 5", "-2", "SPOTS_COUNT_INVALID", "left out", "1 events with 7 registrations"):
         assert part in printed
     assert "Mallory" not in printed
+
+
+def test_a_run_that_stops_midway_tells_what_it_did_until_then(
+    oversold: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ops.adopting.links.LOCK_SECONDS_MAX", 1)
+    add_event(oversold, "next", createdAt="2026-02-01")
+    plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as blocker:
+        blocker.execute(
+            "INSERT INTO event (id, slug, title, capacity) VALUES (gen_random_uuid(), 'next', 'x', 1)"
+        )
+        with pytest.raises(AdoptionError, match="lock timeout"):
+            adoption.command(database, oversold, dry_run=False, as_json=False)
+
+    printed = capsys.readouterr().out
+    assert "1 events with 7 registrations" in printed
+    assert "stopped before its end" in printed
 
 
 def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:

@@ -10,6 +10,9 @@ import sys
 from tests.integration.test_status_changes import delete, patch, register
 from tests.stage import CHECKOUT, Json, Stage
 
+COVERED = ["commandDigest", "kind", "actor", "reason", "registrationId", "fromStatus", "toStatus"]
+COVERED += ["beforeAfter", "spotsDelta", "spotsReserved", "at"]
+
 
 def command(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -123,12 +126,11 @@ def test_the_audit_replays_from_the_answers_alone(stage: Stage) -> None:
         page = stage.get(f"/api/events/{event['id']}/audit?limit=3&cursor={page['nextCursor']}")
         entries += page["items"]
 
-    previous, counter, statuses = "0" * 64, 0, {}
+    previous, counter = "0" * 64, 0
+    statuses: dict[str, str | None] = {}
     for number, entry in enumerate(entries, start=1):
         assert (entry["number"], entry["previousHash"]) == (number, previous)
-        names = ("commandDigest", "kind", "actor", "reason", "registrationId", "fromStatus", "toStatus")
-        names += ("beforeAfter", "spotsDelta", "spotsReserved", "at")
-        facts = [event["id"], number, *(entry[name] for name in names)]
+        facts = [event["id"], number, *(entry[name] for name in COVERED)]
         covered = json.dumps(facts, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
         previous = hashlib.sha256(bytes.fromhex(previous) + covered).hexdigest()
         assert entry["hash"] == previous
@@ -158,7 +160,7 @@ def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
     assert (fine.returncode, fine.stdout) == (0, "1 events verified, 0 with drift.\n")
     assert drifted.returncode == 1
     (found,) = json.loads(drifted.stdout)["events"]
-    assert (found["drift"], found["in_sync"]) == (-1, False)
+    assert (found["drift"], found["inSync"]) == (-1, False)
     assert (healed.returncode, healed.stdout) == (0, "1 events verified, 0 with drift.\n")
     assert (unknown.returncode, unknown.stderr) == (2, "admitone: there is no event nothing-here\n")
     assert stage.get(f"/api/events/{event['id']}/audit")["items"][-1]["actor"] == "verify"
@@ -197,6 +199,6 @@ def test_status_shows_workers_their_events_and_the_backlog(stage: Stage) -> None
     assert {worker["pid"] for worker in found["workers"]} == {worker.pid for worker in stage.workers}
     owners = [worker for worker in found["workers"] if event["slug"] in worker["events"]]
     assert len(owners) == 1
-    assert all(worker["tick_age_seconds"] < 5 for worker in found["workers"])
+    assert all(worker["tickAgeSeconds"] < 5 for worker in found["workers"])
     assert found["backlog"] == []
     assert (shown.returncode, "Nothing is pending." in shown.stdout) == (0, True)

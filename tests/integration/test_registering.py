@@ -319,6 +319,8 @@ def test_admin_routes_need_a_key_and_the_right_one(stage: Stage) -> None:
         ({"promotionPolicy": "random"}, 422, "INVALID_REQUEST"),
         ({"opensAt": "2026-11-24T10:00:00"}, 422, "INVALID_REQUEST"),
         ({"opensAt": "2026-11-24T10:00:00Z", "closesAt": "2026-11-24T09:00:00Z"}, 422, "INVALID_REQUEST"),
+        ({"opensAt": "0001-01-01T00:00:00+14:00"}, 422, "INVALID_REQUEST"),
+        ({"closesAt": "9999-12-31T23:59:59-12:00"}, 422, "INVALID_REQUEST"),
         ({"colour": "red"}, 422, "INVALID_REQUEST"),
     ],
 )
@@ -383,9 +385,7 @@ def test_the_service_says_how_it_is(stage: Stage) -> None:
         for method, operation in operations.items():
             for status, answer in operation["responses"].items():
                 for kind, content in answer["content"].items():
-                    assert content.get("examples") or content.get("example"), (
-                        (method, path, status, kind)
-                    )
+                    assert content.get("examples") or content.get("example"), (method, path, status, kind)
 
 
 def test_a_method_or_path_that_is_not_there_gets_a_problem(stage: Stage) -> None:

@@ -1,0 +1,314 @@
+"""One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy.pool import NullPool
+from structlog.testing import capture_logs
+
+from shared import ids
+from shared.commands import Accepted
+from tests.simulation import worlds
+from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
+from tests.simulation.in_postgres import InPostgres
+from tests.simulation.model import Json, Told
+from worker import promotion, records, tasks
+from worker.records import Loaded
+from worker.roster import Roster
+
+WAITERS = 3_000
+SIZES = 10
+
+_INSERT_REGISTRATION = text("""
+    INSERT INTO registration (event_id, id, seq, name, spots_count, status)
+    VALUES (:event_id, :id, -1, 'Planted', 1, 'CANCELLED')
+""")
+_INSERT_LATE_COMMAND = text("""
+    INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
+    VALUES (:event_id, :id, 0, 'register', '{"name": "Late"}', 'public')
+""")
+_INSERT_WAITERS = text("""
+    INSERT INTO registration (event_id, id, seq, name, spots_count, status)
+    SELECT :event_id, gen_random_uuid(), n, 'Waiter ' || n, 1 + n * 7 % :sizes, 'WAITLIST'
+    FROM generate_series(1, :waiters) AS n
+""")
+
+
+def asked(*requests: Request) -> list[Told]:
+    """Return these commands, in this order."""
+    return list(worlds.asked(history(*requests)))
+
+
+def answers(world: InPostgres) -> list[str]:
+    """Return in one word what every command was answered, in ledger order."""
+    return [_word(told.outcome) for told in world.snapshot().commands]
+
+
+def _word(outcome: Json | None) -> str:
+    if outcome is None:
+        return "pending"
+    return str(outcome.get("code", outcome["outcome"]))
+
+
+def counters(world: InPostgres) -> tuple[int, int]:
+    """Return the spots reserved, by the counter and by the rows."""
+    now = world.snapshot()
+    return now.spots_reserved, sum(row.spots_count for row in now.rows if row.status == "CONFIRMED")
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "why"),
+    [
+        ({"kind": "register", "payload": {"name": ""}}, "register: Expected `str` of length >= 1"),
+        ({"kind": "register", "payload": {"name": "Ada", "seats": 2}}, "unknown field `seats`"),
+        ({"kind": "teleport", "payload": {}}, "unknown kind of command: 'teleport'"),
+        ({"kind": "heal_counter", "payload": [1]}, "heal_counter: "),
+    ],
+)
+def test_a_command_that_cannot_be_read_fails_alone_with_an_incident_to_look_up(
+    connection: Connection, unreadable: dict[str, Any], why: str
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    first, middle, last = asked(register(2), register(1), register(1))
+    world.accept([first, replace(middle, **unreadable), last])
+
+    with capture_logs() as logs:
+        while world.apply(100):
+            pass
+
+    assert answers(world) == ["confirmed", "failed", "confirmed"]
+    assert counters(world) == (3, 3)
+    (incident,) = logs
+    failed = world.snapshot().commands[1].outcome
+    assert failed == {"outcome": "failed", "incidentId": str(incident["incident_id"])}
+    assert incident["command_id"] == middle.id
+    assert why in str(incident["exc_info"])
+
+
+def test_a_batch_that_the_database_refuses_is_applied_one_by_one_and_only_the_culprit_fails(
+    connection: Connection,
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    commands = asked(register(2), register(1), register(1), move("CANCELLED", 3), delete(1))
+    with connection.begin():
+        connection.execute(
+            _INSERT_REGISTRATION, {"event_id": world.event_id, "id": UUID(commands[1].registration_id)}
+        )
+    world.accept(commands)
+
+    with capture_logs() as logs:
+        assert world.apply(100) == 5
+
+    assert answers(world) == ["confirmed", "failed", "confirmed", "status_changed", "deleted"]
+    assert counters(world) == (0, 0)
+    assert [entry["event"] for entry in logs] == ["batch_refused", "command_failed"]
+    assert world.apply(100) == 0
+
+
+def test_the_guard_stops_an_owner_who_believes_that_there_is_always_room(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(2), register(2), register(1), register(1)))
+    monkeypatch.setattr(Roster, "spots_left", property(lambda _: 1_000))
+
+    with capture_logs() as logs:
+        assert world.apply(100) == 4
+
+    assert answers(world) == ["confirmed", "confirmed", "failed", "failed"]
+    assert counters(world) == (4, 4)
+    assert [type(entry["exc_info"]).__name__ for entry in logs[1:]] == ["GuardRefused", "GuardRefused"]
+
+
+def test_a_decision_that_raises_half_way_changes_nothing_and_fails_alone(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(4), register(1)))
+    world.apply(100)
+    before = world.snapshot()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug in promotion")
+
+    monkeypatch.setattr(promotion, "next_up", broken)
+    world.accept(asked(register(4), register(1), move("CANCELLED", 2), move("CANCELLED", 9))[2:])
+    with capture_logs():
+        assert world.apply(100) == 2
+
+    now = world.snapshot()
+    assert answers(world)[2:] == ["failed", "REGISTRATION_NOT_FOUND"]
+    assert (now.rows, now.entries, now.spots_reserved) == (before.rows, before.entries, before.spots_reserved)
+
+
+def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    (culprit,) = asked(register(1))
+    world.accept([culprit])
+    late = ids.new_id()
+    with connection.begin():
+        connection.execute(
+            _INSERT_REGISTRATION, {"event_id": world.event_id, "id": UUID(culprit.registration_id)}
+        )
+    locks, lock_event = [], records.lock_event
+
+    def lock(on: Connection, event_id: UUID) -> RowMapping:
+        locks.append(event_id)
+        if len(locks) == 3:  # the batch was refused, then the one command; now it is to be settled
+            with create_engine(database, poolclass=NullPool).begin() as other:
+                other.execute(_INSERT_LATE_COMMAND, {"event_id": event_id, "id": late})
+        return lock_event(on, event_id)
+
+    monkeypatch.setattr(records, "lock_event", lock)
+    with capture_logs():
+        while world.apply(100):
+            pass
+
+    outcomes = {told.id: _word(told.outcome) for told in world.snapshot().commands}
+    assert outcomes == {str(late): "confirmed", culprit.id: "failed"}
+
+
+def test_two_owners_at_once_decide_every_command_once(database: str, connection: Connection) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 10})
+    world.accept(asked(*[register(1)] * 60))
+
+    def own(_: int) -> list[UUID]:
+        settled: list[UUID] = []
+        with create_engine(database, poolclass=NullPool).connect() as owner:
+            while batch := tasks.apply_pending(owner, world.event_id, 4):
+                settled += [one.command_id for one in batch]
+        return settled
+
+    with ThreadPoolExecutor(2) as owners:
+        one, other = owners.map(own, range(2))
+
+    assert sorted(one + other) == sorted(UUID(told.id) for told in world.snapshot().commands)
+    assert answers(world) == ["confirmed"] * 10 + ["waitlisted"] * 50
+    assert counters(world) == (10, 10)
+
+
+def test_a_heal_in_the_middle_of_a_batch_is_decided_after_what_came_before_it(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(3), heal(), register(1), register(1)))
+    with connection.begin():
+        connection.execute(text("UPDATE event SET spots_reserved = 1, waitlist_length = 2"))
+
+    assert [world.apply(100) for _ in range(4)] == [1, 1, 2, 0]
+
+    first, second, third, fourth = asked(register(3), heal(), register(1), register(1))
+    assert [told.outcome for told in world.snapshot().commands] == [
+        {"outcome": "waitlisted", "registrationId": first.registration_id, "spotsCount": 3, "position": 3},
+        {"outcome": "counter_healed", "drift": 1, "spotsReserved": 0, "overbookedSpots": 0},
+        {"outcome": "confirmed", "registrationId": third.registration_id, "spotsCount": 1},
+        {"outcome": "waitlisted", "registrationId": fourth.registration_id, "spotsCount": 1, "position": 1},
+    ]
+    healed, promoted = (entry for entry in world.snapshot().entries if entry.command_id == second.id)
+    assert (healed.spots_delta, healed.before_after) == (-1, {"waitlistLength": [3, 1]})
+    assert (promoted.registration_id, promoted.spots_reserved) == (first.registration_id, 3)
+    assert counters(world) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"opensAt": "0001-01-01T00:00:00+14:00"}, {"closesAt": "9999-12-31T23:59:59-12:00"}]
+)
+def test_no_moment_that_an_admin_gives_makes_the_event_unreadable(
+    connection: Connection, settings: Json
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(change(**settings), register(1)))
+
+    with capture_logs():
+        while world.apply(1):
+            pass
+
+    assert answers(world)[1] == "confirmed"
+
+
+def test_a_heal_offers_all_the_spots_that_it_finds(connection: Connection) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 0})
+    world.accept(asked(*[register(1)] * 6))
+    world.apply(100)
+    with connection.begin():
+        connection.execute(text("UPDATE event SET capacity = 5, spots_reserved = 5"))
+
+    world.accept(asked(*[register(1)] * 6, heal())[6:])
+    world.apply(100)
+
+    assert counters(world) == (5, 5)
+    assert world.snapshot().waitlist_length == 1
+
+
+def test_a_large_party_that_cancels_makes_room_for_as_many_small_ones(connection: Connection) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 6})
+    commands = asked(register(6), *[register(1)] * 8, move("CANCELLED", 9))
+    world.accept(commands[:-1])
+    world.apply(100)
+
+    world.accept(commands[-1:])
+    world.apply(100)
+
+    assert counters(world) == (6, 6)
+    assert world.snapshot().waitlist_length == 2
+
+
+def test_two_registrations_of_one_holder_change_places_in_one_batch(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    one, other = register(1, "ada@example.org"), register(1, "Ada@example.org")
+    swaps = [
+        request for back in (2, 1, 2, 1) for request in (move("CANCELLED", 3 - back), move("CONFIRMED", back))
+    ]
+    commands = asked(one, move("CANCELLED", 1), other, *swaps)
+    world.accept(commands[:3])
+    world.apply(100)
+
+    with capture_logs() as logs:
+        for swap in range(3, len(commands), 2):
+            world.accept(commands[swap : swap + 2])
+            world.apply(100)
+
+    assert answers(world) == ["confirmed", "status_changed", "confirmed"] + ["status_changed"] * len(swaps)
+    assert counters(world) == (1, 1)
+    assert logs == [], "no batch had to be applied one by one"
+
+
+@pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])
+def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_promoted(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 0, "promotionPolicy": policy})
+    with connection.begin():
+        connection.execute(_INSERT_WAITERS, {"event_id": world.event_id, "waiters": WAITERS, "sizes": SIZES})
+        connection.execute(text("UPDATE event SET waitlist_length = :waiters"), {"waiters": WAITERS})
+    waiting = sorted(world.snapshot().rows, key=lambda row: row.seq)
+    loaded: list[int] = []
+    load = records.load
+
+    def counting(on: Connection, event_id: UUID, event: RowMapping, accepted: Sequence[Accepted]) -> Loaded:
+        found = load(on, event_id, event, accepted)
+        loaded.append(len(found.roster.registrations))
+        return found
+
+    monkeypatch.setattr(records, "load", counting)
+    world.accept(asked(change(capacity=103)))
+    assert world.apply(100) == 1
+
+    free, expected = 103, []
+    for row in waiting:
+        if row.spots_count <= free:
+            expected.append(row.id)
+            free -= row.spots_count
+        elif policy == "strict_fifo":
+            break
+    now = world.snapshot()
+    assert [entry.registration_id for entry in now.entries if entry.kind == "promotion"] == expected
+    assert {row.id for row in now.rows if row.status == "CONFIRMED"} == set(expected)
+    assert counters(world) == (103 - free, 103 - free)
+    assert now.waitlist_length == WAITERS - len(expected)
+    assert loaded == [sum(103 // size + 1 for size in range(1, SIZES + 1))]

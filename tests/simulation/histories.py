@@ -1,0 +1,195 @@
+"""Histories: what is asked of an event, in which order and in which batches; drawn, or written down."""
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+
+from tests.simulation.model import Json
+
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+NOBODY = UUID(int=404)
+
+SETTINGS: Json = {
+    "title": "A drop",
+    "capacity": 4,
+    "waitlistEnabled": True,
+    "waitlistLimit": None,
+    "promotionPolicy": "strict_fifo",
+    "autoPromote": True,
+    "maxSpotsPerRegistration": 10,
+    "opensAt": None,
+    "closesAt": None,
+    "paused": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One command to be asked for.
+
+    `back` names a registration: 1 is what the last `register` before it asked for.
+    """
+
+    kind: str
+    payload: Json
+    back: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What arrives together, and how many commands the owner then takes at most at a time.
+
+    `waits`: the owner takes only one such portion before the next batch arrives.
+    """
+
+    requests: tuple[Request, ...]
+    limit: int = 100
+    waits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """An event's first settings and all that is asked of it."""
+
+    settings: Json
+    batches: tuple[Batch, ...]
+
+
+def register(spots: int = 1, email: str | None = None) -> Request:
+    payload = {"name": "Ada", "spotsCount": spots} | ({"email": email} if email else {})
+    return Request(kind="register", payload=payload)
+
+
+def move(status: str, back: int) -> Request:
+    return Request(kind="change_status", payload={"status": status}, back=back)
+
+
+def delete(back: int) -> Request:
+    return Request(kind="delete_registration", payload={}, back=back)
+
+
+def change(**settings: object) -> Request:
+    return Request(kind="change_event", payload=settings)
+
+
+def heal() -> Request:
+    return Request(kind="heal_counter", payload={"reason": "a look"})
+
+
+def history(*requests: Request, limit: int = 100, **settings: Any) -> History:
+    """Return a history of one batch, on the usual settings but for those given."""
+    return History(settings={**SETTINGS, **settings}, batches=(Batch(requests=requests, limit=limit),))
+
+
+def minute(minutes: int) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def _moment(minutes: int, *, hours_east: int) -> str:
+    """Return the moment as somebody in another time zone writes it."""
+    return (minute(minutes) + timedelta(hours=hours_east)).strftime(f"%Y-%m-%dT%H:%M:%S+{hours_east:02}:00")
+
+
+def _mostly(usual: object, unusual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(st.just(usual), st.just(usual), st.just(usual), unusual)
+
+
+_POLICIES = st.sampled_from(["strict_fifo", "skip_unfit"])
+_EMAILS = st.sampled_from(
+    ["ada@example.org", "Ada@example.org", "ADA@EXAMPLE.ORG", "straße@example.org", "STRASSE@example.org"]
+)
+_HOURS_EAST = st.sampled_from([0, 1, 9])
+_BACK = st.integers(1, 6)
+
+_REGISTER = st.builds(register, st.integers(1, 6) | st.integers(1, 2), _mostly(None, _EMAILS))
+_MOVE = st.builds(move, st.sampled_from(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), _BACK)
+_DELETE = st.builds(delete, _BACK)
+_CAPACITY = st.builds(change, capacity=st.integers(2, 12))
+_CHANGE = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": st.sampled_from(["A drop", "Another drop"]),
+        "capacity": st.integers(0, 8),
+        "waitlistEnabled": _mostly(True, st.just(False)),
+        "waitlistLimit": _mostly(None, st.integers(0, 4)),
+        "promotionPolicy": _POLICIES,
+        "autoPromote": st.booleans(),
+        "maxSpotsPerRegistration": _mostly(6, st.integers(2, 5)),
+        "opensAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "closesAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "paused": _mostly(False, st.just(True)),
+        "reason": st.just("Weather"),
+    },
+).map(lambda settings: change(**settings))
+# `one_of` would count equal strategies once; an index into this list gives each its weight.
+_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 6, _DELETE, _CAPACITY, _CHANGE, st.builds(heal)]
+_REQUEST = st.integers(0, len(_KINDS) - 1).flatmap(_KINDS.__getitem__)
+
+_BATCH = st.builds(
+    Batch,
+    requests=st.lists(_REQUEST, min_size=2, max_size=10).map(tuple),
+    limit=st.integers(1, 8),
+    waits=st.booleans(),
+)
+_SETTINGS = st.builds(
+    lambda **settings: {**SETTINGS, **settings},
+    capacity=st.integers(0, 12),
+    waitlistEnabled=_mostly(True, st.just(False)),
+    waitlistLimit=_mostly(None, st.integers(0, 4)),
+    promotionPolicy=_POLICIES,
+    autoPromote=_mostly(True, st.just(False)),
+    maxSpotsPerRegistration=_mostly(6, st.integers(2, 5)),
+    opensAt=_mostly(None, st.integers(0, 3).map(minute)),
+    closesAt=_mostly(None, st.integers(20, 60).map(minute)),
+)
+HISTORIES = st.builds(
+    History, settings=_SETTINGS, batches=st.lists(_BATCH, min_size=1, max_size=6).map(tuple)
+)
+
+
+def long(seed: int) -> History:
+    """Return a crowded history of some eighty commands, the same for the same seed."""
+    seeded = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    settings = {
+        **SETTINGS,
+        "capacity": seeded.randint(4, 20),
+        "promotionPolicy": seeded.choice(["strict_fifo", "skip_unfit"]),
+        "waitlistLimit": seeded.choice([None, None, 12]),
+    }
+    batches = tuple(
+        Batch(
+            requests=tuple(_crowd(seeded) for _ in range(seeded.randint(1, 12))),
+            limit=seeded.randint(1, 12),
+            waits=seeded.random() < 0.5,
+        )
+        for _ in range(12)
+    )
+    return History(settings=settings, batches=batches)
+
+
+def _crowd(seeded: random.Random) -> Request:
+    back = seeded.randint(1, 15)
+    match seeded.choices(["register", "move", "delete", "capacity", "change", "heal"], [50, 30, 5, 5, 5, 3])[
+        0
+    ]:
+        case "register":
+            email = f"{seeded.choice(['ada', 'Ada', 'bob', 'eve'])}@example.org"
+            return register(seeded.randint(1, 6), email if seeded.random() < 0.15 else None)
+        case "move":
+            return move(seeded.choice(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), back)
+        case "delete":
+            return delete(back)
+        case "capacity":
+            return change(capacity=seeded.randint(4, 24))
+        case "change":
+            return change(
+                promotionPolicy=seeded.choice(["strict_fifo", "skip_unfit"]),
+                autoPromote=seeded.random() < 0.8,
+                waitlistEnabled=seeded.random() < 0.8,
+            )
+        case _:
+            return heal()

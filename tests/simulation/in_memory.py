@@ -1,0 +1,104 @@
+"""A history that happens to a roster alone, seen as plain data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+import msgspec
+
+from shared import commands, outcomes
+from shared.commands import Accepted
+from tests.simulation import auditor, histories, worlds
+from tests.simulation.model import Json, Told
+from tests.simulation.snapshot import Entry, Row, Snapshot
+from worker.promotion import Policy, Waitlist
+from worker.roster import Roster
+from worker.state import Change, Recount, Terms
+
+
+class InMemory:
+    """A roster that knows everything, and a ledger that is a list."""
+
+    def __init__(self, settings: Json) -> None:
+        terms = {worlds.column(name): value for name, value in settings.items()}
+        terms["promotion_policy"] = Policy(terms["promotion_policy"])
+        self.roster = Roster(
+            terms=Terms(**terms), spots_reserved=0, waitlist=Waitlist(), registrations={}, holders={}
+        )
+        self.commands: list[Told] = []
+
+    def accept(self, asked: Sequence[Told]) -> None:
+        self.commands += [replace(told, seq=seq) for seq, told in enumerate(asked, len(self.commands) + 1)]
+
+    def apply(self, limit: int) -> int:
+        """Decide one command, whatever the limit: every decision is looked at."""
+        for index, told in enumerate(self.commands):
+            if told.outcome is None:
+                self.commands[index] = replace(told, outcome=self._decide(told))
+                return min(limit, 1)
+        return 0
+
+    def _decide(self, told: Told) -> Json:
+        found = self.roster.registrations.values()
+        self.roster.recount = Recount(
+            confirmed_spots=sum(r.spots_count for r in found if r.status == "CONFIRMED"),
+            waitlist_length=sum(r.status == "WAITLIST" for r in found),
+        )
+        accepted = Accepted(
+            command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
+            id=UUID(told.id),
+            seq=told.seq,
+            actor=worlds.ACTOR,
+            accepted_at=told.accepted_at,
+            registration_id=UUID(told.registration_id),
+        )
+        return worlds.as_read(msgspec.json.decode(outcomes.encode(self.roster.decide(accepted))))
+
+    def snapshot(self) -> Snapshot:
+        roster = self.roster
+        return Snapshot(
+            settings={name: getattr(roster.terms, worlds.column(name)) for name in histories.SETTINGS},
+            spots_reserved=roster.spots_reserved,
+            waitlist_length=roster.waitlist.length,
+            audit_seq=len(roster.changes),
+            rows=tuple(
+                Row(
+                    id=str(row.id),
+                    seq=row.seq,
+                    command_id=str(row.command_id),
+                    email=row.email,
+                    spots_count=row.spots_count,
+                    status=row.status.value,
+                )
+                for row in roster.registrations.values()
+            ),
+            entries=tuple(self._entries()),
+            commands=tuple(self.commands),
+        )
+
+    def _entries(self) -> Iterator[Entry]:
+        """Yield the changes as entries that are well chained: in memory there is no trail yet."""
+        last = bytes(32)
+        for number, change in enumerate(self.roster.changes, 1):
+            entry = _entry(number, change)
+            last = auditor.digest(last, entry)
+            yield replace(entry, hash=last)
+
+
+def _entry(number: int, change: Change) -> Entry:
+    return Entry(
+        event_id=str(histories.NOBODY),
+        number=number,
+        command_id=str(change.command_id),
+        kind=change.kind,
+        actor=change.actor,
+        reason=change.reason,
+        registration_id=None if change.registration_id is None else str(change.registration_id),
+        from_status=change.from_status,
+        to_status=change.to_status,
+        before_after=msgspec.to_builtins(change.before_after),
+        spots_delta=change.spots_delta,
+        spots_reserved=change.spots_reserved,
+        at=histories.START,
+        hash=b"",
+    )

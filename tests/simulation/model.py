@@ -1,0 +1,233 @@
+"""A second opinion on every decision: the rules in their most naive form.
+
+Plain dictionaries, lists and sums; whatever is needed is counted anew each time it is needed. Commands,
+settings and outcomes are the JSON that clients see, so that nothing here leans on how the service
+keeps them. Where the rules leave something open, it is decided like this:
+
+- A command never promotes the registration that it itself moved to the waitlist; promotion stops
+  when that one is next. Any later command that promotes may take it.
+- Promotion runs after a status change that changed something, after a deletion, a change of the event
+  (even one that changes nothing) and a heal; and before a newcomer is placed, when the waitlist has room.
+- Of several refusals the one that `RefusalCode` lists first is the answer.
+- An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.
+- To the waitlist is to its tail: the place of the command. Every other move keeps the place.
+- A capacity equal to the present one is never refused.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+UNCHANGED_BY_A_CHANGE = ("reason",)
+TIMES = ("opensAt", "closesAt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A command as the ledger has it, in its place, and its outcome as soon as there is one."""
+
+    id: str
+    seq: int
+    kind: str
+    payload: Json
+    accepted_at: datetime
+    registration_id: str
+    idempotency_key: bytes | None = None
+    outcome: Json | None = None
+
+
+@dataclass(kw_only=True)
+class Party:
+    """A registration as the model keeps it."""
+
+    id: str
+    place: int
+    email: str | None
+    spots: int
+    status: str
+
+
+class Model:
+    """One event from its beginning, command by command."""
+
+    def __init__(self, settings: Json) -> None:
+        self.settings = dict(settings)
+        self.parties: list[Party] = []
+        self.trail: list[Json] = []
+
+    def confirmed_spots(self) -> int:
+        return sum(party.spots for party in self.parties if party.status == "CONFIRMED")
+
+    def free(self) -> int:
+        return int(self.settings["capacity"]) - self.confirmed_spots()
+
+    def waiting(self) -> list[Party]:
+        line = [party for party in self.parties if party.status == "WAITLIST"]
+        return sorted(line, key=lambda party: party.place)
+
+    def owed(self) -> Party | None:
+        """Whom the policy would give free spots to now."""
+        line = self.waiting()
+        if self.settings["promotionPolicy"] == "strict_fifo":
+            line = line[:1]
+        for party in line:
+            if party.spots <= self.free():
+                return party
+        return None
+
+    def decide(self, told: Told) -> Json:
+        """Return the outcome as clients read it, a refusal without its sentence for people."""
+        match told.kind:
+            case "register":
+                return self._register(told)
+            case "change_status":
+                return self._change_status(told)
+            case "delete_registration":
+                return self._delete(told)
+            case "change_event":
+                return self._change_event(told)
+            case "heal_counter":
+                return self._heal(told)
+            case _:
+                raise AssertionError(f"the rules know nothing of {told.kind}")
+
+    def _register(self, told: Told) -> Json:
+        spots, email = told.payload.get("spotsCount", 1), told.payload.get("email")
+        opens, closes = self.settings["opensAt"], self.settings["closesAt"]
+        if (opens and told.accepted_at < opens) or (closes and told.accepted_at >= closes):
+            return refused("REGISTRATION_CLOSED")
+        if self.settings["paused"]:
+            return refused("EVENT_PAUSED")
+        if spots > self.settings["maxSpotsPerRegistration"]:
+            return refused("TOO_MANY_SPOTS")
+        if self._is_taken(email):
+            return refused("ALREADY_REGISTERED")
+        limit = self.settings["waitlistLimit"]
+        has_room = self.settings["waitlistEnabled"] and (limit is None or len(self.waiting()) < limit)
+        if has_room:
+            self._promote(told)
+        fits = spots <= self.free() and not self._anybody_comes_first()
+        if not fits and not has_room:
+            return refused("EVENT_FULL")
+        party = Party(id=told.registration_id, place=told.seq, email=email, spots=spots, status="NEW")
+        self.parties.append(party)
+        self._become(told, party, "CONFIRMED" if fits else "WAITLIST")
+        if fits:
+            return {"outcome": "confirmed", "registrationId": party.id, "spotsCount": spots}
+        position = self.waiting().index(party) + 1
+        return {
+            "outcome": "waitlisted",
+            "registrationId": party.id,
+            "spotsCount": spots,
+            "position": position,
+        }
+
+    def _anybody_comes_first(self) -> bool:
+        if self.settings["promotionPolicy"] == "strict_fifo":
+            return len(self.waiting()) > 0
+        return self.owed() is not None
+
+    def _change_status(self, told: Told) -> Json:
+        party, status = self._find(told), told.payload["status"]
+        if party is None:
+            return refused("REGISTRATION_NOT_FOUND")
+        before = party.status
+        if before == "CANCELLED" and status != "CANCELLED" and self._is_taken(party.email):
+            return refused("ALREADY_REGISTERED")
+        if status == "CONFIRMED" and before != "CONFIRMED" and party.spots > self.free():
+            left = max(self.free(), 0)
+            return refused("CAPACITY_EXCEEDED", spotsLeft=left, spotsNeeded=party.spots)
+        if status != before:
+            if status == "WAITLIST":
+                party.place = told.seq
+            self._become(told, party, status)
+            self._promote(told, moved=party if status == "WAITLIST" else None)
+        return {
+            "outcome": "status_changed",
+            "registrationId": party.id,
+            "fromStatus": before,
+            "toStatus": status,
+        }
+
+    def _delete(self, told: Told) -> Json:
+        party = self._find(told)
+        if party is None:
+            return refused("REGISTRATION_NOT_FOUND")
+        before = party.status
+        self._become(told, party, None)
+        self._promote(told)
+        return {
+            "outcome": "deleted",
+            "registrationId": party.id,
+            "fromStatus": before,
+            "spotsFreed": party.spots if before == "CONFIRMED" else 0,
+        }
+
+    def _change_event(self, told: Told) -> Json:
+        after = dict(self.settings)
+        for name, value in told.payload.items():
+            if name not in UNCHANGED_BY_A_CHANGE:
+                after[name] = datetime.fromisoformat(value) if name in TIMES and value else value
+        if after["capacity"] != self.settings["capacity"] and after["capacity"] < self.confirmed_spots():
+            return refused("CAPACITY_BELOW_RESERVED")
+        if after["opensAt"] and after["closesAt"] and after["closesAt"] <= after["opensAt"]:
+            return refused("WINDOW_INVALID")
+        changed = [name for name in after if after[name] != self.settings[name]]
+        self.settings = after
+        if changed:
+            self._write(told)
+        return {"outcome": "event_changed", "changed": changed, "promoted": self._promote(told)}
+
+    def _heal(self, told: Told) -> Json:
+        healed = {
+            "outcome": "counter_healed",
+            "drift": 0,
+            "spotsReserved": self.confirmed_spots(),
+            "overbookedSpots": 0,
+        }
+        self._promote(told)
+        return healed
+
+    def _promote(self, told: Told, moved: Party | None = None) -> int:
+        promoted = 0
+        while self.settings["autoPromote"]:
+            party = self.owed()
+            if party is None or party is moved:
+                break
+            self._become(told, party, "CONFIRMED", kind="promotion")
+            promoted += 1
+        return promoted
+
+    def _become(self, told: Told, party: Party, status: str | None, kind: str | None = None) -> None:
+        before, held_before = party.status, self.confirmed_spots()
+        party.status = status or "DELETED"
+        self.parties = [one for one in self.parties if one.status != "DELETED"]
+        self._write(
+            told,
+            kind=kind or told.kind,
+            registrationId=party.id,
+            fromStatus=None if before == "NEW" else before,
+            toStatus=status,
+            spotsDelta=self.confirmed_spots() - held_before,
+        )
+
+    def _write(self, told: Told, **facts: object) -> None:
+        unless_given = {"registrationId": None, "fromStatus": None, "toStatus": None, "spotsDelta": 0}
+        counter = {"commandId": told.id, "kind": told.kind, "spotsReserved": self.confirmed_spots()}
+        self.trail.append({**unless_given, **counter, **facts})
+
+    def _find(self, told: Told) -> Party | None:
+        for party in self.parties:
+            if party.id == told.payload["registrationId"]:
+                return party
+        return None
+
+    def _is_taken(self, email: str | None) -> bool:
+        keys = [p.email.casefold() for p in self.parties if p.email and p.status != "CANCELLED"]
+        return email is not None and email.casefold() in keys
+
+
+def refused(code: str, **more: int) -> Json:
+    return {"outcome": "refused", "code": code, **more}

@@ -1,0 +1,169 @@
+"""Bugs to plant in the service: each plant puts one in its place until its test ends."""
+# ruff: noqa: SLF001 - bugs live inside
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, text
+
+from shared import audit
+from shared.commands import Accepted, Register, Status
+from shared.outcomes import Outcome, Refused
+from worker import promotion, records, roster, rules, trail
+from worker.promotion import Policy, Waiter, Waitlist
+from worker.roster import Roster
+from worker.state import Change, Registration
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def frees_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = Roster._note
+
+    def mutant(self: Roster, accepted: Accepted, **facts: Any) -> None:
+        if facts.get("from_status") is Status.CANCELLED and facts.get("to_status") is None:
+            facts["spots_delta"] = -1
+        note(self, accepted, **facts)
+
+    monkeypatch.setattr(Roster, "_note", mutant)
+
+
+def frees_nothing_on_demotion(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = Roster._note
+
+    def mutant(self: Roster, accepted: Accepted, **facts: Any) -> None:
+        if facts.get("from_status") is Status.CONFIRMED and facts.get("to_status") is Status.WAITLIST:
+            facts["spots_delta"] = 0
+        note(self, accepted, **facts)
+
+    monkeypatch.setattr(Roster, "_note", mutant)
+
+
+def lets_newcomers_barge(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mutant(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
+        del policy, waitlist
+        return spots_count <= spots_left
+
+    monkeypatch.setattr(promotion, "newcomer_may_confirm", mutant)
+
+
+def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mutant(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | None:
+        del policy
+        return min(waitlist.heads(), default=None) if spots_left > 0 else None
+
+    monkeypatch.setattr(promotion, "next_up", mutant)
+
+
+def skips_the_head_under_strict_fifo(monkeypatch: pytest.MonkeyPatch) -> None:
+    next_up = promotion.next_up
+    monkeypatch.setattr(
+        promotion, "next_up", lambda _, waitlist, left: next_up(Policy.SKIP_UNFIT, waitlist, left)
+    )
+
+
+def promotes_whom_it_moved_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Roster._promote
+    monkeypatch.setattr(Roster, "_promote", lambda self, accepted, but=None: promote(self, accepted))  # noqa: ARG005
+
+
+def promotes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Roster, "_promote", lambda self, accepted, but=None: 0)  # noqa: ARG005
+
+
+def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Roster._promote
+
+    def mutant(self: Roster, accepted: Accepted, *, but: Waiter | None = None) -> int:
+        terms, self.terms = self.terms, msgspec.structs.replace(self.terms, auto_promote=True)
+        promoted = promote(self, accepted, but=but)
+        self.terms = terms
+        return promoted
+
+    monkeypatch.setattr(Roster, "_promote", mutant)
+
+
+def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mutant(self: Registration, status: Status, *, seq: int | None = None) -> Registration:
+        del seq
+        return replace(self, status=status)
+
+    monkeypatch.setattr(Registration, "become", mutant)
+
+
+def enters_whom_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = Roster._register
+
+    def mutant(self: Roster, accepted: Accepted, command: Register) -> Outcome:
+        outcome = decide(self, accepted, command)
+        if isinstance(outcome, Refused):
+            self._enter(accepted, command, Status.WAITLIST)
+        return outcome
+
+    monkeypatch.setattr(Roster, "_register", mutant)
+
+
+def takes_two_spellings_for_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (roster, rules):
+        monkeypatch.setattr(module, "email_key", str)
+
+
+def ignores_the_capacity_on_confirming(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = rules.against_becoming
+    monkeypatch.setattr(
+        rules, "against_becoming", lambda before, status, _, holders: refuse(before, status, 10**6, holders)
+    )
+
+
+def lowers_the_capacity_below_what_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = rules.against_settings
+    monkeypatch.setattr(rules, "against_settings", lambda before, after, _: refuse(before, after, 0))
+
+
+def statement(name: str, *edits: tuple[str, str], module: ModuleType = records) -> Plant:
+    """Return a plant that changes a statement's text; each edit must find what it changes."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        statement = str(getattr(module, name).text)
+        for old, new in edits:
+            assert old in statement, f"{name} no longer has {old!r}"
+            statement = statement.replace(old, new)
+        monkeypatch.setattr(module, name, text(statement))
+
+    return plant
+
+
+def both(*plants: Plant) -> Plant:
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        for one in plants:
+            one(monkeypatch)
+
+    return plant
+
+
+def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = trail.append
+
+    def mutant(connection: Connection, event_id: UUID, changes: Sequence[Change], **facts: Any) -> None:
+        append(connection, event_id, changes[:-1], **facts)
+
+    monkeypatch.setattr(trail, "append", mutant)
+
+
+def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = audit.chain
+    monkeypatch.setattr(audit, "chain", lambda _, entry: chain(audit.BEFORE_THE_FIRST, entry))
+
+
+def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = trail.append
+
+    def mutant(connection: Connection, event_id: UUID, changes: Sequence[Change], **facts: Any) -> None:
+        append(connection, event_id, changes[::-1], **facts)
+
+    monkeypatch.setattr(trail, "append", mutant)

@@ -1,0 +1,130 @@
+"""The event again, from its first settings and its audit trail: who stood where after every entry."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from tests.simulation.model import TIMES, Json, Told
+from tests.simulation.snapshot import Entry, Snapshot
+
+
+@dataclass
+class Standing:
+    """A registration during the replay."""
+
+    place: int
+    spots: int
+    status: str | None
+
+    @property
+    def held(self) -> int:
+        """How many spots it has."""
+        return self.spots if self.status == "CONFIRMED" else 0
+
+
+class Replay:
+    """Takes the entries one by one; `violations` are what did not follow, each with its number."""
+
+    def __init__(self, settings: Json, commands: dict[str, Told]) -> None:
+        self.settings = dict(settings)
+        self.commands = commands
+        self.standings: dict[str, Standing] = {}
+        self.reserved = 0
+        self.violations: list[str] = []
+
+    def step(self, entry: Entry) -> None:
+        """Take one entry, and note what does not follow from those before it."""
+        if entry.command_id not in self.commands:
+            return
+        told = self.commands[entry.command_id]
+        delta = 0
+        if entry.registration_id is not None:
+            delta = self._move(entry, told)
+        for name, (before, after) in (entry.before_after or {}).items():
+            self._set(entry, name, before, after)
+        if entry.spots_delta != delta:
+            self._say(entry, 11, f"moves the counter by {entry.spots_delta} where {delta} changed hands")
+        self.reserved += entry.spots_delta
+        if entry.spots_reserved != self.reserved:
+            self._say(entry, 10, f"says {entry.spots_reserved} are reserved, they add up to {self.reserved}")
+        if entry.spots_delta > 0 and self.reserved > self.settings["capacity"]:
+            self._say(entry, 1, f"raises the counter to {self.reserved} of {self.settings['capacity']}")
+        if entry.kind == "register":
+            self._newcomer(entry, told)
+
+    def _move(self, entry: Entry, told: Told) -> int:
+        assert entry.registration_id is not None
+        one = self.standings.get(entry.registration_id)
+        if one is None:
+            one = Standing(told.seq, told.payload.get("spotsCount", 1), None)
+            self.standings[entry.registration_id] = one
+        if entry.from_status != one.status:
+            self._say(entry, 10, f"moves from {entry.from_status} what was {one.status}")
+        if entry.kind == "promotion":
+            self._promotion(entry, one, told)
+        held = one.held
+        if entry.to_status == "WAITLIST":
+            one.place = told.seq
+        one.status = entry.to_status
+        delta = one.held - held
+        if entry.to_status is None:
+            del self.standings[entry.registration_id]
+        return delta
+
+    def _promotion(self, entry: Entry, one: Standing, told: Told) -> None:
+        if not self.settings["autoPromote"]:
+            self._say(entry, 7, "promotes although nobody is to be promoted")
+        if one is not self._next_up(self.settings["capacity"] - self.reserved):
+            self._say(entry, 7, "promotes somebody who is not next")
+        if told.kind == "change_status" and one.place == told.seq:
+            self._say(entry, 7, "promotes whom the same command moved to the waitlist")
+
+    def _newcomer(self, entry: Entry, told: Told) -> None:
+        line = self._line()
+        if entry.to_status == "WAITLIST":
+            position = [one.place for one in line].index(told.seq) + 1
+            if (told.outcome or {}).get("position") != position:
+                self._say(entry, 7, f"puts somebody at {position} who was told {told.outcome}")
+            return
+        free = self.settings["capacity"] - self.reserved + max(entry.spots_delta, 0)
+        blocked = self.settings["promotionPolicy"] == "strict_fifo" and line
+        if blocked or self._next_up(free) is not None:
+            self._say(entry, 7, "lets a newcomer pass those who wait")
+
+    def _set(self, entry: Entry, name: str, before: object, after: object) -> None:
+        if self.settings.get(name) != _value(name, before):
+            self._say(entry, 10, f"changes {name} from {before}, it was {self.settings.get(name)}")
+        if _value(name, before) == _value(name, after):
+            self._say(entry, 10, f"changes {name} from {before} to the same")
+        self.settings[name] = _value(name, after)
+
+    def _line(self) -> list[Standing]:
+        waiting = [one for one in self.standings.values() if one.status == "WAITLIST"]
+        return sorted(waiting, key=lambda one: one.place)
+
+    def _next_up(self, free: int) -> Standing | None:
+        line = self._line()
+        reach = line[:1] if self.settings["promotionPolicy"] == "strict_fifo" else line
+        return next((one for one in reach if one.spots <= free), None)
+
+    def differences(self, now: Snapshot) -> Iterator[str]:
+        """Say where the tables are not what the trail replays to."""
+        replayed = {id_: (one.status, one.spots) for id_, one in self.standings.items()}
+        rows = {row.id: (row.status, row.spots_count) for row in now.rows}
+        if replayed != rows:
+            yield f"10: the trail replays to {replayed}, the rows are {rows}"
+        if self.reserved != now.spots_reserved:
+            yield f"10: the trail replays to {self.reserved} spots, the counter says {now.spots_reserved}"
+        if self.settings != now.settings:
+            yield f"10: the trail replays to {self.settings}, the settings are {now.settings}"
+        for row in now.rows:
+            one = self.standings.get(row.id)
+            if one is not None and one.place != row.seq:
+                yield f"7: {row.id} has place {row.seq} instead of {one.place}"
+
+    def _say(self, entry: Entry, number: int, what: str) -> None:
+        self.violations.append(f"{number}: entry {entry.number} ({entry.kind}) {what}")
+
+
+def _value(name: str, value: object) -> object:
+    return datetime.fromisoformat(value) if name in TIMES and isinstance(value, str) else value

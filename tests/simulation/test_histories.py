@@ -1,0 +1,93 @@
+"""Random histories of everything that can be asked: answers and states, against a second opinion."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, event, given
+from hypothesis import settings as examples
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+from structlog.typing import EventDict
+
+from tests.simulation import histories, worlds
+from tests.simulation.histories import HISTORIES, History
+from tests.simulation.in_memory import InMemory
+from tests.simulation.in_postgres import InPostgres
+from tests.simulation.worlds import Witness
+from worker import tasks
+from worker.state import PROMOTION
+
+_BATCH_MAX = 3
+
+
+@examples(max_examples=400, deadline=None)
+@given(HISTORIES)
+def test_the_roster_decides_every_history_as_the_naive_model_does(drawn: History) -> None:
+    world = InMemory(drawn.settings)
+
+    assert worlds.run(world, drawn) == []
+
+    for kind, count in Counter((change.kind, change.to_status) for change in world.roster.changes).items():
+        event(f"{kind}: {min(count, 3)}")
+    for told in world.commands:
+        event((told.outcome or {}).get("code", "not refused"))
+
+
+@pytest.mark.parametrize("seeds", [range(20), range(20, 40), range(40, 60)])
+def test_the_roster_decides_long_and_crowded_histories_as_the_naive_model_does(seeds: range) -> None:
+    promoted = 0
+    for seed in seeds:
+        drawn = histories.long(seed)
+        world = InMemory(drawn.settings)
+
+        assert worlds.run(world, drawn) == [], seed
+
+        promoted += sum(change.kind == PROMOTION for change in world.roster.changes)
+    assert promoted > len(seeds), "crowded histories see promotions"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_postgresql_holds_long_and_crowded_histories_as_the_naive_model_does(
+    connection: Connection, logs: list[EventDict], seed: int
+) -> None:
+    drawn = histories.long(seed)
+
+    assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
+    assert logs == [], "no batch had to be applied one by one"
+
+
+@examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=HISTORIES)
+def test_postgresql_holds_after_every_batch_what_the_naive_model_says(
+    connection: Connection, logs: list[EventDict], drawn: History
+) -> None:
+    assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
+    assert logs == [], "no batch had to be applied one by one"
+
+
+@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=HISTORIES)
+def test_two_owners_at_once_decide_what_one_alone_would_have(
+    database: str, connection: Connection, drawn: History
+) -> None:
+    world = InPostgres(connection, drawn.settings)
+    asked = list(worlds.asked(drawn))
+    world.accept(asked)
+
+    with ThreadPoolExecutor(2) as owners:
+        settled = [*owners.map(lambda _: _apply_all(database, world.event_id), range(2))]
+
+    assert sum(settled) == len(asked)
+    witness = Witness(world, drawn.settings)
+    witness.drain()
+    assert witness.objections == []
+
+
+def _apply_all(database: str, event_id: UUID) -> int:
+    settled = 0
+    with create_engine(database, poolclass=NullPool).connect() as connection:
+        while batch := tasks.apply_pending(connection, event_id, _BATCH_MAX):
+            settled += len(batch)
+    return settled

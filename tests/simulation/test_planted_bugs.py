@@ -1,0 +1,290 @@
+"""Every invariant has teeth: bugs planted in the service, each caught by the checks that pass without it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from shared import ids, ledger, outcomes
+from shared.ledger import Asked
+from tests.simulation import histories, mutants, worlds
+from tests.simulation.histories import History, change, delete, heal, history, move, register
+from tests.simulation.in_memory import InMemory
+from tests.simulation.in_postgres import InPostgres
+from tests.simulation.mutants import Plant
+from tests.simulation.worlds import Witness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bug:
+    """A bug, a history that it spoils, and the numbers of the invariants whose breach gives it away."""
+
+    name: str
+    plant: Plant
+    history: History
+    caught: frozenset[str]
+
+
+def numbers(objections: Sequence[str]) -> frozenset[str]:
+    """Return what was broken: invariants by number, and `model` where the second opinion differs."""
+    return frozenset(objection.partition(":")[0] for objection in objections)
+
+
+IN_DECISIONS = [
+    Bug(
+        name="a cancelled registration frees its spots again when it is deleted",
+        plant=mutants.frees_twice,
+        history=history(register(1), register(1), move("CANCELLED", 1), delete(1)),
+        caught=frozenset({"2", "11", "model"}),
+    ),
+    Bug(
+        name="a demotion frees nothing",
+        plant=mutants.frees_nothing_on_demotion,
+        history=history(register(2), register(4), move("WAITLIST", 2)),
+        caught=frozenset({"2", "11", "model"}),
+    ),
+    Bug(
+        name="a newcomer takes what the head of the waitlist waits for",
+        plant=mutants.lets_newcomers_barge,
+        history=history(register(3), register(4), register(1)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a promotion does not look at the capacity",
+        plant=mutants.promotes_without_looking_at_the_capacity,
+        history=history(register(4), register(3), register(3), change(capacity=5), move("CANCELLED", 3)),
+        caught=frozenset({"1", "7", "model"}),
+    ),
+    Bug(
+        name="strict order skips a head that does not fit",
+        plant=mutants.skips_the_head_under_strict_fifo,
+        history=history(register(3), register(4), register(1), heal()),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a command promotes whom it moved to the waitlist itself",
+        plant=mutants.promotes_whom_it_moved_itself,
+        history=history(register(2), move("WAITLIST", 1)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="freed spots are offered to nobody",
+        plant=mutants.promotes_nobody,
+        history=history(register(4), register(2), delete(2)),
+        caught=frozenset({"8", "model"}),
+    ),
+    Bug(
+        name="somebody is promoted although promotion is switched off",
+        plant=mutants.promotes_although_switched_off,
+        history=history(register(4), register(2), delete(2), autoPromote=False),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a move to the tail keeps the old place",
+        plant=mutants.keeps_the_place_when_moved_to_the_tail,
+        history=history(register(4), register(1), move("WAITLIST", 2), register(4), heal()),
+        caught=frozenset({"7", "8", "model"}),
+    ),
+    Bug(
+        name="a refused command has an effect",
+        plant=mutants.enters_whom_it_refuses,
+        history=history(register(2), register(3), paused=True),
+        caught=frozenset({"7", "8", "9", "model"}),
+    ),
+    Bug(
+        name="another spelling of an email address is another holder",
+        plant=mutants.takes_two_spellings_for_two_addresses,
+        history=history(register(1, "ada@example.org"), register(1, "Ada@Example.org")),
+        caught=frozenset({"12", "model"}),
+    ),
+    Bug(
+        name="an admin confirms more than there is",
+        plant=mutants.ignores_the_capacity_on_confirming,
+        history=history(register(4), register(2), move("CONFIRMED", 1)),
+        caught=frozenset({"1", "model"}),
+    ),
+    Bug(
+        name="the capacity goes below what is confirmed",
+        plant=mutants.lowers_the_capacity_below_what_is_confirmed,
+        history=history(register(4), change(capacity=3)),
+        caught=frozenset({"1", "model"}),
+    ),
+]
+
+
+@pytest.mark.parametrize("bug", IN_DECISIONS, ids=lambda bug: bug.name)
+def test_a_bug_in_a_decision_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worlds.run(InMemory(bug.history.settings), bug.history) == []
+
+    bug.plant(monkeypatch)
+
+    assert numbers(worlds.run(InMemory(bug.history.settings), bug.history)) == bug.caught
+
+
+_WITHOUT_A_GUARD = mutants.statement(
+    "_GUARD_COUNTERS", (" AND (:spots_delta <= 0 OR spots_reserved + :spots_delta <= capacity)", "")
+)
+_COUNTS_ONE_TOO_MANY = mutants.statement(
+    "_GUARD_COUNTERS",
+    ("spots_reserved = spots_reserved + :spots_delta", "spots_reserved = spots_reserved + :spots_delta + 1"),
+)
+_FORGETS_WHAT_IS_SETTLED = mutants.both(
+    mutants.statement("_PENDING", (" AND settled_at IS NULL", ""), module=ledger),
+    mutants.statement("_SETTLE", (" AND command.settled_at IS NULL", ""), module=ledger),
+)
+
+_TWO_AND_ONE_WAITS = (register(2), register(2), register(1), move("CANCELLED", 2))
+
+IN_TRANSACTIONS = [
+    Bug(
+        name="the counter moves outside the guard and by too much, within the capacity",
+        plant=mutants.both(_WITHOUT_A_GUARD, _COUNTS_ONE_TOO_MANY),
+        history=history(register(2)),
+        caught=frozenset({"2", "10", "model"}),
+    ),
+    Bug(
+        name="the counter moves outside the guard and by too much, past the capacity",
+        plant=mutants.both(_WITHOUT_A_GUARD, _COUNTS_ONE_TOO_MANY),
+        history=history(register(4)),
+        caught=frozenset({"model"}),  # the constraint behind the guard refuses it: answered `failed`
+    ),
+    Bug(
+        name="the owner confirms without looking at the capacity, and without a guard",
+        plant=mutants.both(_WITHOUT_A_GUARD, mutants.ignores_the_capacity_on_confirming),
+        history=history(register(4), register(2), move("CONFIRMED", 1)),
+        caught=frozenset({"model"}),  # likewise
+    ),
+    Bug(
+        name="the trail has a gap",
+        plant=mutants.leaves_a_gap_in_the_trail,
+        history=history(register(2), register(1)),
+        caught=frozenset({"4", "10", "model"}),
+    ),
+    Bug(
+        name="the chain is broken",
+        plant=mutants.breaks_the_chain,
+        history=history(register(2), register(1)),
+        caught=frozenset({"10"}),
+    ),
+    Bug(
+        name="the trail is in another order than the decisions",
+        plant=mutants.writes_entries_in_another_order,
+        history=history(*_TWO_AND_ONE_WAITS),
+        caught=frozenset({"7", "10", "11", "model"}),
+    ),
+    Bug(
+        name="a settled command is decided and answered again",
+        plant=_FORGETS_WHAT_IS_SETTLED,
+        history=history(register(2), register(1)),
+        caught=frozenset({"3", "9"}),
+    ),
+    Bug(
+        name="a cancellation is answered and not written",
+        plant=mutants.statement("_UPDATE", ("status = changed.status", "status = registration.status")),
+        history=history(register(2), move("CANCELLED", 1), limit=1),
+        caught=frozenset({"2", "10", "model"}),
+    ),
+    Bug(
+        name="a move to the tail is written with the old place",
+        plant=mutants.statement("_UPDATE", ("seq = changed.seq, ", "")),
+        history=history(register(1), register(1), move("WAITLIST", 2), limit=1),
+        caught=frozenset({"7", "8", "model"}),
+    ),
+    Bug(
+        name="the waitlist is loaded without its heads",
+        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0")),
+        history=history(*_TWO_AND_ONE_WAITS, limit=1),
+        caught=frozenset({"8", "model"}),
+    ),
+    Bug(
+        name="a deleted registration stays",
+        plant=mutants.statement("_DELETE", ("DELETE", "SELECT 1")),
+        history=history(register(2), delete(1), limit=1),
+        caught=frozenset({"2", "10", "model"}),
+    ),
+]
+
+
+@pytest.mark.parametrize("bug", IN_TRANSACTIONS, ids=lambda bug: bug.name)
+def test_a_bug_in_a_transaction_is_caught(
+    bug: Bug, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worlds.run(InPostgres(connection, bug.history.settings), bug.history) == []
+
+    bug.plant(monkeypatch)
+
+    assert numbers(worlds.run(InPostgres(connection, bug.history.settings), bug.history)) == bug.caught
+
+
+def test_overselling_is_caught_even_where_nothing_in_the_service_prevents_it(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oversold = history(register(4), register(2), move("CONFIRMED", 1))
+    with connection.begin():
+        connection.execute(text("ALTER TABLE event DROP CONSTRAINT event_not_oversold"))
+    assert worlds.run(InPostgres(connection, oversold.settings), oversold) == []
+
+    mutants.both(_WITHOUT_A_GUARD, mutants.ignores_the_capacity_on_confirming)(monkeypatch)
+
+    assert numbers(worlds.run(InPostgres(connection, oversold.settings), oversold)) == {"1", "model"}
+
+
+def test_a_key_that_names_two_commands_is_caught(database: str, connection: Connection) -> None:
+    assert _asked_twice_under_one_key(database, connection) == []
+
+    with connection.begin():
+        connection.execute(text("DROP INDEX command_idempotency_key"))
+
+    assert numbers(_asked_twice_under_one_key(database, connection)) == {"4"}
+
+
+def _asked_twice_under_one_key(database: str, connection: Connection) -> list[str]:
+    world = InPostgres(connection, histories.SETTINGS)
+    for _ in range(2):
+        asyncio.run(
+            _accept(
+                database,
+                Asked(
+                    event_id=world.event_id,
+                    id=ids.new_id(),
+                    kind="register",
+                    payload=b'{"name":"Ada"}',
+                    actor="public",
+                    idempotency_key=b"key",
+                    fingerprint=b"body",
+                ),
+            )
+        )
+    witness = Witness(world, histories.SETTINGS)
+    witness.drain()
+    return witness.objections
+
+
+async def _accept(database: str, asked: Asked) -> None:
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        await ledger.accept(connection, [asked])
+    await engine.dispose()
+
+
+def test_an_outcome_that_is_rewritten_by_hand_is_caught(connection: Connection) -> None:
+    world = InPostgres(connection, histories.SETTINGS)
+    witness = Witness(world, histories.SETTINGS)
+    world.accept(list(worlds.asked(history(register(2)))))
+    witness.drain()
+    assert witness.objections == []
+
+    outcome = outcomes.Waitlisted(
+        registration_id=ids.registration_id(worlds.command_id(0)), spots_count=2, position=1
+    )
+    with connection.begin():
+        connection.execute(
+            text("UPDATE command SET outcome = CAST(:outcome AS jsonb)"),
+            {"outcome": outcomes.encode(outcome).decode()},
+        )
+    witness.look()
+
+    assert numbers(witness.objections) == {"3", "4"}

@@ -1,0 +1,97 @@
+"""What can be asked: commands there and back, and what is not one."""
+
+from datetime import UTC, datetime
+from typing import get_args
+from uuid import UUID
+
+import pytest
+
+from shared import commands
+from shared.commands import (
+    ChangeEvent,
+    ChangeStatus,
+    Command,
+    DeleteRegistration,
+    HealCounter,
+    Kind,
+    Register,
+    Status,
+    UnreadableCommand,
+)
+
+SOMEBODY = UUID(int=7)
+
+EVERY_COMMAND = [
+    ("register", Register(name="Ada", spots_count=2, email="ada@example.org")),
+    ("register", Register(name="Ada")),
+    ("change_status", ChangeStatus(registration_id=SOMEBODY, status=Status.CANCELLED, reason="Ill")),
+    ("delete_registration", DeleteRegistration(registration_id=SOMEBODY)),
+    (
+        "change_event",
+        ChangeEvent(capacity=5, waitlist_limit=None, opens_at=datetime(2026, 12, 1, tzinfo=UTC)),
+    ),
+    ("change_event", ChangeEvent()),
+    ("heal_counter", HealCounter(reason="The check said so")),
+]
+
+
+@pytest.mark.parametrize(("kind", "command"), EVERY_COMMAND)
+def test_a_command_is_read_back_as_it_was_filed(kind: str, command: Command) -> None:
+    assert commands.kind(command) == kind
+    assert commands.decode(kind, commands.encode(command)) == command
+
+
+def test_every_kind_is_among_these() -> None:
+    assert {kind for kind, _ in EVERY_COMMAND} == set(get_args(Kind))
+
+
+def test_a_registration_is_filed_as_clients_send_it() -> None:
+    command = Register(name="Ada", spots_count=2, email="ada@example.org")
+
+    assert commands.encode(command) == b'{"name":"Ada","spotsCount":2,"email":"ada@example.org"}'
+
+
+def test_a_change_of_the_event_is_filed_with_what_it_gives_and_nothing_else() -> None:
+    assert commands.encode(ChangeEvent(waitlist_limit=None, paused=False)) == (
+        b'{"waitlistLimit":null,"paused":false}'
+    )
+
+
+def test_a_kind_that_this_version_does_not_know_is_unreadable() -> None:
+    with pytest.raises(UnreadableCommand, match=r"^unknown kind of command: 'teleport'$"):
+        commands.decode("teleport", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "message"),
+    [
+        ("register", "{}", r"register: .*`name`"),
+        ("register", '{"name":"Ada","spotsCount":0}', r"register: .*`\$\.spotsCount`"),
+        ("register", '{"name":"Ada","spotsCount":1001}', r"register: .*`\$\.spotsCount`"),
+        ("register", '{"name":"Ada","spots":2}', r"register: .*`spots`"),
+        ("register", '{"name":" "}', r"register: .*`\$\.name`"),
+        ("register", '{"name":"A\\u0000da"}', r"register: .*`\$\.name`"),
+        ("change_status", '{"registrationId":"7","status":"CANCELLED"}', r"change_status: .*registrationId"),
+        ("change_event", '{"capacity":-1}', r"change_event: .*capacity"),
+        ("change_event", '{"opensAt":"2026-12-01T10:00:00"}', r"change_event: .*opensAt"),
+        ("change_event", '{"opensAt":"0001-01-01T00:00:00+14:00"}', r"change_event: "),
+        ("change_event", '{"closesAt":"9999-12-31T23:59:59-12:00"}', r"change_event: "),
+        ("change_event", '{"promotionPolicy":"lottery"}', r"change_event: .*promotionPolicy"),
+        ("heal_counter", "[]", r"heal_counter: "),
+    ],
+)
+def test_what_is_not_such_a_command_is_unreadable(kind: str, payload: str, message: str) -> None:
+    with pytest.raises(UnreadableCommand, match=message):
+        commands.decode(kind, payload)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("ada@example.org", "ADA@Example.ORG", True),
+        ("straße@example.org", "STRASSE@example.org", True),
+        ("ada@example.org", "ada@example.com", False),
+    ],
+)
+def test_two_spellings_of_an_address_have_one_key(one: str, other: str, *, same: bool) -> None:
+    assert (commands.email_key(one) == commands.email_key(other)) is same

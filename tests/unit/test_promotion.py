@@ -1,0 +1,100 @@
+"""Who takes spots that are free, among those who wait and those who come."""
+
+from uuid import UUID
+
+import pytest
+
+from worker import promotion
+from worker.promotion import Policy, Waiter, Waitlist
+
+
+def waiter(seq: int, spots: int) -> Waiter:
+    return Waiter(seq, UUID(int=seq), spots)
+
+
+def line(*sizes: int) -> Waitlist:
+    return Waitlist.of((waiter(seq, spots) for seq, spots in enumerate(sizes, 1)), len(sizes))
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_nobody_is_next_when_nobody_waits(policy: Policy) -> None:
+    assert promotion.next_up(policy, line(), 5) is None
+
+
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("spots_left", [0, -3])
+def test_nobody_is_next_when_nothing_is_free_or_the_event_is_oversold(
+    policy: Policy, spots_left: int
+) -> None:
+    assert promotion.next_up(policy, line(1), spots_left) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "sizes", "spots_left", "expected"),
+    [
+        (Policy.STRICT_FIFO, [2, 1], 2, waiter(1, 2)),
+        (Policy.STRICT_FIFO, [2, 1], 1, None),
+        (Policy.STRICT_FIFO, [1, 2], 1, waiter(1, 1)),
+        (Policy.SKIP_UNFIT, [2, 1], 2, waiter(1, 2)),
+        (Policy.SKIP_UNFIT, [2, 1], 1, waiter(2, 1)),
+        (Policy.SKIP_UNFIT, [3, 2], 1, None),
+        (Policy.SKIP_UNFIT, [3, 2, 2, 1], 2, waiter(2, 2)),
+    ],
+)
+def test_the_policy_says_who_is_next(
+    policy: Policy, sizes: list[int], spots_left: int, expected: Waiter | None
+) -> None:
+    assert promotion.next_up(policy, line(*sizes), spots_left) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "sizes", "spots_count", "spots_left", "expected"),
+    [
+        (Policy.STRICT_FIFO, [], 2, 2, True),
+        (Policy.STRICT_FIFO, [], 3, 2, False),
+        (Policy.STRICT_FIFO, [6], 1, 2, False),
+        (Policy.SKIP_UNFIT, [], 2, 2, True),
+        (Policy.SKIP_UNFIT, [6], 1, 2, True),
+        (Policy.SKIP_UNFIT, [6, 2], 1, 2, False),
+        (Policy.SKIP_UNFIT, [6], 3, 2, False),
+    ],
+)
+def test_a_newcomer_never_passes_whom_the_policy_would_promote(
+    policy: Policy, sizes: list[int], spots_count: int, spots_left: int, *, expected: bool
+) -> None:
+    may = promotion.newcomer_may_confirm(policy, line(*sizes), spots_count=spots_count, spots_left=spots_left)
+
+    assert may is expected
+
+
+def test_a_waitlist_of_which_only_the_head_is_known_still_blocks_newcomers() -> None:
+    waitlist = Waitlist.of([waiter(1, 6)], 3_000)
+
+    assert not promotion.newcomer_may_confirm(Policy.STRICT_FIFO, waitlist, spots_count=1, spots_left=5)
+
+
+def test_whoever_leaves_from_the_middle_is_passed_over() -> None:
+    waitlist = line(2, 2, 2)
+    waitlist.remove(waiter(2, 2))
+    waitlist.remove(waiter(1, 2))
+
+    assert waitlist.heads() == [waiter(3, 2)]
+    assert waitlist.length == 1
+
+
+def test_a_line_that_everybody_has_left_is_gone() -> None:
+    waitlist = line(2, 1)
+    waitlist.remove(waiter(1, 2))
+
+    assert waitlist.heads() == [waiter(2, 1)]
+    waitlist.add(waiter(3, 2))
+    assert sorted(waitlist.heads()) == [waiter(2, 1), waiter(3, 2)]
+
+
+def test_whoever_goes_to_the_tail_is_behind_all_who_waited() -> None:
+    waitlist = line(2, 2)
+    waitlist.remove(waiter(1, 2))
+    waitlist.add(waiter(9, 2))
+
+    assert promotion.next_up(Policy.STRICT_FIFO, waitlist, 4) == waiter(2, 2)
+    assert waitlist.length == 2

@@ -1,0 +1,175 @@
+"""Why a command is refused, and which reason comes first."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from shared.commands import ChangeEvent, Register, Status
+from shared.outcomes import RefusalCode, Refused
+from worker import rules
+from worker.promotion import Policy
+from worker.state import Registration, Terms
+
+NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
+A_MINUTE = timedelta(minutes=1)
+
+TERMS = Terms(
+    title="A drop",
+    capacity=10,
+    waitlist_enabled=True,
+    waitlist_limit=None,
+    promotion_policy=Policy.STRICT_FIFO,
+    auto_promote=True,
+    max_spots_per_registration=4,
+    opens_at=None,
+    closes_at=None,
+    paused=False,
+)
+ADA = Registration(
+    id=UUID(int=1),
+    seq=1,
+    command_id=None,
+    name="Ada",
+    email="Ada@example.org",
+    spots_count=3,
+    status=Status.CANCELLED,
+)
+HELD_BY_ANOTHER = {"ada@example.org": UUID(int=2)}
+
+
+def terms(**settings: Any) -> Terms:
+    return msgspec.structs.replace(TERMS, **settings)
+
+
+def said(refusal: Refused | None) -> tuple[str, str] | None:
+    return None if refusal is None else (refusal.code.value, refusal.detail)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, None),
+        ({"opens_at": NOW}, None),
+        ({"opens_at": NOW + A_MINUTE}, ("REGISTRATION_CLOSED", "Registration has not opened yet.")),
+        ({"closes_at": NOW + A_MINUTE}, None),
+        ({"closes_at": NOW}, ("REGISTRATION_CLOSED", "Registration has closed.")),
+        ({"paused": True}, ("EVENT_PAUSED", "Registration is paused.")),
+        (
+            {"max_spots_per_registration": 2},
+            ("TOO_MANY_SPOTS", "One registration may have at most 2 spots."),
+        ),
+    ],
+)
+def test_a_registration_is_held_against_the_settings_at_the_time_it_was_accepted(
+    settings: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    command = Register(name="Ada", spots_count=3)
+
+    assert said(rules.against_registering(terms(**settings), NOW, command, {})) == expected
+
+
+def test_the_code_that_is_listed_first_is_the_answer() -> None:
+    everything = terms(closes_at=NOW, paused=True, max_spots_per_registration=1)
+    command = Register(name="Ada", spots_count=3, email="ADA@example.org")
+    codes = []
+    for relief in ({}, {"closes_at": None}, {"paused": False}, {"max_spots_per_registration": 4}):
+        everything = msgspec.structs.replace(everything, **relief)
+        refusal = rules.against_registering(everything, NOW, command, HELD_BY_ANOTHER)
+        assert refusal is not None
+        codes.append(refusal.code)
+
+    assert codes == [
+        RefusalCode.REGISTRATION_CLOSED,
+        RefusalCode.EVENT_PAUSED,
+        RefusalCode.TOO_MANY_SPOTS,
+        RefusalCode.ALREADY_REGISTERED,
+    ]
+    assert codes == sorted(codes, key=list(RefusalCode).index)
+
+
+@pytest.mark.parametrize("email", [None, "eve@example.org"])
+def test_whoever_gives_no_address_or_a_free_one_is_not_a_second(email: str | None) -> None:
+    command = Register(name="Ada", email=email)
+
+    assert rules.against_registering(TERMS, NOW, command, HELD_BY_ANOTHER) is None
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("to", Status)
+def test_only_what_needs_spots_or_an_address_can_be_refused(status: Status, to: Status) -> None:
+    refusal = rules.against_becoming(replace(ADA, status=status), to, 2, HELD_BY_ANOTHER)
+
+    second = ("ALREADY_REGISTERED", "This email address already has a registration here.")
+    exceeded = ("CAPACITY_EXCEEDED", "The registration needs 3 spots; 2 are left.")
+    expected = {
+        (Status.CANCELLED, Status.CONFIRMED): second,
+        (Status.CANCELLED, Status.WAITLIST): second,
+        (Status.WAITLIST, Status.CONFIRMED): exceeded,
+    }
+    assert said(refusal) == expected.get((status, to))
+
+
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.WAITLIST])
+@pytest.mark.parametrize(("spots_left", "said_to_be_left"), [(2, 2), (0, 0), (-5, 0)])
+def test_a_registration_that_does_not_fit_is_told_what_is_left_and_what_it_needs(
+    status: Status, spots_left: int, said_to_be_left: int
+) -> None:
+    refusal = rules.against_becoming(replace(ADA, status=status), Status.CONFIRMED, spots_left, {})
+
+    assert refusal == Refused(
+        code=RefusalCode.CAPACITY_EXCEEDED,
+        detail=f"The registration needs 3 spots; {said_to_be_left} are left.",
+        spots_left=said_to_be_left,
+        spots_needed=3,
+    )
+
+
+def test_a_registration_that_fits_exactly_is_confirmed() -> None:
+    assert rules.against_becoming(ADA, Status.CONFIRMED, 3, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("capacity", "spots_reserved", "expected"),
+    [
+        (8, 8, None),
+        (7, 8, ("CAPACITY_BELOW_RESERVED", "8 spots are confirmed; the capacity cannot be 7.")),
+        (10, 12, None),  # oversold before, and as it was
+        (11, 12, ("CAPACITY_BELOW_RESERVED", "12 spots are confirmed; the capacity cannot be 11.")),
+    ],
+)
+def test_the_capacity_does_not_go_below_what_is_confirmed(
+    capacity: int, spots_reserved: int, expected: tuple[str, str] | None
+) -> None:
+    after = TERMS.changed(ChangeEvent(capacity=capacity))
+
+    assert said(rules.against_settings(TERMS, after, spots_reserved)) == expected
+
+
+@pytest.mark.parametrize(
+    ("opens_at", "closes_at", "expected"),
+    [
+        (NOW, None, None),
+        (None, NOW, None),
+        (NOW, NOW + A_MINUTE, None),
+        (NOW, NOW, ("WINDOW_INVALID", "The event must close after it opens.")),
+    ],
+)
+def test_an_event_closes_after_it_opens(
+    opens_at: datetime | None, closes_at: datetime | None, expected: tuple[str, str] | None
+) -> None:
+    after = TERMS.changed(ChangeEvent(opens_at=opens_at, closes_at=closes_at))
+
+    assert said(rules.against_settings(TERMS, after, 0)) == expected
+
+
+def test_a_capacity_that_is_too_small_is_said_before_a_window_that_is_wrong() -> None:
+    after = TERMS.changed(ChangeEvent(capacity=1, opens_at=NOW, closes_at=NOW))
+
+    refusal = rules.against_settings(TERMS, after, 5)
+
+    assert refusal is not None
+    assert refusal.code is RefusalCode.CAPACITY_BELOW_RESERVED
