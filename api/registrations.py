@@ -44,6 +44,8 @@ async def register(slug: str, request: Request) -> Response:
     service: Service = request.app.state.service
     command = await bodies.read_registration(request, service.settings)
     event_id = await service.event_id(slug)
+    if await service.sold_out.refuses(event_id, command, bodies.idempotency_key(request)):
+        raise ProblemError(HTTPStatus.CONFLICT, outcomes.EVENT_FULL.code, outcomes.EVENT_FULL.detail)
     decided = await submission.submit(
         service, request, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )

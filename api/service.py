@@ -16,6 +16,7 @@ from api.answers import ProblemError
 from api.bell import Bell
 from api.intake import Intake
 from api.pace import Pace
+from api.soldout import SoldOut
 from api.waiting import Waiting
 from shared import database, queues, results
 from shared.settings import Settings
@@ -38,6 +39,7 @@ class Service:
     intake: Intake
     waiting: Waiting
     pace: Pace
+    sold_out: SoldOut
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Reading[_Found], *, snapshot: bool = False) -> _Found:
@@ -105,6 +107,7 @@ def open_service(settings: Settings) -> Service:
         intake=Intake(engine, bell, settings),
         waiting=Waiting(reading, redis_client, settings),
         pace=Pace(reading),
+        sold_out=SoldOut(reading),
     )
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api import answers, bodies
 from api.answers import ProblemError
 from api.service import Service
-from shared import commands, ids, ledger
+from shared import commands, ids, ledger, outcomes
 from shared.commands import Command
 from shared.ledger import Asked
 from shared.outcomes import Failed, Outcome, Refused
@@ -45,6 +45,8 @@ async def submit(  # noqa: PLR0913 - who asks what, where, of whom
         outcome = await _settled(service, event_id, receipt.command_id)
     if outcome is None:
         return await _pending(service, event_id, receipt.command_id, headers)
+    if outcome == outcomes.EVENT_FULL:
+        service.sold_out.suspect(event_id)
     if isinstance(outcome, Refused | Failed):
         raise answers.unsuccessful(receipt.command_id, outcome, headers)
     return Decided(receipt_id=receipt.command_id, outcome=outcome, headers=headers)

@@ -121,6 +121,9 @@ Outcome: TypeAlias = (
     | Failed
 )
 
+EVENT_FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")
+"""The same words, whoever says it: the event's owner, or the API of an event that is sold out."""
+
 _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 
 

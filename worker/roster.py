@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from shared import commands
+from shared import commands, outcomes
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -99,7 +99,7 @@ class Roster:
             self._enter(accepted, command, Status.CONFIRMED)
             return Confirmed(registration_id=accepted.registration_id, spots_count=command.spots_count)
         if not has_room:
-            return rules.FULL
+            return outcomes.EVENT_FULL
         self._enter(accepted, command, Status.WAITLIST)
         return Waitlisted(
             registration_id=accepted.registration_id,

@@ -12,7 +12,6 @@ from shared.outcomes import RefusalCode, Refused
 from worker.state import Registration, Terms
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
-FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")
 
 
 def against_registering(
