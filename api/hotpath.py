@@ -1,10 +1,11 @@
-"""The hot path: registrations go straight to their handler.
+"""The hot path: registrations and polls go straight to their handlers.
 
-FastAPI documents the route and would serve it too, at several times the handler's own cost: its routing,
-middleware and dependency solving are for the many routes, and this is the one that a crowd takes.
+FastAPI documents their routes and would serve them too, at several times the handlers' own cost: its
+routing, middleware and dependency solving are for the many routes, and these two a crowd takes.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -13,12 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import registrations
 
-_BEFORE_SLUG = "/api/p/"
-_AFTER_SLUG = "/register"
+_PUBLIC = "/api/p/"
 
 
 class HotPath:
-    """An ASGI application in front of another: takes registrations, and hands on everything else."""
+    """An ASGI application in front of another: takes registrations and polls, hands on everything else."""
 
     def __init__(self, app: FastAPI, problem: Callable[[Request, Exception], Response]) -> None:
         self._app = app
@@ -26,26 +26,28 @@ class HotPath:
         self._problem = problem
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a registration, or pass the request on."""
-        slug = _registering_at(scope)
-        if slug is None:
+        """Answer what a crowd asks, or pass the request on."""
+        answer = _handler(scope)
+        if answer is None:
             await self._next(scope, receive, send)
             return
         scope["app"] = self._app
         request = Request(scope, receive)
         try:
-            response = await registrations.register(slug, request)
+            response = await answer(request)
         except Exception as error:  # noqa: BLE001 - every error has its problem
             response = self._problem(request, error)
         await response(scope, receive, send)
 
 
-def _registering_at(scope: Scope) -> str | None:
-    """Return the slug of the event that this request registers for."""
-    if scope["type"] != "http" or scope["method"] != "POST":
+def _handler(scope: Scope) -> Callable[[Request], Awaitable[Response]] | None:
+    """Return what answers this request, if it is one of the two that a crowd sends."""
+    if scope["type"] != "http" or not scope["path"].startswith(_PUBLIC):
         return None
-    path: str = scope["path"]
-    if not (path.startswith(_BEFORE_SLUG) and path.endswith(_AFTER_SLUG)):
-        return None
-    slug = path[len(_BEFORE_SLUG) : -len(_AFTER_SLUG)]
-    return slug if slug and "/" not in slug else None
+    parts = scope["path"][len(_PUBLIC) :].split("/")
+    match scope["method"], parts:
+        case "POST", [slug, "register"] if slug:
+            return partial(registrations.register, slug)
+        case "GET", [slug, "receipts", receipt_id] if slug and not scope["query_string"]:
+            return partial(registrations.read_receipt, slug, receipt_id)
+    return None

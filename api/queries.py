@@ -38,15 +38,6 @@ _POSITION = """
     END AS waitlist_position
 """
 
-_RECEIPT = text(f"""
-    SELECT command.outcome::text AS outcome, registration.id, registration.status, registration.spots_count,
-           {_POSITION}
-    FROM command
-    LEFT JOIN registration ON registration.event_id = command.event_id
-     AND registration.id = CAST(command.outcome ->> 'registrationId' AS uuid)
-    WHERE command.event_id = :event_id AND command.id = :id
-""")
-
 _REGISTRATION = text(f"""
     SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
     FROM registration WHERE event_id = :event_id AND id = :id
@@ -122,11 +113,6 @@ async def event_by_id(connection: AsyncConnection, id_: UUID) -> RowMapping | No
 async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> Sequence[RowMapping]:
     """Return events in the order in which they were made."""
     return (await connection.execute(_EVENTS, {"after": after, "limit": limit})).mappings().all()
-
-
-async def receipt(connection: AsyncConnection, event_id: UUID, id_: UUID) -> RowMapping | None:
-    """Return a command's outcome, with its registration as it is now; None for an id never issued."""
-    return (await connection.execute(_RECEIPT, {"event_id": event_id, "id": id_})).mappings().one_or_none()
 
 
 async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -> RowMapping | None:

@@ -7,16 +7,14 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import RowMapping
 from starlette.responses import Response
 
 from api import answers, bodies, documentation, queries, submission
 from api.answers import ProblemError
-from api.schemas import Availability, Receipt, ReceiptStatus, RegistrationBrief
+from api.schemas import Availability, Receipt, ReceiptStatus
 from api.service import Service, event_not_found
-from shared import ids, ledger, outcomes
+from shared import ids, outcomes
 from shared.commands import ChangeStatus, Status
-from shared.outcomes import Confirmed, StatusChanged, Waitlisted
 
 PUBLIC_ACTOR = "public"
 HOLDER_ACTOR = "holder"
@@ -98,29 +96,10 @@ def _receipt_id(text: str) -> UUID:
 
 
 async def _receipt(service: Service, event_id: UUID, id_: UUID) -> Receipt:
-    row = await service.read(lambda connection: queries.receipt(connection, event_id, id_))
-    if row is None:
+    found = await service.receipts.read(event_id, id_)
+    if found is None:
         raise _receipt_not_found()
-    if row["outcome"] is None:
-        ahead = await service.read(lambda connection: ledger.ahead(connection, event_id, id_))
-        return Receipt(receipt_id=id_, status=ReceiptStatus.PENDING, ahead=ahead)
-    return _as_of_now(id_, row)
-
-
-def _as_of_now(id_: UUID, row: RowMapping) -> Receipt:
-    """Return a settled command's receipt; a registration shows what it is now, not what it was."""
-    outcome = outcomes.decode(row["outcome"])
-    if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
-        return answers.receipt(id_, outcome)
-    if row["id"] is None:
-        return Receipt(receipt_id=id_, status=ReceiptStatus.DELETED)
-    registration = RegistrationBrief(
-        id=row["id"],
-        status=Status(row["status"]),
-        spots_count=row["spots_count"],
-        waitlist_position=row["waitlist_position"],
-    )
-    return Receipt(receipt_id=id_, status=ReceiptStatus(row["status"]), registration=registration)
+    return found
 
 
 def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:

@@ -1,30 +1,26 @@
 """What the routes work with: one of each per process, made at start and closed at the end."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import redis.asyncio
 from celery import Celery
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import queries
 from api.answers import ProblemError
 from api.bell import Bell
 from api.intake import Intake
 from api.pace import Pace
+from api.reading import Found, Query, Reader
+from api.receipts import Receipts
 from api.soldout import SoldOut
 from api.waiting import Waiting
 from shared import database, queues, results
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
-
-_Found = TypeVar("_Found")
-Reading: TypeAlias = Callable[[AsyncConnection], Awaitable[_Found]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,28 +34,15 @@ class Service:
     bell: Bell
     intake: Intake
     waiting: Waiting
+    reader: Reader
+    receipts: Receipts
     pace: Pace
     sold_out: SoldOut
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
-    async def read(self, query: Reading[_Found], *, snapshot: bool = False) -> _Found:
-        """Return what `query` reads; with `snapshot`, all its statements see the same moment.
-
-        A connection that turns out to be dead, as all are after the database restarted, is replaced
-        and the query repeated once: reading twice harms nobody.
-        """
-        isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
-        try:
-            return await self._read(query, isolation_level)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            return await self._read(query, isolation_level)
-
-    async def _read(self, query: Reading[_Found], isolation_level: Any) -> _Found:  # noqa: ANN401 - a literal
-        async with self.engine.connect() as connection:
-            await connection.execution_options(isolation_level=isolation_level)
-            return await query(connection)
+    async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
+        """Return what `query` reads; see `Reader.read`."""
+        return await self.reader.read(query, snapshot=snapshot)
 
     async def event_id(self, slug: str) -> UUID:
         """Return the event's id, read once and then remembered: slugs never change hands. 404 if unknown."""
@@ -95,6 +78,7 @@ def open_service(settings: Settings) -> Service:
     """Return a service; connections are made when first needed."""
     engine = database.async_engine(settings)
     reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+    reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     bell = Bell(celery)
@@ -106,6 +90,8 @@ def open_service(settings: Settings) -> Service:
         bell=bell,
         intake=Intake(engine, bell, settings),
         waiting=Waiting(reading, redis_client, settings),
+        reader=reader,
+        receipts=Receipts(reader),
         pace=Pace(reading),
         sold_out=SoldOut(reading),
     )

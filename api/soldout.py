@@ -7,8 +7,9 @@ anybody else goes through the ledger as always. A spot that was freed before a r
 therefore never denied to it.
 """
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -16,6 +17,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.together import Together
 from shared import arrays, commands
 from shared.commands import Register
 
@@ -46,56 +48,37 @@ _READING = text("""
 class _Visitor:
     command: Register
     key: bytes | None
-    refused: "asyncio.Future[bool]"
+
+
+_Reading = Row[tuple[object, ...]]
 
 
 class SoldOut:
-    """The events that were full when somebody last asked; one reading per event is in flight."""
+    """The events that were full when somebody last asked."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._visitors: dict[UUID, list[_Visitor]] = {}
-        self._readers: dict[UUID, asyncio.Task[None]] = {}
+        self._suspected: dict[UUID, Together[_Visitor, _Reading | None]] = {}
 
     def suspect(self, event_id: UUID) -> None:
         """Ask before accepting from now on: the event's owner has just refused somebody as full."""
-        if len(self._visitors) < _EVENTS_REMEMBERED_MAX:
-            self._visitors.setdefault(event_id, [])
+        if event_id not in self._suspected and len(self._suspected) < _EVENTS_REMEMBERED_MAX:
+            self._suspected[event_id] = Together(partial(self._read, event_id), _TOGETHER_MAX)
 
     async def refuses(self, event_id: UUID, command: Register, key: bytes | None) -> bool:
         """Tell whether the owner would certainly refuse this as `EVENT_FULL`."""
-        visitors = self._visitors.get(event_id)
-        if visitors is None or len(visitors) >= _TOGETHER_MAX:
+        suspected = self._suspected.get(event_id)
+        if suspected is None:
             return False
-        visitor = _Visitor(command, key, asyncio.get_running_loop().create_future())
-        visitors.append(visitor)
-        if event_id not in self._readers:
-            self._readers[event_id] = asyncio.create_task(self._read_for(event_id))
-        return await visitor.refused
+        visitor = _Visitor(command, key)
+        reading = await suspected.ask(visitor)
+        if reading is None:
+            self._suspected.pop(event_id, None)
+            return False
+        return _is_certain(visitor, reading)
 
-    async def _read_for(self, event_id: UUID) -> None:
-        """Read until nobody waits; those who arrive while a reading is under way wait for the next."""
-        try:
-            while visitors := self._visitors[event_id]:
-                self._visitors[event_id] = []
-                reading = await self._read(event_id, visitors)
-                for visitor in visitors:
-                    if not visitor.refused.done():
-                        visitor.refused.set_result(reading is not None and _is_certain(visitor, reading))
-                if reading is None:
-                    self._forget(event_id)
-                    break
-        finally:
-            del self._readers[event_id]
-
-    def _forget(self, event_id: UUID) -> None:
-        """Suspect the event no longer; whoever has come meanwhile goes through the ledger."""
-        for visitor in self._visitors.pop(event_id):
-            if not visitor.refused.done():
-                visitor.refused.set_result(False)
-
-    async def _read(self, event_id: UUID, visitors: list[_Visitor]) -> Row[tuple[object, ...]] | None:
-        """Return what the database says of a sold-out event; None when it is not, or cannot be asked."""
+    async def _read(self, event_id: UUID, visitors: Sequence[_Visitor]) -> Sequence[_Reading | None]:
+        """Return for each what the database says of a sold-out event; None when it is not, or cannot tell."""
         parameters = {
             "event_id": event_id,
             "keys": arrays.digests(v.key for v in visitors if v.key is not None),
@@ -108,11 +91,11 @@ class SoldOut:
                 row = (await connection.execute(_READING, parameters)).one()
         except (SQLAlchemyError, OSError) as error:
             log.warning("sold_out_not_readable", error=repr(error))
-            return None
-        return row if row.is_sold_out else None
+            return [None] * len(visitors)
+        return [row if row.is_sold_out else None] * len(visitors)
 
 
-def _is_certain(visitor: _Visitor, reading: Row[tuple[object, ...]]) -> bool:
+def _is_certain(visitor: _Visitor, reading: _Reading) -> bool:
     """Tell whether fullness is what the owner would name, and not something that it looks at before."""
     command, key = visitor.command, visitor.key
     return (

@@ -1,0 +1,36 @@
+"""Reads from the database: on whatever connection is free, again on another when that one is dead."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+Found = TypeVar("Found")
+Query: TypeAlias = Callable[[AsyncConnection], Awaitable[Found]]
+
+
+class Reader:
+    """Runs queries that change nothing."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
+        """Return what `query` reads; with `snapshot`, all its statements see the same moment.
+
+        A connection that turns out to be dead, as all are after the database restarted, is replaced
+        and the query repeated once: reading twice harms nobody.
+        """
+        isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
+        try:
+            return await self._read(query, isolation_level)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return await self._read(query, isolation_level)
+
+    async def _read(self, query: Query[Found], isolation_level: Any) -> Found:  # noqa: ANN401 - a literal
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level=isolation_level)
+            return await query(connection)

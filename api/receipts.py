@@ -1,0 +1,123 @@
+"""What has become of commands, as of now: one reading for all who ask, and their places in line."""
+
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api import answers
+from api.reading import Reader
+from api.schemas import Receipt, ReceiptStatus, RegistrationBrief
+from api.together import Together
+from shared import arrays, ledger, outcomes
+from shared.commands import Status
+from shared.outcomes import Confirmed, StatusChanged, Waitlisted
+
+_TOGETHER_MAX = 500
+_EVENTS_REMEMBERED_MAX = 100
+# Counting a long line takes long: it is counted anew at most so often that this is the share of the
+# time spent counting, and a place is as old as that at the most.
+_COUNTING_SHARE = 0.05
+
+_RECEIPTS = text("""
+    SELECT command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
+           registration.status, registration.spots_count, registration.seq, event.audit_seq
+    FROM ROWS FROM (unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[]))) AS asked (event_id, id)
+    JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
+    JOIN event ON event.id = asked.event_id
+    LEFT JOIN registration ON registration.event_id = asked.event_id
+     AND registration.id = CAST(command.outcome ->> 'registrationId' AS uuid)
+""")
+
+_LINE = text("""
+    SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
+""")
+
+_Found = Row[tuple[object, ...]]
+_Question = tuple[UUID, UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Who waits at an event: their places in order, when and for how long they were counted."""
+
+    audit_seq: int
+    seqs: "array[int]"
+    counted_at: float
+    counting_seconds: float
+
+
+class Receipts:
+    """Reads receipts from the ledger."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._together: Together[_Question, Receipt | None] = Together(self._read, _TOGETHER_MAX)
+        self._lines: dict[UUID, _Line] = {}
+
+    async def read(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
+        """Return what has become of a command; None for an id that was never issued at this event.
+
+        A registration shows what it is now, not what it was when it was decided.
+        """
+        return await self._together.ask((event_id, receipt_id))
+
+    async def _read(self, asked: Sequence[_Question]) -> list[Receipt | None]:
+        return await self._reader.read(lambda connection: self._receipts(connection, asked), snapshot=True)
+
+    async def _receipts(
+        self, connection: AsyncConnection, asked: Sequence[_Question]
+    ) -> list[Receipt | None]:
+        parameters = {
+            "event_ids": arrays.ids(event_id for event_id, _ in asked),
+            "ids": arrays.ids(receipt_id for _, receipt_id in asked),
+        }
+        found = {row.receipt_id: row for row in await connection.execute(_RECEIPTS, parameters)}
+        receipts: list[Receipt | None] = []
+        for event_id, receipt_id in asked:
+            row = found.get(receipt_id)
+            receipts.append(None if row is None else await self._receipt(connection, event_id, row))
+        return receipts
+
+    async def _receipt(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> Receipt:
+        if row.outcome is None:
+            ahead = await ledger.ahead(connection, event_id, row.receipt_id)
+            return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
+        outcome = outcomes.decode(row.outcome)
+        if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
+            return answers.receipt(row.receipt_id, outcome)
+        if row.id is None:
+            return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus.DELETED)
+        registration = RegistrationBrief(
+            id=row.id,
+            status=Status(row.status),
+            spots_count=row.spots_count,
+            waitlist_position=await self._position(connection, event_id, row),
+        )
+        return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus(row.status), registration=registration)
+
+    async def _position(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> int | None:
+        if row.status != Status.WAITLIST:
+            return None
+        line = self._lines.get(event_id)
+        if line is None or (line.audit_seq != row.audit_seq and self._may_count_anew(line)):
+            line = await self._count(connection, event_id, row.audit_seq)
+        return bisect_left(line.seqs, row.seq) + 1
+
+    def _may_count_anew(self, line: _Line) -> bool:
+        return time.monotonic() - line.counted_at > line.counting_seconds / _COUNTING_SHARE
+
+    async def _count(self, connection: AsyncConnection, event_id: UUID, audit_seq: int) -> _Line:
+        began = time.monotonic()
+        seqs = (await connection.execute(_LINE, {"event_id": event_id})).scalar_one()
+        ended = time.monotonic()
+        if len(self._lines) >= _EVENTS_REMEMBERED_MAX:
+            self._lines.clear()
+        line = _Line(audit_seq, array("q", seqs or ()), ended, ended - began)
+        self._lines[event_id] = line
+        return line

@@ -1,0 +1,14 @@
+"""`empty`: validates the body and answers. What the server and the framework cost, and nothing else."""
+
+from fastapi import status
+
+from benchmarks.contestants import http
+from benchmarks.contestants.http import Registered, Registering
+
+app = http.application()
+
+
+@app.post(http.PATH, status_code=status.HTTP_201_CREATED)
+async def register(slug: str, asked: Registering) -> Registered:  # noqa: ARG001 - read and validated
+    """Do nothing."""
+    return Registered(id=None, status="CONFIRMED")

@@ -1,0 +1,54 @@
+"""What all contestants speak: the same path, the same body with the same rules, the same small answer."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, EmailStr, Field
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from shared import commands
+
+PATH = "/api/p/{slug}/register"
+Status = Literal["CONFIRMED", "WAITLIST"]
+
+
+class Registering(BaseModel):
+    """The body of a registration, with the limits of the service's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=commands.NAME_LENGTH_MAX)]
+    spots_count: Annotated[int, Field(alias="spotsCount", ge=1, le=commands.SPOTS_PER_COMMAND_MAX)] = 1
+    email: EmailStr | None = None
+
+
+class Registered(BaseModel):
+    """The answer to a registration; `id` is null where nothing was written."""
+
+    id: UUID | None
+    status: Status
+
+
+def application() -> FastAPI:
+    """Return an application without routes; started as the service is, and 503 where time runs out."""
+    app = FastAPI(lifespan=_lifespan)
+    app.add_exception_handler(TimeoutError, _too_late)
+    app.add_exception_handler(PoolTimeoutError, _too_late)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    # The service does so too, and it makes every request a little cheaper.
+    gc.collect()
+    gc.freeze()
+    yield
+
+
+async def _too_late(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)

@@ -1,0 +1,56 @@
+"""What processes have used of the processors, as the kernel counts it in /proc.
+
+The kernel counts in ticks, usually 10 ms: over seconds of load that is exact enough.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+US_PER_TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
+API, WORKER, POSTGRES, VALKEY, GENERATOR = GROUPS = ("api", "worker", "postgres", "valkey", "generator")
+
+# Places in /proc/<pid>/stat, counted from behind the command's name, which may hold anything.
+_PARENT, _FIRST_TIME, _AFTER_LAST_TIME = 1, 11, 15
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One process at a moment: its parent, and the ticks that it and its ended children have used."""
+
+    parent: int
+    ticks: int
+
+
+def used_us(groups: Mapping[str, Collection[int]]) -> dict[str, float]:
+    """Return the microseconds that each group of processes has used since it began.
+
+    A process counts with all its descendants: those that have ended since are in their parent's time.
+    """
+    seen = _everybody()
+    return {name: US_PER_TICK * sum(_ticks_of_tree(pid, seen) for pid in group) for name, group in groups.items()}
+
+
+def read(stat: str) -> Seen:
+    """Read one /proc/<pid>/stat."""
+    fields = stat.rpartition(")")[2].split()
+    return Seen(int(fields[_PARENT]), sum(map(int, fields[_FIRST_TIME:_AFTER_LAST_TIME])))
+
+
+def _everybody() -> dict[int, Seen]:
+    seen = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                seen[int(entry.name)] = read(Path(entry.path, "stat").read_text())
+            except OSError:  # it has just ended
+                continue
+    return seen
+
+
+def _ticks_of_tree(root: int, seen: Mapping[int, Seen]) -> int:
+    if root not in seen:
+        return 0
+    children = (pid for pid, process in seen.items() if process.parent == root)
+    return seen[root].ticks + sum(_ticks_of_tree(pid, seen) for pid in children)
