@@ -27,6 +27,11 @@ _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
 RETRY_SECONDS = 1
 
+# As RFC 9110 names them; which names Python has depends on its version.
+_TITLES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
 _REFUSAL_STATUS = {RefusalCode.REGISTRATION_NOT_FOUND: HTTPStatus.NOT_FOUND}
 
 
@@ -60,7 +65,7 @@ def problem(error: ProblemError, request_id: str | None = None) -> Response:
     request_id = request_id or str(ids.new_id())
     content = Problem(
         type=f"urn:admitone:problem:{error.code.lower().replace('_', '-')}",
-        title=error.status.phrase,
+        title=_TITLES.get(error.status, error.status.phrase),
         status=error.status,
         detail=error.detail,
         code=error.code,
@@ -91,7 +96,7 @@ def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str,
     assert_never(outcome)
 
 
-def pending(receipt_id: UUID, ahead: int, headers: dict[str, str]) -> Response:
+def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Response:
     """Return that the command is accepted and not decided yet."""
     content = Receipt(receipt_id=receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
     return body(content, HTTPStatus.ACCEPTED, headers)

@@ -1,10 +1,11 @@
 """The admin routes that change something: each is a command that the event's owner decides."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from sqlalchemy import RowMapping
 from starlette.responses import Response
 
 from api import answers, bodies, documentation, queries, submission
@@ -19,7 +20,7 @@ from api.schemas import (
     StatusChange,
 )
 from api.security import writer
-from api.service import Service, event_not_found, registration_not_found
+from api.service import Service, registration_not_found
 from api.submission import Decided
 from shared import commands, outcomes
 from shared.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
@@ -45,7 +46,7 @@ async def change_event(event_id: UUID, request: Request, actor: str = writer) ->
     decided = await _submit(service, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
-    return answers.body(Event(**await _event(service, event_id)), headers=decided.headers)
+    return answers.body(Event(**await _event(service, decided, event_id)), headers=decided.headers)
 
 
 @router.patch("/{event_id}/registrations/{registration_id}", **documentation.CHANGE_STATUS)
@@ -61,13 +62,13 @@ async def change_status(
     if isinstance(decided, Response):
         return decided
     changed = _expect(StatusChanged, decided)
-    # Fresh, so that it is true when it is read; another admin may have been faster to delete it.
-    row = await _must_be_there(service, event_id, registration_id)
+    reading = service.read(lambda connection: queries.registration(connection, event_id, registration_id))
+    row = await submission.told(decided, reading)
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
         registration=Registration(**row),
-        event=await _counter(service, event_id),
+        event=await _counter(service, decided, event_id),
     )
     return answers.body(content, headers=decided.headers)
 
@@ -87,7 +88,7 @@ async def delete_registration(
         receipt_id=decided.receipt_id,
         registration_id=registration_id,
         spots_freed=_expect(outcomes.RegistrationDeleted, decided).spots_freed,
-        event=await _counter(service, event_id),
+        event=await _counter(service, decided, event_id),
     )
     return answers.body(content, headers=decided.headers)
 
@@ -125,20 +126,17 @@ def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
     return decided.outcome
 
 
-async def _must_be_there(service: Service, event_id: UUID, registration_id: UUID) -> Any:  # noqa: ANN401 - a row
+async def _must_be_there(service: Service, event_id: UUID, registration_id: UUID) -> None:
     row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()
-    return row
 
 
-async def _event(service: Service, event_id: UUID) -> Any:  # noqa: ANN401 - a row
-    row = await service.read(lambda connection: queries.event_by_id(connection, event_id))
-    if row is None:
-        raise event_not_found()
-    return row
+async def _event(service: Service, decided: Decided, event_id: UUID) -> RowMapping:
+    reading = service.read(lambda connection: queries.event_by_id(connection, event_id))
+    return await submission.told(decided, reading)
 
 
-async def _counter(service: Service, event_id: UUID) -> EventCounter:
-    event = await _event(service, event_id)
+async def _counter(service: Service, decided: Decided, event_id: UUID) -> EventCounter:
+    event = await _event(service, decided, event_id)
     return EventCounter(**{name: event[name] for name in EventCounter.__struct_fields__})

@@ -156,14 +156,14 @@ def _reference(body: type[msgspec.Struct]) -> dict[str, str]:
 def _route(
     answers: dict[int, dict[str, Any]], body: type[msgspec.Struct] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return the arguments by which a route is documented; the first answer is the usual one."""
+    """Return the arguments by which a route is documented; the lowest status is the usual one."""
     extra: dict[str, Any] = {}
     if body is not None:
         content = {"application/json": {"schema": _reference(body), "examples": more.pop("examples")}}
         extra["requestBody"] = {"required": True, "content": content}
     if "parameters" in more:
         extra["parameters"] = more.pop("parameters")
-    first = next(iter(answers))
+    first = min(answers)
     return {
         "status_code": first,
         "responses": answers,
@@ -218,7 +218,7 @@ _INVALID = _problem(
 
 
 def _admin(answers: dict[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return _route({**answers, **_KEY_PROBLEMS, 422: _INVALID, 503: _NO_DATABASE}, **more)
+    return _route({422: _INVALID, 503: _NO_DATABASE, **answers, **_KEY_PROBLEMS}, **more)
 
 
 AVAILABILITY = _route(
@@ -229,6 +229,52 @@ AVAILABILITY = _route(
         503: _NO_DATABASE,
     }
 )
+
+# What any command can meet besides its own refusals.
+_COMMAND_PROBLEMS = {
+    422: _problem(
+        422,
+        "Unprocessable Content",
+        "INVALID_REQUEST",
+        "IDEMPOTENCY_KEY_REUSED",
+        detail="The request is invalid, or its key was used for something else; nothing was accepted.",
+    ),
+    500: _problem(
+        500,
+        "Internal Server Error",
+        "COMMAND_FAILED",
+        detail="The command could not be decided and changed nothing.",
+        receiptId=_RECEIPT_ID,
+        incidentId=_REGISTRATION_ID,
+    ),
+    503: _problem(
+        503,
+        "Service Unavailable",
+        "INTAKE_FULL",
+        "LEDGER_UNAVAILABLE",
+        detail="Nothing was accepted; try again.",
+        headers=_RETRY_AFTER,
+    ),
+    504: _problem(
+        504,
+        "Gateway Timeout",
+        "ACCEPTANCE_UNKNOWN",
+        detail="The ledger was lost while it accepted; ask again with the same Idempotency-Key.",
+    ),
+}
+# A change tells more than its outcome, which takes a reading after it.
+_CHANGE_PROBLEMS = {
+    **_COMMAND_PROBLEMS,
+    503: _problem(
+        503,
+        "Service Unavailable",
+        "INTAKE_FULL",
+        "LEDGER_UNAVAILABLE",
+        "ANSWER_UNAVAILABLE",
+        detail="Nothing was accepted; with a receipt, it was decided and cannot be shown now.",
+        headers=_RETRY_AFTER,
+    ),
+}
 
 REGISTER = _route(
     {
@@ -246,35 +292,7 @@ REGISTER = _route(
             receiptId=_RECEIPT_ID,
         ),
         **_BODY_PROBLEMS,
-        422: _problem(
-            422,
-            "Unprocessable Content",
-            "INVALID_REQUEST",
-            "IDEMPOTENCY_KEY_REUSED",
-            detail="The body is invalid, or the key was used for something else; nothing was accepted.",
-        ),
-        500: _problem(
-            500,
-            "Internal Server Error",
-            "COMMAND_FAILED",
-            detail="The command could not be decided and changed nothing.",
-            receiptId=_RECEIPT_ID,
-            incidentId=_REGISTRATION_ID,
-        ),
-        503: _problem(
-            503,
-            "Service Unavailable",
-            "INTAKE_FULL",
-            "LEDGER_UNAVAILABLE",
-            detail="Nothing was accepted; try again.",
-            headers=_RETRY_AFTER,
-        ),
-        504: _problem(
-            504,
-            "Gateway Timeout",
-            "ACCEPTANCE_UNKNOWN",
-            detail="The ledger was lost while it accepted; ask again with the same Idempotency-Key.",
-        ),
+        **_COMMAND_PROBLEMS,
     },
     body=Register,
     examples={
@@ -396,8 +414,7 @@ CANCEL = _route(
             "REGISTRATION_NOT_FOUND",
             detail="There is nothing to cancel.",
         ),
-        422: _INVALID,
-        503: _NO_DATABASE,
+        **_CHANGE_PROBLEMS,
     },
     parameters=[_IDEMPOTENCY_KEY, _PREFER],
 )
@@ -405,6 +422,7 @@ CHANGE_EVENT = _admin(
     {
         200: _answer("Changed.", schemas.Event, _LOCATION, changed=_EVENT_EXAMPLE),
         202: _PENDING_ANSWER,
+        **_CHANGE_PROBLEMS,
         404: _NO_EVENT,
         409: _refused(
             RefusalCode.CAPACITY_BELOW_RESERVED,
@@ -434,11 +452,12 @@ CHANGE_STATUS = _admin(
             },
         ),
         202: _PENDING_ANSWER,
+        **_CHANGE_PROBLEMS,
         404: _NO_REGISTRATION,
         409: _refused(
             RefusalCode.CAPACITY_EXCEEDED,
             RefusalCode.ALREADY_REGISTERED,
-            detail="The registration needs 4 spots; 1 are left.",
+            detail="The registration needs 4 spots; 1 is left.",
             spotsLeft=1,
             spotsNeeded=4,
         ),
@@ -462,6 +481,7 @@ DELETE_REGISTRATION = _admin(
             },
         ),
         202: _PENDING_ANSWER,
+        **_CHANGE_PROBLEMS,
         404: _NO_REGISTRATION,
     },
     parameters=[_IDEMPOTENCY_KEY, _PREFER],
@@ -475,6 +495,7 @@ HEAL_COUNTER = _admin(
             healed={"receiptId": _RECEIPT_ID, "drift": 2, "spotsReserved": 97, "overbookedSpots": 0},
         ),
         202: _PENDING_ANSWER,
+        **_CHANGE_PROBLEMS,
         404: _NO_EVENT,
         **_BODY_PROBLEMS,
     },
@@ -534,6 +555,14 @@ EXPORT = _admin(
             },
         },
         404: _NO_EVENT,
+        503: _problem(
+            503,
+            "Service Unavailable",
+            "EXPORT_BUSY",
+            "LEDGER_UNAVAILABLE",
+            detail="Other exports are running.",
+            headers=_RETRY_AFTER,
+        ),
     }
 )
 

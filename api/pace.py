@@ -4,9 +4,13 @@ import asyncio
 import random
 from uuid import UUID
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import ledger
+
+log = structlog.get_logger(__name__)
 
 _MEASURED_FOR_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30
@@ -39,7 +43,10 @@ class Pace:
         if len(self._measured) >= _EVENTS_REMEMBERED_MAX:
             self._measured.clear()
         self._measured[event_id] = now, rate  # whoever asks meanwhile is served with what is known
-        async with self._engine.connect() as connection:
-            rate = await ledger.settled_per_second(connection, event_id)
+        try:
+            async with self._engine.connect() as connection:
+                rate = await ledger.settled_per_second(connection, event_id)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("pace_not_measurable", error=repr(error))
         self._measured[event_id] = now, rate
         return rate

@@ -25,7 +25,7 @@ _EVENTS_REMEMBERED_MAX = 100
 _COUNTING_SHARE = 0.05
 
 _RECEIPTS = text("""
-    SELECT command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
+    SELECT command.event_id, command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
            registration.status, registration.spots_count, registration.seq, event.audit_seq
     FROM ROWS FROM (unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[]))) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
@@ -77,10 +77,12 @@ class Receipts:
             "event_ids": arrays.ids(event_id for event_id, _ in asked),
             "ids": arrays.ids(receipt_id for _, receipt_id in asked),
         }
-        found = {row.receipt_id: row for row in await connection.execute(_RECEIPTS, parameters)}
+        found = {
+            (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
+        }
         receipts: list[Receipt | None] = []
         for event_id, receipt_id in asked:
-            row = found.get(receipt_id)
+            row = found.get((event_id, receipt_id))
             receipts.append(None if row is None else await self._receipt(connection, event_id, row))
         return receipts
 

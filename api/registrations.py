@@ -85,7 +85,8 @@ async def cancel(slug: str, receipt_id: str, request: Request) -> Response:
     )
     if isinstance(decided, Response):
         return decided
-    return answers.body(await _receipt(service, event_id, id_), headers=decided.headers)
+    cancelled = await submission.told(decided, service.receipts.read(event_id, id_))
+    return answers.body(cancelled, headers=decided.headers)
 
 
 def _receipt_id(text: str) -> UUID:

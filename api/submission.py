@@ -1,19 +1,25 @@
 """The one way to ask for a change: accept the command, wait for its outcome, or answer 202."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
 from uuid import UUID
 
+import structlog
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from api import answers, bodies
 from api.answers import ProblemError
+from api.reading import Found
 from api.service import Service
 from shared import commands, ids, ledger, outcomes
 from shared.commands import Command
 from shared.ledger import Asked
 from shared.outcomes import Failed, Outcome, Refused
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +42,7 @@ async def submit(  # noqa: PLR0913 - who asks what, where, of whom
     headers = {"location": receipt_url(slug, receipt.command_id)}
     if receipt.replayed:
         headers["idempotent-replayed"] = "true"
-    seconds = bodies.wait_seconds(request, service.settings)
-    # What was asked before was most likely answered before; what is new is decided in a moment.
-    outcome = await _settled(service, event_id, receipt.command_id) if receipt.replayed else None
-    if outcome is None:
-        outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
-    if outcome is None:
-        outcome = await _settled(service, event_id, receipt.command_id)
+    outcome = await _outcome(service, event_id, receipt, bodies.wait_seconds(request, service.settings))
     if outcome is None:
         return await _pending(service, event_id, receipt.command_id, headers)
     if outcome == outcomes.EVENT_FULL:
@@ -81,12 +81,58 @@ async def _accept(
     return receipt
 
 
-async def _settled(service: Service, event_id: UUID, command_id: UUID) -> Outcome | None:
-    found = await service.read(lambda connection: ledger.settled(connection, [(event_id, command_id)]))
-    return found.get(command_id)
+async def _outcome(
+    service: Service, event_id: UUID, receipt: ledger.Receipt, seconds: float
+) -> Outcome | None:
+    """Return the outcome, waiting for it if need be; None when it is not known in time.
+
+    What was asked before was most likely answered before; what is new is decided in a moment.
+    """
+    outcome: Outcome | None = None
+    if receipt.replayed:
+        outcome = await _if_readable(_settled(service, event_id, receipt))
+    if outcome is None:
+        outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
+    if outcome is None:
+        outcome = await _if_readable(_settled(service, event_id, receipt))
+    return outcome
+
+
+async def _settled(service: Service, event_id: UUID, receipt: ledger.Receipt) -> Outcome | None:
+    command = (event_id, receipt.command_id)
+    found = await service.read(lambda connection: ledger.settled(connection, [command]))
+    return found.get(receipt.command_id)
 
 
 async def _pending(service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-    ahead = await service.read(lambda connection: ledger.ahead(connection, event_id, command_id))
-    retry_seconds = await service.pace.retry_seconds(event_id, ahead)
-    return answers.pending(command_id, ahead, {**headers, "retry-after": str(retry_seconds)})
+    ahead = await _if_readable(
+        service.read(lambda connection: ledger.ahead(connection, event_id, command_id))
+    )
+    seconds = answers.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
+    return answers.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
+
+
+async def told(decided: Decided, reading: Awaitable[Found | None]) -> Found:
+    """Return what an answer shows besides the outcome; a problem that says where to look if it cannot."""
+    found = await _if_readable(reading)
+    if found is None:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "ANSWER_UNAVAILABLE",
+            "The command was decided; what has become of it cannot be shown now. Ask for its receipt.",
+            headers={**decided.headers, "retry-after": str(answers.RETRY_SECONDS)},
+            receipt_id=decided.receipt_id,
+        )
+    return found
+
+
+async def _if_readable(reading: Awaitable[Found | None]) -> Found | None:
+    """Return what is read; None when the database has gone since it accepted the command.
+
+    Accepted is accepted: from here on nothing may be answered as if the command were not there.
+    """
+    try:
+        return await reading
+    except (SQLAlchemyError, OSError) as error:
+        log.warning("accepted_but_not_readable", error=repr(error))
+        return None

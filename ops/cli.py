@@ -22,6 +22,8 @@ EXPECTED = {
     ("ops.verification", "VerificationError"): 2,
     ("ops.auditing", "AuditError"): 2,
     ("ops.adopting.links", "AdoptionError"): 2,
+    ("sqlalchemy.exc", "OperationalError"): 1,
+    ("sqlalchemy.exc", "ProgrammingError"): 1,
 }
 """Errors that are told in a line, by name, since importing their modules takes time; and the exit status."""
 
@@ -133,8 +135,17 @@ def main() -> None:
         status = EXPECTED.get((type(error).__module__, type(error).__qualname__))
         if status is None:
             raise
-        print(f"admitone: {error}", file=sys.stderr)
+        print(f"admitone: {_sentence(error)}", file=sys.stderr)
         sys.exit(status)
+
+
+def _sentence(error: Exception) -> str:
+    """Tell the database's errors in a line: what it said, without the statement."""
+    if type(error).__module__ != "sqlalchemy.exc":
+        return str(error)
+    said = str(getattr(error, "orig", error)).partition("\n")[0]
+    unmigrated = "does not exist" in said
+    return f"the database: {said}" + ("; has ./admitone migrate been run?" if unmigrated else "")
 
 
 if __name__ == "__main__":

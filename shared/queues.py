@@ -64,8 +64,7 @@ def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID]) -> None:
     app.send_task(
         APPLY_COMMANDS,
         args=(str(event_id), [str(command_id) for command_id in command_ids]),
-        exchange="",
-        routing_key=event_queue(event_id).name,
+        queue=event_queue(event_id),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,

@@ -50,7 +50,7 @@ event = Table(
         Integer,
         nullable=False,
         server_default=text("0"),
-        comment="spots confirmed beyond capacity before the counter came; can only shrink",
+        comment="spots confirmed beyond capacity when that was found; shrinks, and lets nobody in",
     ),
     Column(
         "waitlist_length",

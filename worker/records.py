@@ -88,7 +88,9 @@ _WAITERS = text(f"""
 
 _RECOUNT = text("""
     SELECT coalesce(sum(spots_count) FILTER (WHERE status = 'CONFIRMED'), 0) AS confirmed_spots,
-           count(*) FILTER (WHERE status = 'WAITLIST') AS waitlist_length
+           count(*) FILTER (WHERE status = 'WAITLIST') AS waitlist_length,
+           coalesce((SELECT spots_reserved FROM audit_entry WHERE event_id = :event_id
+                     ORDER BY number DESC LIMIT 1), 0) AS audited_spots
     FROM registration WHERE event_id = :event_id
 """)
 

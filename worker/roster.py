@@ -169,12 +169,23 @@ class Roster:
 
     def _heal(self, accepted: Accepted, command: HealCounter) -> Outcome:
         assert self.recount is not None, "healing needs a recount"
-        drift = self.spots_reserved - self.recount.confirmed_spots
-        lengths = self.waitlist.length, self.recount.waitlist_length
-        self.waitlist.length = self.recount.waitlist_length
-        if drift or lengths[0] != lengths[1]:
-            before_after = {"waitlistLength": lengths} if lengths[0] != lengths[1] else None
-            self._note(accepted, reason=command.reason, spots_delta=-drift, before_after=before_after)
+        found, counted = (self.spots_reserved, self.waitlist.length), self.recount
+        drift = found[0] - counted.confirmed_spots
+        differences = {
+            name: (before, after)
+            for name, before, after in (
+                ("spotsReserved", found[0], counted.confirmed_spots),
+                ("waitlistLength", found[1], counted.waitlist_length),
+            )
+            if before != after
+        }
+        # What moved the counter is not in the trail, which goes on from where it ended itself.
+        self.spots_reserved, self.waitlist.length = counted.audited_spots, counted.waitlist_length
+        spots_delta = counted.confirmed_spots - counted.audited_spots
+        if differences or spots_delta:
+            self._note(
+                accepted, reason=command.reason, spots_delta=spots_delta, before_after=differences or None
+            )
         healed = CounterHealed(
             drift=drift, spots_reserved=self.spots_reserved, overbooked_spots=max(-self.spots_left, 0)
         )

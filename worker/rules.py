@@ -44,9 +44,10 @@ def against_becoming(
             return refusal
     if status is Status.CONFIRMED and before.spots_count > spots_left:
         left = max(spots_left, 0)
+        is_left = "1 is left" if left == 1 else f"{left} are left"
         return Refused(
             code=RefusalCode.CAPACITY_EXCEEDED,
-            detail=f"The registration needs {before.spots_count} spots; {left} are left.",
+            detail=f"The registration needs {_spots(before.spots_count)}; {is_left}.",
             spots_left=left,
             spots_needed=before.spots_count,
         )
@@ -70,6 +71,10 @@ def _against_a_second(email: str | None, own_id: UUID | None, holders: Mapping[s
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")
+
+
+def _spots(count: int) -> str:
+    return "1 spot" if count == 1 else f"{count} spots"
 
 
 def _refused(code: RefusalCode, detail: str) -> Refused:

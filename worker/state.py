@@ -99,7 +99,11 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recount:
-    """What the rows say, whatever the counters do: confirmed spots, and registrations that wait."""
+    """What the rows say, whatever the counters do, and where the audit trail ends.
+
+    Confirmed spots and registrations that wait; `audited_spots` is the counter after the last entry.
+    """
 
     confirmed_spots: int
     waitlist_length: int
+    audited_spots: int

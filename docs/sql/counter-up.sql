@@ -24,7 +24,7 @@ ALTER TABLE event ADD COLUMN overbooked_spots integer NOT NULL DEFAULT 0;
 COMMENT ON COLUMN event.spots_reserved IS
     'atomic counter for confirmed spots, prevents race conditions';
 COMMENT ON COLUMN event.overbooked_spots IS
-    'spots confirmed beyond capacity before the counter came; can only shrink';
+    'spots confirmed beyond capacity when that was found; shrinks, and lets nobody in';
 
 -- An event that was oversold keeps its registrations and its capacity; the excess is written down.
 UPDATE event

@@ -47,7 +47,7 @@ def upgrade() -> None:
             sa.Integer,
             nullable=False,
             server_default=sa.text("0"),
-            comment="spots confirmed beyond capacity before the counter came; can only shrink",
+            comment="spots confirmed beyond capacity when that was found; shrinks, and lets nobody in",
         ),
     )
     op.execute(_BACKFILL)

@@ -1,6 +1,8 @@
 """Whatever dies in the middle of a drop: everybody who was told "accepted" is answered, once."""
 
 import asyncio
+import base64
+import json
 import signal
 import time
 from collections import Counter
@@ -170,6 +172,23 @@ def test_a_hung_owner_loses_its_events(breakable: Breakable) -> None:
             hung.send_signal(signal.SIGCONT)
 
     assert (answer.status_code, answer.json()["status"]) == (201, "CONFIRMED")
+
+
+def test_a_ring_goes_to_the_queue_of_its_event(breakable: Breakable) -> None:
+    stage = breakable(workers=1)
+    event = stage.create_event()
+    stage.kill_worker(0)  # nobody takes the message out again
+    path, headers = f"/api/p/{event['slug']}/register", {"prefer": "respond-async"}
+    with stage.client() as client:
+        receipt = client.post(path, json={"name": "User"}, headers=headers).json()
+    broker = results.connect(stage.servers.broker_url)
+    try:
+        _, message = broker.blpop([f"event.{event['id']}"], timeout=10) or (None, b"{}")
+    finally:
+        broker.close()
+
+    arguments, *_ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    assert arguments == [event["id"], [receipt["receiptId"]]]
 
 
 def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:

@@ -164,6 +164,7 @@ def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
     assert (healed.returncode, healed.stdout) == (0, "1 events verified, 0 with drift.\n")
     assert (unknown.returncode, unknown.stderr) == (2, "admitone: there is no event nothing-here\n")
     assert stage.get(f"/api/events/{event['id']}/audit")["items"][-1]["actor"] == "verify"
+    assert command(stage, "audit", "replay", event["slug"]).returncode == 0
 
 
 def test_audit_commands_name_the_first_broken_entry(stage: Stage) -> None:

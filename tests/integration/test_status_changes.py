@@ -181,12 +181,12 @@ def test_a_drifted_counter_is_healed_and_the_healing_audited(stage: Stage) -> No
         0,
     )
     last = stage.get(f"/api/events/{event['id']}/audit")["items"][-1]
-    assert (last["kind"], last["reason"], last["spotsDelta"], last["spotsReserved"]) == (
+    assert (last["kind"], last["reason"], last["beforeAfter"]) == (
         "heal_counter",
         "by hand",
-        -2,
-        2,
+        {"spotsReserved": [4, 2]},
     )
+    assert (last["spotsDelta"], last["spotsReserved"]) == (0, 2), "the trail never knew of the drift"
 
 
 def test_an_event_that_really_is_oversold_is_frozen_until_it_fits(stage: Stage) -> None:

@@ -43,6 +43,7 @@ class InMemory:
         self.roster.recount = Recount(
             confirmed_spots=sum(r.spots_count for r in found if r.status == "CONFIRMED"),
             waitlist_length=sum(r.status == "WAITLIST" for r in found),
+            audited_spots=self.roster.changes[-1].spots_reserved if self.roster.changes else 0,
         )
         accepted = Accepted(
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),

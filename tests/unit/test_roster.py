@@ -255,7 +255,7 @@ def test_a_confirmation_that_does_not_fit_is_refused_and_changes_nothing() -> No
 
     assert event.move(2, Status.CONFIRMED) == Refused(
         code=RefusalCode.CAPACITY_EXCEEDED,
-        detail="The registration needs 2 spots; 1 are left.",
+        detail="The registration needs 2 spots; 1 is left.",
         spots_left=1,
         spots_needed=2,
     )
@@ -341,7 +341,11 @@ def test_switching_promotion_on_lets_those_in_who_fit() -> None:
 
 
 def heal(event: Event, confirmed_spots: int, waiting: int) -> Outcome:
-    event.roster.recount = Recount(confirmed_spots=confirmed_spots, waitlist_length=waiting)
+    event.roster.recount = Recount(
+        confirmed_spots=confirmed_spots,
+        waitlist_length=waiting,
+        audited_spots=event.roster.changes[-1].spots_reserved,
+    )
     return event.ask(HealCounter(reason="A look"))
 
 
@@ -359,10 +363,10 @@ def test_a_counter_that_is_too_high_is_set_right_and_what_is_free_then_is_offere
     assert heal(event, 2, 1) == CounterHealed(drift=2, spots_reserved=2, overbooked_spots=0)
 
     assert event.trail(2) == [
-        ("heal_counter", None, None, None, -2, 2),
+        ("heal_counter", None, None, None, -1, 2),
         ("promotion", 2, "WAITLIST", "CONFIRMED", 2, 4),
     ]
-    assert event.roster.changes[2].before_after is None
+    assert event.roster.changes[2].before_after == {"spotsReserved": (4, 2)}
 
 
 def test_a_waitlist_that_was_miscounted_is_set_right_too() -> None:

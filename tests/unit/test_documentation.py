@@ -1,0 +1,152 @@
+"""The pages say what there is: every setting, code, command and route, and nothing that is not there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from pydantic.fields import FieldInfo
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from api.hotpath import HotPath
+from api.main import create_app
+from ops import cli
+from shared.outcomes import RefusalCode
+from shared.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
+NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
+FOLDERS = ("api", "benchmarks", "docs", "migrations", "ops", "shared", "tests", "worker")
+
+CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
+COMMAND = re.compile(r"\./admitone ([a-z][a-z-]*)(?: (check|replay)\b)?")
+VARIABLE = re.compile(r"\bADMITONE_[A-Z_]*[A-Z]\b")
+PROBLEM = {"ProblemError", "_problem", "_unavailable"}
+"""What the API calls with a problem's code."""
+CODE = re.compile(r"[A-Z]+(_[A-Z]+)*")
+OF_THE_FRAMEWORK = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
+NOT_A_SETTING = {"ADMITONE_PYTHON", "ADMITONE_TEST_COVERAGE"}
+"""Variables of the launcher and the test suite."""
+
+
+def text_of(name: str) -> str:
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+def section_of(name: str, title: str) -> str:
+    """Return what stands below a heading of the second level, up to the next of them."""
+    return text_of(name).partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows_of(name: str, title: str) -> dict[str, list[str]]:
+    """Return a section's table rows, in order, by the first cell's name without code marks."""
+    lines = [line.strip("|") for line in section_of(name, title).splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def default_of(field: FieldInfo) -> str:
+    """Return a setting's default as the table shows it."""
+    if field.is_required():
+        return "required"
+    return "not set" if field.default is None else f"`{field.default}`"
+
+
+def commands_of(command: object, *before: str) -> Iterator[str]:
+    """Yield every command of the command line as it is typed, those of groups included."""
+    if not isinstance(command, TyperGroup):
+        yield " ".join(before)
+        return
+    for name, below in command.commands.items():
+        yield from commands_of(below, *before, name)
+
+
+def problem_codes() -> Iterator[str]:
+    """Yield every code that a call in the API gives to a problem."""
+    for path in sorted((CHECKOUT / "api").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in PROBLEM:
+                given = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                yield from (code for code in given if isinstance(code, str) and CODE.fullmatch(code))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the page's headings as links name them."""
+    text = CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(text)}
+
+
+def application() -> FastAPI:
+    url = "redis://nowhere"
+    found = create_app(Settings(database_url="postgresql://nowhere/none", broker_url=url, result_url=url))
+    assert isinstance(found, HotPath)
+    return found._app  # noqa: SLF001 - the application behind the hot path
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = {name: row[0] for name, row in rows_of("docs/operating.md", "Settings").items()}
+    assert documented == {f"ADMITONE_{n.upper()}": default_of(f) for n, f in Settings.model_fields.items()}
+
+
+def test_every_refusal_code_is_documented_in_its_order_of_precedence() -> None:
+    assert list(rows_of("docs/api.md", "Refusal codes")) == [code.value for code in RefusalCode]
+
+
+def test_every_problem_code_is_documented() -> None:
+    codes = set(problem_codes()) | OF_THE_FRAMEWORK
+    assert {"ACCEPTANCE_UNKNOWN", "FORBIDDEN", "INTAKE_FULL"} <= codes, "the codes are found where they are"
+    documented = set(rows_of("docs/api.md", "Refusal codes")) | set(rows_of("docs/api.md", "Problem codes"))
+    assert codes - documented == set()
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    commands = {f"./admitone {command}" for command in commands_of(get_command(cli.app))}
+    assert set(rows_of("README.md", "Commands")) == commands
+
+
+def test_every_route_is_documented() -> None:
+    routes = {
+        f"{method.upper()} {re.sub('{.*?}', '{}', path)}"
+        for path, methods in application().openapi()["paths"].items()
+        for method in methods
+    }
+    documented = re.findall(r"^### `([A-Z]+ /.*)`$", text_of("docs/api.md"), re.MULTILINE)
+    assert {re.sub("{.*?}", "{}", route) for route in documented} == routes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    page = CHECKOUT / name
+    for link in LINK.findall(CODE_BLOCK.sub("", text_of(name))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_names_no_file_that_is_not_there(name: str) -> None:
+    assert [path for path in FILE.findall(text_of(name)) if not (CHECKOUT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_names_no_command_that_is_not_there(name: str) -> None:
+    commands = set(commands_of(get_command(cli.app)))
+    named = {" ".join(filter(None, found)) for found in COMMAND.findall(text_of(name))}
+    assert named - commands == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_names_no_variable_that_nothing_reads(name: str) -> None:
+    read = {f"ADMITONE_{field.upper()}" for field in Settings.model_fields} | NOT_A_SETTING
+    read |= set(VARIABLE.findall(text_of("docker-compose.yml")))
+    assert set(VARIABLE.findall(text_of(name))) - read == set()
