@@ -30,6 +30,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(verify)
     app.command()(rehearse)
     app.command()(adopt)
+    app.command()(tidy)
     app.add_typer(audit, name="audit")
 
 
@@ -133,6 +134,22 @@ def adopt(
 
     target_url = _service(data).database_url
     raise typer.Exit(adoption.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
+
+
+def tidy(
+    *,
+    days: Annotated[int, typer.Option(min=1, help="Keep keys at least this long.")] = 30,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Forget idempotency keys that are older than anybody's retry; for a nightly job."""
+    from ops import tidying  # noqa: PLC0415
+
+    forgotten = tidying.forget_keys(_service(data).database_url, days)
+    if as_json:
+        _print_json({"forgotten": forgotten})
+    else:
+        print(f"{forgotten} idempotency keys forgotten.")
 
 
 def _service(data: Path) -> "Settings":

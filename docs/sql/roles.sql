@@ -1,0 +1,32 @@
+-- Database roles for the parts of a running service, each with what its statements need and no more.
+--
+--   psql "$ADMITONE_DATABASE_URL" --file docs/sql/roles.sql      as the owner of the tables, after migrating
+--   ALTER ROLE admitone_api LOGIN PASSWORD '…';                   and the same for admitone_worker
+--
+-- Safe to run again. The migrations are run by the owner. Nobody, the owner included, can change or remove
+-- an audit entry: a trigger refuses it, and these roles are not even allowed to try.
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'admitone_api') THEN
+        CREATE ROLE admitone_api;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'admitone_worker') THEN
+        CREATE ROLE admitone_worker;
+    END IF;
+END $$;
+
+GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
+GRANT SELECT ON alembic_version, event, registration, command, audit_entry TO admitone_api, admitone_worker;
+
+-- The API accepts: it adds events and commands, and changes nothing that is there.
+GRANT INSERT ON event, command TO admitone_api;
+
+-- The worker decides: it settles commands, moves counters and registrations, and adds to the audit trail.
+GRANT UPDATE ON event TO admitone_worker;
+GRANT UPDATE (outcome, settled_at, attempts) ON command TO admitone_worker;
+GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
+GRANT INSERT ON audit_entry TO admitone_worker;
+
+-- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
+GRANT pg_read_all_stats TO admitone_api, admitone_worker;

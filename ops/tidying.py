@@ -1,0 +1,30 @@
+"""Forgets idempotency keys that are older than anybody's retry; their commands stay."""
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+_ROWS_AT_ONCE = 10_000
+
+_FORGET = text("""
+    UPDATE command SET idempotency_key = NULL, fingerprint = NULL
+    WHERE (event_id, id) IN (
+        SELECT event_id, id FROM command
+        WHERE idempotency_key IS NOT NULL AND settled_at < now() - make_interval(days => :days)
+        LIMIT :limit
+    )
+""")
+
+
+def forget_keys(database_url: str, days: int) -> int:
+    """Forget the keys of commands settled more than `days` ago, and return how many there were.
+
+    In short transactions, so that it can run beside a drop; stopped half way, it goes on next time.
+    """
+    engine = create_engine(database_url, poolclass=NullPool)
+    forgotten = 0
+    while True:
+        with engine.begin() as connection:
+            rows = connection.execute(_FORGET, {"days": days, "limit": _ROWS_AT_ONCE}).rowcount
+        forgotten += rows
+        if rows < _ROWS_AT_ONCE:
+            return forgotten

@@ -1,0 +1,112 @@
+"""The database roles of a running service: enough for its work, and not for rewriting the trail."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ops import tidying
+from shared import commands, ids, ledger
+from shared.commands import Register
+from shared.ledger import Asked
+from tests.stage import CHECKOUT
+from worker import tasks
+
+ROLES = Path(CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def granted(database: str) -> str:
+    """The URL of a database on which the roles have been made, twice."""
+    plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        for _ in range(2):
+            connection.execute(ROLES.encode())
+    return database
+
+
+def as_role(database: str, role: str) -> Connection:
+    options = f"-c role={role}"
+    engine = create_engine(database, poolclass=NullPool, connect_args={"options": options})
+    return engine.connect()
+
+
+def accept_as_api(database: str, **asked: bytes) -> Asked:
+    """Create an event and a command with the API's role."""
+    command = Register(name="User", email="user@example.org")
+    one = Asked(
+        event_id=ids.new_id(),
+        id=ids.new_id(),
+        kind=commands.kind(command),
+        payload=commands.encode(command),
+        actor="public",
+        **asked,
+    )
+
+    async def accept() -> None:
+        engine = create_async_engine(
+            database, poolclass=NullPool, connect_args={"options": "-c role=admitone_api"}
+        )
+        async with engine.begin() as connection:
+            statement = text("INSERT INTO event (id, slug, title, capacity) VALUES (:id, :slug, 'A drop', 5)")
+            await connection.execute(statement, {"id": one.event_id, "slug": str(one.event_id)})
+            assert await ledger.accept(connection, [one]) == [ledger.Receipt(command_id=one.id)]
+
+    asyncio.run(accept())
+    return one
+
+
+def test_api_and_worker_can_do_their_work(granted: str) -> None:
+    asked = accept_as_api(granted)
+
+    with as_role(granted, "admitone_worker") as worker:
+        (settled,) = tasks.apply_pending(worker, asked.event_id, 10)
+
+    assert settled.command_id == asked.id
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("admitone_worker", "UPDATE audit_entry SET actor = 'nobody'"),
+        ("admitone_worker", "DELETE FROM audit_entry"),
+        ("admitone_worker", "TRUNCATE audit_entry"),
+        ("admitone_worker", "DELETE FROM command"),
+        ("admitone_worker", "UPDATE command SET payload = '{}'"),
+        ("admitone_api", "UPDATE event SET spots_reserved = 0"),
+        ("admitone_api", "UPDATE registration SET status = 'CONFIRMED'"),
+        ("admitone_api", "INSERT INTO audit_entry SELECT * FROM audit_entry"),
+        ("admitone", "UPDATE audit_entry SET actor = 'nobody'"),
+        ("admitone", "DELETE FROM audit_entry"),
+        ("admitone", "TRUNCATE audit_entry"),
+    ],
+)
+def test_nobody_can_rewrite_what_happened(granted: str, role: str, statement: str) -> None:
+    asked = accept_as_api(granted)
+    with as_role(granted, "admitone_worker") as worker:
+        tasks.apply_pending(worker, asked.event_id, 10)
+
+    with as_role(granted, role) as connection, pytest.raises(ProgrammingError) as refused:
+        connection.execute(text(statement))
+
+    assert isinstance(refused.value.orig, psycopg.errors.InsufficientPrivilege)
+
+
+def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Connection) -> None:
+    old, young = (accept_as_api(granted, idempotency_key=key, fingerprint=key) for key in (b"old", b"young"))
+    for asked in (old, young):
+        tasks.apply_pending(connection, asked.event_id, 10)
+    with connection.begin():
+        statement = text("UPDATE command SET settled_at = settled_at - interval '31 days' WHERE id = :id")
+        connection.execute(statement, {"id": old.id})
+
+    assert [tidying.forget_keys(granted, 30), tidying.forget_keys(granted, 30)] == [1, 0]
+
+    with connection.begin():
+        kept = connection.execute(text("SELECT id FROM command WHERE idempotency_key IS NOT NULL")).scalars()
+        assert list(kept) == [young.id]
