@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import RowMapping
 from starlette.responses import Response
 
-from api import answers, bodies, documentation, queries, submission
+from api import answers, bodies, documentation_admin, queries, submission
 from api.schemas import (
     Event,
     EventCounter,
@@ -38,7 +38,7 @@ ReasonGiven = Annotated[
 _Expected = TypeVar("_Expected")
 
 
-@router.patch("/{event_id}", **documentation.CHANGE_EVENT)
+@router.patch("/{event_id}", **documentation_admin.CHANGE_EVENT)
 async def change_event(event_id: UUID, request: Request, actor: str = writer) -> Response:
     """Change settings; what is left out stays. Spots that a larger capacity frees go to the waitlist."""
     service: Service = request.app.state.service
@@ -49,7 +49,7 @@ async def change_event(event_id: UUID, request: Request, actor: str = writer) ->
     return answers.body(Event(**await _event(service, decided, event_id)), headers=decided.headers)
 
 
-@router.patch("/{event_id}/registrations/{registration_id}", **documentation.CHANGE_STATUS)
+@router.patch("/{event_id}/registrations/{registration_id}", **documentation_admin.CHANGE_STATUS)
 async def change_status(
     event_id: UUID, registration_id: UUID, request: Request, actor: str = writer
 ) -> Response:
@@ -73,7 +73,7 @@ async def change_status(
     return answers.body(content, headers=decided.headers)
 
 
-@router.delete("/{event_id}/registrations/{registration_id}", **documentation.DELETE_REGISTRATION)
+@router.delete("/{event_id}/registrations/{registration_id}", **documentation_admin.DELETE_REGISTRATION)
 async def delete_registration(
     event_id: UUID, registration_id: UUID, request: Request, actor: str = writer, reason: ReasonGiven = None
 ) -> Response:
@@ -93,7 +93,7 @@ async def delete_registration(
     return answers.body(content, headers=decided.headers)
 
 
-@router.post("/{event_id}/counter/heal", **documentation.HEAL_COUNTER)
+@router.post("/{event_id}/counter/heal", **documentation_admin.HEAL_COUNTER)
 async def heal_counter(event_id: UUID, request: Request, actor: str = writer) -> Response:
     """Set the counter to what the registrations say, and tell what was wrong."""
     service: Service = request.app.state.service

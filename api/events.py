@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, insert
 from sqlalchemy.exc import IntegrityError
 from starlette.responses import Response
 
-from api import answers, bodies, documentation, queries
+from api import answers, bodies, documentation_admin, queries
 from api.answers import ProblemError
 from api.schemas import (
     AuditEntry,
@@ -41,7 +41,7 @@ router = APIRouter(prefix="/api/events", tags=["Administering"])
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
-@router.post("", dependencies=[writer], **documentation.CREATE_EVENT)
+@router.post("", dependencies=[writer], **documentation_admin.CREATE_EVENT)
 async def create_event(request: Request) -> Response:
     """Create an event; its slug is its public address, for good."""
     service: Service = request.app.state.service
@@ -58,7 +58,7 @@ async def create_event(request: Request) -> Response:
     return answers.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
 
 
-@router.get("", dependencies=[reader], **documentation.EVENTS)
+@router.get("", dependencies=[reader], **documentation_admin.EVENTS)
 async def list_events(request: Request, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT) -> Response:
     """List events, oldest first."""
     service: Service = request.app.state.service
@@ -66,7 +66,7 @@ async def list_events(request: Request, cursor: UUID | None = None, limit: Limit
     return answers.body(EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id")))
 
 
-@router.get("/{event_id}", dependencies=[reader], **documentation.EVENT)
+@router.get("/{event_id}", dependencies=[reader], **documentation_admin.EVENT)
 async def read_event(event_id: UUID, request: Request) -> Response:
     """Return all of an event."""
     service: Service = request.app.state.service
@@ -76,7 +76,7 @@ async def read_event(event_id: UUID, request: Request) -> Response:
     return answers.body(_event(event))
 
 
-@router.get("/{event_id}/registrations", dependencies=[reader], **documentation.REGISTRATIONS)
+@router.get("/{event_id}/registrations", dependencies=[reader], **documentation_admin.REGISTRATIONS)
 async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     event_id: UUID,
     request: Request,
@@ -100,7 +100,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 
 
 @router.get(
-    "/{event_id}/registrations/{registration_id}", dependencies=[reader], **documentation.REGISTRATION
+    "/{event_id}/registrations/{registration_id}", dependencies=[reader], **documentation_admin.REGISTRATION
 )
 async def read_registration(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Return one registration."""
@@ -111,7 +111,7 @@ async def read_registration(event_id: UUID, registration_id: UUID, request: Requ
     return answers.body(Registration(**row))
 
 
-@router.get("/{event_id}/audit", dependencies=[reader], **documentation.AUDIT)
+@router.get("/{event_id}/audit", dependencies=[reader], **documentation_admin.AUDIT)
 async def list_audit_entries(
     event_id: UUID, request: Request, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
@@ -127,7 +127,7 @@ async def list_audit_entries(
     return answers.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
 
-@router.get("/{event_id}/counter", dependencies=[reader], **documentation.COUNTER)
+@router.get("/{event_id}/counter", dependencies=[reader], **documentation_admin.COUNTER)
 async def read_counter(event_id: UUID, request: Request) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
     service: Service = request.app.state.service

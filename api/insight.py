@@ -13,7 +13,7 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
-from api import answers, documentation, explaining, queries
+from api import answers, documentation_admin, explaining, queries
 from api.answers import ProblemError
 from api.schemas import Explanation, Stats, StatusStats
 from api.security import reader
@@ -55,7 +55,7 @@ _FORMATS = {"csv": (_CSV, "text/csv; charset=utf-8"), "ndjson": (_NDJSON, "appli
 _exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
 
 
-@router.get("/{event_id}/stats", dependencies=[reader], **documentation.STATS)
+@router.get("/{event_id}/stats", dependencies=[reader], **documentation_admin.STATS)
 async def read_stats(event_id: UUID, request: Request) -> Response:
     """Count registrations and spots by status, and how fast commands are decided."""
     service: Service = request.app.state.service
@@ -77,7 +77,9 @@ async def read_stats(event_id: UUID, request: Request) -> Response:
 
 
 @router.get(
-    "/{event_id}/registrations/{registration_id}/explain", dependencies=[reader], **documentation.EXPLAIN
+    "/{event_id}/registrations/{registration_id}/explain",
+    dependencies=[reader],
+    **documentation_admin.EXPLAIN,
 )
 async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Tell why a registration has its status, and why it was or was not promoted."""
@@ -91,7 +93,10 @@ async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Re
 
 
 @router.get(
-    "/{event_id}/export", dependencies=[reader], response_class=StreamingResponse, **documentation.EXPORT
+    "/{event_id}/export",
+    dependencies=[reader],
+    response_class=StreamingResponse,
+    **documentation_admin.EXPORT,
 )
 async def export(
     event_id: UUID,

@@ -1,0 +1,83 @@
+"""The values that the documentation shows as examples."""
+
+RECEIPT_ID = "01a20b6f-8fe2-70ac-83f8-91dc7f09e1d6"
+REGISTRATION_ID = "01a20b6f-8fe2-78f0-98d0-386d0c571e83"
+EVENT_ID = "01a20b6b-1a30-7c3e-8d11-6fca02cb99f6"
+NOW = "2026-11-24T09:00:00Z"
+
+CONFIRMED = {
+    "receiptId": RECEIPT_ID,
+    "status": "CONFIRMED",
+    "registration": {
+        "id": REGISTRATION_ID,
+        "status": "CONFIRMED",
+        "spotsCount": 1,
+        "waitlistPosition": None,
+    },
+    "refusal": None,
+    "ahead": None,
+    "incidentId": None,
+}
+WAITLIST = {
+    **CONFIRMED,
+    "status": "WAITLIST",
+    "registration": {"id": REGISTRATION_ID, "status": "WAITLIST", "spotsCount": 1, "waitlistPosition": 12},
+}
+PENDING = {**CONFIRMED, "status": "PENDING", "registration": None, "ahead": 340}
+REFUSED = {
+    **CONFIRMED,
+    "status": "REFUSED",
+    "registration": None,
+    "refusal": {"code": "EVENT_FULL", "detail": "The event is full and its waitlist takes nobody."},
+}
+AVAILABILITY = {
+    "slug": "demo",
+    "title": "Demonstration drop",
+    "capacity": 100,
+    "spotsReserved": 99,
+    "spotsLeft": 1,
+    "waitlistLength": 0,
+    "state": "OPEN",
+    "opensAt": None,
+    "closesAt": None,
+    "maxSpotsPerRegistration": 10,
+}
+EVENT_EXAMPLE = {
+    **AVAILABILITY,
+    "id": EVENT_ID,
+    "overbookedSpots": 0,
+    "waitlistEnabled": True,
+    "waitlistLimit": None,
+    "promotionPolicy": "strict_fifo",
+    "autoPromote": True,
+    "paused": False,
+    "createdAt": NOW,
+    "updatedAt": NOW,
+}
+REGISTRATION_EXAMPLE = {
+    "id": REGISTRATION_ID,
+    "seq": 4711,
+    "name": "User A",
+    "email": "user.a@example.org",
+    "spotsCount": 1,
+    "status": "CONFIRMED",
+    "waitlistPosition": None,
+    "createdAt": NOW,
+    "updatedAt": NOW,
+}
+AUDIT_EXAMPLE = {
+    "number": 1,
+    "commandDigest": "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+    "kind": "register",
+    "actor": "public",
+    "reason": None,
+    "registrationId": REGISTRATION_ID,
+    "fromStatus": None,
+    "toStatus": "CONFIRMED",
+    "beforeAfter": None,
+    "spotsDelta": 1,
+    "spotsReserved": 1,
+    "at": "2026-11-24T09:00:00.000000Z",
+    "hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    "previousHash": "0" * 64,
+}

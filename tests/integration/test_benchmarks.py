@@ -1,0 +1,113 @@
+"""The benchmark on real servers: that it measures everything and finds what is wrong, never how fast it is."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import arena as arenas
+from benchmarks import bulk, checking, measure, plan, preload, run
+from benchmarks.arena import Arena
+from benchmarks.plan import Plan, Point, Trial
+
+ROWS = 20
+SPENDING = (plan.EMPTY, plan.COUNT, plan.LOCK, plan.COUNTER)
+
+
+@pytest.fixture(scope="module")
+def arena() -> Iterator[Arena]:
+    """Everything that is measured, running."""
+    with arenas.opened(workers=1) as opened:
+        yield opened
+
+
+def few_rows(asked: Plan) -> Plan:
+    return replace(asked, drain_rows=1_000, rounds=1)
+
+
+@pytest.mark.timeout(180)
+def test_a_run_measures_everything_and_finds_every_answer_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "QUICK", few_rows(plan.QUICK))
+    output = tmp_path / "kept"
+    status = run.command(
+        quick=True, connections="4", rows=str(ROWS), events="2", seconds=1, as_json=True, output=output
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert (status, told["violations"]) == (0, [])
+    assert [line["contestant"] for line in told["lines"]] == [*plan.BASELINES, *plan.SERVICE]
+    assert all(line["perSecond"] > 0 and line["errors"] == 0 for line in told["lines"])
+    assert {line["contestant"]: line["oversold"] for line in told["lines"]}[plan.DECIDED] == 0
+    assert all(line["toEmpty"]["perSecond"] and line["toCounter"]["cpuUs"] for line in told["lines"])
+    assert told["durability"] == {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    assert set(told["bulk"]) == {bulk.LIMIT, bulk.DRAIN}
+    assert told["openLoop"]["measured"]["answers"] > 0
+    measured = {one["name"] for one in told["summary"] if one["ratio"] is not None}
+    assert {"decided/s over empty", "decided/s over lock", "drain over limit"} <= measured
+    assert json.loads((output / run.REPORT_FILE).read_text()) == told
+    assert (output / run.PICTURE_FILE).read_text().startswith("<svg")
+
+
+def test_a_plan_that_makes_no_sense_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run.command(connections="many", output=tmp_path) == 2
+    assert capsys.readouterr().err == "bench: 'many' is not a list of numbers, such as 1,16,64\n"
+
+
+def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena: Arena) -> None:
+    events = preload.service(arena, events=2, rows=ROWS)
+    assert len(events) == 2
+    assert int(arena.one("SELECT count(*) FROM registration")) == ROWS
+    assert checking.service(arena, preloaded=ROWS, answered=0) == checking.Found(oversold=0, violations=[])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ("UPDATE event SET overbooked_spots = 1, capacity = spots_reserved - 1", "an event is oversold"),
+        ("UPDATE event SET waitlist_length = 1", "a counter differs from its rows"),
+        ("UPDATE event SET waitlist_length = 1", "someone waits while a spot is free"),
+        ("UPDATE registration SET status = 'WAITLIST' WHERE seq < {middle}", "someone was overtaken"),
+        ("UPDATE command SET outcome = NULL, settled_at = NULL WHERE seq < {middle}", "a command is pending"),
+        ("UPDATE command SET attempts = 2", "a command was not settled once"),
+        ("UPDATE command SET outcome = '{{\"outcome\":\"failed\"}}'", "a command failed"),
+        ("DELETE FROM registration WHERE seq < {middle}", "an outcome has not its registration"),
+        ("UPDATE event SET audit_seq = audit_seq + 1", "an audit trail differs from its rows"),
+        ("DELETE FROM command WHERE seq < {middle}", "1 registrations were answered, the ledger holds"),
+    ],
+)
+def test_every_planted_fault_is_found(arena: Arena, wrong: str, rule: str) -> None:
+    preload.service(arena, events=1, rows=ROWS)
+    middle = arena.one("SELECT max(seq) - 5 FROM command")
+    # In one transaction that is rolled back, so that no owner sees any of it.
+    arena.database.execute("BEGIN")
+    try:
+        arena.database.execute(wrong.format(middle=middle).encode())
+        found = checking.service(arena, preloaded=ROWS, answered=1)
+    finally:
+        arena.database.execute("ROLLBACK")
+    assert any(violation.startswith(rule) for violation in found.violations), found
+
+
+def test_what_a_contestant_sells_too_often_is_counted(arena: Arena) -> None:
+    preload.baseline(arena, events=2, rows=ROWS)
+    arena.database.execute("UPDATE baseline.event SET capacity = capacity - 503")
+    assert checking.baseline(arena).oversold == 6
+
+
+def test_a_contestant_that_does_not_finish_is_started_again(arena: Arena) -> None:
+    before = arena.baselines[plan.LOCK].pid
+    preload.baseline(arena, events=1, rows=ROWS)
+    arena.database.execute("BEGIN")
+    arena.database.execute("SELECT FROM baseline.event FOR UPDATE")
+    trial = Trial(plan.LOCK, Point(2, ROWS, 1), 1)
+    try:
+        held = measure.asked_of(arena, trial)
+        arena.calm(plan.LOCK) if held else None
+    finally:
+        arena.database.execute("ROLLBACK")
+    assert arena.baselines[plan.LOCK].pid != before
