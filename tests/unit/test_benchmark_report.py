@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -23,6 +23,7 @@ from benchmarks.measure import Measurement
 from benchmarks.plan import COUNTER, DECIDED, EMPTY, Plan, Point, Trial
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import OpenLoop, Report, Results
+from shared import telemetry
 from shared.settings import Settings
 
 MAIN = Point(256, 1_000, 1)
@@ -59,7 +60,13 @@ def a_measurement(contestant: str, per_second: float, round_: int = 1, **changes
         "p99_ms": 3.0,
         "max_ms": 4.0,
         "oversold": 0,
-        "cpu_us": {cpu.API: 100.0, cpu.WORKER: 50.0, cpu.POSTGRES: 25.0, cpu.VALKEY: 5.0, cpu.GENERATOR: 20.0},
+        "cpu_us": {
+            cpu.API: 100.0,
+            cpu.WORKER: 50.0,
+            cpu.POSTGRES: 25.0,
+            cpu.VALKEY: 5.0,
+            cpu.GENERATOR: 20.0,
+        },
         "violations": [],
     }
     made = {**known, **changes}
@@ -177,7 +184,9 @@ def test_each_round_goes_through_all_contestants() -> None:
     trials = list(asked.trials())
     half = len(trials) // 2
     assert [t.round for t in trials] == [1] * half + [2] * half
-    assert [(t.contestant, t.point) for t in trials[:half]] == [(t.contestant, t.point) for t in trials[half:]]
+    assert [(t.contestant, t.point) for t in trials[:half]] == [
+        (t.contestant, t.point) for t in trials[half:]
+    ]
     assert Trial(DECIDED, Point(256, 20, 1), 1) in trials
     assert Trial(EMPTY, Point(256, 20, 1), 1) not in trials
 
@@ -281,7 +290,14 @@ def test_a_person_is_shown_everything(capsys: pytest.CaptureFixture[str]) -> Non
     results = Results([a_measurement(EMPTY, 1_000), a_measurement(DECIDED, 1_234)], [a_bulk(LIMIT, 5_000)])
     printing.show(a_report(results, "an event is oversold [1 times]"))
     shown = capsys.readouterr().out
-    for part in ("fsync=on", "1,234", "limit: 5,000", "not measured", "oversold [1 times]", "open loop, 70/s"):
+    for part in (
+        "fsync=on",
+        "1,234",
+        "limit: 5,000",
+        "not measured",
+        "oversold [1 times]",
+        "open loop, 70/s",
+    ):
         assert part in shown
 
 
@@ -318,7 +334,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
     monkeypatch.setattr(uvicorn, "Config", note)
     monkeypatch.setattr(uvicorn, "Server", Unserved)
     monkeypatch.setattr("socket.socket", lambda **_: None)
-    monkeypatch.setattr(api_main.telemetry, "configure", lambda _settings: None)
+    monkeypatch.setattr(telemetry, "configure", lambda _settings: None)
     api_main.serve(
         Settings(
             database_url="postgresql://localhost/any", broker_url="redis://any", result_url="redis://any"
@@ -330,9 +346,9 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
 
 
 @pytest.fixture
-def accepted() -> Iterator[dict[str, Any]]:
+def accepted() -> dict[str, Any]:
     """A body that is accepted."""
-    yield {"name": "User A", "spotsCount": 1, "email": None}
+    return {"name": "User A", "spotsCount": 1, "email": None}
 
 
 @pytest.mark.parametrize(
