@@ -113,14 +113,23 @@ async def _pending(service: Service, event_id: UUID, command_id: UUID, headers: 
 
 
 async def told(decided: Decided, reading: Awaitable[Found | None]) -> Found:
-    """Return what an answer shows besides the outcome; a problem that says where to look if it cannot."""
-    found = await _if_readable(reading)
-    if found is None:
+    """Return what an answer shows besides the outcome; a problem with the receipt if it cannot be shown."""
+    try:
+        found = await reading
+    except (SQLAlchemyError, OSError) as error:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "ANSWER_UNAVAILABLE",
-            "The command was decided; what has become of it cannot be shown now. Ask for its receipt.",
+            "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
             headers={**decided.headers, "retry-after": str(answers.RETRY_SECONDS)},
+            receipt_id=decided.receipt_id,
+        ) from error
+    if found is None:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            "REGISTRATION_NOT_FOUND",
+            "The command was decided, and the registration has been deleted since.",
+            headers=decided.headers,
             receipt_id=decided.receipt_id,
         )
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from kombu import Connection
+from kombu import Connection, Queue
 from psycopg import sql
 from sqlalchemy import make_url
 
@@ -99,4 +99,4 @@ def test_a_drop_with_rabbitmq_as_the_broker(system_database: str, system_redis: 
     finally:
         with Connection(broker) as connection:
             for name in queues:
-                connection.default_channel.queue_delete(name)
+                Queue(name)(connection.default_channel).delete()
