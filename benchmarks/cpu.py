@@ -29,7 +29,17 @@ def used_us(groups: Mapping[str, Collection[int]]) -> dict[str, float]:
     A process counts with all its descendants: those that have ended since are in their parent's time.
     """
     seen = _everybody()
-    return {name: US_PER_TICK * sum(_ticks_of_tree(pid, seen) for pid in group) for name, group in groups.items()}
+    return {
+        name: US_PER_TICK * sum(_ticks_of_tree(pid, seen) for pid in group) for name, group in groups.items()
+    }
+
+
+def machine_us() -> float:
+    """Return the microseconds that all processors have been busy since the machine began, whoever for."""
+    user, nice, system, _idle, _iowait, irq, soft_irq, steal = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    )
+    return US_PER_TICK * (user + nice + system + irq + soft_irq + steal)
 
 
 def read(stat: str) -> Seen:

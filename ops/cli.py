@@ -124,6 +124,37 @@ def worker_health() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(  # noqa: PLR0913 - one parameter for each option
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, a minute in all.")] = False,
+    connections: Annotated[str | None, typer.Option(help="Such as 1,16,64,256,1000.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Existing registrations, such as 1000,100000.")] = None,
+    events: Annotated[str | None, typer.Option(help="How many events at once, such as 1,10,1000.")] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, help="How long each point is measured.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often; medians are shown.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
+        ".admitone-bench"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure this service and the other ways of registering, side by side on this machine."""
+    from benchmarks import run  # noqa: PLC0415
+
+    raise typer.Exit(
+        run.command(
+            quick=quick,
+            connections=connections,
+            rows=rows,
+            events=events,
+            seconds=seconds,
+            rounds=rounds,
+            as_json=as_json,
+            output=output,
+        )
+    )
+
+
 operating.add_to(app)
 
 

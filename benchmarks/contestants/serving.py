@@ -1,4 +1,4 @@
-"""Serves a contestant exactly as the service is served: `python -m benchmarks.contestants.serving NAME FD`."""
+"""Serves a contestant as the service is served: `python -m benchmarks.contestants.serving NAME FD`."""
 
 import importlib
 import socket
@@ -10,6 +10,7 @@ from fastapi import FastAPI
 BACKLOG = 4_096
 KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS_MAX = 3
+SERVER_ERROR_MIN = 500
 
 
 def serve(app: FastAPI, fd: int) -> None:

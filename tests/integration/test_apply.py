@@ -210,7 +210,10 @@ def test_a_heal_in_the_middle_of_a_batch_is_decided_after_what_came_before_it(co
         {"outcome": "waitlisted", "registrationId": fourth.registration_id, "spotsCount": 1, "position": 1},
     ]
     healed, promoted = (entry for entry in world.snapshot().entries if entry.command_id == second.id)
-    assert (healed.spots_delta, healed.before_after) == (-1, {"spotsReserved": [1, 0], "waitlistLength": [3, 1]})
+    assert (healed.spots_delta, healed.before_after) == (
+        -1,
+        {"spotsReserved": [1, 0], "waitlistLength": [3, 1]},
+    )
     assert (promoted.registration_id, promoted.spots_reserved) == (first.registration_id, 3)
     assert counters(world) == (4, 4)
 

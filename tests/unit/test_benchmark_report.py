@@ -60,6 +60,7 @@ def a_measurement(contestant: str, per_second: float, round_: int = 1, **changes
         "p99_ms": 3.0,
         "max_ms": 4.0,
         "oversold": 0,
+        "others_share": 0.25,
         "cpu_us": {
             cpu.API: 100.0,
             cpu.WORKER: 50.0,
@@ -170,13 +171,14 @@ def test_a_process_counts_with_its_ended_children_whatever_it_is_called() -> Non
 
 
 def test_the_processors_time_only_grows() -> None:
-    before = cpu.used_us({"here": [os.getpid()], "nobody": []})
+    before, busy = cpu.used_us({"here": [os.getpid()], "nobody": []}), cpu.machine_us()
     until = os.times().user + 0.05
     while os.times().user < until:
         pass
     after = cpu.used_us({"here": [os.getpid()], "nobody": []})
     assert after["here"] >= before["here"] + cpu.US_PER_TICK
     assert after["nobody"] == 0
+    assert cpu.machine_us() >= busy + cpu.US_PER_TICK
 
 
 def test_each_round_goes_through_all_contestants() -> None:
@@ -282,6 +284,7 @@ def a_report(results: Results, *violations: str) -> Report:
         bulk_cpu_us=used,
         open_loop=OpenLoop(asked_per_second=70, measured=a_measurement(DECIDED, 70)),
         summary=report.summary(results, plan.QUICK),
+        others_share_max=results.others_share_max(),
         violations=list(violations),
     )
 
@@ -297,6 +300,7 @@ def test_a_person_is_shown_everything(capsys: pytest.CaptureFixture[str]) -> Non
         "not measured",
         "oversold [1 times]",
         "open loop, 70/s",
+        "up to 25%",
     ):
         assert part in shown
 

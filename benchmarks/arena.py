@@ -1,0 +1,208 @@
+"""Where everything is measured: one PostgreSQL, one Valkey, every contestant as a process of its own.
+
+The servers are embedded ones in a temporary folder, with durability on; the service runs as its own
+programs. Whoever is not measured at a moment is idle. All of it is gone at the end, however it comes.
+"""
+
+import resource
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import redis
+from psycopg.rows import TupleRow
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from benchmarks import cpu, processes
+from benchmarks.contestants import store
+from benchmarks.processes import BenchmarkError, HttpServer, Process
+from ops import embedded, schema
+from ops.embedded import Postgres, Servers, Valkey
+from shared import locks, results
+
+BASELINES = ("empty", "count", "lock", "counter")
+OPEN_FILES = 65_536
+"""The usual limit of 1,024 would refuse a thousand connections on both ends."""
+OWNED_SECONDS_MAX = 30.0
+SETTLED_SECONDS_MAX = 120.0
+QUIET_SECONDS_MAX = 0.5
+POLL_SECONDS = 0.02
+QUIET_LOOKS = 5
+"""In a row: whoever retries, or has read a request and not yet asked the database, is silent for a moment."""
+
+_DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
+_BUSY = """
+SELECT EXISTS (SELECT FROM command WHERE settled_at IS NULL)
+    OR EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE %s AND state <> 'idle')
+"""
+_SERVICE_APPLICATIONS = "admitone-%"
+_DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+
+
+class Arena:
+    """All that runs, and a connection of the benchmark's own to the database they share."""
+
+    def __init__(self, folder: Path, addresses: Servers, postgres: Postgres, valkey: Valkey) -> None:
+        self.folder = folder
+        self.addresses = addresses
+        self.postgres, self.valkey = postgres, valkey
+        self.database: psycopg.Connection[TupleRow] = psycopg.connect(
+            addresses.database_url.replace("+psycopg", ""), autocommit=True
+        )
+        self.results: redis.Redis = results.connect(addresses.result_url)
+        self.baselines: dict[str, HttpServer] = {}
+        self.workers: list[Process] = []
+        self._programs: list[Process] = []
+
+    def start(self, ends: ExitStack, workers: int) -> None:
+        """Start every contestant and wait until each is ready."""
+        ends.callback(self._stop)
+        for name in BASELINES:
+            self.baselines[name] = self._serve(
+                ends, name, "benchmarks.contestants.serving", name, ready_path="/", **self._baseline(name)
+            )
+        self.api = self._serve(ends, "api", "ops.cli", "api", "--fd", ready_path="/readyz", **self._service())
+        for number in range(workers):
+            worker = Process(
+                f"worker-{number + 1}",
+                ["ops.cli", "worker"],
+                environment=processes.environment(**self._service()),
+                folder=self.folder,
+            )
+            self.workers.append(worker)
+            self._programs.append(worker)
+            worker.start()
+        for server in (*self.baselines.values(), self.api):
+            server.wait_ready()
+
+    def groups(self, contestant: str) -> dict[str, list[int]]:
+        """Return the processes that work for a contestant, by group."""
+        baseline = self.baselines.get(contestant)
+        return {
+            cpu.API: [(baseline or self.api).pid],
+            cpu.WORKER: [] if baseline else [worker.pid for worker in self.workers],
+            cpu.POSTGRES: [self.postgres.pid],
+            cpu.VALKEY: [] if baseline else [self.valkey.pid],
+        }
+
+    def wait_owned(self, event_ids: Collection[UUID]) -> None:
+        """Return once every event has its owner; raises `BenchmarkError` when that takes too long."""
+        wanted = {locks.event_key(event_id) for event_id in event_ids}
+        engine = create_engine(self.addresses.database_url, poolclass=NullPool)
+        until = time.monotonic() + OWNED_SECONDS_MAX
+        with engine.connect() as connection:
+            while not wanted <= {key for worker in locks.workers(connection) for key in worker.event_keys}:
+                self._check(until, "the workers do not take the events up")
+
+    def wait_settled(self) -> bool:
+        """Tell whether nothing is pending or on its way, at the latest after `SETTLED_SECONDS_MAX`."""
+        return self._falls_quiet(_SERVICE_APPLICATIONS, SETTLED_SECONDS_MAX)
+
+    def calm(self, contestant: str) -> None:
+        """Let a baseline finish what it holds; start it again when that takes longer than a moment.
+
+        The load has gone by then, but requests that queue for a lock would go on into the next measurement.
+        """
+        if contestant not in self.baselines or self._falls_quiet(contestant, QUIET_SECONDS_MAX):
+            return
+        server = self.baselines[contestant]
+        server.stop(signal.SIGKILL)
+        self.database.execute(_DISCONNECT, [contestant])
+        server.start()
+        server.wait_ready()
+
+    def durability(self) -> dict[str, str]:
+        """Return the database's settings on which it depends whether a commit survives."""
+        return {name: self.one(f"SHOW {name}") for name in _DURABILITY}
+
+    def one(self, statement: str) -> str:
+        """Return the one text that a statement yields."""
+        row = self.database.execute(statement.encode()).fetchone()
+        assert row is not None, "the statement yields a row"
+        return str(row[0])
+
+    def _stop(self) -> None:
+        """Ask all at once, then wait for each."""
+        for program in self._programs:
+            program.ask_to_stop()
+        for program in self._programs:
+            program.stop()
+
+    def _falls_quiet(self, application: str, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        quiet = 0
+        while quiet < QUIET_LOOKS and time.monotonic() < until:
+            quiet = quiet + 1 if self.database.execute(_BUSY, [application]).fetchone() == (False,) else 0
+            time.sleep(POLL_SECONDS)
+        return quiet == QUIET_LOOKS
+
+    def _check(self, until: float, late: str) -> None:
+        for process in (self.api, *self.workers):
+            process.check()
+        if time.monotonic() > until:
+            raise BenchmarkError(late)
+        time.sleep(POLL_SECONDS)
+
+    def _serve(self, ends: ExitStack, name: str, *argv: str, ready_path: str, **variables: str) -> HttpServer:
+        """Start a server; its listening socket's descriptor is the last of its arguments."""
+        listener = ends.enter_context(processes.listen())
+        server = HttpServer(
+            name,
+            [*argv, str(listener.fileno())],
+            environment=processes.environment(**variables),
+            folder=self.folder,
+            listener=listener,
+            ready_path=ready_path,
+        )
+        self._programs.append(server)
+        server.start()
+        return server
+
+    def _baseline(self, name: str) -> dict[str, str]:
+        return {store.DATABASE_URL: self.addresses.database_url, store.APPLICATION: name}
+
+    def _service(self) -> dict[str, str]:
+        return {
+            "ADMITONE_DATABASE_URL": self.addresses.database_url,
+            "ADMITONE_BROKER_URL": self.addresses.broker_url,
+            "ADMITONE_RESULT_URL": self.addresses.result_url,
+            "ADMITONE_ADMIN_KEY": secrets.token_urlsafe(32),
+        }
+
+
+@contextmanager
+def opened(workers: int) -> Iterator[Arena]:
+    """Run everything while the block lasts; raises `EmbeddedError` or `BenchmarkError` when it cannot run."""
+    _allow_open_files()
+    with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
+        folder = Path(made)
+        data = embedded.prepare(folder / "data")
+        ends.enter_context(embedded.locked(data))
+        postgres, valkey = Postgres(data), Valkey(data)
+        for server in (postgres, valkey):
+            ends.callback(server.stop, crash=True)  # its data goes with the folder
+            server.start()
+        for server in (postgres, valkey):
+            server.wait_ready()
+        addresses = embedded.addresses(data)
+        schema.upgrade(addresses.database_url)
+        arena = Arena(folder, addresses, postgres, valkey)
+        ends.enter_context(arena.database)
+        ends.callback(arena.results.close)
+        arena.database.execute(store.SCHEMA.encode())
+        arena.start(ends, workers)
+        yield arena
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,35 @@
+"""The machine and the programs that figures were measured on: without them they mean nothing."""
+
+import os
+import platform
+from pathlib import Path
+
+from benchmarks import load
+from benchmarks.arena import Arena
+
+_GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
+
+
+def describe(arena: Arena) -> dict[str, str]:
+    """Return what there is, in words."""
+    valkey = arena.results.info("server")
+    assert isinstance(valkey, dict), "a blocking client answers at once"
+    return {
+        "cpu": _line_of("/proc/cpuinfo", "model name") or platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{int(_line_of('/proc/meminfo', 'MemTotal').split()[0]) / _GIB:.1f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "postgresql": arena.one("SHOW server_version"),
+        "valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
+        "generator": load.tool(),
+    }
+
+
+def _line_of(path: str, name: str) -> str:
+    """Return the value of the first line `name: value`; empty where there is none."""
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""

@@ -1,0 +1,184 @@
+"""Measures one contestant once: fresh tables, a warm-up, the load, then whether the answers were right."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+import uvloop
+
+from benchmarks import checking, cpu, load, plan, preload, receipts
+from benchmarks.arena import Arena
+from benchmarks.checking import Found
+from benchmarks.load import Heard, Load
+from benchmarks.plan import Point, Trial
+
+BODY = '{"name":"User A","spotsCount":1}'
+HEADERS = {"content-type": "application/json"}
+RESPOND_ASYNC = {**HEADERS, "prefer": "respond-async"}
+US_PER_SECOND = 1_000_000
+DECISION_WAIT_MS = 5_000
+"""How long the service lets a registration wait for its decision before it answers 202 instead of 201."""
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What one contestant did at one point in one round.
+
+    `cpu_us` is microseconds of processor time per answer, by group of processes. Times to answer are
+    milliseconds. `oversold` counts confirmed spots beyond capacity, over the whole measurement.
+    `others_share` is the part of the machine that was busy for anything else at the time.
+    """
+
+    contestant: str
+    connections: int
+    rows: int
+    events: int
+    round: int
+    answers: int
+    errors: int
+    per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    oversold: int
+    cpu_us: dict[str, float]
+    others_share: float
+    violations: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a measurement starts from: what to send, and how to look into the tables afterwards.
+
+    `check` is told how many answers there were in all.
+    """
+
+    load: Load
+    check: Callable[[int], Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A load, with the processor time in microseconds that each group used for it."""
+
+    heard: Heard
+    used_us: dict[str, float]
+    others_share: float
+    settled: bool
+
+
+def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None = None) -> Measurement:
+    """Measure one contestant for so many seconds; with `per_second`, in an open loop of that rate."""
+    ground = _ground(arena, trial)
+    warmed = load.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
+    arena.wait_settled()
+    asked = msgspec.structs.replace(ground.load, seconds=seconds, per_second=per_second)
+    watched = _watch(arena, trial.contestant, asked)
+    arena.calm(trial.contestant)
+    found = ground.check(warmed.answers + watched.heard.answers)
+    return _measurement(trial, watched, found)
+
+
+def _watch(arena: Arena, contestant: str, asked: Load) -> Watched:
+    """Put the load on, and account for it until everything that it asked for is decided."""
+    groups, cores = arena.groups(contestant), len(os.sched_getaffinity(0))
+    before, busy, begin = cpu.used_us(groups), cpu.machine_us(), time.perf_counter()
+    heard = load.run(asked, arena.folder)
+    settled = arena.wait_settled()  # who accepts quickly pays for deciding all the same
+    after, seconds = cpu.used_us(groups), time.perf_counter() - begin
+    used = {**{name: after[name] - before[name] for name in before}, cpu.GENERATOR: heard.cpu_us}
+    others_us = cpu.machine_us() - busy - sum(used.values())
+    share = max(others_us, 0) / (seconds * cores * US_PER_SECOND)
+    return Watched(heard=heard, used_us=used, others_share=share, settled=settled)
+
+
+def _measurement(trial: Trial, watched: Watched, found: Found) -> Measurement:
+    heard = watched.heard
+    return Measurement(
+        contestant=trial.contestant,
+        connections=trial.point.connections,
+        rows=trial.point.rows,
+        events=trial.point.events,
+        round=trial.round,
+        answers=heard.answers,
+        errors=heard.errors,
+        per_second=heard.per_second,
+        p50_ms=heard.p50_ms,
+        p95_ms=heard.p95_ms,
+        p99_ms=heard.p99_ms,
+        max_ms=heard.max_ms,
+        oversold=found.oversold,
+        cpu_us={name: us / max(heard.answers, 1) for name, us in watched.used_us.items()},
+        others_share=watched.others_share,
+        violations=[*_answers_right(trial, watched), *found.violations],
+    )
+
+
+def _answers_right(trial: Trial, watched: Watched) -> list[str]:
+    """Return what is wrong with the service's answers as a whole."""
+    if trial.contestant not in plan.SERVICE:
+        return []
+    heard = watched.heard
+    wrong = [] if watched.settled else ["accepted registrations stay undecided"]
+    if heard.errors:
+        wrong.append(f"{heard.errors} of the answers were errors")
+    if heard.max_ms >= DECISION_WAIT_MS:
+        wrong.append(f"an answer took {heard.max_ms:.0f} ms: it may not have been a decision")
+    return wrong
+
+
+def _ground(arena: Arena, trial: Trial) -> Ground:
+    """Fill the tables for a contestant, and make sure that it answers as it should."""
+    point = trial.point
+    if trial.contestant in plan.BASELINES:
+        events = preload.baseline(arena, events=point.events, rows=point.rows)
+        url = arena.baselines[trial.contestant].url
+        asked = _load(url, point, list(events.values()), HEADERS, HTTPStatus.CREATED)
+        ground = Ground(load=asked, check=lambda _answers: checking.baseline(arena))
+    else:
+        ground = _service_ground(arena, trial.contestant, point)
+    uvloop.run(receipts.probe(ground.load))
+    return ground
+
+
+def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
+    share = point.rows // point.events
+    sold_out = contestant == plan.REFUSED
+    events = preload.service(
+        arena,
+        events=point.events,
+        rows=point.rows,
+        spots_left=0 if sold_out else preload.SPOTS_LEFT,
+        waitlist=not sold_out,
+    )
+    slugs, url = list(events.values()), arena.api.url
+    recorded = contestant in {plan.DECIDED, plan.ACCEPTED}  # of the others' answers none needs a command
+
+    def check(answers: int) -> Found:
+        return checking.service(arena, preloaded=share * point.events, answered=answers if recorded else 0)
+
+    if contestant == plan.POLLED:
+        registering = _load(url, point, slugs, HEADERS, HTTPStatus.CREATED)
+        return Ground(load=uvloop.run(receipts.polls(registering)), check=check)
+    if sold_out:
+        return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CONFLICT), check=check)
+    if contestant == plan.ACCEPTED:
+        return Ground(load=_load(url, point, slugs, RESPOND_ASYNC, HTTPStatus.ACCEPTED), check=check)
+    return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CREATED), check=check)
+
+
+def _load(url: str, point: Point, slugs: list[str], headers: dict[str, str], expected: HTTPStatus) -> Load:
+    """Return registrations for all events in turn; the seconds are the caller's to set."""
+    return Load(
+        url=url,
+        method="POST",
+        paths=[f"/api/p/{slug}/register" for slug in slugs],
+        headers=headers,
+        body=BODY,
+        expected=expected,
+        connections=point.connections,
+        seconds=plan.WARM_UP_SECONDS,
+    )

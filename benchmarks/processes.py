@@ -1,0 +1,123 @@
+"""The servers that are measured, as processes of this one that are stopped by their pids."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.contestants import serving
+from ops import crowd, supervision
+from ops.programs import CHECKOUT
+
+READY_SECONDS_MAX = 60.0
+READY_POLL_SECONDS = 0.05
+STOP_SECONDS_MAX = 10.0
+HOST = "127.0.0.1"
+
+
+class BenchmarkError(Exception):
+    """The benchmark cannot take place, or not go on; the message says why, log lines may follow."""
+
+
+class Process:
+    """One program with a log of its own; it may be started again."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], *, environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._argv = argv
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; the program must have been started."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the program; does not wait until it is ready."""
+        self._process = supervision.spawn(
+            [*supervision.dies_with_parent(signal.SIGTERM), sys.executable, "-m", *self._argv],
+            log=self.log,
+            env={**self._environment, "PYTHONPATH": str(CHECKOUT)},
+            cwd=CHECKOUT,
+            pass_fds=self._handles(),
+        )
+
+    def ask_to_stop(self) -> None:
+        """Tell the program to stop, if it was started; `stop` waits for it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop the program, if it was started; what does not go is killed."""
+        if self._process is not None:
+            supervision.stop(self._process, number, STOP_SECONDS_MAX)
+            self._process = None
+
+    def check(self) -> None:
+        """Raise `BenchmarkError` with the program's last words if it has ended."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            raise BenchmarkError(f"{self.name} ended (exit status {status}){supervision.tail(self.log)}")
+
+    def _handles(self) -> Sequence[int]:
+        return ()
+
+
+class HttpServer(Process):
+    """A program that serves a listening socket of this process, which outlives its restarts."""
+
+    def __init__(  # noqa: PLR0913 - a process, its socket and its sign of readiness
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        listener: socket.socket,
+        ready_path: str,
+    ) -> None:
+        super().__init__(name, argv, environment=environment, folder=folder)
+        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+        self._listener = listener
+        self._ready_path = ready_path
+
+    def wait_ready(self) -> None:
+        """Return once the server answers without an error of its own; raises `BenchmarkError`."""
+        uvloop.run(self._until_ready())
+
+    async def _until_ready(self) -> None:
+        until = time.monotonic() + READY_SECONDS_MAX
+        async with crowd.Connection(self.url) as connection:
+            while time.monotonic() < until:
+                self.check()
+                with suppress(crowd.ConnectionLost):
+                    if (await connection.request("GET", self._ready_path)).status < serving.SERVER_ERROR_MIN:
+                        return
+                await asyncio.sleep(READY_POLL_SECONDS)
+        raise BenchmarkError(f"{self.name} is not ready{supervision.tail(self.log)}")
+
+    def _handles(self) -> Sequence[int]:
+        return (self._listener.fileno(),)
+
+
+def listen() -> socket.socket:
+    """Return a listening socket at a free port of the loopback interface."""
+    return socket.create_server((HOST, 0), backlog=serving.BACKLOG)
+
+
+def environment(**values: str) -> dict[str, str]:
+    """Return this process's environment, without what points programs at another installation."""
+    foreign = ("ADMITONE_", "PG")
+    return {**{k: v for k, v in os.environ.items() if not k.startswith(foreign)}, **values}

@@ -1,0 +1,52 @@
+"""Single requests around a load: whether it will be answered as it should be, and receipts to poll."""
+
+import asyncio
+
+import msgspec
+
+from benchmarks.load import Load
+from benchmarks.processes import BenchmarkError
+from ops import crowd
+
+RECEIPTS = 256
+"""How many different receipts are polled in turn."""
+RECEIPT_CONNECTIONS = 32
+
+
+class _Receipt(msgspec.Struct, frozen=True, rename="camel"):
+    receipt_id: str
+
+
+async def probe(load: Load) -> None:
+    """Send one request of the load; raises `BenchmarkError` when its answer is not the expected one."""
+    async with crowd.Connection(load.url) as connection:
+        answer = await _ask(connection, load, load.paths[0])
+    if answer.status != load.expected:
+        said = answer.body[:500].decode(errors="replace")
+        raise BenchmarkError(f"{load.method} {load.paths[0]} answered HTTP {answer.status}: {said}")
+
+
+async def polls(load: Load) -> Load:
+    """Register `RECEIPTS` times, and return the load that asks what became of each in turn."""
+    paths = [load.paths[n % len(load.paths)] for n in range(RECEIPTS)]
+    parts = [paths[n::RECEIPT_CONNECTIONS] for n in range(RECEIPT_CONNECTIONS)]
+    found = await asyncio.gather(*(_receipts(load, part) for part in parts))
+    receipts = [path for part in found for path in part]
+    return msgspec.structs.replace(load, method="GET", paths=receipts, headers={}, body="", expected=200)
+
+
+async def _receipts(load: Load, paths: list[str]) -> list[str]:
+    receipts = []
+    async with crowd.Connection(load.url) as connection:
+        for path in paths:
+            answer = await _ask(connection, load, path)
+            receipt = msgspec.json.decode(answer.body, type=_Receipt)
+            receipts.append(f"{path.removesuffix('register')}receipts/{receipt.receipt_id}")
+    return receipts
+
+
+async def _ask(connection: crowd.Connection, load: Load, path: str) -> crowd.Answer:
+    try:
+        return await connection.request(load.method, path, load.headers, load.body.encode())
+    except crowd.ConnectionLost as lost:
+        raise BenchmarkError(f"{load.url}{path} did not answer: {lost}") from lost

@@ -1,0 +1,201 @@
+"""What a run found: medians of its rounds, and ratios within it.
+
+A ratio is taken within each round, between measurements that followed each other, and the median of the
+rounds' ratios is what counts: whatever slows a machine for a minute slows both sides of it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+
+import msgspec
+
+from benchmarks import cpu, plan
+from benchmarks.bulk import DRAIN, LIMIT, Bulk
+from benchmarks.measure import Measurement
+from benchmarks.plan import Plan, Point
+
+SERVER_GROUPS = (cpu.API, cpu.WORKER, cpu.POSTGRES, cpu.VALKEY)
+Figure = Callable[[Measurement], float]
+FIGURES: Mapping[str, Figure] = {
+    "perSecond": lambda m: m.per_second,
+    "p50Ms": lambda m: m.p50_ms,
+    "p95Ms": lambda m: m.p95_ms,
+    "p99Ms": lambda m: m.p99_ms,
+    "cpuUs": lambda m: sum(m.cpu_us.get(group, 0.0) for group in SERVER_GROUPS),
+    "apiCpuUs": lambda m: m.cpu_us[cpu.API],
+    "workerCpuUs": lambda m: m.cpu_us[cpu.WORKER],
+    "postgresCpuUs": lambda m: m.cpu_us[cpu.POSTGRES],
+}
+_RATE, _P50, _P99, _CPU, _API = "perSecond", "p50Ms", "p99Ms", "cpuUs", "apiCpuUs"
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One contestant at one point: medians of the rounds, and by figure the ratio to two others there.
+
+    `errors` is the sum, `oversold` and `others_share` the most of the rounds. `generator_share` is the
+    generator's part of all processor time. A ratio is null where the other was not measured.
+    """
+
+    contestant: str
+    connections: int
+    rows: int
+    events: int
+    per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    errors: int
+    oversold: int
+    cpu_us: dict[str, float]
+    generator_share: float
+    others_share: float
+    to_empty: dict[str, float | None]
+    to_counter: dict[str, float | None]
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """One ratio that sums the run up; null where the run did not measure it."""
+
+    name: str
+    ratio: float | None
+
+
+class OpenLoop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The service under arrivals at a fixed rate; times count from when each should have been sent."""
+
+    asked_per_second: float
+    measured: Measurement
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Everything about one run. `violations` name what was wrong; with any of them its figures are void.
+
+    `others_share_max` is the largest part of the machine that others used during a measurement.
+    """
+
+    machine: dict[str, str]
+    durability: dict[str, str]
+    seconds: int
+    rounds: int
+    lines: list[Line]
+    bulk: dict[str, float]
+    bulk_cpu_us: dict[str, dict[str, float]]
+    open_loop: OpenLoop
+    summary: list[Compared]
+    others_share_max: float
+    violations: list[str]
+
+
+class Results:
+    """All measurements of a run, by who, where and in which round."""
+
+    def __init__(self, measured: Iterable[Measurement], bulk: Iterable[Bulk]) -> None:
+        self.by_place: dict[tuple[str, Point], dict[int, Measurement]] = {}
+        for one in measured:
+            place = one.contestant, Point(one.connections, one.rows, one.events)
+            self.by_place.setdefault(place, {})[one.round] = one
+        self.bulk: dict[str, dict[int, Bulk]] = {}
+        for each in bulk:
+            self.bulk.setdefault(each.name, {})[each.round] = each
+
+    def ratio(self, figure: str, one: tuple[str, Point], other: tuple[str, Point]) -> float | None:
+        """Return the median over the rounds of a figure of one over that of another."""
+        above, below = self.by_place.get(one, {}), self.by_place.get(other, {})
+        value = FIGURES[figure]
+        return _ratio({r: value(m) for r, m in above.items()}, {r: value(m) for r, m in below.items()})
+
+    def cpu_ratio(self, group: str, place: Point) -> float | None:
+        """Return what a group of processes uses for a decision, over what `empty` uses for a request."""
+        above = self.by_place.get((plan.DECIDED, place), {})
+        below = self.by_place.get((plan.EMPTY, place), {})
+        return _ratio(
+            {r: m.cpu_us[group] for r, m in above.items()}, {r: m.cpu_us[cpu.API] for r, m in below.items()}
+        )
+
+    def bulk_ratio(self, one: str, other: str) -> float | None:
+        """Return the median over the rounds of one rate over another."""
+        above, below = self.bulk.get(one, {}), self.bulk.get(other, {})
+        return _ratio(
+            {r: b.per_second for r, b in above.items()}, {r: b.per_second for r, b in below.items()}
+        )
+
+    def lines(self) -> list[Line]:
+        """Return a line for each contestant at each point, in the order in which they were measured."""
+        return [self._line(contestant, point) for contestant, point in self.by_place]
+
+    def decided_per_second(self, place: Point) -> float:
+        """Return the service's median rate of decisions."""
+        return median(m.per_second for m in self.by_place[plan.DECIDED, place].values())
+
+    def others_share_max(self) -> float:
+        """Return the largest part of the machine that others used during a measurement."""
+        return max(m.others_share for rounds in self.by_place.values() for m in rounds.values())
+
+    def _line(self, contestant: str, point: Point) -> Line:
+        rounds = list(self.by_place[contestant, point].values())
+        cpu_us = {group: median(m.cpu_us[group] for m in rounds) for group in rounds[0].cpu_us}
+        # Nothing of `empty` depends on rows or events: it is measured once for all of them.
+        base = next(
+            (p for c, p in self.by_place if c == plan.EMPTY and p.connections == point.connections), point
+        )
+        here = contestant, point
+        return Line(
+            contestant=contestant,
+            connections=point.connections,
+            rows=point.rows,
+            events=point.events,
+            per_second=median(m.per_second for m in rounds),
+            p50_ms=median(m.p50_ms for m in rounds),
+            p95_ms=median(m.p95_ms for m in rounds),
+            p99_ms=median(m.p99_ms for m in rounds),
+            errors=sum(m.errors for m in rounds),
+            oversold=max(m.oversold for m in rounds),
+            cpu_us=cpu_us,
+            generator_share=cpu_us[cpu.GENERATOR] / (sum(cpu_us.values()) or 1),
+            others_share=max(m.others_share for m in rounds),
+            to_empty={figure: self.ratio(figure, here, (plan.EMPTY, base)) for figure in FIGURES},
+            to_counter={figure: self.ratio(figure, here, (plan.COUNTER, point)) for figure in FIGURES},
+        )
+
+
+def summary(results: Results, asked: Plan) -> list[Compared]:
+    """Return the ratios that say what a decision costs beside the others'."""
+    main = asked.main
+    alone = Point(1, main.rows, main.events)
+    rows = max(asked.rows) if len(asked.rows) > 1 else plan.ROWS[-1]
+    events = max(asked.events) if len(asked.events) > 1 else plan.EVENTS[-1]
+    decided, counter, empty = ((name, main) for name in (plan.DECIDED, plan.COUNTER, plan.EMPTY))
+    wide = (plan.DECIDED, Point(main.connections, rows, main.events))
+    spread = (plan.DECIDED, Point(main.connections, main.rows, events))
+    found = {
+        "decided/s over empty": results.ratio(_RATE, decided, empty),
+        "decided/s over counter": results.ratio(_RATE, decided, counter),
+        "p99 over counter's": results.ratio(_P99, decided, counter),
+        "decided/s over lock": results.ratio(_RATE, decided, (plan.LOCK, main)),
+        "one client's p50 over counter's": results.ratio(_P50, (plan.DECIDED, alone), (plan.COUNTER, alone)),
+        "drain over limit": results.bulk_ratio(DRAIN, LIMIT),
+        "accepted/s over empty": results.ratio(_RATE, (plan.ACCEPTED, main), empty),
+        "status polls/s over empty": results.ratio(_RATE, (plan.POLLED, main), empty),
+        "sold-out refusals/s over empty": results.ratio(_RATE, (plan.REFUSED, main), empty),
+        f"decision cost at {rows:,} rows over {main.rows:,}": results.ratio(_CPU, wide, decided),
+        f"decided/s over {events:,} events over {main.events:,}": results.ratio(_RATE, spread, decided),
+        "API CPU over empty's CPU": results.cpu_ratio(cpu.API, main),
+        "worker CPU over empty's CPU": results.cpu_ratio(cpu.WORKER, main),
+    }
+    return [Compared(name=name, ratio=ratio) for name, ratio in found.items()]
+
+
+def bulk_medians(results: Results) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the median rate of each bulk run, and its processor time per registration by group."""
+    rates = {name: median(b.per_second for b in rounds.values()) for name, rounds in results.bulk.items()}
+    used = {name: _medians([b.cpu_us for b in rounds.values()]) for name, rounds in results.bulk.items()}
+    return rates, used
+
+
+def _medians(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(value[name] for value in values) for name in values[0]}
+
+
+def _ratio(above: Mapping[int, float], below: Mapping[int, float]) -> float | None:
+    ratios = [above[r] / below[r] for r in above.keys() & below.keys() if below[r]]
+    return median(ratios) if ratios else None

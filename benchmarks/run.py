@@ -1,0 +1,146 @@
+"""`admitone bench`: the service beside its alternatives, on one machine, in one run."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import arena as arenas
+from benchmarks import bulk, machine, measure, plan, plot, printing, report
+from benchmarks.arena import Arena
+from benchmarks.bulk import Bulk
+from benchmarks.measure import Measurement
+from benchmarks.plan import Plan, Trial
+from benchmarks.processes import BenchmarkError
+from benchmarks.report import OpenLoop, Report, Results
+from ops import own_stack
+from ops.unprivileged import EmbeddedError
+
+OUTPUT = Path(".admitone-bench")
+REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
+
+Progressed = Callable[[str], None]
+
+
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
+    *,
+    quick: bool = False,
+    connections: str | None = None,
+    rows: str | None = None,
+    events: str | None = None,
+    seconds: int | None = None,
+    rounds: int | None = None,
+    as_json: bool = False,
+    output: Path = OUTPUT,
+) -> int:
+    """Run the benchmark, show and keep its report; return the exit code.
+
+    0: everything was measured and every answer was right; 1: something was wrong, and the report says
+    what; 2: it could not take place, and standard error says why. Lists are numbers with commas between.
+    """
+    try:
+        asked = plan.plan(
+            quick=quick, connections=connections, rows=rows, events=events, seconds=seconds, rounds=rounds
+        )
+        with own_stack.stopped_like_interrupted():
+            found = _with_progress(asked, quiet=as_json)
+    except (BenchmarkError, EmbeddedError) as error:
+        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - told to a person
+        return 2
+    _keep(found, asked, output)
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))  # noqa: T201
+    else:
+        printing.show(found)
+        print(f"Kept in {output}: {REPORT_FILE}, {PICTURE_FILE}")  # noqa: T201
+    return 1 if found.violations else 0
+
+
+def run(asked: Plan, progressed: Progressed = lambda _what: None) -> Report:
+    """Measure all that the plan asks for; raises `BenchmarkError` or `EmbeddedError` when that cannot be.
+
+    `progressed` is told what was measured, `steps(asked)` times.
+    """
+    with arenas.opened(asked.workers) as arena:
+        results = _measure_all(arena, asked, progressed)
+        open_loop = _open_loop(arena, asked, results)
+        progressed("open loop")
+        return _report(arena, asked, results, open_loop)
+
+
+def steps(asked: Plan) -> int:
+    """Return how many measurements the plan asks for."""
+    return len(list(asked.trials())) + 2 * asked.rounds + 1
+
+
+def _measure_all(arena: Arena, asked: Plan, progressed: Progressed) -> Results:
+    measured: list[Measurement] = []
+    in_bulk: list[Bulk] = []
+    for round_ in range(1, asked.rounds + 1):
+        for trial in (trial for trial in asked.trials() if trial.round == round_):
+            measured.append(measure.measure(arena, trial, asked.seconds_at(trial.point)))
+            progressed(trial.contestant)
+        for name, write in ((bulk.LIMIT, bulk.limit), (bulk.DRAIN, bulk.drain)):
+            in_bulk.append(write(arena, asked.drain_rows, round_))
+            progressed(name)
+    return Results(measured, in_bulk)
+
+
+def _open_loop(arena: Arena, asked: Plan, results: Results) -> OpenLoop:
+    rate = plan.OPEN_LOOP_SHARE * results.decided_per_second(asked.main)
+    trial = Trial(plan.DECIDED, asked.main, asked.rounds)
+    measured = measure.measure(arena, trial, asked.seconds, per_second=rate)
+    return OpenLoop(asked_per_second=rate, measured=measured)
+
+
+def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop) -> Report:
+    rates, used = report.bulk_medians(results)
+    return Report(
+        machine=machine.describe(arena),
+        durability=arena.durability(),
+        seconds=asked.seconds,
+        rounds=asked.rounds,
+        lines=results.lines(),
+        bulk=rates,
+        bulk_cpu_us=used,
+        open_loop=open_loop,
+        summary=report.summary(results, asked),
+        others_share_max=results.others_share_max(),
+        violations=_violations(results, open_loop),
+    )
+
+
+def _violations(results: Results, open_loop: OpenLoop) -> list[str]:
+    measured = [one for rounds in results.by_place.values() for one in rounds.values()]
+    found = [
+        f"{one.contestant}, {one.connections} connections, {one.rows} rows, {one.events} events, "
+        f"round {one.round}: {violation}"
+        for one in [*measured, open_loop.measured]
+        for violation in one.violations
+    ]
+    in_bulk = [one for rounds in results.bulk.values() for one in rounds.values()]
+    return found + [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
+
+
+def _keep(found: Report, asked: Plan, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    content = msgspec.json.format(msgspec.json.encode(found))
+    (output / REPORT_FILE).write_bytes(content + b"\n")
+    (output / PICTURE_FILE).write_text(plot.picture(found.lines, asked), encoding="utf-8")
+
+
+def _with_progress(asked: Plan, *, quiet: bool) -> Report:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("starting", total=steps(asked))
+
+        def progressed(what: str) -> None:
+            progress.update(task, advance=1, description=what)
+
+        return run(asked, progressed)
