@@ -117,10 +117,8 @@ class Intake:
         while True:
             try:
                 async with self._engine.connect() as connection:
-                    receipts = await ledger.accept(connection, asked)
                     perhaps_committed = True
-                    await connection.commit()
-                    return receipts
+                    return await ledger.accept(connection, asked)
             except (DataError, IntegrityError):
                 raise
             except _CONNECTION_TROUBLE as error:

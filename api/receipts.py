@@ -80,16 +80,20 @@ class Receipts:
         found = {
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
         }
+        pending = [key for key, row in found.items() if row.outcome is None]
+        ahead = await ledger.ahead(connection, pending) if pending else {}
         receipts: list[Receipt | None] = []
         for event_id, receipt_id in asked:
             row = found.get((event_id, receipt_id))
-            receipts.append(None if row is None else await self._receipt(connection, event_id, row))
+            if row is None:
+                receipts.append(None)
+            elif row.outcome is None:
+                receipts.append(_pending(receipt_id, ahead[receipt_id]))
+            else:
+                receipts.append(await self._settled(connection, event_id, row))
         return receipts
 
-    async def _receipt(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> Receipt:
-        if row.outcome is None:
-            ahead = await ledger.ahead(connection, event_id, row.receipt_id)
-            return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> Receipt:
         outcome = outcomes.decode(row.outcome)
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
             return answers.receipt(row.receipt_id, outcome)
@@ -123,3 +127,7 @@ class Receipts:
         line = _Line(audit_seq, array("q", seqs or ()), ended, ended - began)
         self._lines[event_id] = line
         return line
+
+
+def _pending(receipt_id: UUID, ahead: int) -> Receipt:
+    return Receipt(receipt_id=receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)

@@ -77,7 +77,7 @@ class Service:
 def open_service(settings: Settings) -> Service:
     """Return a service; connections are made when first needed."""
     engine = database.async_engine(settings)
-    reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
@@ -88,12 +88,12 @@ def open_service(settings: Settings) -> Service:
         redis=redis_client,
         celery=celery,
         bell=bell,
-        intake=Intake(engine, bell, settings),
-        waiting=Waiting(reading, redis_client, settings),
+        intake=Intake(autocommit, bell, settings),
+        waiting=Waiting(autocommit, redis_client, settings),
         reader=reader,
         receipts=Receipts(reader),
-        pace=Pace(reading),
-        sold_out=SoldOut(reading),
+        pace=Pace(autocommit),
+        sold_out=SoldOut(autocommit),
     )
 
 

@@ -91,10 +91,10 @@ async def _outcome(
     outcome: Outcome | None = None
     if receipt.replayed:
         outcome = await _if_readable(_settled(service, event_id, receipt))
-    if outcome is None:
+    if outcome is None and seconds > 0:
         outcome = await service.waiting.outcome(event_id, receipt.command_id, seconds)
-    if outcome is None:
-        outcome = await _if_readable(_settled(service, event_id, receipt))
+        if outcome is None:
+            outcome = await _if_readable(_settled(service, event_id, receipt))
     return outcome
 
 
@@ -105,9 +105,8 @@ async def _settled(service: Service, event_id: UUID, receipt: ledger.Receipt) ->
 
 
 async def _pending(service: Service, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-    ahead = await _if_readable(
-        service.read(lambda connection: ledger.ahead(connection, event_id, command_id))
-    )
+    found = await _if_readable(service.receipts.read(event_id, command_id))
+    ahead = None if found is None else found.ahead or 0
     seconds = answers.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
     return answers.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
 

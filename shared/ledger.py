@@ -112,16 +112,19 @@ _SETTLE = text("""
 
 _OUTCOMES = text("""
     SELECT command.id, command.outcome::text AS outcome
-    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
+    FROM ROWS FROM (unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[]))) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     WHERE command.settled_at IS NOT NULL
 """)
 
 _AHEAD = text("""
-    SELECT count(*)
-    FROM command
-    WHERE event_id = :event_id AND settled_at IS NULL
-      AND seq < (SELECT seq FROM command WHERE event_id = :event_id AND id = :id)
+    WITH pending AS (
+        SELECT event_id, id, row_number() OVER (PARTITION BY event_id ORDER BY seq) - 1 AS ahead
+        FROM command
+        WHERE settled_at IS NULL AND event_id = ANY(CAST(:event_ids AS uuid[]))
+    )
+    SELECT pending.id, pending.ahead
+    FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _RATE_SECONDS = 10
@@ -155,7 +158,7 @@ _BACKLOG = text("""
 async def accept(connection: AsyncConnection, asked: Sequence[Asked]) -> list[Receipt]:
     """Write commands into the ledger, in this order; one receipt for each, in this order.
 
-    Nothing is accepted before the caller commits. Asking again with the same ids, or the same
+    Nothing is accepted before the commit: the caller's, or the statement's own. Asking again with the same
     idempotency keys, changes nothing and yields the receipts of what is there.
     """
     result = await connection.execute(
@@ -241,15 +244,23 @@ async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]
     """Return the outcomes of those `(event_id, command_id)` that are settled."""
     pairs = list(asked)
     rows = await connection.execute(
-        _OUTCOMES, {"event_ids": [event_id for event_id, _ in pairs], "ids": [id_ for _, id_ in pairs]}
+        _OUTCOMES,
+        {
+            "event_ids": arrays.ids(event_id for event_id, _ in pairs),
+            "ids": arrays.ids(id_ for _, id_ in pairs),
+        },
     )
     return {row.id: outcomes.decode(row.outcome) for row in rows}
 
 
-async def ahead(connection: AsyncConnection, event_id: UUID, command_id: UUID) -> int:
-    """Return how many pending commands of the event count before this one."""
-    result = await connection.execute(_AHEAD, {"event_id": event_id, "id": command_id})
-    return int(result.scalar_one())
+async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
+    """Return for those `(event_id, command_id)` that are pending how many commands count before each."""
+    pairs = list(asked)
+    parameters = {
+        "event_ids": arrays.ids({event_id for event_id, _ in pairs}),
+        "ids": arrays.ids(id_ for _, id_ in pairs),
+    }
+    return {row.id: row.ahead for row in await connection.execute(_AHEAD, parameters)}
 
 
 async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:

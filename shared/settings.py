@@ -72,6 +72,7 @@ class Settings(DatabaseSettings):
     result_keep_seconds: Seconds = 3_600
 
     apply_batch_max: Count = 100
+    backlog_batch_max: Count = 500
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 
@@ -92,6 +93,8 @@ class Settings(DatabaseSettings):
             raise ValueError("ADMITONE_ANSWER_WAIT_SECONDS is above ADMITONE_ANSWER_WAIT_SECONDS_MAX")
         if self.intake_batch_max > self.intake_waiting_max:
             raise ValueError("ADMITONE_INTAKE_BATCH_MAX is above ADMITONE_INTAKE_WAITING_MAX")
+        if self.apply_batch_max > self.backlog_batch_max:
+            raise ValueError("ADMITONE_APPLY_BATCH_MAX is above ADMITONE_BACKLOG_BATCH_MAX")
         if self.owner_silence_seconds_max < 4 * self.tick_seconds:
             raise ValueError("ADMITONE_OWNER_SILENCE_SECONDS_MAX must be at least 4 ticks")
         if self.result_keep_seconds < 2 * self.answer_wait_seconds_max:

@@ -5,6 +5,7 @@ lock. PostgreSQL gone: all ownership is gone with the session, and every tick tr
 The broker gone: nobody rings, and the ticks still find what is pending.
 """
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,8 @@ from worker import tasks
 from worker.ownership import Moved, Ownership
 
 log = structlog.get_logger(__name__)
+
+_EVENTS_PER_TURN = 8
 
 
 class Consuming(Protocol):
@@ -44,14 +47,16 @@ class Owner:
     results: "redis.Redis"
     _ownership: Ownership | None = None
     _consuming: Consuming | None = None
-    _continuing: set[UUID] = field(default_factory=set)
+    _backlogs: dict[UUID, None] = field(default_factory=dict)
+    _turn_is_coming: bool = False
 
     def attach(self, consuming: Consuming) -> None:
         """Consume the queues of all that is owned: the broker is there."""
         self._consuming = consuming
-        self._continuing.clear()
+        self._turn_is_coming = False  # it was to come from the event loop of the connection before
         if self._ownership is not None:
             consuming.start(self._ownership.events)
+        self._come_back()
 
     def detach(self) -> None:
         """Forget the broker, and what was consumed with it."""
@@ -72,16 +77,23 @@ class Owner:
             return
         self._follow(moved)
         for event_id in moved.pending:
-            self.apply(event_id)
+            self._apply(event_id, self.settings.apply_batch_max)
+        deadline = time.monotonic() + self.settings.tick_seconds
+        while self._backlogs and self._consuming is None and time.monotonic() < deadline:
+            self._go_on()
+        self._come_back()
 
     def apply(self, event_id: UUID) -> None:
         """Decide one batch of the event's pending commands, if this process owns the event.
 
         A full batch means that more may wait: the next one comes after the other events' turn.
         """
+        self._apply(event_id, self.settings.apply_batch_max)
+        self._come_back()
+
+    def _apply(self, event_id: UUID, limit: int) -> None:
         if self._ownership is None or event_id not in self._ownership.events:
             return
-        limit = self.settings.apply_batch_max
         try:
             settled = tasks.apply_pending(self._ownership.connection, event_id, limit)
         except OperationalError as error:
@@ -91,7 +103,7 @@ class Owner:
             log.exception("event_not_applied", event_id=str(event_id))
             return
         if len(settled) == limit:
-            self._continue(event_id)
+            self._backlogs[event_id] = None
         if settled:
             self._publish(settled)
 
@@ -120,15 +132,19 @@ class Owner:
         if self._consuming is not None:
             self._consuming.stop(ownership.events)
 
-    def _continue(self, event_id: UUID) -> None:
-        if self._consuming is None or event_id in self._continuing:
-            return
-        self._continuing.add(event_id)
-        self._consuming.soon(lambda: self._go_on(event_id))
+    def _go_on(self) -> None:
+        """Give some of the events with a backlog one more batch each, then let the event loop breathe."""
+        for event_id in list(self._backlogs)[:_EVENTS_PER_TURN]:
+            del self._backlogs[event_id]
+            self._apply(event_id, self.settings.backlog_batch_max)
+        self._turn_is_coming = False
+        self._come_back()
 
-    def _go_on(self, event_id: UUID) -> None:
-        self._continuing.discard(event_id)
-        self.apply(event_id)
+    def _come_back(self) -> None:
+        """Take another turn soon if there is a backlog; the broker away, the ticks are the turns."""
+        if self._backlogs and self._consuming is not None and not self._turn_is_coming:
+            self._turn_is_coming = True
+            self._consuming.soon(self._go_on)
 
     def _publish(self, settled: list[Settled]) -> None:
         """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not."""
