@@ -56,7 +56,7 @@ async def change_status(
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
     service: Service = request.app.state.service
     asked = await bodies.read(request, _STATUS_CHANGE, service.settings.body_bytes_max)
-    await _must_be_there(service, event_id, registration_id)
+    await _must_be_there(service, request, event_id, registration_id)
     command = ChangeStatus(registration_id=registration_id, status=asked.status, reason=asked.reason)
     decided = await _submit(service, request, event_id, command, actor)
     if isinstance(decided, Response):
@@ -79,7 +79,7 @@ async def delete_registration(
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
     service: Service = request.app.state.service
-    await _must_be_there(service, event_id, registration_id)
+    await _must_be_there(service, request, event_id, registration_id)
     command = DeleteRegistration(registration_id=registration_id, reason=reason)
     decided = await _submit(service, request, event_id, command, actor)
     if isinstance(decided, Response):
@@ -126,7 +126,10 @@ def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
     return decided.outcome
 
 
-async def _must_be_there(service: Service, event_id: UUID, registration_id: UUID) -> None:
+async def _must_be_there(service: Service, request: Request, event_id: UUID, registration_id: UUID) -> None:
+    """Refuse what names nothing without a command; under a key, it may be the replay of a deletion."""
+    if bodies.idempotency_key(request) is not None:
+        return
     row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()

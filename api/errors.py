@@ -6,10 +6,10 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api import answers
@@ -61,6 +61,16 @@ def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:
     return _unavailable("LEDGER_UNAVAILABLE", "The ledger cannot be reached; nothing was accepted.")
 
 
+def _unstorable(_: Request, __: Exception) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", "The database cannot hold or find such a value."
+    )
+
+
+def _gone(_: Request, __: Exception) -> ProblemError:
+    return ProblemError(HTTPStatus.BAD_REQUEST, "CLIENT_GONE", "The client left before the request's end.")
+
+
 def _intake_full(_: Request, __: Exception) -> ProblemError:
     return _unavailable("INTAKE_FULL", "Too many commands wait to be accepted; nothing was accepted.")
 
@@ -102,7 +112,9 @@ _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
     HTTPException: _framework_problem,
     RequestValidationError: _validation_problem,
     LedgerUnavailable: _ledger_unavailable,
+    DataError: _unstorable,
     DBAPIError: _ledger_unavailable,
+    ClientDisconnect: _gone,
     PoolTimeoutError: _ledger_unavailable,
     IntakeFull: _intake_full,
     AcceptanceUnknown: _acceptance_unknown,

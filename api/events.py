@@ -8,11 +8,12 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import RowMapping, insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
 from api import answers, bodies, documentation_admin, queries
 from api.answers import ProblemError
+from api.intake import AcceptanceUnknown
 from api.schemas import (
     AuditEntry,
     AuditPage,
@@ -52,9 +53,12 @@ async def create_event(request: Request) -> Response:
             await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(asked)))
         except IntegrityError as error:
             raise _creation_problem(error, asked.slug) from error
-        await connection.commit()
         event = await queries.event_by_id(connection, id_)
-    assert event is not None, "an event that was just committed is there"
+        try:
+            await connection.commit()
+        except DBAPIError as error:
+            raise AcceptanceUnknown from error
+    assert event is not None, "an event that was just inserted is there"
     return answers.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
 
 

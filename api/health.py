@@ -51,7 +51,7 @@ async def _within_time(check: "asyncio.Future[dict[str, str]] | object") -> dict
         return f"no answer within {_CHECK_SECONDS_MAX} s"
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is the answer
         log.warning("not_ready", error=repr(error))
-        return str(error).partition("\n")[0] or type(error).__name__
+        return "cannot be reached"
 
 
 async def _database(service: Service) -> dict[str, str]:

@@ -21,7 +21,7 @@ class HotPath:
     """An ASGI application in front of another: takes registrations and polls, hands on everything else."""
 
     def __init__(self, app: FastAPI, problem: Callable[[Request, Exception], Response]) -> None:
-        self._app = app
+        self.app = app
         self._next: ASGIApp = app
         self._problem = problem
 
@@ -31,7 +31,7 @@ class HotPath:
         if answer is None:
             await self._next(scope, receive, send)
             return
-        scope["app"] = self._app
+        scope["app"] = self.app
         request = Request(scope, receive)
         try:
             response = await answer(request)

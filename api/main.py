@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from api import changes, documentation, errors, events, health, insight, registrations
 from api.hotpath import HotPath
@@ -23,7 +22,7 @@ _KEEP_ALIVE_SECONDS = 75  # above the 60 s after which most proxies drop an idle
 _SHUTDOWN_SECONDS_MAX = 3
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings) -> HotPath:
     """Return the application; its service lives from start-up to shutdown."""
 
     @asynccontextmanager
@@ -50,8 +49,9 @@ def create_app(settings: Settings) -> ASGIApp:
 def serve(settings: Settings, fd: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT; on the listening socket `fd` if one is handed in."""
     telemetry.configure(settings)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -67,4 +67,17 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         proxy_headers=False,  # nothing here depends on the client's address
     )
     sockets = None if fd is None else [socket.socket(fileno=fd)]
-    uvicorn.Server(config).run(sockets=sockets)
+    _Server(config, app.app).run(sockets=sockets)
+
+
+class _Server(uvicorn.Server):
+    """Ends without leaving anybody unanswered: who still waits for a decision gets their receipt."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Release all who wait, then drain as usual."""
+        self._app.state.service.waiting.release()
+        await super().shutdown(sockets)

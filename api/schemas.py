@@ -10,9 +10,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from shared import commands
 from shared.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[
     str,
-    Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100, description="lower case, digits and hyphens"),
+    Meta(pattern=SLUG + commands.AT_THE_END, max_length=100, description="lower case, digits and hyphens"),
 ]
 
 

@@ -1,5 +1,6 @@
 """What the routes work with: one of each per process, made at start and closed at the end."""
 
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from uuid import UUID
@@ -8,7 +9,7 @@ import redis.asyncio
 from celery import Celery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import queries
+from api import queries, schemas
 from api.answers import ProblemError
 from api.bell import Bell
 from api.intake import Intake
@@ -21,6 +22,7 @@ from shared import database, queues, results
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
+_SLUG = re.compile(schemas.SLUG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class Service:
         known = self._event_ids.get(slug)
         if known is not None:
             return known
+        if not _SLUG.fullmatch(slug):
+            raise event_not_found()
         found = await self.read(lambda connection: queries.event_id(connection, slug))
         if found is None:
             raise event_not_found()

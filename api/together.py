@@ -45,6 +45,7 @@ class Together(Generic[_Question, _Answer]):
     async def _answer(self, batch: Sequence[tuple[_Question, "asyncio.Future[_Answer]"]]) -> None:
         try:
             answers = await self._read([question for question, _ in batch])
+            assert len(answers) == len(batch), "every question has its answer"
         except Exception as error:  # noqa: BLE001 - whoever asked must be told, whatever it was
             for _, waiting in batch:
                 if not waiting.done():

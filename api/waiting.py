@@ -50,10 +50,11 @@ class Waiting:
         self._ledger_seconds = settings.ledger_read_seconds
         self._events: dict[UUID, dict[UUID, list[_Waiter]]] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._released = False
 
     async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
         """Return the command's outcome, or None when it is not settled within `seconds`."""
-        if seconds <= 0:
+        if seconds <= 0 or self._released:
             return None
         loop = asyncio.get_running_loop()
         waiter = _Waiter(event_id, command_id, loop.create_future(), loop.time() + self._ledger_seconds)
@@ -66,6 +67,12 @@ class Waiting:
         finally:
             timeout.cancel()
             self._forget(waiter)
+
+    def release(self) -> None:
+        """Let everybody go without an outcome, now and from now on: the process is about to end."""
+        self._released = True
+        for waiter in self._everybody():
+            _answer(waiter, None)
 
     async def close(self) -> None:
         """Stop polling."""
@@ -89,8 +96,12 @@ class Waiting:
             pause = _PAUSE_SECONDS_MIN
             while self._events:
                 await asyncio.sleep(pause)
-                pause = await self._read_results()
-                await self._read_ledger()
+                try:
+                    pause = await self._read_results()
+                    await self._read_ledger()
+                except Exception:  # whatever it was, the others still wait
+                    log.exception("poll_failed")
+                    pause = _REDIS_GONE_PAUSE_SECONDS
         finally:
             self._poller = None
 

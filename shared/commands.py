@@ -22,9 +22,12 @@ REASON_LENGTH_MAX = 500
 # not survive PostgreSQL's jsonb, and nobody is called by one.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 
-Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE)]
+# Python's `$` also matches before a last line feed.
+AT_THE_END = r"(?!\n)"
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
 Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
-Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE)]
+Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
 SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]

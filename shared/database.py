@@ -15,6 +15,7 @@ WORKER_APPLICATION = "admitone-worker"
 _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
+_LOCK_SECONDS_MAX = 0.25  # who holds an event's row delays that event, and not the worker's others
 
 
 def async_engine(settings: Settings) -> AsyncEngine:
@@ -42,6 +43,7 @@ def worker_connection(settings: Settings) -> Connection:
         connect_args=_connect_args(
             worker_name(),
             statement_timeout=settings.statement_timeout_seconds,
+            lock_timeout=_LOCK_SECONDS_MAX,
             idle_session_timeout=silence,
             idle_in_transaction_session_timeout=silence,
         ),
@@ -60,7 +62,8 @@ def safe_url(database_url: str) -> str:
 
 
 def _connect_args(application: str, **timeouts_seconds: float) -> dict[str, Any]:
-    options = " ".join(f"-c {name}={math.ceil(value * 1000)}" for name, value in timeouts_seconds.items())
+    timeouts = " ".join(f"-c {name}={math.ceil(value * 1000)}" for name, value in timeouts_seconds.items())
+    options = f"-c timezone=UTC {timeouts}"
     return {
         "application_name": application,
         "options": options,

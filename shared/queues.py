@@ -75,4 +75,9 @@ def _transport_options(broker_url: str) -> dict[str, Any]:
     if broker_url.startswith("amqp"):
         return {"confirm_publish": True}
     # One list per queue: the default of four priority steps would quadruple what BRPOP waits on.
-    return {"priority_steps": [0], "socket_connect_timeout": _SOCKET_SECONDS_MAX}
+    return {
+        "priority_steps": [0],
+        "socket_connect_timeout": _SOCKET_SECONDS_MAX,
+        # Without it a broker that hangs would hold the one thread that also ticks and decides.
+        "socket_timeout": _SOCKET_SECONDS_MAX,
+    }

@@ -91,6 +91,11 @@ class Stage:
         self.workers[index].send_signal(signal.SIGKILL)
         self.workers.pop(index).wait()
 
+    def end_api(self) -> None:
+        """Tell all API processes to end."""
+        for process in self._others:
+            process.terminate()
+
     def client(self) -> httpx2.Client:
         """Return a client of the API."""
         return httpx2.Client(base_url=self.url, timeout=30)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import redis
 import structlog
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from shared import database, results
 from shared.ledger import Settled
@@ -24,6 +24,7 @@ from worker.ownership import Moved, Ownership
 log = structlog.get_logger(__name__)
 
 _EVENTS_PER_TURN = 8
+_PUBLISHING_PAUSE_SECONDS = 5  # a result backend that hangs must not cost every batch its time-out
 
 
 class Consuming(Protocol):
@@ -49,6 +50,7 @@ class Owner:
     _consuming: Consuming | None = None
     _backlogs: dict[UUID, None] = field(default_factory=dict)
     _turn_is_coming: bool = False
+    _publish_again_at: float = 0
 
     def attach(self, consuming: Consuming) -> None:
         """Consume the queues of all that is owned: the broker is there."""
@@ -96,8 +98,11 @@ class Owner:
             return
         try:
             settled = tasks.apply_pending(self._ownership.connection, event_id, limit)
-        except OperationalError as error:
-            self._lose(error)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                self._lose(error)
+            else:  # this event's trouble alone, such as a lock on its row: the next tick tries again
+                log.warning("event_not_applied", event_id=str(event_id), error=str(error.orig))
             return
         except Exception:
             log.exception("event_not_applied", event_id=str(event_id))
@@ -109,7 +114,10 @@ class Owner:
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
-            ownership = Ownership(connection=database.worker_connection(self.settings))
+            ownership = Ownership(
+                connection=database.worker_connection(self.settings),
+                events_max=self.settings.owned_events_max,
+            )
             ownership.join()
             self._ownership = ownership
             log.info("worker_joined", worker=database.worker_name())
@@ -148,7 +156,10 @@ class Owner:
 
     def _publish(self, settled: list[Settled]) -> None:
         """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not."""
+        if time.monotonic() < self._publish_again_at:
+            return
         try:
             results.store(self.results, settled, self.settings.result_keep_seconds)
         except redis.RedisError as error:
+            self._publish_again_at = time.monotonic() + _PUBLISHING_PAUSE_SECONDS
             log.warning("results_not_stored", count=len(settled), error=str(error))

@@ -49,6 +49,9 @@ def apply_pending(connection: Connection, event_id: UUID, limit: int) -> list[Se
 
 def _apply(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
     with connection.begin():
+        # Looked at before the lock, which costs a flush to disk even when there is nothing to do.
+        if not ledger.pending(connection, event_id, 1):
+            return []
         event = records.lock_event(connection, event_id)
         pending = _together(ledger.pending(connection, event_id, limit))
         if not pending:

@@ -3,16 +3,19 @@
 import asyncio
 import base64
 import json
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import httpx2
+import psycopg
 from celery.result import AsyncResult
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
 from shared import locks, queues, results
@@ -211,3 +214,58 @@ def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:
     assert len(stage.get(f"/api/events/{event['id']}/audit")["items"]) == 2
     result: AsyncResult[Json] = AsyncResult(answer["receiptId"], app=celery)
     assert result.get(timeout=5)["outcome"] == "confirmed", "Celery reads the outcome as a result of its own"
+
+
+def test_a_locked_event_row_delays_its_own_event_alone(breakable: Breakable) -> None:
+    stage = breakable(workers=1)
+    locked, other = stage.create_event(), stage.create_event()
+    url = make_url(stage.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with stage.client() as client, psycopg.connect(url) as holder:
+        for event in (locked, other):
+            client.post(f"/api/p/{event['slug']}/register", json={"name": "First"})
+        holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [locked["id"]])
+        held = client.post(
+            f"/api/p/{locked['slug']}/register", json={"name": "Held"}, headers={"prefer": "respond-async"}
+        )
+        answers = [client.post(f"/api/p/{other['slug']}/register", json={"name": "Next"}) for _ in range(5)]
+        waiting = client.get(held.headers["location"]).json()
+        holder.rollback()
+        decided = client.get(held.headers["location"], params={"wait": 20}).json()
+
+    assert [answer.status_code for answer in answers] == [201] * 5
+    assert (waiting["status"], decided["status"]) == ("PENDING", "CONFIRMED")
+    assert "ownership_lost" not in stage.log()
+
+
+def test_a_valkey_that_hangs_costs_nobody_ownership(breakable: Breakable) -> None:
+    stage = breakable(workers=1)
+    event = stage.create_event()
+    path = f"/api/p/{event['slug']}/register"
+    with stage.client() as client:
+        client.post(path, json={"name": "Before"})
+        os.kill(breakable.valkey.pid, signal.SIGSTOP)
+        try:
+            time.sleep(12)  # longer than the silence after which PostgreSQL ends an owner's session
+            answer = client.post(path, json={"name": "Meanwhile"}, headers={"prefer": "wait=25"})
+        finally:
+            os.kill(breakable.valkey.pid, signal.SIGCONT)
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "CONFIRMED")
+    assert "ownership_lost" not in stage.log()
+
+
+def test_an_api_that_ends_gives_a_receipt_to_whoever_still_waits(breakable: Breakable) -> None:
+    stage = breakable(workers=1)
+    event = stage.create_event()
+    stage.kill_worker(0)  # nobody decides
+    path = f"/api/p/{event['slug']}/register"
+    with stage.client() as client, ThreadPoolExecutor(max_workers=1) as pool:
+        asked = pool.submit(client.post, path, json={"name": "User"}, headers={"prefer": "wait=20"})
+        while not stage.query("SELECT id FROM command WHERE event_id = %s", event["id"]):
+            time.sleep(0.05)
+        stage.end_api()
+        answer = asked.result()
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "PENDING")
+    (row,) = stage.query("SELECT id::text FROM command WHERE event_id = %s", event["id"])
+    assert answer.json()["receiptId"] == row["id"]

@@ -98,6 +98,19 @@ def test_a_deleted_registration_frees_its_spots_once(stage: Stage) -> None:
     assert gone["status"] == "DELETED"
 
 
+def test_a_deletion_under_a_key_is_answered_the_same_again(stage: Stage) -> None:
+    event = stage.create_event()
+    party = register(stage, event, spotsCount=2)
+    path = f"/api/events/{event['id']}/registrations/{party['registration']['id']}"
+    with stage.client() as client:
+        headers = {**stage.admin, "idempotency-key": "delete once"}
+        first, second = (client.delete(path, headers=headers) for _ in range(2))
+
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json() == second.json()
+    assert second.headers["idempotent-replayed"] == "true"
+
+
 def test_whom_an_admin_moves_to_the_waitlist_goes_to_its_tail(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     first, second, third = (register(stage, event) for _ in range(3))

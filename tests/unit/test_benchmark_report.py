@@ -329,7 +329,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
         served.append({name: value for name, value in flags.items() if name not in {"host", "port"}})
 
     class Unserved:
-        def __init__(self, _config: object) -> None:
+        def __init__(self, *_: object) -> None:
             pass
 
         def run(self, **_: object) -> None:
@@ -337,6 +337,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
 
     monkeypatch.setattr(uvicorn, "Config", note)
     monkeypatch.setattr(uvicorn, "Server", Unserved)
+    monkeypatch.setattr(api_main, "_Server", Unserved)
     monkeypatch.setattr("socket.socket", lambda **_: None)
     monkeypatch.setattr(telemetry, "configure", lambda _settings: None)
     api_main.serve(

@@ -87,7 +87,7 @@ def application() -> FastAPI:
     url = "redis://nowhere"
     found = create_app(Settings(database_url="postgresql://nowhere/none", broker_url=url, result_url=url))
     assert isinstance(found, HotPath)
-    return found._app  # noqa: SLF001 - the application behind the hot path
+    return found.app
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
