@@ -1,0 +1,81 @@
+"""The intake on a real ledger: what cannot be accepted is told, and takes nobody with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, text
+
+from api.bell import Bell
+from api.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
+from shared import database, ids, queues
+from shared.ledger import Asked, Receipt
+from shared.settings import Settings
+
+EVENT = ids.new_id()
+
+
+def asked(payload: bytes = b'{"name":"User"}') -> Asked:
+    return Asked(event_id=EVENT, id=ids.new_id(), kind="register", payload=payload, actor="public")
+
+
+def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> object:
+    """Give a running intake some work; its broker is not there, which must not matter."""
+
+    async def run() -> object:
+        engine = database.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        bell = Bell(queues.celery_app(settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})))
+        intake = Intake(engine, bell, settings)
+        try:
+            return await work(intake)
+        finally:
+            await intake.close()
+            await bell.close()
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+def in_ledger(connection: Connection) -> set[UUID]:
+    with connection.begin():
+        return set(connection.execute(text("SELECT id FROM command")).scalars())
+
+
+def test_a_bad_row_does_not_sink_its_batch(settings: Settings, connection: Connection) -> None:
+    rows = [asked(), asked(), asked(b'{"name":"\\u0000"}'), asked(), asked()]
+
+    async def accept(intake: Intake) -> list[Receipt | BaseException]:
+        return await asyncio.gather(*(intake.accept(row) for row in rows), return_exceptions=True)
+
+    answers = use(settings, accept)
+
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [Receipt, Receipt, CommandRejected, Receipt, Receipt]
+    assert in_ledger(connection) == {row.id for row in rows} - {rows[2].id}
+
+
+def test_over_the_limit_nothing_is_accepted(settings: Settings, connection: Connection) -> None:
+    small = settings.model_copy(update={"intake_waiting_max": 3, "intake_batch_max": 3})
+    rows = [asked() for _ in range(5)]
+
+    async def accept(intake: Intake) -> list[Receipt | BaseException]:
+        return await asyncio.gather(*(intake.accept(row) for row in rows), return_exceptions=True)
+
+    answers = use(small, accept)
+
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [Receipt] * 3 + [IntakeFull] * 2
+    assert in_ledger(connection) == {row.id for row in rows[:3]}
+
+
+def test_a_database_that_is_not_there_is_told(settings: Settings) -> None:
+    nowhere = settings.model_copy(
+        update={
+            "database_url": "postgresql+psycopg://nobody@127.0.0.1:9/nothing",
+            "ledger_patience_seconds": 0.2,
+        }
+    )
+
+    with pytest.raises(LedgerUnavailable):
+        use(nowhere, lambda intake: intake.accept(asked()))

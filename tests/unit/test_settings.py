@@ -1,0 +1,55 @@
+"""Settings: every wrong one is named, and none is read twice."""
+
+import pytest
+
+from shared.settings import DatabaseSettings, Settings, SettingsError, load
+
+GOOD = {
+    "ADMITONE_DATABASE_URL": "postgres://user:secret@localhost/name",
+    "ADMITONE_BROKER_URL": "redis://localhost/0",
+    "ADMITONE_RESULT_URL": "redis://localhost/1",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
+    assert load(DatabaseSettings).database_url == "postgresql+psycopg://user:secret@localhost/name"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ADMITONE_DATABASE_URL", "nonsense", "is not a database URL"),
+        ("ADMITONE_DATABASE_URL", "mysql://localhost/x", "must be a postgresql:// URL"),
+        ("ADMITONE_BROKER_URL", "localhost:6379", "must be a URL that starts with one of"),
+        ("ADMITONE_RESULT_URL", "amqp://localhost", "must be a URL that starts with one of"),
+        ("ADMITONE_PORT", "70000", "less than or equal to 65535"),
+        ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
+        ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
+        ("ADMITONE_INTAKE_BATCH_MAX", "6000", "is above ADMITONE_INTAKE_WAITING_MAX"),
+        ("ADMITONE_APPLY_BATCH_MAX", "600", "is above ADMITONE_BACKLOG_BATCH_MAX"),
+        ("ADMITONE_TICK_SECONDS", "5", "must be at least 4 ticks"),
+        ("ADMITONE_RESULT_KEEP_SECONDS", "10", "must be at least twice"),
+    ],
+)
+def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    environment.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=said):
+        load(Settings)
+
+
+def test_all_that_is_missing_is_named_at_once(environment: pytest.MonkeyPatch) -> None:
+    for name in GOOD:
+        environment.delenv(name)
+
+    with pytest.raises(SettingsError) as error:
+        load(Settings)
+
+    assert str(error.value).splitlines() == [f"{name}: is not set" for name in GOOD]
