@@ -1,6 +1,7 @@
 """A machine for the launcher: a checkout, a PATH with what every system has, and what a test adds to it."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class Machine:
 
     def has_python(self, *, refuses: str = "nothing at all") -> None:
         """Put this Python on the PATH; a wrapper refuses what a stripped one could not do."""
-        script = f'#!/bin/sh\ncase "$*" in *{refuses!r}*) exit 1 ;; esac\nexec {sys.executable} "$@"\n'
+        script = f'#!/bin/sh\ncase "$*" in *{refuses!r}*) exit 1 ;; esac\nexec {shlex.quote(sys.executable)} "$@"\n'
         self.has("python3", script)
 
     def has_uv(self) -> None:
