@@ -51,7 +51,8 @@ class Machine:
 
     def has_python(self, *, refuses: str = "nothing at all") -> None:
         """Put this Python on the PATH; a wrapper refuses what a stripped one could not do."""
-        script = f'#!/bin/sh\ncase "$*" in *{refuses!r}*) exit 1 ;; esac\nexec {shlex.quote(sys.executable)} "$@"\n'
+        python = shlex.quote(sys.executable)
+        script = f'#!/bin/sh\ncase "$*" in *{refuses!r}*) exit 1 ;; esac\nexec {python} "$@"\n'
         self.has("python3", script)
 
     def has_uv(self) -> None:
