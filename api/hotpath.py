@@ -10,7 +10,7 @@ from functools import partial
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api import registrations
 
@@ -22,14 +22,13 @@ class HotPath:
 
     def __init__(self, app: FastAPI, problem: Callable[[Request, Exception], Response]) -> None:
         self.app = app
-        self._next: ASGIApp = app
         self._problem = problem
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what a crowd asks, or pass the request on."""
         answer = _handler(scope)
         if answer is None:
-            await self._next(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         scope["app"] = self.app
         request = Request(scope, receive)

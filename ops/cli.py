@@ -106,11 +106,10 @@ def api(
 @app.command()
 def worker() -> None:
     """Run one worker process."""
-    from shared import settings  # noqa: PLC0415
     from worker import main as worker_main  # noqa: PLC0415
 
     programs.wait_at_gate()
-    worker_main.serve(settings.load(settings.Settings))
+    worker_main.serve()
 
 
 @app.command("worker-health")

@@ -1,26 +1,17 @@
 """What a running service is doing: its workers, what each owns, what is pending, what has drifted."""
 
 from dataclasses import asdict, dataclass
-from uuid import UUID
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, Row, create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from ops import verification
+from ops.verification import Verified
 from shared import ledger, locks
 
 _EVENTS = text("SELECT id, slug FROM event")
-
-_DRIFT = text("""
-    SELECT event.id, event.slug, event.spots_reserved,
-           coalesce(sum(registration.spots_count), 0)::bigint AS confirmed
-    FROM event
-    LEFT JOIN registration ON registration.event_id = event.id AND registration.status = 'CONFIRMED'
-    GROUP BY event.id
-    HAVING event.spots_reserved <> coalesce(sum(registration.spots_count), 0)
-    ORDER BY event.slug
-""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,22 +34,12 @@ class BacklogStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DriftStatus:
-    """An event whose counter and rows differ."""
-
-    event: str
-    spots_reserved: int
-    confirmed: int
-    drift: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """All of it, from one snapshot."""
 
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
-    drift: list[DriftStatus]
+    drift: list[Verified]
 
 
 def read(database_url: str) -> Status:
@@ -69,13 +50,13 @@ def read(database_url: str) -> Status:
         return Status(
             workers=[_worker(worker, slugs) for worker in locks.workers(connection)],
             backlog=_backlog(connection),
-            drift=[_drift(row) for row in connection.execute(_DRIFT)],
+            drift=[event for event in verification.verify(connection) if not event.in_sync],
         )
 
 
 def as_json(status: Status) -> dict[str, object]:
     """Return the status as plain values."""
-    return asdict(status)
+    return {**asdict(status), "drift": [verification.plain(event) for event in status.drift]}
 
 
 def show(status: Status) -> None:
@@ -93,10 +74,10 @@ def show(status: Status) -> None:
     for waiting in status.backlog:
         backlog.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
     console.print(backlog if status.backlog else "Nothing is pending.")
-    drift = Table("event", "counter", "confirmed", "drift", title="Drift", title_justify="left")
-    for wrong in status.drift:
-        drift.add_row(wrong.event, str(wrong.spots_reserved), str(wrong.confirmed), f"{wrong.drift:+d}")
-    console.print(drift if status.drift else "Every counter equals its rows.")
+    if status.drift:
+        verification.show(status.drift)
+    else:
+        console.print("Every counter equals its rows.")
 
 
 def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:
@@ -113,12 +94,3 @@ def _backlog(connection: Connection) -> list[BacklogStatus]:
         BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
         for row in ledger.backlog(connection)
     ]
-
-
-def _drift(row: Row[tuple[UUID, str, int, int]]) -> DriftStatus:
-    return DriftStatus(
-        event=row.slug,
-        spots_reserved=row.spots_reserved,
-        confirmed=row.confirmed,
-        drift=row.spots_reserved - row.confirmed,
-    )

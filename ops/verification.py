@@ -87,8 +87,12 @@ def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verifie
 
 def as_json(found: Sequence[Verified]) -> dict[str, object]:
     """Return plain values; `inSync` sums it up."""
-    events = [{**asdict(event), "id": str(event.id), "in_sync": event.in_sync} for event in found]
-    return {"in_sync": all(event.in_sync for event in found), "events": events}
+    return {"in_sync": all(event.in_sync for event in found), "events": [plain(event) for event in found]}
+
+
+def plain(event: Verified) -> dict[str, object]:
+    """Return one event as plain values."""
+    return {**asdict(event), "id": str(event.id), "in_sync": event.in_sync}
 
 
 def show(found: Sequence[Verified]) -> None:

@@ -17,7 +17,6 @@ from celery.worker.state import maybe_shutdown
 from kombu import Connection
 
 from shared import queues, results, settings, telemetry
-from shared.settings import Settings
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
@@ -115,9 +114,8 @@ def _setup_logging(**_: object) -> None:
     telemetry.configure(_settings)
 
 
-def serve(options: Settings) -> None:
+def serve() -> None:
     """Run this process as a worker until SIGTERM or SIGINT; ends after the batch in hand."""
-    assert options == _settings, "a worker is configured by the environment"
     app.worker_main(
         [
             "--quiet",
@@ -128,6 +126,6 @@ def serve(options: Settings) -> None:
             "--without-mingle",
             "--without-heartbeat",
             "--loglevel",
-            options.log_level,
+            _settings.log_level,
         ]
     )

@@ -118,7 +118,11 @@ class Owner:
                 connection=database.worker_connection(self.settings),
                 events_max=self.settings.owned_events_max,
             )
-            ownership.join()
+            try:
+                ownership.join()
+            except BaseException:
+                ownership.connection.close()
+                raise
             self._ownership = ownership
             log.info("worker_joined", worker=database.worker_name())
         return self._ownership

@@ -82,7 +82,7 @@ class Ownership:
         return Moved(gained=gained, lost=lost, pending=pending & self.events)
 
     def _see(self, workers: frozenset[int]) -> None:
-        assert self.number in workers, "this session no longer holds its own lock"
+        assert self.number in workers, "the session no longer holds its own lock"
         if workers != self._workers:
             self._workers = workers
             self._winners.clear()

@@ -16,9 +16,9 @@ from worker.roster import Roster
 
 log = structlog.get_logger(__name__)
 
+_HEAL_COUNTER: commands.Kind = "heal_counter"
 # What one command's data, or a broken invariant, can cause. Anything else that the database
 # raises is its own trouble: the batch stays pending and is tried again.
-HEAL_COUNTER: commands.Kind = "heal_counter"
 _POISON = (IntegrityError, DataError, GuardRefused, AssertionError)
 
 
@@ -77,7 +77,7 @@ def _decide_all(
 def _together(pending: list[Pending]) -> list[Pending]:
     """Return what is decided in one batch: a recount is of the rows as they are, so it goes alone."""
     for place, command in enumerate(pending):
-        if command.kind == HEAL_COUNTER:
+        if command.kind == _HEAL_COUNTER:
             return pending[: max(place, 1)]
     return pending
 

@@ -154,6 +154,7 @@ def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
         "UPDATE event SET spots_reserved = spots_reserved - 1 WHERE id = %s RETURNING id", event["id"]
     )
     drifted = command(stage, "verify", "--json", event["slug"])
+    in_status = json.loads(command(stage, "status", "--json").stdout)["drift"]
     healed = command(stage, "verify", "--heal", event["id"])
     unknown = command(stage, "verify", "nothing-here")
 
@@ -161,6 +162,7 @@ def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
     assert drifted.returncode == 1
     (found,) = json.loads(drifted.stdout)["events"]
     assert (found["drift"], found["inSync"]) == (-1, False)
+    assert [one for one in in_status if one["event"] == event["slug"]] == [found], "status says the same"
     assert (healed.returncode, healed.stdout) == (0, "1 events verified, 0 with drift.\n")
     assert (unknown.returncode, unknown.stderr) == (2, "admitone: there is no event nothing-here\n")
     assert stage.get(f"/api/events/{event['id']}/audit")["items"][-1]["actor"] == "verify"
