@@ -5,6 +5,7 @@ is added is one bootstep, which makes the process an owner, and a consumer that 
 while the broker is away.
 """
 
+import os
 from collections.abc import Callable, Collection
 from typing import Any
 from uuid import UUID
@@ -122,6 +123,8 @@ def serve() -> None:
             "worker",
             "--pool=solo",
             "--concurrency=1",
+            # Two of one name on a host would fight over the broker's one exclusive queue of that name.
+            f"--hostname=worker-{os.getpid()}@%h",
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",

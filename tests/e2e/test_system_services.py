@@ -96,6 +96,7 @@ def test_a_drop_with_rabbitmq_as_the_broker(system_database: str, system_redis: 
     try:
         with Stage(servers, system_database, tmp_path, workers=2) as stage:
             queues.append(f"event.{drop(stage)['id']}")
+            assert "RESOURCE_LOCKED" not in stage.log(), "the workers' names are their own"
     finally:
         with Connection(broker) as connection:
             for name in queues:
