@@ -13,7 +13,6 @@ with six decimals and a `Z`. Nothing in it is personal, unless an admin's reason
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -24,8 +23,7 @@ import msgspec
 BEFORE_THE_FIRST = bytes(32)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One change of one registration, or of the counter, and who made it."""
 
     event_id: UUID

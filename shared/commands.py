@@ -4,13 +4,12 @@ A command is a frozen value that holds all that its decision needs from the one 
 form (camelCase, as clients send it) is what the ledger keeps.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias, assert_never
 from uuid import UUID
 
-from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, json
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
 SPOTS_PER_COMMAND_MAX = 1_000
 SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
@@ -104,8 +103,7 @@ class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
 Command: TypeAlias = Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """A command with its place in the ledger.
 
     `registration_id` is the id of the registration that it makes, if it makes one;
@@ -141,7 +139,7 @@ def encode(command: Command) -> bytes:
     return json.encode(command)
 
 
-def decode(kind: str, payload: str | bytes) -> Command:
+def decode(kind: str, payload: str | bytes | Raw) -> Command:
     """Read a command back from the ledger; raises `UnreadableCommand`."""
     decoder = _DECODERS.get(kind)
     if decoder is None:

@@ -15,6 +15,11 @@ WORKER_APPLICATION = "admitone-worker"
 _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
+# Planning a statement costs more than running it, so each is planned once; and everything is found by its
+# key, whatever the planner may have thought of tables that were empty at the time.
+_PLANNED_ONCE = (
+    "-c plan_cache_mode=force_generic_plan -c jit=off -c enable_seqscan=off"
+)
 _LOCK_SECONDS_MAX = 0.25  # who holds an event's row delays that event, and not the worker's others
 
 
@@ -42,6 +47,7 @@ def worker_connection(settings: Settings) -> Connection:
         poolclass=NullPool,
         connect_args=_connect_args(
             worker_name(),
+            _PLANNED_ONCE,
             statement_timeout=settings.statement_timeout_seconds,
             lock_timeout=_LOCK_SECONDS_MAX,
             idle_session_timeout=silence,
@@ -61,9 +67,9 @@ def safe_url(database_url: str) -> str:
     return make_url(database_url).render_as_string(hide_password=True)
 
 
-def _connect_args(application: str, **timeouts_seconds: float) -> dict[str, Any]:
+def _connect_args(application: str, planning: str = "", **timeouts_seconds: float) -> dict[str, Any]:
     timeouts = " ".join(f"-c {name}={math.ceil(value * 1000)}" for name, value in timeouts_seconds.items())
-    options = f"-c timezone=UTC {timeouts}"
+    options = f"-c timezone=UTC {planning} {timeouts}"
     return {
         "application_name": application,
         "options": options,

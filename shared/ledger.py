@@ -12,11 +12,11 @@ Invariants of the command table, held here and nowhere else:
     ──────────────▶ pending ──────────────▶ settled
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from msgspec import Raw, Struct, json
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,8 +25,7 @@ from shared.commands import Accepted
 from shared.outcomes import Outcome
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """A command on its way into the ledger."""
 
     event_id: UUID
@@ -38,8 +37,7 @@ class Asked:
     fingerprint: bytes | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """The ledger's word that it holds a command.
 
     `replayed`: the command was there before, under the same idempotency key. `same_request` is
@@ -51,20 +49,18 @@ class Receipt:
     same_request: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True, array_like=True):
     """A command that waits for its decision; `accepted_at` is the database's clock."""
 
     id: UUID
     seq: int
     kind: str
-    payload: str
+    payload: Raw
     actor: str
     accepted_at: datetime
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True, kw_only=True):
     """A command with its one outcome."""
 
     command_id: UUID
@@ -94,21 +90,41 @@ _ACCEPTED_BEFORE = text("""
      AND (command.id = asked.id OR command.idempotency_key = asked.idempotency_key)
 """)
 
-_PENDING = text("""
-    SELECT id, seq, kind, payload::text AS payload, actor, accepted_at
-    FROM command
-    WHERE event_id = :event_id AND settled_at IS NULL
-    ORDER BY seq
-    LIMIT :limit
-""")
+PENDING = """
+    SELECT event_id,
+           json_agg(json_build_array(id, seq, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
+    FROM (
+        SELECT given.event_id, waiting.*, row_number() OVER (PARTITION BY given.event_id ORDER BY seq) AS turn
+        FROM unnest(CAST(:event_ids AS uuid[])) AS given (event_id) CROSS JOIN LATERAL (
+            SELECT id, seq, kind, payload, actor, accepted_at FROM command
+            WHERE command.event_id = given.event_id AND settled_at IS NULL
+            ORDER BY seq LIMIT :share
+        ) AS waiting
+        ORDER BY turn, seq LIMIT :limit
+    ) AS taken
+    GROUP BY event_id
+"""
+"""The first pending commands of these events, at most `share` of each and `limit` in all: rows of
+`(event_id, commands)`, the latter for `read_pending`.
 
-_SETTLE = text("""
+Events take turns, so that a crowd at one does not keep the others' commands out of the batch.
+"""
+
+SETTLE = """
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
-    FROM ROWS FROM (unnest(CAST(:ids AS uuid[])), jsonb_array_elements(CAST(:outcomes AS jsonb)))
-         AS settled (id, outcome)
-    WHERE command.event_id = :event_id AND command.id = settled.id AND command.settled_at IS NULL
-""")
+    FROM ROWS FROM (
+        unnest(CAST(:settled_events AS uuid[])), unnest(CAST(:settled_ids AS uuid[])),
+        jsonb_array_elements(CAST(:settled_outcomes AS jsonb))
+    ) AS settled (event_id, id, outcome)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM command
+        WHERE command.event_id = settled.event_id AND command.id = settled.id AND command.outcome IS NULL
+        OFFSET 0
+    ) AS found
+    WHERE command.ctid = found.ctid
+"""
+"""Writes the outcomes of `settling`; whoever runs it must find that as many rows were changed."""
 
 _OUTCOMES = text("""
     SELECT command.id, command.outcome::text AS outcome
@@ -127,6 +143,7 @@ _AHEAD = text("""
     FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_PENDING = json.Decoder(list[Pending])
 _RATE_SECONDS = 10
 _SETTLED_LATELY = text(f"""
     SELECT count(*) FROM command
@@ -209,10 +226,9 @@ def _replay(
     return Receipt(command_id=row.id, replayed=True, same_request=row.fingerprint == asked.fingerprint)
 
 
-def pending(connection: Connection, event_id: UUID, limit: int) -> list[Pending]:
-    """Return the event's pending commands, at most `limit`, in ledger order."""
-    rows = connection.execute(_PENDING, {"event_id": event_id, "limit": limit})
-    return [Pending(*row) for row in rows]
+def read_pending(commands: str) -> list[Pending]:
+    """Return what `PENDING` yields for an event, in ledger order."""
+    return _PENDING.decode(commands)
 
 
 def read(pending: Pending) -> Accepted:
@@ -227,17 +243,13 @@ def read(pending: Pending) -> Accepted:
     )
 
 
-def settle(connection: Connection, event_id: UUID, settled: Sequence[Settled]) -> None:
-    """Write the outcomes of pending commands, in the caller's transaction."""
-    result = connection.execute(
-        _SETTLE,
-        {
-            "event_id": event_id,
-            "ids": arrays.ids(s.command_id for s in settled),
-            "outcomes": arrays.json(s.outcome for s in settled),
-        },
-    )
-    assert result.rowcount == len(settled), "a command was settled twice"
+def settling(settled: Collection[tuple[UUID, Settled]]) -> dict[str, str]:
+    """Return the parameters with which `SETTLE` writes these outcomes, each of an event's command."""
+    return {
+        "settled_events": arrays.ids(event_id for event_id, _ in settled),
+        "settled_ids": arrays.ids(one.command_id for _, one in settled),
+        "settled_outcomes": arrays.json(one.outcome for _, one in settled),
+    }
 
 
 async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:

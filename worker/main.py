@@ -101,13 +101,17 @@ app.steps["consumer"].add(OwnerStep)
 
 
 @app.task(name=queues.APPLY_COMMANDS)
-def apply_commands(event_id: str, command_ids: list[str]) -> None:  # noqa: ARG001 - for who reads the queue
-    """Decide what is pending for this event.
+def apply_commands(
+    event_id: str,
+    command_ids: list[str],  # noqa: ARG001 - for who reads the queue
+    others: Collection[str] = (),
+) -> None:
+    """Decide what is pending for this event, and for others of the same owner that ring with it.
 
     The ids say what rang; the ledger says what is pending, so a lost, doubled or late message
     changes nothing.
     """
-    _owner.apply(UUID(event_id))
+    _owner.apply([UUID(event_id), *map(UUID, others)])
 
 
 @signals.setup_logging.connect

@@ -23,7 +23,7 @@ from worker.ownership import Moved, Ownership
 
 log = structlog.get_logger(__name__)
 
-_EVENTS_PER_TURN = 8
+_EVENTS_PER_TURN = 100
 _PUBLISHING_PAUSE_SECONDS = 5  # a result backend that hangs must not cost every batch its time-out
 
 
@@ -48,7 +48,7 @@ class Owner:
     results: "redis.Redis"
     _ownership: Ownership | None = None
     _consuming: Consuming | None = None
-    _backlogs: dict[UUID, None] = field(default_factory=dict)
+    _unfinished: dict[UUID, int] = field(default_factory=dict)
     _turn_is_coming: bool = False
     _publish_again_at: float = 0
 
@@ -78,38 +78,41 @@ class Owner:
             self._lose(error)
             return
         self._follow(moved)
-        for event_id in moved.pending:
-            self._apply(event_id, self.settings.apply_batch_max)
+        self._unfinished |= dict.fromkeys(moved.pending, self.settings.apply_batch_max)
+        self._go_on()
         deadline = time.monotonic() + self.settings.tick_seconds
-        while self._backlogs and self._consuming is None and time.monotonic() < deadline:
+        while self._unfinished and self._consuming is None and time.monotonic() < deadline:
             self._go_on()
-        self._come_back()
 
-    def apply(self, event_id: UUID) -> None:
-        """Decide one batch of the event's pending commands, if this process owns the event.
+    def apply(self, event_ids: Collection[UUID]) -> None:
+        """Decide one batch of these events' pending commands, of those that this process owns.
 
-        A full batch means that more may wait: the next one comes after the other events' turn.
+        Where something was decided more may have come meanwhile: the next batch follows soon, and is a
+        large one when this one was full.
         """
-        self._apply(event_id, self.settings.apply_batch_max)
+        self._apply(event_ids, self.settings.apply_batch_max)
         self._come_back()
 
-    def _apply(self, event_id: UUID, limit: int) -> None:
-        if self._ownership is None or event_id not in self._ownership.events:
+    def _apply(self, event_ids: Collection[UUID], limit: int) -> None:
+        ownership = self._ownership
+        owned = [] if ownership is None else [id_ for id_ in event_ids if id_ in ownership.events]
+        if ownership is None or not owned:
             return
         try:
-            settled = tasks.apply_pending(self._ownership.connection, event_id, limit)
-        except DBAPIError as error:
-            if error.connection_invalidated:
+            settled = tasks.apply_pending(ownership.connection, owned, limit)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
                 self._lose(error)
-            else:  # this event's trouble alone, such as a lock on its row: the next tick tries again
-                log.warning("event_not_applied", event_id=str(event_id), error=str(error.orig))
+            elif len(owned) > 1:
+                for event_id in owned:  # the trouble may be one event's alone
+                    self._apply([event_id], limit)
+            else:  # such as a lock on one of its rows: the next tick tries again
+                log.exception("event_not_applied", event_id=str(owned[0]))
             return
-        except Exception:
-            log.exception("event_not_applied", event_id=str(event_id))
-            return
-        if len(settled) == limit:
-            self._backlogs[event_id] = None
         if settled:
+            full = len(settled) >= limit
+            next_limit = self.settings.backlog_batch_max if full else self.settings.apply_batch_max
+            self._unfinished |= dict.fromkeys(owned, next_limit)
             self._publish(settled)
 
     def _joined(self) -> Ownership:
@@ -145,16 +148,17 @@ class Owner:
             self._consuming.stop(ownership.events)
 
     def _go_on(self) -> None:
-        """Give some of the events with a backlog one more batch each, then let the event loop breathe."""
-        for event_id in list(self._backlogs)[:_EVENTS_PER_TURN]:
-            del self._backlogs[event_id]
-            self._apply(event_id, self.settings.backlog_batch_max)
+        """Decide one more batch of events that are not finished, then let the event loop breathe."""
+        events = list(self._unfinished)[:_EVENTS_PER_TURN]
+        limits = [self._unfinished.pop(event_id) for event_id in events]
+        if events:
+            self._apply(events, max(limits))
         self._turn_is_coming = False
         self._come_back()
 
     def _come_back(self) -> None:
-        """Take another turn soon if there is a backlog; the broker away, the ticks are the turns."""
-        if self._backlogs and self._consuming is not None and not self._turn_is_coming:
+        """Take another turn soon if there is more to do; the broker away, the ticks are the turns."""
+        if self._unfinished and self._consuming is not None and not self._turn_is_coming:
             self._turn_is_coming = True
             self._consuming.soon(self._go_on)
 

@@ -1,19 +1,18 @@
-"""Loads an event's roster and saves what its decisions changed.
+"""Holds events and loads their rosters: all that deciding their pending commands can ask for.
 
-The only writer of `registration` and `audit_entry`, and of an event's counters. All of it happens
-in the transaction of the caller, who holds the event's row from `load` to the commit: even a second
-owner would wait its turn here, and would then see what the first one wrote.
+Whoever holds an event's row holds it to the end of the transaction, in which everything decided is
+written. Nobody waits for a row: an event that another session holds is left for later, so that it
+keeps no other event waiting.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import arrays, commands
+from shared import arrays, commands, ledger
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -23,37 +22,53 @@ from shared.commands import (
     Register,
     Status,
 )
-from worker import trail
+from shared.ledger import Pending
 from worker.promotion import Policy, Waitlist
 from worker.roster import Roster
 from worker.state import Recount, Registration, Terms
 
-
-class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
-    """The counter would have passed the capacity; nothing was written."""
+_SETTINGS = Terms.__struct_fields__
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loaded:
-    """A roster, with what it was loaded as: its counters, the trail's end and the transaction's time."""
+class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
+    """Somebody else changed what was about to be changed here; the transaction must be rolled back."""
 
-    event_id: UUID
-    roster: Roster
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """An event whose row this transaction holds, as it is now, with its pending commands.
+
+    `last_hash` is that of its newest audit entry, None when it has none; `now` is the transaction's time.
+    """
+
+    id: UUID
     terms: Terms
     spots_reserved: int
     waitlist_length: int
     audit_seq: int
+    last_hash: bytes | None
     now: datetime
+    pending: list[Pending]
 
 
-_EVENT = text("""
-    SELECT title, capacity, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-           max_spots_per_registration, opens_at, closes_at, paused,
-           spots_reserved, waitlist_length, audit_seq, now() AS now
-    FROM event
-    WHERE id = :event_id
-    FOR UPDATE
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A roster, and the event that it was loaded of, as it was then."""
+
+    event: Held
+    roster: Roster
+
+
+# One statement, so one look at the ledger and no lock where nothing is pending. The look may be older
+# than the row that is then held: what a second owner did in between is found out here or on settling.
+_HOLD = text(f"""
+    SELECT event.*, hash AS last_hash, now() AS now, pending.commands::text AS commands
+    FROM ({ledger.PENDING}) AS pending
+    CROSS JOIN LATERAL (
+        SELECT id, {", ".join(_SETTINGS)}, spots_reserved, waitlist_length, audit_seq
+        FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED
+    ) AS event
+    LEFT JOIN audit_entry ON audit_entry.event_id = event.id AND audit_entry.number = event.audit_seq
 """)
+_EVENTS_WITH_FULL_SHARE = 8
 
 _REGISTRATION_COLUMNS = "id, seq, command_id, name, email, spots_count, status"
 
@@ -63,8 +78,15 @@ _NAMED = text(f"""
 """)
 
 _HOLDERS = text("""
-    SELECT email_key, id FROM registration
-    WHERE event_id = :event_id AND email_key = ANY(CAST(:email_keys AS text[])) AND status <> 'CANCELLED'
+    SELECT holder.*
+    FROM ROWS FROM (
+        unnest(CAST(:event_ids AS uuid[])), jsonb_array_elements_text(CAST(:email_keys AS jsonb))
+    ) AS asked (event_id, email_key)
+    CROSS JOIN LATERAL (
+        SELECT event_id, email_key, id FROM registration
+        WHERE event_id = asked.event_id AND email_key = asked.email_key AND status <> 'CANCELLED'
+        OFFSET 0
+    ) AS holder
 """)
 
 # Hops from size to size along the index, and takes of each as many from the head as could be
@@ -94,99 +116,62 @@ _RECOUNT = text("""
     FROM registration WHERE event_id = :event_id
 """)
 
-_GUARD = """
-    UPDATE event
-    SET spots_reserved = spots_reserved + :spots_delta,
-        waitlist_length = waitlist_length + :waitlist_delta,
-        overbooked_spots = least(overbooked_spots, greatest(spots_reserved + :spots_delta - {capacity}, 0)),
-        audit_seq = audit_seq + :entries,
-        updated_at = now(){settings}
-    WHERE id = :event_id AND (:spots_delta <= 0 OR spots_reserved + :spots_delta <= {capacity})
-"""
-_GUARD_COUNTERS = text(_GUARD.format(capacity="capacity", settings=""))
-_GUARD_SETTINGS = text(
-    _GUARD.format(
-        capacity="CAST(:capacity AS integer)",
-        settings="".join(f", {name} = :{name}" for name in Terms.__struct_fields__),
+
+def hold(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+    """Hold those of these events that have pending commands, until the transaction ends.
+
+    At most `limit` commands in all; of very many events none gets more than a share of it.
+    """
+    share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
+    parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
+    return [_held(row) for row in connection.execute(_HOLD, parameters).mappings()]
+
+
+def load(connection: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
+    """Return the held events' rosters, with all that deciding these commands can ask of them."""
+    named = [_named(connection, event.id, accepted) for event, accepted in decidable]
+    holders = _holders(connection, decidable, named)
+    return [
+        Loaded(
+            event=event,
+            roster=_roster(connection, event, accepted, {r.id: r for r in registrations}, holders[event.id]),
+        )
+        for (event, accepted), registrations in zip(decidable, named, strict=True)
+    ]
+
+
+def _held(row: RowMapping) -> Held:
+    if row["audit_seq"] > 0 and row["last_hash"] is None:
+        raise Overtaken
+    terms = {name: row[name] for name in _SETTINGS}
+    return Held(
+        id=row["id"],
+        terms=Terms(**{**terms, "promotion_policy": Policy(row["promotion_policy"])}),
+        spots_reserved=row["spots_reserved"],
+        waitlist_length=row["waitlist_length"],
+        audit_seq=row["audit_seq"],
+        last_hash=row["last_hash"],
+        now=row["now"],
+        pending=ledger.read_pending(row["commands"]),
     )
-)
-
-# Only here may the counter rise past the capacity: to say that the rows already do.
-_HEAL = text("""
-    UPDATE event
-    SET spots_reserved = :confirmed_spots, waitlist_length = :waitlist_length,
-        overbooked_spots = greatest(:confirmed_spots - capacity, 0)
-    WHERE id = :event_id
-""")
-
-_DELETE = text("DELETE FROM registration WHERE event_id = :event_id AND id = ANY(CAST(:ids AS uuid[]))")
-
-_UPDATE = text("""
-    UPDATE registration
-    SET status = changed.status, seq = changed.seq, updated_at = now()
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:seqs AS bigint[]))
-         AS changed (id, status, seq)
-    WHERE registration.event_id = :event_id AND registration.id = changed.id
-""")
-
-_INSERT = text("""
-    INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
-    SELECT :event_id, entered.*
-    FROM ROWS FROM (
-        unnest(CAST(:ids AS uuid[])), unnest(CAST(:seqs AS bigint[])), unnest(CAST(:command_ids AS uuid[])),
-        jsonb_array_elements_text(CAST(:names AS jsonb)), jsonb_array_elements_text(CAST(:emails AS jsonb)),
-        jsonb_array_elements_text(CAST(:email_keys AS jsonb)), unnest(CAST(:spots_counts AS integer[])),
-        jsonb_array_elements_text(CAST(:statuses AS jsonb))
-    ) AS entered
-""")
 
 
-def lock_event(connection: Connection, event_id: UUID) -> RowMapping:
-    """Take the event's row until the transaction ends, and return it."""
-    return connection.execute(_EVENT, {"event_id": event_id}).mappings().one()
-
-
-def load(connection: Connection, event_id: UUID, event: RowMapping, accepted: Sequence[Accepted]) -> Loaded:
-    """Return the locked event's roster, with all that deciding these commands can ask of it."""
-    settings = {name: event[name] for name in Terms.__struct_fields__}
-    terms = Terms(**{**settings, "promotion_policy": Policy(event["promotion_policy"])})
-    registrations = {r.id: r for r in _named(connection, event_id, accepted)}
-    waiters = _waiters(connection, event_id, event, registrations.values(), accepted)
-    holders = _holders(connection, event_id, registrations.values(), accepted)
-    roster = Roster(
-        terms=terms,
-        spots_reserved=event["spots_reserved"],
-        waitlist=Waitlist.of((w.waiter for w in waiters), event["waitlist_length"]),
-        registrations={**{w.id: w for w in waiters}, **registrations},
+def _roster(
+    connection: Connection,
+    event: Held,
+    accepted: Sequence[Accepted],
+    named: dict[UUID, Registration],
+    holders: dict[str, UUID],
+) -> Roster:
+    waiters = _waiters(connection, event, named.values(), accepted)
+    return Roster(
+        terms=event.terms,
+        spots_reserved=event.spots_reserved,
+        waitlist=Waitlist.of((w.waiter for w in waiters), event.waitlist_length),
+        registrations={**{w.id: w for w in waiters}, **named},
         holders=holders,
-        recount=_recount(connection, event_id) if _heals(accepted) else None,
+        recount=_recount(connection, event.id) if _heals(accepted) else None,
     )
-    return Loaded(
-        event_id=event_id,
-        roster=roster,
-        terms=terms,
-        spots_reserved=event["spots_reserved"],
-        waitlist_length=event["waitlist_length"],
-        audit_seq=event["audit_seq"],
-        now=event["now"],
-    )
-
-
-def save(connection: Connection, loaded: Loaded) -> None:
-    """Write what the roster's decisions changed; raises `GuardRefused` before capacity is passed."""
-    roster = loaded.roster
-    if not roster.changes:
-        return
-    _move_counters(connection, loaded)
-    # Those who leave go first, so that whoever comes may have their place, or their email address.
-    _delete(connection, loaded.event_id, roster.deleted - roster.entered)
-    kept = [roster.registrations[id_] for id_ in roster.changed - roster.entered - roster.deleted]
-    _update(connection, loaded.event_id, [r for r in kept if r.status is Status.CANCELLED])
-    _update(connection, loaded.event_id, [r for r in kept if r.status is not Status.CANCELLED])
-    _insert(
-        connection, loaded.event_id, [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
-    )
-    trail.append(connection, loaded.event_id, roster.changes, after=loaded.audit_seq, at=loaded.now)
 
 
 def _named(connection: Connection, event_id: UUID, accepted: Sequence[Accepted]) -> list[Registration]:
@@ -197,31 +182,29 @@ def _named(connection: Connection, event_id: UUID, accepted: Sequence[Accepted])
     ]
     if not ids:
         return []
-    return _registrations(connection.execute(_NAMED, {"event_id": event_id, "ids": ids}).mappings())
+    parameters = {"event_id": event_id, "ids": arrays.ids(ids)}
+    return _registrations(connection.execute(_NAMED, parameters).mappings())
 
 
 def _waiters(
-    connection: Connection,
-    event_id: UUID,
-    event: RowMapping,
-    named: Collection[Registration],
-    accepted: Sequence[Accepted],
+    connection: Connection, event: Held, named: Collection[Registration], accepted: Sequence[Accepted]
 ) -> list[Registration]:
     """Return the heads of the waitlist's lines, as far as these commands can possibly reach."""
-    if event["waitlist_length"] == 0 and not _heals(accepted):
+    heals = _heals(accepted)
+    if event.waitlist_length == 0 and not heals:
         return []
     only_registers = all(isinstance(a.command, Register) for a in accepted)
-    if only_registers and event["spots_reserved"] >= event["capacity"]:
+    if only_registers and event.spots_reserved >= event.terms.capacity:
         return []  # nothing is free and nothing will be: nobody can pass anybody
     changes = [a.command for a in accepted if isinstance(a.command, ChangeEvent)]
-    capacity = max([event["capacity"], *(c.capacity for c in changes if isinstance(c.capacity, int))])
-    freed = max(capacity - event["spots_reserved"], 0) + sum(r.spots_held for r in named)
-    if _heals(accepted):
+    capacity = max([event.terms.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))])
+    freed = max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
+    if heals:
         freed = capacity
-    if not (event["auto_promote"] or changes):
+    if not (event.terms.auto_promote or changes):
         freed = 0
     leaving = sum(isinstance(a.command, ChangeStatus | DeleteRegistration) for a in accepted)
-    parameters = {"event_id": event_id, "freed": freed, "leaving": leaving}
+    parameters = {"event_id": event.id, "freed": freed, "leaving": leaving}
     return _registrations(connection.execute(_WAITERS, parameters).mappings())
 
 
@@ -230,14 +213,29 @@ def _registrations(rows: Iterable[RowMapping]) -> list[Registration]:
 
 
 def _holders(
-    connection: Connection, event_id: UUID, named: Collection[Registration], accepted: Sequence[Accepted]
-) -> dict[str, UUID]:
-    emails = {a.command.email for a in accepted if isinstance(a.command, Register)} | {r.email for r in named}
-    keys = [commands.email_key(email) for email in emails if email is not None]
-    if not keys:
-        return {}
-    rows = connection.execute(_HOLDERS, {"event_id": event_id, "email_keys": keys})
-    return {row.email_key: row.id for row in rows}
+    connection: Connection,
+    decidable: Sequence[tuple[Held, Sequence[Accepted]]],
+    named: Sequence[Sequence[Registration]],
+) -> dict[UUID, dict[str, UUID]]:
+    """Return of each event which active registrations hold the email addresses that are spoken of."""
+    asked = [
+        (event.id, commands.email_key(email))
+        for (event, accepted), registrations in zip(decidable, named, strict=True)
+        for email in {
+            *(a.command.email for a in accepted if isinstance(a.command, Register)),
+            *(r.email for r in registrations),
+        }
+        if email is not None
+    ]
+    holders: dict[UUID, dict[str, UUID]] = {event.id: {} for event, _ in decidable}
+    if asked:
+        parameters = {
+            "event_ids": arrays.ids(event_id for event_id, _ in asked),
+            "email_keys": arrays.json(key for _, key in asked),
+        }
+        for row in connection.execute(_HOLDERS, parameters):
+            holders[row.event_id][row.email_key] = row.id
+    return holders
 
 
 def _heals(accepted: Sequence[Accepted]) -> bool:
@@ -246,62 +244,3 @@ def _heals(accepted: Sequence[Accepted]) -> bool:
 
 def _recount(connection: Connection, event_id: UUID) -> Recount:
     return Recount(**connection.execute(_RECOUNT, {"event_id": event_id}).mappings().one())
-
-
-def _move_counters(connection: Connection, loaded: Loaded) -> None:
-    """Move the event's counters in one guarded statement: what keeps every event from being oversold."""
-    roster, spots, waiting = loaded.roster, loaded.spots_reserved, loaded.waitlist_length
-    if roster.recount is not None:
-        spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
-        connection.execute(
-            _HEAL, {"event_id": loaded.event_id, "confirmed_spots": spots, "waitlist_length": waiting}
-        )
-    changed = roster.terms != loaded.terms
-    result = connection.execute(
-        _GUARD_SETTINGS if changed else _GUARD_COUNTERS,
-        {
-            "event_id": loaded.event_id,
-            "spots_delta": roster.spots_reserved - spots,
-            "waitlist_delta": roster.waitlist.length - waiting,
-            "entries": len(roster.changes),
-            **(msgspec.structs.asdict(roster.terms) if changed else {}),
-        },
-    )
-    if result.rowcount != 1:
-        raise GuardRefused(f"event {loaded.event_id}: the counter does not move past the capacity")
-
-
-def _delete(connection: Connection, event_id: UUID, ids: Collection[UUID]) -> None:
-    if ids:
-        connection.execute(_DELETE, {"event_id": event_id, "ids": list(ids)})
-
-
-def _update(connection: Connection, event_id: UUID, changed: Sequence[Registration]) -> None:
-    if changed:
-        connection.execute(
-            _UPDATE,
-            {
-                "event_id": event_id,
-                "ids": [r.id for r in changed],
-                "statuses": [r.status.value for r in changed],
-                "seqs": [r.seq for r in changed],
-            },
-        )
-
-
-def _insert(connection: Connection, event_id: UUID, entered: Sequence[Registration]) -> None:
-    if entered:
-        connection.execute(
-            _INSERT,
-            {
-                "event_id": event_id,
-                "ids": arrays.ids(r.id for r in entered),
-                "seqs": arrays.numbers(r.seq for r in entered),
-                "command_ids": arrays.ids(r.command_id for r in entered),
-                "names": arrays.json(r.name for r in entered),
-                "emails": arrays.json(r.email for r in entered),
-                "email_keys": arrays.json(r.email and commands.email_key(r.email) for r in entered),
-                "spots_counts": arrays.numbers(r.spots_count for r in entered),
-                "statuses": arrays.json(r.status for r in entered),
-            },
-        )

@@ -1,7 +1,6 @@
 """What an event consists of while its owner decides: settings, registrations, changes (pure)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -50,8 +49,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """One party at the event; `seq` is its place. Adopted ones were made by no command."""
 
     id: UUID
@@ -74,11 +72,10 @@ class Registration:
 
     def become(self, status: Status, *, seq: int | None = None) -> "Registration":
         """Return it with another status, and another place where one is given."""
-        return replace(self, status=status, seq=self.seq if seq is None else seq)
+        return msgspec.structs.replace(self, status=status, seq=self.seq if seq is None else seq)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the audit trail, without its number, time and hash.
 
     A change of a registration's status has its id; of the event's settings or counter has none.
@@ -97,8 +94,7 @@ class Change:
     before_after: Mapping[str, tuple[Any, Any]] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recount:
+class Recount(msgspec.Struct, frozen=True, kw_only=True):
     """What the rows say, whatever the counters do, and where the audit trail ends.
 
     Confirmed spots and registrations that wait; `audited_spots` is the counter after the last entry.

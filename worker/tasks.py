@@ -1,25 +1,27 @@
-"""Applies an event's pending commands: load → decide → save → settle, one transaction a batch."""
+"""Applies events' pending commands: load → decide → save with the outcomes, one transaction a batch."""
 
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
 from shared import commands, ids, ledger
 from shared.commands import Accepted
 from shared.ledger import Pending, Settled
-from shared.outcomes import Failed, Outcome
-from worker import records
-from worker.records import GuardRefused
+from shared.outcomes import Failed
+from worker import records, saving
+from worker.records import Held, Overtaken
 from worker.roster import Roster
+from worker.saving import GuardRefused
 
 log = structlog.get_logger(__name__)
 
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 # What one command's data, or a broken invariant, can cause. Anything else that the database
 # raises is its own trouble: the batch stays pending and is tried again.
-_POISON = (IntegrityError, DataError, GuardRefused, AssertionError)
+_POISON = (IntegrityError, DataError, GuardRefused)
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
@@ -34,44 +36,36 @@ class DecisionRaised(Exception):  # noqa: N818 - likewise
     """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
 
 
-def apply_pending(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
-    """Decide the event's pending commands, at most `limit`, and commit; return what was settled.
+def apply_pending(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
+    """Decide pending commands of these events, at most `limit`, and commit; return what was settled.
 
-    All or nothing. A batch that cannot be written is applied again command by command, so that
-    the one at fault is settled as `Failed` and the others as if it had not been there.
+    All or nothing. One event's batch that cannot be written is applied again command by command, so
+    that the one at fault is settled as `Failed` and the others as if it had not been there. For more
+    than one event that raises `BatchRefused`: it is for the caller to apply them one by one.
     """
     try:
-        return _apply(connection, event_id, limit)
+        return _apply(connection, event_ids, limit)
     except BatchRefused:
+        if len(event_ids) > 1:
+            raise
+        (event_id,) = event_ids
         log.exception("batch_refused", event_id=str(event_id))
         return _apply_one_by_one(connection, event_id, limit)
+    except Overtaken:
+        log.warning("overtaken", events=len(event_ids))
+        return []
 
 
-def _apply(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
+def _apply(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
     with connection.begin():
-        # Looked at before the lock, which costs a flush to disk even when there is nothing to do.
-        if not ledger.pending(connection, event_id, 1):
+        held = records.hold(connection, event_ids, limit)
+        if not held:
             return []
-        event = records.lock_event(connection, event_id)
-        pending = _together(ledger.pending(connection, event_id, limit))
-        if not pending:
-            return []
+        batches = [(event, _together(event.pending)) for event in held]
         try:
-            return _decide_all(connection, event_id, event, pending)
+            return _decide_all(connection, batches)
         except (*_POISON, DecisionRaised) as error:
-            raise BatchRefused([command.id for command in pending]) from error
-
-
-def _decide_all(
-    connection: Connection, event_id: UUID, event: RowMapping, pending: list[Pending]
-) -> list[Settled]:
-    accepted = [_read(command) for command in pending]
-    readable = [command for command in accepted if isinstance(command, Accepted)]
-    loaded = records.load(connection, event_id, event, readable)
-    settled = [_decide(loaded.roster, command) for command in accepted]
-    records.save(connection, loaded)
-    ledger.settle(connection, event_id, settled)
-    return settled
+            raise BatchRefused([command.id for _, batch in batches for command in batch]) from error
 
 
 def _together(pending: list[Pending]) -> list[Pending]:
@@ -82,25 +76,39 @@ def _together(pending: list[Pending]) -> list[Pending]:
     return pending
 
 
+def _decide_all(connection: Connection, batches: Sequence[tuple[Held, Sequence[Pending]]]) -> list[Settled]:
+    asked = [[_read(command) for command in batch] for _, batch in batches]
+    readable = [[one for one in batch if isinstance(one, Accepted)] for batch in asked]
+    loaded = records.load(
+        connection, [(event, some) for (event, _), some in zip(batches, readable, strict=True)]
+    )
+    decided = [
+        (one, [_decide(one.roster, command) for command in batch])
+        for one, batch in zip(loaded, asked, strict=True)
+    ]
+    saving.save(connection, decided)
+    return [one for _, settled in decided for one in settled]
+
+
 def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
     settled: list[Settled] = []
     for _ in range(limit):
         try:
-            one = _apply(connection, event_id, 1)
+            one = _apply(connection, [event_id], 1)
         except BatchRefused as refused:
-            one = [_fail(connection, event_id, refused.command_ids[0], refused.__cause__ or refused)]
+            one = _fail(connection, event_id, refused.command_ids[0], refused.__cause__ or refused)
+        except Overtaken:
+            break
         if not one:
             break
         settled += one
     return settled
 
 
-def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> Settled:
+def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> list[Settled]:
+    settled = _failed(command_id, error)
     with connection.begin():
-        records.lock_event(connection, event_id)
-        settled = _failed(command_id, error)
-        ledger.settle(connection, event_id, [settled])
-    return settled
+        return [settled] if saving.settle(connection, event_id, settled) else []
 
 
 def _read(pending: Pending) -> Accepted | Settled:
@@ -114,7 +122,7 @@ def _decide(roster: Roster, command: Accepted | Settled) -> Settled:
     if isinstance(command, Settled):
         return command
     try:
-        outcome: Outcome = roster.decide(command)
+        outcome = roster.decide(command)
     except Exception as error:
         raise DecisionRaised from error
     return Settled(command_id=command.id, outcome=outcome)

@@ -584,7 +584,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
         """
         run(target, statement, event_id, payload)
     with create_engine(target, poolclass=NullPool).connect() as connection:
-        tasks.apply_pending(connection, event_id, 100)
+        tasks.apply_pending(connection, [event_id], 100)
     rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]
 

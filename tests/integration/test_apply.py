@@ -7,18 +7,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from shared import ids
 from shared.commands import Accepted
+from shared.ledger import Settled
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import promotion, records, tasks
-from worker.records import Loaded
+from worker import promotion, records, saving, tasks
+from worker.records import Held, Loaded
 from worker.roster import Roster
 
 WAITERS = 3_000
@@ -157,16 +158,14 @@ def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
         connection.execute(
             _INSERT_REGISTRATION, {"event_id": world.event_id, "id": UUID(culprit.registration_id)}
         )
-    locks, lock_event = [], records.lock_event
+    settle = saving.settle
 
-    def lock(on: Connection, event_id: UUID) -> RowMapping:
-        locks.append(event_id)
-        if len(locks) == 3:  # the batch was refused, then the one command; now it is to be settled
-            with create_engine(database, poolclass=NullPool).begin() as other:
-                other.execute(_INSERT_LATE_COMMAND, {"event_id": event_id, "id": late})
-        return lock_event(on, event_id)
+    def settle_late(on: Connection, event_id: UUID, settled: Settled) -> bool:
+        with create_engine(database, poolclass=NullPool).begin() as other:
+            other.execute(_INSERT_LATE_COMMAND, {"event_id": event_id, "id": late})
+        return settle(on, event_id, settled)
 
-    monkeypatch.setattr(records, "lock_event", lock)
+    monkeypatch.setattr(saving, "settle", settle_late)
     with capture_logs():
         while world.apply(100):
             pass
@@ -182,7 +181,7 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     def own(_: int) -> list[UUID]:
         settled: list[UUID] = []
         with create_engine(database, poolclass=NullPool).connect() as owner:
-            while batch := tasks.apply_pending(owner, world.event_id, 4):
+            while batch := tasks.apply_pending(owner, [world.event_id], 4):
                 settled += [one.command_id for one in batch]
         return settled
 
@@ -293,9 +292,9 @@ def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_pro
     loaded: list[int] = []
     load = records.load
 
-    def counting(on: Connection, event_id: UUID, event: RowMapping, accepted: Sequence[Accepted]) -> Loaded:
-        found = load(on, event_id, event, accepted)
-        loaded.append(len(found.roster.registrations))
+    def counting(on: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
+        found = load(on, decidable)
+        loaded.extend(len(one.roster.registrations) for one in found)
         return found
 
     monkeypatch.setattr(records, "load", counting)

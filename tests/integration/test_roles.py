@@ -65,7 +65,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     asked = accept_as_api(granted)
 
     with as_role(granted, "admitone_worker") as worker:
-        (settled,) = tasks.apply_pending(worker, asked.event_id, 10)
+        (settled,) = tasks.apply_pending(worker, [asked.event_id], 10)
 
     assert settled.command_id == asked.id
 
@@ -89,7 +89,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
 def test_nobody_can_rewrite_what_happened(granted: str, role: str, statement: str) -> None:
     asked = accept_as_api(granted)
     with as_role(granted, "admitone_worker") as worker:
-        tasks.apply_pending(worker, asked.event_id, 10)
+        tasks.apply_pending(worker, [asked.event_id], 10)
 
     with as_role(granted, role) as connection, pytest.raises(ProgrammingError) as refused:
         connection.execute(text(statement))
@@ -100,7 +100,7 @@ def test_nobody_can_rewrite_what_happened(granted: str, role: str, statement: st
 def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Connection) -> None:
     old, young = (accept_as_api(granted, idempotency_key=key, fingerprint=key) for key in (b"old", b"young"))
     for asked in (old, young):
-        tasks.apply_pending(connection, asked.event_id, 10)
+        tasks.apply_pending(connection, [asked.event_id], 10)
     with connection.begin():
         statement = text("UPDATE command SET settled_at = settled_at - interval '31 days' WHERE id = :id")
         connection.execute(statement, {"id": old.id})

@@ -65,7 +65,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(tasks.apply_pending(self.connection, self.event_id, limit))
+        return len(tasks.apply_pending(self.connection, [self.event_id], limit))
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

@@ -2,20 +2,19 @@
 # ruff: noqa: SLF001 - bugs live inside
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from shared import audit
 from shared.commands import Accepted, Register, Status
 from shared.outcomes import Outcome, Refused
-from worker import promotion, records, roster, rules, trail
+from worker import promotion, roster, rules, saving, trail
 from worker.promotion import Policy, Waiter, Waitlist
+from worker.records import Held
 from worker.roster import Roster
 from worker.state import Change, Registration
 
@@ -91,7 +90,7 @@ def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     def mutant(self: Registration, status: Status, *, seq: int | None = None) -> Registration:
         del seq
-        return replace(self, status=status)
+        return msgspec.structs.replace(self, status=status)
 
     monkeypatch.setattr(Registration, "become", mutant)
 
@@ -125,7 +124,7 @@ def lowers_the_capacity_below_what_is_confirmed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(rules, "against_settings", lambda before, after, _: refuse(before, after, 0))
 
 
-def statement(name: str, *edits: tuple[str, str], module: ModuleType = records) -> Plant:
+def statement(name: str, *edits: tuple[str, str], module: ModuleType = saving) -> Plant:
     """Return a plant that changes a statement's text; each edit must find what it changes."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +146,12 @@ def both(*plants: Plant) -> Plant:
 
 
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = trail.append
+    appending = trail.appending
 
-    def mutant(connection: Connection, event_id: UUID, changes: Sequence[Change], **facts: Any) -> None:
-        append(connection, event_id, changes[:-1], **facts)
+    def mutant(made: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str]:
+        return appending([(event, changes[:-1]) for event, changes in made])
 
-    monkeypatch.setattr(trail, "append", mutant)
+    monkeypatch.setattr(trail, "appending", mutant)
 
 
 def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +160,9 @@ def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    append = trail.append
+    appending = trail.appending
 
-    def mutant(connection: Connection, event_id: UUID, changes: Sequence[Change], **facts: Any) -> None:
-        append(connection, event_id, changes[::-1], **facts)
+    def mutant(made: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str]:
+        return appending([(event, changes[::-1]) for event, changes in made])
 
-    monkeypatch.setattr(trail, "append", mutant)
+    monkeypatch.setattr(trail, "appending", mutant)

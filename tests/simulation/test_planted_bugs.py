@@ -16,6 +16,7 @@ from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.mutants import Plant
 from tests.simulation.worlds import Witness
+from worker import records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +126,15 @@ def test_a_bug_in_a_decision_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch
 
 
 _WITHOUT_A_GUARD = mutants.statement(
-    "_GUARD_COUNTERS", (" AND (:spots_delta <= 0 OR spots_reserved + :spots_delta <= capacity)", "")
+    "_SAVE", ("AND (moved.spots_delta <= 0 OR spots_reserved + moved.spots_delta <= capacity)", "")
 )
 _COUNTS_ONE_TOO_MANY = mutants.statement(
-    "_GUARD_COUNTERS",
-    ("spots_reserved = spots_reserved + :spots_delta", "spots_reserved = spots_reserved + :spots_delta + 1"),
+    "_SAVE", ("= spots_reserved + moved.spots_delta,", "= spots_reserved + moved.spots_delta + 1,")
 )
 _FORGETS_WHAT_IS_SETTLED = mutants.both(
-    mutants.statement("_PENDING", (" AND settled_at IS NULL", ""), module=ledger),
-    mutants.statement("_SETTLE", (" AND command.settled_at IS NULL", ""), module=ledger),
+    mutants.statement("_HOLD", (" AND settled_at IS NULL", ""), module=records),
+    mutants.statement("_SAVE", (" AND command.outcome IS NULL", "")),
+    mutants.statement("_SETTLE", (" AND command.outcome IS NULL", "")),
 )
 
 _TWO_AND_ONE_WAITS = (register(2), register(2), register(1), move("CANCELLED", 2))
@@ -183,25 +184,25 @@ IN_TRANSACTIONS = [
     ),
     Bug(
         name="a cancellation is answered and not written",
-        plant=mutants.statement("_UPDATE", ("status = changed.status", "status = registration.status")),
+        plant=mutants.statement("_UPDATE", ("status = named.status", "status = registration.status")),
         history=history(register(2), move("CANCELLED", 1), limit=1),
         caught=frozenset({"2", "10", "model"}),
     ),
     Bug(
         name="a move to the tail is written with the old place",
-        plant=mutants.statement("_UPDATE", ("seq = changed.seq, ", "")),
+        plant=mutants.statement("_UPDATE", ("seq = named.seq, ", "")),
         history=history(register(1), register(1), move("WAITLIST", 2), limit=1),
         caught=frozenset({"7", "8", "model"}),
     ),
     Bug(
         name="the waitlist is loaded without its heads",
-        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0")),
+        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0"), module=records),
         history=history(*_TWO_AND_ONE_WAITS, limit=1),
         caught=frozenset({"8", "model"}),
     ),
     Bug(
         name="a deleted registration stays",
-        plant=mutants.statement("_DELETE", ("DELETE", "SELECT 1")),
+        plant=mutants.statement("_DELETE", ("DELETE FROM", "UPDATE"), ("USING", "SET name = name FROM")),
         history=history(register(2), delete(1), limit=1),
         caught=frozenset({"2", "10", "model"}),
     ),

@@ -1,6 +1,5 @@
 """Why a command is refused, and which reason comes first."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -101,7 +100,7 @@ def test_whoever_gives_no_address_or_a_free_one_is_not_a_second(email: str | Non
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("to", Status)
 def test_only_what_needs_spots_or_an_address_can_be_refused(status: Status, to: Status) -> None:
-    refusal = rules.against_becoming(replace(ADA, status=status), to, 2, HELD_BY_ANOTHER)
+    refusal = rules.against_becoming(msgspec.structs.replace(ADA, status=status), to, 2, HELD_BY_ANOTHER)
 
     second = ("ALREADY_REGISTERED", "This email address already has a registration here.")
     exceeded = ("CAPACITY_EXCEEDED", "The registration needs 3 spots; 2 are left.")
@@ -118,7 +117,9 @@ def test_only_what_needs_spots_or_an_address_can_be_refused(status: Status, to: 
 def test_a_registration_that_does_not_fit_is_told_what_is_left_and_what_it_needs(
     status: Status, spots_left: int, said_to_be_left: int
 ) -> None:
-    refusal = rules.against_becoming(replace(ADA, status=status), Status.CONFIRMED, spots_left, {})
+    refusal = rules.against_becoming(
+        msgspec.structs.replace(ADA, status=status), Status.CONFIRMED, spots_left, {}
+    )
 
     assert refusal == Refused(
         code=RefusalCode.CAPACITY_EXCEEDED,
