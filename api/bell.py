@@ -7,6 +7,7 @@ it at its next tick.
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -17,9 +18,9 @@ from shared import queues
 log = structlog.get_logger(__name__)
 
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
-# After a ring, what is accepted within this time shares the next one. The owner then decides more at
-# once, which is cheaper for everybody; a command that comes alone is rung for at once.
-_GATHER_SECONDS = 0.001
+# After a ring, what is accepted shares the next one until outcomes are heard, or for so long. An owner
+# that decides looks again by itself, so a crowd needs few rings; who comes alone is rung for at once.
+_GATHER_SECONDS = 0.005
 
 
 class Bell:
@@ -29,7 +30,12 @@ class Bell:
         self._celery = celery
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bell")
         self._due: dict[UUID, list[UUID]] = {}
+        self._heard = asyncio.Event()
         self._ringer: asyncio.Task[None] | None = None
+
+    def heard(self) -> None:
+        """Ring at once for whatever has gathered: outcomes arrived, so an owner may be idle now."""
+        self._heard.set()
 
     def ring(self, event_id: UUID, command_ids: Sequence[UUID]) -> None:
         """Wake the event's owner soon; never raises, never waits."""
@@ -49,8 +55,10 @@ class Bell:
         try:
             while self._due:
                 due, self._due = self._due, {}
+                self._heard.clear()
                 await loop.run_in_executor(self._thread, self._ring, due)
-                await asyncio.sleep(_GATHER_SECONDS)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._heard.wait(), _GATHER_SECONDS)
         finally:
             self._ringer = None
 

@@ -93,7 +93,7 @@ def open_service(settings: Settings) -> Service:
         celery=celery,
         bell=bell,
         intake=Intake(autocommit, bell, settings),
-        waiting=Waiting(autocommit, redis_client, settings),
+        waiting=Waiting(autocommit, redis_client, settings, bell.heard),
         reader=reader,
         receipts=Receipts(reader),
         pace=Pace(autocommit),

@@ -5,9 +5,11 @@ but the recorded outcome.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from uuid import UUID
 
+import msgspec
 import redis
 import redis.asyncio
 import structlog
@@ -26,30 +28,46 @@ _PAUSE_SECONDS_PER_WAITER = 30e-6
 _PAUSE_SECONDS_MIN = 0.001
 _PAUSE_SECONDS_MAX = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
+_SWEEP_SECONDS = 0.05
+"""How exactly a wait ends when there is no outcome: a timer for each would cost as much as answering."""
+
+_Waiter = tuple["asyncio.Future[Outcome | None]", float]
+"""Who waits for an outcome, and until when."""
 
 
-@dataclass(slots=True)
-class _Waiter:
+class _Awaited(msgspec.Struct, kw_only=True):
+    """A command that somebody waits for."""
+
     event_id: UUID
     command_id: UUID
-    answer: "asyncio.Future[Outcome | None]"
+    key: bytes
     ask_ledger_at: float
+    waiters: list[_Waiter]
 
 
 class Waiting:
-    """Everybody in this process who waits for an outcome.
+    """Everybody in this process who waits for an outcome; `heard` is called when some have arrived.
 
-    An event's commands are settled in order, so after a fruitless read only those who have waited
-    longest for each event are asked for; when one of them is there, so may be all.
+    An event's commands are settled in order, so of each event only the one that is awaited longest is
+    asked for; when that is there, so may be the next ones.
     """
 
-    def __init__(self, engine: AsyncEngine, redis_client: "redis.asyncio.Redis", settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        redis_client: "redis.asyncio.Redis",
+        settings: Settings,
+        heard: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._redis = redis_client
+        self._heard = heard
         self._read_max = settings.answer_read_max
         self._ledger_seconds = settings.ledger_read_seconds
-        self._events: dict[UUID, dict[UUID, list[_Waiter]]] = {}
+        self._events: dict[UUID, dict[UUID, _Awaited]] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._ledger_reader: asyncio.Task[None] | None = None
+        self._sweeps = False
         self._released = False
 
     async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
@@ -57,39 +75,57 @@ class Waiting:
         if seconds <= 0 or self._released:
             return None
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(event_id, command_id, loop.create_future(), loop.time() + self._ledger_seconds)
-        self._events.setdefault(event_id, {}).setdefault(command_id, []).append(waiter)
-        timeout = loop.call_later(seconds, _answer, waiter, None)
+        now = loop.time()
+        answer: asyncio.Future[Outcome | None] = loop.create_future()
+        awaited = self._awaited(event_id, command_id, now)
+        awaited.waiters.append((answer, now + seconds))
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll())
+        if not self._sweeps:
+            self._sweeps = True
+            loop.call_later(_SWEEP_SECONDS, self._sweep)
         try:
-            return await waiter.answer
+            return await answer
         finally:
-            timeout.cancel()
-            self._forget(waiter)
+            awaited.waiters = [waiter for waiter in awaited.waiters if waiter[0] is not answer]
+            if not awaited.waiters:
+                self._forget(awaited)
 
     def release(self) -> None:
         """Let everybody go without an outcome, now and from now on: the process is about to end."""
         self._released = True
-        for waiter in self._everybody():
-            _answer(waiter, None)
+        for awaited in self._everything():
+            _answer(awaited, None)
 
     async def close(self) -> None:
-        """Stop polling."""
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
+        """Stop reading."""
+        for reader in (self._poller, self._ledger_reader):
+            if reader is not None:
+                reader.cancel()
+                await asyncio.wait([reader])
 
-    def _forget(self, waiter: _Waiter) -> None:
-        """Take out one who waits no longer; whoever was answered is out already."""
-        waiting = self._events.get(waiter.event_id, {})
-        others = waiting.get(waiter.command_id, [])
-        if waiter in others:
-            others.remove(waiter)
-            if not others:
-                del waiting[waiter.command_id]
-        if not waiting:
-            self._events.pop(waiter.event_id, None)
+    def _awaited(self, event_id: UUID, command_id: UUID, now: float) -> _Awaited:
+        event = self._events.setdefault(event_id, {})
+        awaited = event.get(command_id)
+        if awaited is None:
+            awaited = event[command_id] = _Awaited(
+                event_id=event_id,
+                command_id=command_id,
+                key=results.key(command_id),
+                ask_ledger_at=now + self._ledger_seconds,
+                waiters=[],
+            )
+        return awaited
+
+    def _forget(self, awaited: _Awaited) -> None:
+        event = self._events.get(awaited.event_id)
+        if event is not None and event.get(awaited.command_id) is awaited:
+            del event[awaited.command_id]
+            if not event:
+                del self._events[awaited.event_id]
+
+    def _everything(self) -> Iterator[_Awaited]:
+        return (awaited for event in list(self._events.values()) for awaited in list(event.values()))
 
     async def _poll(self) -> None:
         try:
@@ -98,7 +134,11 @@ class Waiting:
                 await asyncio.sleep(pause)
                 try:
                     pause = await self._read_results()
-                    await self._read_ledger()
+                except redis.RedisError as error:
+                    log.warning("results_not_readable", error=repr(error))
+                    pause = _REDIS_GONE_PAUSE_SECONDS
+                    for awaited in self._everything():
+                        awaited.ask_ledger_at = 0
                 except Exception:  # whatever it was, the others still wait
                     log.exception("poll_failed")
                     pause = _REDIS_GONE_PAUSE_SECONDS
@@ -107,73 +147,72 @@ class Waiting:
 
     async def _read_results(self) -> float:
         """Answer whom Redis has an outcome for; return how long to pause before the next read."""
-        heads = self._heads()
-        found = await self._fetch(list(heads))
-        if found is None:
-            return _REDIS_GONE_PAUSE_SECONDS
-        for event_id in {heads[command_id] for command_id in found}:
-            await self._read_event(event_id)
-        crowd = sum(len(waiting) for waiting in self._events.values())
+        asked = self._longest_awaited()
+        while asked:
+            outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
+            missing = {a.event_id for a, outcome in zip(asked, outcomes, strict=True) if outcome is None}
+            answered = {a.event_id for a in asked} - missing
+            for awaited, outcome in zip(asked, outcomes, strict=True):
+                if outcome is not None:
+                    self._answer(awaited, outcome)
+            if answered:
+                self._heard()
+            asked = self._next_awaited(answered)
+        crowd = sum(len(event) for event in self._events.values())
         return min(max(crowd * _PAUSE_SECONDS_PER_WAITER, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
 
-    async def _read_event(self, event_id: UUID) -> None:
-        """Answer everybody of an event whose outcome is there, longest waiting first."""
-        waiting = list(self._events.get(event_id, ()))
-        for first in range(0, len(waiting), self._read_max):
-            found = await self._fetch(waiting[first : first + self._read_max])
-            if not found:
-                return
-            for command_id, outcome in found.items():
-                self._answer(event_id, command_id, outcome)
-
-    async def _fetch(self, command_ids: list[UUID]) -> dict[UUID, Outcome] | None:
-        """Return what Redis has of these; None when it is gone."""
-        if not command_ids:
-            return {}
-        try:
-            return await results.fetch(self._redis, command_ids)
-        except redis.RedisError as error:
-            log.warning("results_not_readable", error=repr(error))
-            self._hurry_to_ledger()
-            return None
-
-    def _heads(self) -> dict[UUID, UUID]:
-        """Return the longest waiting command of each event, and its event; of as many as one read takes."""
-        events = list(self._events)[: self._read_max]
+    def _longest_awaited(self) -> list[_Awaited]:
+        """Return the longest awaited command of each event; of as many events as one read takes."""
+        events = list(islice(self._events, self._read_max))
         if len(events) < len(self._events):
             for event_id in events:  # to the end, so that the next read asks for the others
                 self._events[event_id] = self._events.pop(event_id)
-        return {next(iter(self._events[event_id])): event_id for event_id in events if self._events[event_id]}
+        return [next(iter(self._events[event_id].values())) for event_id in events]
 
-    def _hurry_to_ledger(self) -> None:
-        for waiter in self._everybody():
-            waiter.ask_ledger_at = 0
+    def _next_awaited(self, event_ids: Iterable[UUID]) -> list[_Awaited]:
+        """Return the longest awaited commands of these events, as many as one read takes."""
+        waiting = (self._events[event_id].values() for event_id in event_ids if event_id in self._events)
+        return list(islice((awaited for event in waiting for awaited in event), self._read_max))
 
-    async def _read_ledger(self) -> None:
-        now = asyncio.get_running_loop().time()
-        due = [waiter for waiter in self._everybody() if waiter.ask_ledger_at <= now]
-        if not due:
-            return
-        for waiter in due:
-            waiter.ask_ledger_at = now + self._ledger_seconds
+    def _sweep(self) -> None:
+        """End the waits whose time is over, and have the ledger asked for what took too long."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due = []
+        for awaited in self._everything():
+            for answer, until in awaited.waiters:
+                if until <= now and not answer.done():
+                    answer.set_result(None)
+            if awaited.ask_ledger_at <= now:
+                due.append(awaited)
+        if due and self._ledger_reader is None:
+            self._ledger_reader = asyncio.create_task(self._read_ledger(due))
+        self._sweeps = bool(self._events)
+        if self._sweeps:
+            loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    async def _read_ledger(self, due: Sequence[_Awaited]) -> None:
         try:
             async with self._engine.connect() as connection:
-                found = await ledger.settled(connection, [(w.event_id, w.command_id) for w in due])
+                found = await ledger.settled(connection, [(a.event_id, a.command_id) for a in due])
         except (SQLAlchemyError, OSError) as error:
             log.warning("ledger_not_readable", error=repr(error))
-            return
-        for waiter in due:
-            if waiter.command_id in found:
-                self._answer(waiter.event_id, waiter.command_id, found[waiter.command_id])
+        else:
+            for awaited in due:
+                if awaited.command_id in found:
+                    self._answer(awaited, found[awaited.command_id])
+        finally:
+            ask_again_at = asyncio.get_running_loop().time() + self._ledger_seconds
+            for awaited in due:
+                awaited.ask_ledger_at = ask_again_at
+            self._ledger_reader = None
 
-    def _everybody(self) -> list[_Waiter]:
-        return [w for waiting in self._events.values() for waiters in waiting.values() for w in waiters]
-
-    def _answer(self, event_id: UUID, command_id: UUID, outcome: Outcome) -> None:
-        for waiter in self._events.get(event_id, {}).pop(command_id, ()):
-            _answer(waiter, outcome)
+    def _answer(self, awaited: _Awaited, outcome: Outcome) -> None:
+        self._forget(awaited)
+        _answer(awaited, outcome)
 
 
-def _answer(waiter: _Waiter, outcome: Outcome | None) -> None:
-    if not waiter.answer.done():
-        waiter.answer.set_result(outcome)
+def _answer(awaited: _Awaited, outcome: Outcome | None) -> None:
+    for answer, _ in awaited.waiters:
+        if not answer.done():
+            answer.set_result(outcome)

@@ -64,22 +64,25 @@ def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float
     client.eval(_SET_ALL, len(keys), *keys, *values, int(keep_seconds * 1000))
 
 
-async def fetch(client: "redis.asyncio.Redis", command_ids: Sequence[UUID]) -> dict[UUID, Outcome]:
-    """Return the outcomes that are there, in one read; raises `redis.RedisError` when Redis is gone."""
-    values = await client.mget([_KEY_PREFIX + str(command_id).encode() for command_id in command_ids])
-    found = {}
-    for command_id, value in zip(command_ids, values, strict=True):
-        outcome = None if value is None else _read(command_id, value)
-        if outcome is not None:
-            found[command_id] = outcome
-    return found
+def key(command_id: UUID) -> bytes:
+    """Return the key under which the command's outcome is kept."""
+    return _KEY_PREFIX + str(command_id).encode()
 
 
-def _read(command_id: UUID, value: bytes | str) -> Outcome | None:
+async def fetch(client: "redis.asyncio.Redis", keys: Sequence[bytes]) -> list[Outcome | None]:
+    """Return the outcome under each key, None where there is none, in one read.
+
+    Raises `redis.RedisError` when Redis is gone.
+    """
+    values = await client.mget(keys)
+    return [None if value is None else _read(key, value) for key, value in zip(keys, values, strict=True)]
+
+
+def _read(key: bytes, value: bytes | str) -> Outcome | None:
     try:
         return _DECODER.decode(value).result
     except DecodeError as error:
-        log.warning("result_unreadable", command_id=str(command_id), error=str(error))
+        log.warning("result_unreadable", key=key.decode(), error=str(error))
         return None
 
 

@@ -67,7 +67,7 @@ class Settings(DatabaseSettings):
 
     answer_wait_seconds: Seconds = 5
     answer_wait_seconds_max: Seconds = 30
-    answer_read_max: Count = 400
+    answer_read_max: Count = 128
     ledger_read_seconds: Seconds = 0.5
     result_keep_seconds: Seconds = 3_600
 

@@ -8,6 +8,7 @@ The broker gone: nobody rings, and the ticks still find what is pending.
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -23,7 +24,8 @@ from worker.ownership import Moved, Ownership
 
 log = structlog.get_logger(__name__)
 
-_EVENTS_PER_TURN = 100
+_EVENTS_PER_BATCH = 100
+_TURN_SECONDS = 0.02  # as long as that it decides without a look at the broker, or at the clock's tick
 _PUBLISHING_PAUSE_SECONDS = 5  # a result backend that hangs must not cost every batch its time-out
 
 
@@ -78,20 +80,15 @@ class Owner:
             self._lose(error)
             return
         self._follow(moved)
-        self._unfinished |= dict.fromkeys(moved.pending, self.settings.apply_batch_max)
-        self._go_on()
-        deadline = time.monotonic() + self.settings.tick_seconds
-        while self._unfinished and self._consuming is None and time.monotonic() < deadline:
-            self._go_on()
+        self._decide(moved.pending)
 
     def apply(self, event_ids: Collection[UUID]) -> None:
-        """Decide one batch of these events' pending commands, of those that this process owns.
+        """Decide these events' pending commands, of those events that this process owns."""
+        self._decide(event_ids)
 
-        Where something was decided more may have come meanwhile: the next batch follows soon, and is a
-        large one when this one was full.
-        """
-        self._apply(event_ids, self.settings.apply_batch_max)
-        self._come_back()
+    def _decide(self, event_ids: Collection[UUID]) -> None:
+        self._unfinished |= dict.fromkeys(event_ids, self.settings.apply_batch_max)
+        self._take_turn()
 
     def _apply(self, event_ids: Collection[UUID], limit: int) -> None:
         ownership = self._ownership
@@ -147,20 +144,27 @@ class Owner:
         if self._consuming is not None:
             self._consuming.stop(ownership.events)
 
-    def _go_on(self) -> None:
-        """Decide one more batch of events that are not finished, then let the event loop breathe."""
-        events = list(self._unfinished)[:_EVENTS_PER_TURN]
-        limits = [self._unfinished.pop(event_id) for event_id in events]
-        if events:
+    def _take_turn(self) -> None:
+        """Decide batch after batch for a while, then let the event loop breathe and come back.
+
+        While the broker is away there is no event loop: then a turn lasts to the next tick.
+        """
+        seconds = self.settings.tick_seconds if self._consuming is None else _TURN_SECONDS
+        until = time.monotonic() + seconds
+        while self._unfinished and time.monotonic() < until:
+            events = list(islice(self._unfinished, _EVENTS_PER_BATCH))
+            limits = [self._unfinished.pop(event_id) for event_id in events]
             self._apply(events, max(limits))
-        self._turn_is_coming = False
         self._come_back()
 
     def _come_back(self) -> None:
-        """Take another turn soon if there is more to do; the broker away, the ticks are the turns."""
         if self._unfinished and self._consuming is not None and not self._turn_is_coming:
             self._turn_is_coming = True
-            self._consuming.soon(self._go_on)
+            self._consuming.soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_is_coming = False
+        self._take_turn()
 
     def _publish(self, settled: list[Settled]) -> None:
         """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not."""
