@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -18,31 +19,40 @@ from shared import queues
 log = structlog.get_logger(__name__)
 
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
-# After a ring, what is accepted shares the next one until outcomes are heard, or for so long. An owner
-# that decides looks again by itself, so a crowd needs few rings; who comes alone is rung for at once.
-_GATHER_SECONDS = 0.005
+# An owner that decides goes on by itself for as long as it finds something. So after a ring, whatever
+# is accepted next waits until an outcome is heard, for so long at most, and a little longer: most of it
+# needs no ring then. Who comes alone is rung for at once.
+_HEARING_SECONDS_MAX = 0.01
+_GOING_ON_SECONDS = 0.001
+
+_Due = dict[UUID, dict[UUID, None]]
 
 
 class Bell:
-    """Rings for many commands at once: while one ring is on its way, the others gather."""
+    """Rings for many commands at once, and not for those whose outcomes are there already."""
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bell")
-        self._due: dict[UUID, list[UUID]] = {}
+        self._due: _Due = {}
         self._heard = asyncio.Event()
         self._ringer: asyncio.Task[None] | None = None
 
-    def heard(self) -> None:
-        """Ring at once for whatever has gathered: outcomes arrived, so an owner may be idle now."""
-        self._heard.set()
-
     def ring(self, event_id: UUID, command_ids: Sequence[UUID]) -> None:
         """Wake the event's owner soon; never raises, never waits."""
-        due = self._due.setdefault(event_id, [])
-        due.extend(command_ids[: _IDS_PER_RING_MAX - len(due)])
+        self._due.setdefault(event_id, {}).update(dict.fromkeys(command_ids))
         if self._ringer is None:
             self._ringer = asyncio.create_task(self._ring_all())
+
+    def heard(self, event_id: UUID, command_ids: Sequence[UUID]) -> None:
+        """Ring no more for these commands: their outcomes are there."""
+        due = self._due.get(event_id)
+        if due is not None:
+            for command_id in command_ids:
+                due.pop(command_id, None)
+            if not due:
+                del self._due[event_id]
+        self._heard.set()
 
     async def close(self) -> None:
         """Wait for the rings that are due."""
@@ -58,13 +68,15 @@ class Bell:
                 self._heard.clear()
                 await loop.run_in_executor(self._thread, self._ring, due)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._heard.wait(), _GATHER_SECONDS)
+                    await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
+                if self._due:
+                    await asyncio.sleep(_GOING_ON_SECONDS)
         finally:
             self._ringer = None
 
-    def _ring(self, due: dict[UUID, list[UUID]]) -> None:
+    def _ring(self, due: _Due) -> None:
         for event_id, command_ids in due.items():
             try:
-                queues.ring(self._celery, event_id, command_ids)
+                queues.ring(self._celery, event_id, list(islice(command_ids, _IDS_PER_RING_MAX)))
             except Exception as error:  # noqa: BLE001 - whatever a broker does, the ledger has the command
                 log.warning("ring_failed", event_id=str(event_id), error=repr(error))

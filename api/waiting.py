@@ -46,7 +46,7 @@ class _Awaited(msgspec.Struct, kw_only=True):
 
 
 class Waiting:
-    """Everybody in this process who waits for an outcome; `heard` is called when some have arrived.
+    """Everybody in this process who waits for an outcome; `heard` is told of those that Redis had.
 
     An event's commands are settled in order, so of each event only the one that is awaited longest is
     asked for; when that is there, so may be the next ones.
@@ -57,7 +57,7 @@ class Waiting:
         engine: AsyncEngine,
         redis_client: "redis.asyncio.Redis",
         settings: Settings,
-        heard: Callable[[], None],
+        heard: Callable[[UUID, Sequence[UUID]], None],
     ) -> None:
         self._engine = engine
         self._redis = redis_client
@@ -150,14 +150,16 @@ class Waiting:
         asked = self._longest_awaited()
         while asked:
             outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
-            missing = {a.event_id for a, outcome in zip(asked, outcomes, strict=True) if outcome is None}
-            answered = {a.event_id for a in asked} - missing
+            answered: dict[UUID, list[UUID]] = {}
             for awaited, outcome in zip(asked, outcomes, strict=True):
                 if outcome is not None:
                     self._answer(awaited, outcome)
-            if answered:
-                self._heard()
-            asked = self._next_awaited(answered)
+                    answered.setdefault(awaited.event_id, []).append(awaited.command_id)
+            for event_id, command_ids in answered.items():
+                self._heard(event_id, command_ids)
+            # Where one is missing, so are most likely those that came after it.
+            missing = {a.event_id for a, outcome in zip(asked, outcomes, strict=True) if outcome is None}
+            asked = self._next_awaited(answered.keys() - missing)
         crowd = sum(len(event) for event in self._events.values())
         return min(max(crowd * _PAUSE_SECONDS_PER_WAITER, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
 

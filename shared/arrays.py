@@ -1,7 +1,7 @@
 """Many values as one parameter: what a batch sends to PostgreSQL.
 
-A driver turns a list into an array element by element, which costs more than all deciding. Ids and
-numbers need no quoting, so their array is written at once; texts travel as one JSON array.
+A driver turns a list into an array element by element, which costs more than all deciding. So whole
+columns are encoded as JSON at once: of ids and numbers that is, but for its brackets, an array literal.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ import msgspec
 
 def ids(values: Iterable[UUID | None]) -> str:
     """Return a literal of `uuid[]`."""
-    return "{" + ",".join(["NULL" if value is None else f"{value.int:032x}" for value in values]) + "}"
+    return _literal(values)
 
 
 def numbers(values: Iterable[int]) -> str:
     """Return a literal of `integer[]` or `bigint[]`."""
-    return "{" + ",".join([str(value) for value in values]) + "}"
+    return _literal(values)
 
 
 def digests(values: Iterable[bytes]) -> str:
@@ -33,3 +33,7 @@ def json(values: Iterable[object]) -> str:
 def raw_json(values: Iterable[bytes]) -> str:
     """Return a JSON array of values that are JSON already."""
     return "[" + b",".join(values).decode() + "]"
+
+
+def _literal(values: Iterable[object]) -> str:
+    return "{" + json(values)[1:-1] + "}"

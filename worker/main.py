@@ -5,6 +5,7 @@ is added is one bootstep, which makes the process an owner, and a consumer that 
 while the broker is away.
 """
 
+import gc
 import os
 from collections.abc import Callable, Collection
 from typing import Any
@@ -112,6 +113,13 @@ def apply_commands(
     changes nothing.
     """
     _owner.apply([UUID(event_id), *map(UUID, others)])
+
+
+@signals.worker_ready.connect
+def _freeze(**_: object) -> None:
+    # What is imported now lives for ever: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 @signals.setup_logging.connect
