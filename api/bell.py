@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 from celery import Celery
 
+from api.owners import Owners
 from shared import queues
 
 log = structlog.get_logger(__name__)
@@ -31,8 +32,9 @@ _Due = dict[UUID, dict[UUID, None]]
 class Bell:
     """Rings for many commands at once, and not for those whose outcomes are there already."""
 
-    def __init__(self, celery: Celery) -> None:
+    def __init__(self, celery: Celery, owners: Owners) -> None:
         self._celery = celery
+        self._owners = owners
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bell")
         self._due: _Due = {}
         self._heard = asyncio.Event()
@@ -66,7 +68,8 @@ class Bell:
             while self._due:
                 due, self._due = self._due, {}
                 self._heard.clear()
-                await loop.run_in_executor(self._thread, self._ring, due)
+                rings = await self._owners.together(due)
+                await loop.run_in_executor(self._thread, self._ring, due, rings)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
                 if self._due:
@@ -74,9 +77,10 @@ class Bell:
         finally:
             self._ringer = None
 
-    def _ring(self, due: _Due) -> None:
-        for event_id, command_ids in due.items():
+    def _ring(self, due: _Due, rings: Sequence[Sequence[UUID]]) -> None:
+        for event_id, *others in rings:
             try:
-                queues.ring(self._celery, event_id, list(islice(command_ids, _IDS_PER_RING_MAX)))
+                command_ids = list(islice(due[event_id], _IDS_PER_RING_MAX))
+                queues.ring(self._celery, event_id, command_ids, others)
             except Exception as error:  # noqa: BLE001 - whatever a broker does, the ledger has the command
                 log.warning("ring_failed", event_id=str(event_id), error=repr(error))

@@ -13,6 +13,7 @@ from api import queries, schemas
 from api.answers import ProblemError
 from api.bell import Bell
 from api.intake import Intake
+from api.owners import Owners
 from api.pace import Pace
 from api.reading import Found, Query, Reader
 from api.receipts import Receipts
@@ -85,7 +86,7 @@ def open_service(settings: Settings) -> Service:
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
-    bell = Bell(celery)
+    bell = Bell(celery, Owners(autocommit))
     return Service(
         settings=settings,
         engine=engine,

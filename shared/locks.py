@@ -8,15 +8,23 @@ wants to know the live workers asks PostgreSQL for its locks.
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
 
 _WORKER_NUMBERS = text("""
     SELECT objid::bigint FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = :lock_class
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+""")
+
+_OWNERS = text("""
+    SELECT (classid::bigint << 32) | objid::bigint AS event_key, pid FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
 
@@ -44,6 +52,7 @@ class Worker:
     event_keys: frozenset[int]
 
 
+@lru_cache(maxsize=10_000)
 def event_key(event_id: UUID) -> int:
     """Return the signed 64-bit key of an event's lock."""
     digest = hashlib.blake2b(event_id.bytes, digest_size=8, person=b"event-owner").digest()
@@ -53,6 +62,11 @@ def event_key(event_id: UUID) -> int:
 def worker_numbers(connection: Connection) -> frozenset[int]:
     """Return the numbers of all live workers."""
     return frozenset(connection.execute(_WORKER_NUMBERS, {"lock_class": WORKER}).scalars())
+
+
+async def owners(connection: AsyncConnection) -> dict[int, int]:
+    """Return which database session owns each event, by the event's key."""
+    return {row.event_key: row.pid for row in await connection.execute(_OWNERS)}
 
 
 def workers(connection: Connection) -> list[Worker]:

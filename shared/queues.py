@@ -59,11 +59,14 @@ def event_queue(event_id: UUID) -> Queue:
     return Queue(name, _DEFAULT_EXCHANGE, routing_key=name)
 
 
-def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID]) -> None:
-    """Tell the event's owner that commands are in the ledger; blocks, and raises when the broker is gone."""
+def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()) -> None:
+    """Tell the event's owner that commands are in the ledger; blocks, and raises when the broker is gone.
+
+    `others` are events of the same owner that have commands too.
+    """
     app.send_task(
         APPLY_COMMANDS,
-        args=(str(event_id), [str(command_id) for command_id in command_ids]),
+        args=(str(event_id), [str(command_id) for command_id in command_ids], [str(id_) for id_ in others]),
         queue=event_queue(event_id),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
