@@ -4,7 +4,7 @@ A message says that an event has commands; it carries their ids and no payload. 
 doubled or late without harm, because the owner takes what is pending from the ledger.
 
 Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
-`admitone` (the queue that an idle worker consumes), and kombu's own `unacked*` and `_kombu.*`.
+`admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def celery_app(settings: Settings) -> Celery:
     app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
     app.conf.update(
         task_default_queue=_IDLE_QUEUE,
-        task_queues=[Queue(_IDLE_QUEUE, _DEFAULT_EXCHANGE, routing_key=_IDLE_QUEUE)],
+        task_queues=[_queue(_IDLE_QUEUE)],
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_serializer="json",
@@ -55,8 +55,7 @@ def celery_app(settings: Settings) -> Celery:
 
 def event_queue(event_id: UUID) -> Queue:
     """Return the queue of an event, `event.<event id>`."""
-    name = f"event.{event_id}"
-    return Queue(name, _DEFAULT_EXCHANGE, routing_key=name)
+    return _queue(f"event.{event_id}")
 
 
 def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()) -> None:
@@ -72,6 +71,11 @@ def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Seque
         ignore_result=True,
         retry=False,
     )
+
+
+def _queue(name: str) -> Queue:
+    # A message is taken for good when it is delivered: keeping account of it costs more than losing it.
+    return Queue(name, _DEFAULT_EXCHANGE, routing_key=name, no_ack=True)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:

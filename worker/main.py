@@ -16,7 +16,7 @@ from celery import bootsteps, signals
 from celery.exceptions import ImproperlyConfigured
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from kombu import Connection
+from kombu import Connection, Message
 
 from shared import queues, results, settings, telemetry
 from worker.owner import Owner
@@ -79,6 +79,16 @@ class OwnerStep(bootsteps.StartStopStep):
 class LedgerConsumer(Consumer):
     """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
 
+    def create_task_handler(self) -> Callable[[Message], None]:
+        """Return what takes a message, which left its queue when it was delivered: there is nothing to ack."""
+        receive: Callable[[Message], None] = super().create_task_handler()
+
+        def receive_taken(message: Message) -> None:
+            message.ack_log_error = message.reject_log_error = _nothing_to_settle
+            receive(message)
+
+        return receive_taken
+
     def ensure_connected(self, conn: Connection) -> Connection:
         """Return a live connection, trying once a tick for as long as it takes."""
         return conn.ensure_connection(
@@ -95,6 +105,10 @@ class LedgerConsumer(Consumer):
     def _meanwhile(self) -> None:
         maybe_shutdown()
         _owner.tick()
+
+
+def _nothing_to_settle(*_: object, **__: object) -> None:
+    pass
 
 
 app.conf.worker_consumer = f"{__name__}:{LedgerConsumer.__name__}"
