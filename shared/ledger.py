@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from msgspec import Raw, Struct, json
+from msgspec import Raw, Struct
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -105,7 +105,7 @@ PENDING = """
     GROUP BY event_id
 """
 """The first pending commands of these events, at most `share` of each and `limit` in all: rows of
-`(event_id, commands)`, the latter for `read_pending`.
+`(event_id, commands)`, the latter the JSON of a list of `Pending` in ledger order.
 
 Events take turns, so that a crowd at one does not keep the others' commands out of the batch.
 """
@@ -143,7 +143,6 @@ _AHEAD = text("""
     FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
-_PENDING = json.Decoder(list[Pending])
 _RATE_SECONDS = 10
 _SETTLED_LATELY = text(f"""
     SELECT count(*) FROM command
@@ -224,11 +223,6 @@ def _replay(
     assert asked.idempotency_key is not None, "a fresh id without a key cannot be in the ledger"
     row = before[asked.event_id, asked.idempotency_key]
     return Receipt(command_id=row.id, replayed=True, same_request=row.fingerprint == asked.fingerprint)
-
-
-def read_pending(commands: str) -> list[Pending]:
-    """Return what `PENDING` yields for an event, in ledger order."""
-    return _PENDING.decode(commands)
 
 
 def read(pending: Pending) -> Accepted:

@@ -23,31 +23,30 @@ from shared.commands import (
     Status,
 )
 from shared.ledger import Pending
-from worker.promotion import Policy, Waitlist
+from worker.promotion import Waitlist
 from worker.roster import Roster
 from worker.state import Recount, Registration, Terms
-
-_SETTINGS = Terms.__struct_fields__
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
     """Somebody else changed what was about to be changed here; the transaction must be rolled back."""
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class Held(msgspec.Struct, frozen=True, array_like=True):
     """An event whose row this transaction holds, as it is now, with its pending commands.
 
-    `last_hash` is that of its newest audit entry, None when it has none; `now` is the transaction's time.
+    `last_hash` is that of its newest audit entry in hexadecimal, None when it has none; `now` is the
+    transaction's time.
     """
 
     id: UUID
-    terms: Terms
     spots_reserved: int
     waitlist_length: int
     audit_seq: int
-    last_hash: bytes | None
+    last_hash: str | None
     now: datetime
     pending: list[Pending]
+    terms: Terms
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,17 +56,24 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     roster: Roster
 
 
+_TERMS = ", ".join(
+    f"'{name}', {column}"
+    for column, name in zip(Terms.__struct_fields__, Terms.__struct_encode_fields__, strict=True)
+)
 # One statement, so one look at the ledger and no lock where nothing is pending. The look may be older
 # than the row that is then held: what a second owner did in between is found out here or on settling.
 _HOLD = text(f"""
-    SELECT event.*, hash AS last_hash, now() AS now, pending.commands::text AS commands
+    SELECT json_build_array(
+        event.id, event.spots_reserved, waitlist_length, audit_seq, encode(hash, 'hex'), now(), commands,
+        json_build_object({_TERMS})
+    )::text
     FROM ({ledger.PENDING}) AS pending
     CROSS JOIN LATERAL (
-        SELECT id, {", ".join(_SETTINGS)}, spots_reserved, waitlist_length, audit_seq
-        FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED
+        SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED
     ) AS event
     LEFT JOIN audit_entry ON audit_entry.event_id = event.id AND audit_entry.number = event.audit_seq
 """)
+_DECODER = msgspec.json.Decoder(Held)
 _EVENTS_WITH_FULL_SHARE = 8
 
 _REGISTRATION_COLUMNS = "id, seq, command_id, name, email, spots_count, status"
@@ -124,7 +130,10 @@ def hold(connection: Connection, event_ids: Collection[UUID], limit: int) -> lis
     """
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
-    return [_held(row) for row in connection.execute(_HOLD, parameters).mappings()]
+    held = [_DECODER.decode(row) for row in connection.execute(_HOLD, parameters).scalars()]
+    if any(event.audit_seq > 0 and event.last_hash is None for event in held):
+        raise Overtaken
+    return held
 
 
 def load(connection: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
@@ -138,22 +147,6 @@ def load(connection: Connection, decidable: Sequence[tuple[Held, Sequence[Accept
         )
         for (event, accepted), registrations in zip(decidable, named, strict=True)
     ]
-
-
-def _held(row: RowMapping) -> Held:
-    if row["audit_seq"] > 0 and row["last_hash"] is None:
-        raise Overtaken
-    terms = {name: row[name] for name in _SETTINGS}
-    return Held(
-        id=row["id"],
-        terms=Terms(**{**terms, "promotion_policy": Policy(row["promotion_policy"])}),
-        spots_reserved=row["spots_reserved"],
-        waitlist_length=row["waitlist_length"],
-        audit_seq=row["audit_seq"],
-        last_hash=row["last_hash"],
-        now=row["now"],
-        pending=ledger.read_pending(row["commands"]),
-    )
 
 
 def _roster(

@@ -50,7 +50,7 @@ def appending(changes: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str
 
 def _entries(event: Held, changes: Sequence[Change]) -> list[tuple[audit.Entry, bytes]]:
     """Return an event's new entries with their hashes, numbered on from its last."""
-    last = event.last_hash or audit.BEFORE_THE_FIRST
+    last = bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST
     entries = []
     for number, change in enumerate(changes, event.audit_seq + 1):
         entry = _entry(event, number, change)
