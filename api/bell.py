@@ -21,10 +21,11 @@ log = structlog.get_logger(__name__)
 
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
 # An owner that decides goes on by itself for as long as it finds something. So after a ring, whatever
-# is accepted next waits until an outcome is heard, for so long at most, and a little longer: most of it
-# needs no ring then. Who comes alone is rung for at once.
+# is accepted next waits until an outcome is heard, for so long at most, and a little longer for each event:
+# most of it needs no ring then, and the rest shares one. Who comes alone is rung for at once.
 _HEARING_SECONDS_MAX = 0.01
 _GOING_ON_SECONDS = 0.001
+_GOING_ON_SECONDS_MAX = 0.005
 
 _Due = dict[UUID, dict[UUID, None]]
 
@@ -73,7 +74,7 @@ class Bell:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
                 if self._due:
-                    await asyncio.sleep(_GOING_ON_SECONDS)
+                    await asyncio.sleep(min(len(self._due) * _GOING_ON_SECONDS, _GOING_ON_SECONDS_MAX))
         finally:
             self._ringer = None
 

@@ -1,6 +1,5 @@
 """The API process: routes, errors, start and end."""
 
-import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from fastapi import FastAPI
 from api import changes, documentation, errors, events, health, insight, registrations
 from api.hotpath import HotPath
 from api.service import open_service
-from shared import telemetry
+from shared import memory, telemetry
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -30,9 +29,7 @@ def create_app(settings: Settings) -> HotPath:
         app.state.service = service = open_service(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="every admin route answers 401; set ADMITONE_ADMIN_KEY")
-        # What is imported now lives for ever: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         try:
             yield
         finally:

@@ -5,7 +5,6 @@ is added is one bootstep, which makes the process an owner, and a consumer that 
 while the broker is away.
 """
 
-import gc
 import os
 from collections.abc import Callable, Collection
 from typing import Any
@@ -18,7 +17,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection, Message
 
-from shared import queues, results, settings, telemetry
+from shared import memory, queues, results, settings, telemetry
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
@@ -80,7 +79,7 @@ class LedgerConsumer(Consumer):
     """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
 
     def create_task_handler(self) -> Callable[[Message], None]:
-        """Return what takes a message, which left its queue when it was delivered: there is nothing to ack."""
+        """Return what takes a message; it left its queue when it was delivered, so nothing is to be acked."""
         receive: Callable[[Message], None] = super().create_task_handler()
 
         def receive_taken(message: Message) -> None:
@@ -130,10 +129,8 @@ def apply_commands(
 
 
 @signals.worker_ready.connect
-def _freeze(**_: object) -> None:
-    # What is imported now lives for ever: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
+def _settle(**_: object) -> None:
+    memory.settle()
 
 
 @signals.setup_logging.connect
