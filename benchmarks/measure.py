@@ -72,7 +72,7 @@ class Watched:
 
 def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None = None) -> Measurement:
     """Measure one contestant for so many seconds; with `per_second`, in an open loop of that rate."""
-    ground = _ground(arena, trial)
+    ground = ground_of(arena, trial)
     warmed = load.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
     asked = msgspec.structs.replace(ground.load, seconds=seconds, per_second=per_second)
@@ -130,7 +130,7 @@ def _answers_right(trial: Trial, watched: Watched) -> list[str]:
     return wrong
 
 
-def _ground(arena: Arena, trial: Trial) -> Ground:
+def ground_of(arena: Arena, trial: Trial) -> Ground:
     """Fill the tables for a contestant, and make sure that it answers as it should."""
     point = trial.point
     if trial.contestant in plan.BASELINES:

@@ -43,7 +43,10 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One run; refuses what makes no sense. `seconds` is the time of each measurement that counts most."""
+    """One run; refuses what makes no sense. `seconds` is the time of each measurement that counts most.
+
+    `drop` is how many registrations the drop has in which memory is watched; with none there is no drop.
+    """
 
     quick: bool
     connections: Sequence[int]
@@ -52,6 +55,7 @@ class Plan:
     seconds: int
     rounds: int
     drain_rows: int
+    drop: int
     workers: int = 2
 
     def __post_init__(self) -> None:
@@ -64,6 +68,8 @@ class Plan:
         ):
             if not values or any(not 1 <= value <= most for value in values):
                 raise BenchmarkError(f"{name} must be 1 to {most}")
+        if not 0 <= self.drop <= ROWS_MAX:
+            raise BenchmarkError(f"drop must be 0 to {ROWS_MAX}")
 
     @property
     def main(self) -> Point:
@@ -109,6 +115,7 @@ def plan(  # noqa: PLR0913 - one parameter for each option
     events: str | None,
     seconds: int | None,
     rounds: int | None,
+    drop: int | None,
 ) -> Plan:
     """Return the plan that the options ask for; what is not given is that of a full or a quick run."""
     some = QUICK if quick else FULL
@@ -120,11 +127,19 @@ def plan(  # noqa: PLR0913 - one parameter for each option
         seconds=some.seconds if seconds is None else seconds,
         rounds=some.rounds if rounds is None else rounds,
         drain_rows=some.drain_rows,
+        drop=some.drop if drop is None else drop,
     )
 
 
 FULL = Plan(
-    quick=False, connections=CONNECTIONS, rows=ROWS, events=EVENTS, seconds=5, rounds=3, drain_rows=100_000
+    quick=False,
+    connections=CONNECTIONS,
+    rows=ROWS,
+    events=EVENTS,
+    seconds=5,
+    rounds=3,
+    drain_rows=100_000,
+    drop=1_000_000,
 )
 QUICK = Plan(
     quick=True,
@@ -134,4 +149,5 @@ QUICK = Plan(
     seconds=2,
     rounds=1,
     drain_rows=10_000,
+    drop=0,
 )

@@ -28,7 +28,7 @@ TRUNCATE registration, command, audit_entry, baseline.registration, baseline.eve
 DELETE FROM event WHERE updated_at < now() - interval '{OLD_SECONDS} seconds';
 UPDATE event SET closes_at = now() - interval '1 hour', capacity = 0, spots_reserved = 0, waitlist_length = 0,
                  overbooked_spots = 0, audit_seq = 0, updated_at = now()
-WHERE closes_at IS NULL;
+WHERE closes_at IS NULL OR audit_seq > 0;
 COMMIT;
 """
 _EVENTS = """

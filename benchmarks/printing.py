@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cpu, plan
+from benchmarks.drop import Drop
 from benchmarks.report import Line, OpenLoop, Report
 
 WIDTH_WITHOUT_TERMINAL = 120
@@ -32,6 +33,8 @@ def show(report: Report) -> None:
         used = ", ".join(f"{group} {us:.0f} µs" for group, us in report.bulk_cpu_us[name].items())
         console.print(f"{name}: {rate:,.0f} registrations/s ({used} CPU each)")
     console.print(_open_loop(report.open_loop))
+    if report.drop is not None:
+        console.print(_drop(report.drop))
     console.print(_summary(report))
     console.print(f"Other programs used up to {report.others_share_max:.0%} of the machine meanwhile.")
     for violation in report.violations:
@@ -95,6 +98,14 @@ def _open_loop(found: OpenLoop) -> str:
         f"from the intended send p50 {one.p50_ms:.1f} ms, p95 {one.p95_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, "
         f"{one.errors} errors, generator {one.cpu_us[cpu.GENERATOR]:.0f} µs each"
     )
+
+
+def _drop(found: Drop) -> str:
+    held = ", ".join(
+        f"{_NAMES[name]} {memory.before:.0f} MB before, {memory.most:.0f} at most, {memory.after:.0f} after"
+        for name, memory in found.memory_mb.items()
+    )
+    return f"a drop of {found.registrations:,} registrations at {found.per_second:,.0f}/s: {held}"
 
 
 def _summary(report: Report) -> Table:

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import arena as arenas
 from benchmarks import bulk, machine, measure, plan, plot, printing, report
+from benchmarks import drop as drops
 from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
+from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
 from benchmarks.plan import Plan, Trial
 from benchmarks.processes import BenchmarkError
@@ -34,6 +36,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     events: str | None = None,
     seconds: int | None = None,
     rounds: int | None = None,
+    drop: int | None = None,
     as_json: bool = False,
     output: Path = OUTPUT,
 ) -> int:
@@ -44,7 +47,13 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     try:
         asked = plan.plan(
-            quick=quick, connections=connections, rows=rows, events=events, seconds=seconds, rounds=rounds
+            quick=quick,
+            connections=connections,
+            rows=rows,
+            events=events,
+            seconds=seconds,
+            rounds=rounds,
+            drop=drop,
         )
         with own_stack.stopped_like_interrupted():
             found = _with_progress(asked, quiet=as_json)
@@ -69,12 +78,14 @@ def run(asked: Plan, progressed: Progressed = lambda _what: None) -> Report:
         results = _measure_all(arena, asked, progressed)
         open_loop = _open_loop(arena, asked, results)
         progressed("open loop")
-        return _report(arena, asked, results, open_loop)
+        dropped = drops.drop(arena, asked.main, asked.drop) if asked.drop else None
+        progressed("drop")
+        return _report(arena, asked, results, open_loop, dropped)
 
 
 def steps(asked: Plan) -> int:
     """Return how many measurements the plan asks for."""
-    return len(list(asked.trials())) + 2 * asked.rounds + 1
+    return len(list(asked.trials())) + len(bulk.RUNS) * asked.rounds + 2
 
 
 def _measure_all(arena: Arena, asked: Plan, progressed: Progressed) -> Results:
@@ -84,7 +95,7 @@ def _measure_all(arena: Arena, asked: Plan, progressed: Progressed) -> Results:
         for trial in (trial for trial in asked.trials() if trial.round == round_):
             measured.append(measure.measure(arena, trial, asked.seconds_at(trial.point)))
             progressed(trial.contestant)
-        for name, write in ((bulk.LIMIT, bulk.limit), (bulk.DRAIN, bulk.drain)):
+        for name, write in bulk.RUNS.items():
             in_bulk.append(write(arena, asked.drain_rows, round_))
             progressed(name)
     return Results(measured, in_bulk)
@@ -97,7 +108,7 @@ def _open_loop(arena: Arena, asked: Plan, results: Results) -> OpenLoop:
     return OpenLoop(asked_per_second=rate, measured=measured)
 
 
-def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop) -> Report:
+def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop, dropped: Drop | None) -> Report:
     rates, used = report.bulk_medians(results)
     return Report(
         machine=machine.describe(arena),
@@ -108,13 +119,14 @@ def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop) ->
         bulk=rates,
         bulk_cpu_us=used,
         open_loop=open_loop,
+        drop=dropped,
         summary=report.summary(results, asked),
         others_share_max=results.others_share_max(),
-        violations=_violations(results, open_loop),
+        violations=_violations(results, open_loop, dropped),
     )
 
 
-def _violations(results: Results, open_loop: OpenLoop) -> list[str]:
+def _violations(results: Results, open_loop: OpenLoop, dropped: Drop | None) -> list[str]:
     measured = [one for rounds in results.by_place.values() for one in rounds.values()]
     found = [
         f"{one.contestant}, {one.connections} connections, {one.rows} rows, {one.events} events, "
@@ -123,7 +135,8 @@ def _violations(results: Results, open_loop: OpenLoop) -> list[str]:
         for violation in one.violations
     ]
     in_bulk = [one for rounds in results.bulk.values() for one in rounds.values()]
-    return found + [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
+    found += [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
+    return found + [f"drop: {violation}" for violation in (dropped.violations if dropped else [])]
 
 
 def _keep(found: Report, asked: Plan, output: Path) -> None:

@@ -132,6 +132,9 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     events: Annotated[str | None, typer.Option(help="How many events at once, such as 1,10,1000.")] = None,
     seconds: Annotated[int | None, typer.Option(min=1, help="How long each point is measured.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="How often; medians are shown.")] = None,
+    drop: Annotated[
+        int | None, typer.Option(min=0, help="Registrations of the drop in which memory is watched; 0: none.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
         ".admitone-bench"
     ),
@@ -148,6 +151,7 @@ def bench(  # noqa: PLR0913 - one parameter for each option
             events=events,
             seconds=seconds,
             rounds=rounds,
+            drop=drop,
             as_json=as_json,
             output=output,
         )

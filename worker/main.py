@@ -78,12 +78,12 @@ class OwnerStep(bootsteps.StartStopStep):
 class LedgerConsumer(Consumer):
     """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
 
-    def create_task_handler(self) -> Callable[[Message], None]:
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[..., Any]:
         """Return what takes a message; it left its queue when it was delivered, so nothing is to be acked."""
-        receive: Callable[[Message], None] = super().create_task_handler()
+        receive = super().create_task_handler(*args, **options)
 
         def receive_taken(message: Message) -> None:
-            message.ack_log_error = message.reject_log_error = _nothing_to_settle
+            vars(message).update(ack_log_error=_nothing_to_settle, reject_log_error=_nothing_to_settle)
             receive(message)
 
         return receive_taken

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, checking, measure, plan, preload, run
+from benchmarks import bulk, checking, drop, measure, plan, preload, run
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
 from ops import crowd
@@ -34,9 +34,17 @@ def test_a_run_measures_everything_and_finds_every_answer_right(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(plan, "QUICK", few_rows(plan.QUICK))
+    monkeypatch.setattr(drop, "SECONDS_PER_LOAD", 1)
     output = tmp_path / "kept"
     status = run.command(
-        quick=True, connections="4", rows=str(ROWS), events="2", seconds=1, as_json=True, output=output
+        quick=True,
+        connections="4",
+        rows=str(ROWS),
+        events="2",
+        seconds=1,
+        drop=100,
+        as_json=True,
+        output=output,
     )
     told = json.loads(capsys.readouterr().out)
     assert (status, told["violations"]) == (0, [])
@@ -45,7 +53,9 @@ def test_a_run_measures_everything_and_finds_every_answer_right(
     assert {line["contestant"]: line["oversold"] for line in told["lines"]}[plan.DECIDED] == 0
     assert all(line["toEmpty"]["perSecond"] and line["toCounter"]["cpuUs"] for line in told["lines"])
     assert told["durability"] == {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-    assert set(told["bulk"]) == {bulk.LIMIT, bulk.DRAIN}
+    assert set(told["bulk"]) == set(bulk.RUNS)
+    assert set(told["drop"]["memoryMb"]) == {"api", "worker"}
+    assert told["drop"]["registrations"] >= 100
     assert told["openLoop"]["measured"]["answers"] > 0
     measured = {one["name"] for one in told["summary"] if one["ratio"] is not None}
     assert {"decided/s over empty", "decided/s over lock", "drain over limit"} <= measured

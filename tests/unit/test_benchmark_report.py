@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from api import main as api_main
 from benchmarks import cpu, generator, load, plan, plot, printing, report, wrk
-from benchmarks.bulk import DRAIN, LIMIT, Bulk
+from benchmarks.bulk import DRAIN, LIMIT, LIMIT_OF_ALL, Bulk
 from benchmarks.contestants import serving
 from benchmarks.contestants.http import Registering
+from benchmarks.drop import Drop, Memory, resident_mb
 from benchmarks.load import Heard, Load
 from benchmarks.measure import Measurement
 from benchmarks.plan import COUNTER, DECIDED, EMPTY, Plan, Point, Trial
@@ -165,6 +166,11 @@ def test_a_server_that_is_not_there_is_an_error_and_no_end() -> None:
     assert (heard.answers, heard.errors) == (0, 5)
 
 
+def test_the_memory_of_a_process_is_what_is_resident() -> None:
+    status = "Name:\tpython\nVmPeak:\t  900000 kB\nVmRSS:\t  100000 kB\nVmData:\t 1 kB\n"
+    assert resident_mb(status) == pytest.approx(102.4)
+
+
 def test_a_process_counts_with_its_ended_children_whatever_it_is_called() -> None:
     stat = "42 (a) b (c) S 7 1 1 0 -1 4194304 100 200 0 0 11 22 33 44 20 0 1 0 5 6 7"
     assert cpu.read(stat) == cpu.Seen(parent=7, ticks=11 + 22 + 33 + 44)
@@ -182,7 +188,9 @@ def test_the_processors_time_only_grows() -> None:
 
 
 def test_each_round_goes_through_all_contestants() -> None:
-    asked = plan.plan(quick=False, connections="1,256", rows="10,20", events=None, seconds=1, rounds=2)
+    asked = plan.plan(
+        quick=False, connections="1,256", rows="10,20", events=None, seconds=1, rounds=2, drop=0
+    )
     trials = list(asked.trials())
     half = len(trials) // 2
     assert [t.round for t in trials] == [1] * half + [2] * half
@@ -210,10 +218,18 @@ def test_a_quick_run_compares_all_at_one_point_only() -> None:
         {"events": "-1"},
         {"seconds": 0},
         {"rounds": 1_000},
+        {"drop": -1},
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    options = {"connections": None, "rows": None, "events": None, "seconds": None, "rounds": None}
+    options = {
+        "connections": None,
+        "rows": None,
+        "events": None,
+        "seconds": None,
+        "rounds": None,
+        "drop": None,
+    }
     with pytest.raises(BenchmarkError):
         plan.plan(quick=True, **{**options, **wrong})
 
@@ -256,15 +272,18 @@ def test_the_summary_compares_like_with_like() -> None:
         a_measurement(DECIDED, 700, events=1_000),
     ]
     asked = plan.plan(
-        quick=False, connections=None, rows="1000,1000000", events="1,1000", seconds=1, rounds=1
+        quick=False, connections=None, rows="1000,1000000", events="1,1000", seconds=1, rounds=1, drop=0
     )
-    found = ratios(Results(measured, [a_bulk(DRAIN, 50), a_bulk(LIMIT, 100)]), asked)
+    found = ratios(
+        Results(measured, [a_bulk(DRAIN, 50), a_bulk(LIMIT, 100), a_bulk(LIMIT_OF_ALL, 80)]), asked
+    )
     assert {name: ratio for name, ratio in found.items() if ratio is not None} == {
         "decided/s over empty": pytest.approx(1.4),
         "decided/s over counter": pytest.approx(7),
         "p99 over counter's": pytest.approx(0.1),
         "one client's p50 over counter's": pytest.approx(1.5),
         "drain over limit": pytest.approx(0.5),
+        "drain over limit of all it writes": pytest.approx(0.625),
         "decision cost at 1,000,000 rows over 1,000": pytest.approx(1.1),
         "decided/s over 1,000 events over 1": pytest.approx(0.5),
         "API CPU over empty's CPU": pytest.approx(0.5),
@@ -283,6 +302,12 @@ def a_report(results: Results, *violations: str) -> Report:
         bulk=rates,
         bulk_cpu_us=used,
         open_loop=OpenLoop(asked_per_second=70, measured=a_measurement(DECIDED, 70)),
+        drop=Drop(
+            registrations=1_000,
+            per_second=500,
+            memory_mb={cpu.API: Memory(before=80, most=95, after=90)},
+            violations=[],
+        ),
         summary=report.summary(results, plan.QUICK),
         others_share_max=results.others_share_max(),
         violations=list(violations),
@@ -301,6 +326,7 @@ def test_a_person_is_shown_everything(capsys: pytest.CaptureFixture[str]) -> Non
         "oversold [1 times]",
         "open loop, 70/s",
         "up to 25%",
+        "a drop of 1,000 registrations at 500/s: API 80 MB before, 95 at most, 90 after",
     ):
         assert part in shown
 

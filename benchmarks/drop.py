@@ -1,0 +1,90 @@
+"""A whole drop through the service: how much memory its processes hold meanwhile, and whether that stays."""
+
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import cpu, load, measure, plan
+from benchmarks.arena import Arena
+from benchmarks.plan import Point, Trial
+
+SECONDS_PER_LOAD = 10
+SECONDS_PER_SAMPLE = 0.5
+_RESIDENT = "VmRSS:"
+_MB_PER_KB = 1.024e-3
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident memory of the largest process of a group, in MB: before, at most, and at the end."""
+
+    before: float
+    most: float
+    after: float
+
+
+class Drop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A closed loop on one event until so many registrations were answered."""
+
+    registrations: int
+    per_second: float
+    memory_mb: dict[str, Memory]
+    violations: list[str]
+
+
+def drop(arena: Arena, point: Point, registrations: int) -> Drop:
+    """Have so many registrations decided, and watch the API's and the workers' memory."""
+    ground = measure.ground_of(arena, Trial(plan.DECIDED, point, round=1))
+    asked = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
+    groups = {cpu.API: [arena.api.pid], cpu.WORKER: [worker.pid for worker in arena.workers]}
+    answers, errors, seconds = 0, 0, 0.0
+    with _watched(groups) as samples:
+        while answers < registrations:
+            heard = load.run(asked, arena.folder)
+            answers, errors, seconds = answers + heard.answers, errors + heard.errors, seconds + heard.seconds
+            if not heard.answers:
+                break
+        settled = arena.wait_settled()
+    violations = [*([] if settled else ["registrations stay undecided"]), *ground.check(answers).violations]
+    return Drop(
+        registrations=answers,
+        per_second=answers / seconds if seconds else 0.0,
+        memory_mb={
+            name: Memory(before=seen[0], most=max(seen), after=seen[-1]) for name, seen in samples.items()
+        },
+        violations=[*violations, *([f"{errors} of the answers were errors"] if errors else [])],
+    )
+
+
+@contextmanager
+def _watched(groups: Mapping[str, Collection[int]]) -> Iterator[dict[str, list[float]]]:
+    """Take samples of the groups' memory for as long as the block lasts, the first and the last included."""
+    samples: dict[str, list[float]] = {name: [_largest_mb(pids)] for name, pids in groups.items()}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SECONDS_PER_SAMPLE):
+            for name, pids in groups.items():
+                samples[name].append(_largest_mb(pids))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        watcher.join()
+        for name, pids in groups.items():
+            samples[name].append(_largest_mb(pids))
+
+
+def _largest_mb(pids: Collection[int]) -> float:
+    return max(resident_mb(Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+
+
+def resident_mb(status: str) -> float:
+    """Read the resident memory in MB of one /proc/<pid>/status."""
+    line = next(line for line in status.splitlines() if line.startswith(_RESIDENT))
+    return int(line.split()[1]) * _MB_PER_KB
