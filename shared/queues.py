@@ -65,13 +65,17 @@ def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Seque
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=(str(event_id), [str(command_id) for command_id in command_ids], [str(id_) for id_ in others]),
+        args=(str(event_id), _texts(command_ids), *([_texts(others)] if others else [])),
         argsrepr=f"({event_id}, …)",  # what Celery makes of them by itself costs as much as sending
         queue=event_queue(event_id),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
     )
+
+
+def _texts(ids: Sequence[UUID]) -> list[str]:
+    return [str(id_) for id_ in ids]
 
 
 def _queue(name: str) -> Queue:

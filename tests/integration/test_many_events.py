@@ -1,0 +1,169 @@
+"""Many events in one transaction, on real PostgreSQL: each is decided as if it were alone."""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+from structlog.testing import capture_logs
+
+from shared import results
+from shared.settings import Settings
+from tests.simulation import worlds
+from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
+from tests.simulation.in_postgres import InPostgres
+from tests.simulation.model import Json
+from worker import records, tasks
+from worker.owner import Owner
+from worker.records import Held
+from worker.tasks import BatchRefused
+
+LIMIT = 100
+HISTORIES = (
+    (register(2), register(2), register(1), move("CANCELLED", 2), register(1)),
+    (register(1, "ada@example.org"), register(1, "ADA@example.org"), move("CANCELLED", 1)),
+    (register(3), register(3), change(capacity=9), register(1)),
+    (register(1), register(1), delete(1), register(4), heal()),
+    (register(1, "ada@example.org"), move("WAITLIST", 1), move("CONFIRMED", 1)),
+)
+_CONFLICTING = text("""
+    INSERT INTO registration (event_id, id, seq, name, spots_count, status)
+    VALUES (:event_id, :id, -1, 'Planted', 1, 'CANCELLED')
+""")
+_SETTLE_BY_HAND = text("""
+    UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
+""")
+
+
+def a_world(connection: Connection, *requests: Request) -> InPostgres:
+    """Return an event with these commands pending."""
+    world = InPostgres(connection, SETTINGS)
+    world.accept(list(worlds.asked(history(*requests))))
+    return world
+
+
+def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
+    """Decide one batch of these events together; return how many commands were settled."""
+    return len(tasks.apply_pending(connection, [world.event_id for world in those], limit))
+
+
+def told(world: InPostgres) -> tuple[Sequence[object], ...]:
+    """Return what became of an event, without what differs between any two: ids of its own, times, hashes."""
+    now = world.snapshot()
+    outcomes = [{**(one.outcome or {}), "incidentId": None} for one in now.commands]
+    rows = [(row.id, row.command_id, row.spots_count, row.status) for row in now.rows]
+    trail = [(e.number, e.kind, e.registration_id, e.to_status, e.spots_reserved) for e in now.entries]
+    return outcomes, rows, trail, (now.spots_reserved, now.waitlist_length, now.settings)
+
+
+def outcomes(world: InPostgres) -> list[str | None]:
+    """Return in one word what every command was answered, None where it is pending."""
+    return [one.outcome and str(one.outcome["outcome"]) for one in world.snapshot().commands]
+
+
+def test_each_event_is_decided_as_if_it_were_alone(connection: Connection) -> None:
+    alone = [a_world(connection, *requests) for requests in HISTORIES]
+    together = [a_world(connection, *requests) for requests in HISTORIES]
+
+    for world in alone:
+        while world.apply(LIMIT):
+            pass
+    while apply_all(connection, together):
+        pass
+
+    assert [told(world) for world in together] == [told(world) for world in alone]
+    assert all(None not in outcomes(world) for world in together)
+
+
+def test_an_event_with_a_crowd_leaves_the_others_room_in_the_batch(connection: Connection) -> None:
+    crowded = a_world(connection, *[register(1)] * 60)
+    quiet = [a_world(connection, register(1)) for _ in range(12)]
+
+    settled = apply_all(connection, [crowded, *quiet], limit=40)
+
+    assert [outcomes(world) for world in quiet] == [["confirmed"]] * 12
+    assert settled == 12 + sum(outcome is not None for outcome in outcomes(crowded)) <= 40
+    assert outcomes(crowded)[0] == "confirmed"
+
+
+def test_an_event_that_another_session_holds_is_left_for_later(database: str, connection: Connection) -> None:
+    held, free = a_world(connection, register(1)), a_world(connection, register(1))
+    with create_engine(database, poolclass=NullPool).begin() as other:
+        other.execute(text("SELECT FROM event WHERE id = :id FOR UPDATE"), {"id": held.event_id})
+        assert apply_all(connection, [held, free]) == 1
+
+    assert (outcomes(held), outcomes(free)) == ([None], ["confirmed"])
+    assert apply_all(connection, [held, free]) == 1
+    assert outcomes(held) == ["confirmed"]
+
+
+def test_what_a_second_owner_decides_in_between_is_not_decided_again(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken, other = a_world(connection, register(1)), a_world(connection, register(1))
+    hold = records.hold
+
+    def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+        found = hold(on, event_ids, limit)
+        with create_engine(database, poolclass=NullPool).begin() as second:
+            second.execute(_SETTLE_BY_HAND, {"event_id": overtaken.event_id})
+        return found
+
+    monkeypatch.setattr(records, "hold", hold_and_lose)
+    with capture_logs() as logs:
+        assert apply_all(connection, [overtaken, other]) == 0
+    monkeypatch.undo()
+
+    assert [entry["event"] for entry in logs] == ["overtaken"]
+    assert (overtaken.snapshot().rows, other.snapshot().rows) == ((), ())
+    assert apply_all(connection, [overtaken, other]) == 1
+    assert (outcomes(overtaken), outcomes(other)) == (["failed"], ["confirmed"])
+
+
+def _poison(connection: Connection, world: InPostgres) -> None:
+    """Let the database refuse what the event's first command would write."""
+    first = world.snapshot().commands[0]
+    with connection.begin():
+        connection.execute(_CONFLICTING, {"event_id": world.event_id, "id": UUID(first.registration_id)})
+
+
+def test_one_events_poison_refuses_the_whole_batch_and_writes_nothing(connection: Connection) -> None:
+    poisoned, healthy = a_world(connection, register(1), register(2)), a_world(connection, register(1))
+    _poison(connection, poisoned)
+
+    with pytest.raises(BatchRefused):
+        apply_all(connection, [poisoned, healthy])
+
+    assert (outcomes(poisoned), outcomes(healthy)) == ([None, None], [None])
+
+
+def test_an_owner_then_applies_event_by_event_and_only_the_culprit_fails(
+    connection: Connection, settings: Settings
+) -> None:
+    poisoned, healthy = a_world(connection, register(1), register(2)), a_world(connection, register(1))
+    _poison(connection, poisoned)
+    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+
+    with capture_logs() as logs:
+        owner.tick()
+    owner.close()
+
+    assert (outcomes(poisoned), outcomes(healthy)) == (["failed", "confirmed"], ["confirmed"])
+    assert "command_failed" in [entry["event"] for entry in logs]
+
+
+def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
+    connection: Connection, settings: Settings
+) -> None:
+    limits: Json = {"apply_batch_max": 5, "backlog_batch_max": 10}
+    those = [a_world(connection, *[register(1)] * 7) for _ in range(6)]
+    owner = Owner(settings=settings.model_copy(update=limits), results=results.connect(settings.result_url))
+
+    for _ in range(20):  # a turn lasts to the next tick: one is enough, unless the machine is very slow
+        owner.tick()
+        if all(None not in outcomes(world) for world in those):
+            break
+    owner.close()
+
+    assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6

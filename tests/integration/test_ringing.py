@@ -1,0 +1,113 @@
+"""Rings: one for all events of an owner, none for what is answered already."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+import redis
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from api.bell import Bell
+from api.owners import Owners
+from shared import database, ids, locks, queues, results
+from shared.settings import Settings
+from tests.simulation.model import Json
+
+_OWN = text("SELECT pg_advisory_lock(:key)")
+
+
+def own(connection: Connection, events: Sequence[UUID]) -> None:
+    """Own these events, as a worker does."""
+    for event_id in events:
+        connection.execute(_OWN, {"key": locks.event_key(event_id)})
+
+
+def groups_of(settings: Settings, events: Sequence[UUID]) -> list[list[UUID]]:
+    """Return in which groups the API would ring for these events."""
+
+    async def ask() -> list[list[UUID]]:
+        engine = database.async_engine(settings)
+        try:
+            return await Owners(engine).together(events)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(ask())
+
+
+def test_events_of_one_owner_ring_together_and_unowned_ones_alone(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(9)]
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    with engine.connect() as one, engine.connect() as other:
+        own(one, events[:5])
+        own(other, events[5:8])
+        groups = groups_of(settings, events)
+
+    assert groups == [events[:5], events[5:8], events[8:]]
+
+
+def test_few_events_ring_alone_without_a_look_at_the_database(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(4)]
+    nowhere = settings.model_copy(update={"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"})
+    assert groups_of(nowhere, events) == [[event_id] for event_id in events]
+
+
+def test_a_database_that_is_not_there_costs_no_ring(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(6)]
+    nowhere = settings.model_copy(update={"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"})
+    assert groups_of(nowhere, events) == [[event_id] for event_id in events]
+
+
+async def _after(settings: Settings, *steps: tuple[str, UUID, UUID]) -> None:
+    """Let a bell ring for commands, and hear of outcomes, in this order."""
+    engine = database.async_engine(settings)
+    bell = Bell(queues.celery_app(settings), Owners(engine))
+    try:
+        for what, event_id, command_id in steps:
+            (bell.ring if what == "ring" else bell.heard)(event_id, [command_id])
+            await asyncio.sleep(0)
+    finally:
+        await bell.close()
+        await engine.dispose()
+
+
+def rung(client: "redis.Redis", event_id: UUID) -> list[Json]:
+    """Take out of an event's queue the arguments of all its messages, oldest first."""
+    messages = []
+    while message := client.rpop(f"event.{event_id}"):
+        messages.append(json.loads(base64.b64decode(json.loads(message)["body"]))[0])
+    return messages
+
+
+def test_what_is_answered_before_its_turn_needs_no_ring(settings: Settings) -> None:
+    event_id, first, second, third = (ids.new_id() for _ in range(4))
+    steps = [("ring", first), ("ring", second), ("ring", third), ("heard", second)]
+    asyncio.run(_after(settings, *((what, event_id, command_id) for what, command_id in steps)))
+
+    client = results.connect(settings.broker_url)
+    messages = rung(client, event_id)
+    client.close()
+
+    assert messages == [[str(event_id), [str(first)]], [str(event_id), [str(third)]]]
+
+
+def test_one_message_wakes_an_owner_for_all_its_events(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(6)]
+    commands = {event_id: ids.new_id() for event_id in events}
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    with engine.connect() as owner:
+        own(owner, events)
+        # The first rings alone; the others gather behind it.
+        asyncio.run(_after(settings, *(("ring", event_id, commands[event_id]) for event_id in events)))
+
+    client = results.connect(settings.broker_url)
+    messages = {event_id: rung(client, event_id) for event_id in events}
+    client.close()
+
+    first, second, *others = events
+    assert messages[first] == [[str(first), [str(commands[first])]]]
+    assert messages[second] == [[str(second), [str(commands[second])], [str(id_) for id_ in others]]]
+    assert [messages[event_id] for event_id in others] == [[]] * 4
