@@ -28,6 +28,7 @@ _PAUSE_SECONDS_PER_WAITER = 30e-6
 _PAUSE_SECONDS_MIN = 0.001
 _PAUSE_SECONDS_MAX = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
+_PROBES_MAX = 16
 _SWEEP_SECONDS = 0.05
 """How exactly a wait ends when there is no outcome: a timer for each would cost as much as answering."""
 
@@ -49,7 +50,8 @@ class Waiting:
     """Everybody in this process who waits for an outcome; `heard` is told of those that Redis had.
 
     An event's commands are settled in order, so of each event only the one that is awaited longest is
-    asked for; when that is there, so may be the next ones.
+    asked for; when that is there, so may be the next ones. Of very many events a few are asked for by
+    turns: owners settle many at once, so when one of them has news, so may all.
     """
 
     def __init__(
@@ -147,27 +149,38 @@ class Waiting:
 
     async def _read_results(self) -> float:
         """Answer whom Redis has an outcome for; return how long to pause before the next read."""
-        asked = self._longest_awaited()
-        while asked:
-            outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
-            answered: dict[UUID, list[UUID]] = {}
-            for awaited, outcome in zip(asked, outcomes, strict=True):
-                if outcome is not None:
-                    self._answer(awaited, outcome)
-                    answered.setdefault(awaited.event_id, []).append(awaited.command_id)
-            for event_id, command_ids in answered.items():
-                self._heard(event_id, command_ids)
-            # Where one is missing, so are most likely those that came after it.
-            missing = {a.event_id for a, outcome in zip(asked, outcomes, strict=True) if outcome is None}
-            asked = self._next_awaited(answered.keys() - missing)
+        answered = await self._read(self._heads(_PROBES_MAX))
+        if answered and len(self._events) > _PROBES_MAX:
+            heads = self._heads(len(self._events))
+            for first in range(0, len(heads), self._read_max):
+                answered |= await self._read(heads[first : first + self._read_max])
+        while answered:
+            answered = await self._read(self._next_awaited(answered))
         crowd = sum(len(event) for event in self._events.values())
         return min(max(crowd * _PAUSE_SECONDS_PER_WAITER, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
 
-    def _longest_awaited(self) -> list[_Awaited]:
-        """Return the longest awaited command of each event; of as many events as one read takes."""
-        events = list(islice(self._events, self._read_max))
+    async def _read(self, asked: Sequence[_Awaited]) -> set[UUID]:
+        """Answer those of these that Redis has, and return the events of which it had all."""
+        if not asked:
+            return set()
+        outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
+        answered: dict[UUID, list[UUID]] = {}
+        missing = set()
+        for awaited, outcome in zip(asked, outcomes, strict=True):
+            if outcome is None:
+                missing.add(awaited.event_id)
+            else:
+                self._answer(awaited, outcome)
+                answered.setdefault(awaited.event_id, []).append(awaited.command_id)
+        for event_id, command_ids in answered.items():
+            self._heard(event_id, command_ids)
+        return answered.keys() - missing
+
+    def _heads(self, events_max: int) -> list[_Awaited]:
+        """Return the longest awaited command of each of so many events; the others' turn is next time."""
+        events = list(islice(self._events, events_max))
         if len(events) < len(self._events):
-            for event_id in events:  # to the end, so that the next read asks for the others
+            for event_id in events:
                 self._events[event_id] = self._events.pop(event_id)
         return [next(iter(self._events[event_id].values())) for event_id in events]
 
