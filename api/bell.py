@@ -21,9 +21,10 @@ log = structlog.get_logger(__name__)
 
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
 # An owner that decides goes on by itself for as long as it finds something. So after a ring, whatever
-# is accepted next waits until an outcome is heard, for so long at most, and a little longer for each event:
-# most of it needs no ring then, and the rest shares one. Who comes alone is rung for at once.
-_HEARING_SECONDS_MAX = 0.01
+# is accepted next waits until an outcome of what was rung for is heard, for so long at most, and a little
+# longer for each event: most of it needs no ring then, and the rest shares one. Who comes alone is rung for
+# at once. An owner that lags behind is thereby rung less often, and not more.
+_HEARING_SECONDS_MAX = 0.05
 _GOING_ON_SECONDS = 0.001
 _GOING_ON_SECONDS_MAX = 0.005
 
@@ -38,6 +39,7 @@ class Bell:
         self._owners = owners
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bell")
         self._due: _Due = {}
+        self._rung: _Due = {}
         self._heard = asyncio.Event()
         self._ringer: asyncio.Task[None] | None = None
 
@@ -55,7 +57,8 @@ class Bell:
                 due.pop(command_id, None)
             if not due:
                 del self._due[event_id]
-        self._heard.set()
+        if not self._rung.get(event_id, {}).keys().isdisjoint(command_ids):
+            self._heard.set()
 
     async def close(self) -> None:
         """Wait for the rings that are due."""
@@ -67,10 +70,10 @@ class Bell:
         loop = asyncio.get_running_loop()
         try:
             while self._due:
-                due, self._due = self._due, {}
+                self._rung, self._due = self._due, {}
                 self._heard.clear()
-                rings = await self._owners.together(due)
-                await loop.run_in_executor(self._thread, self._ring, due, rings)
+                rings = await self._owners.together(self._rung)
+                await loop.run_in_executor(self._thread, self._ring, self._rung, rings)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
                 if self._due:

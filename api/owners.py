@@ -17,12 +17,11 @@ from shared import locks
 
 log = structlog.get_logger(__name__)
 
-_EVENTS_RUNG_SINGLY_MAX = 4
 _KNOWN_FOR_SECONDS = 1.0
 
 
 class Owners:
-    """The owners of events, read at most once a second, and only when many events ring at once."""
+    """The owners of events, read at most once a second, and only when several events ring at once."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -30,9 +29,9 @@ class Owners:
         self._read_at = -_KNOWN_FOR_SECONDS
 
     async def together(self, event_ids: Collection[UUID]) -> list[list[UUID]]:
-        """Return these events in groups of one owner; each event by itself when they are few, or unknown."""
-        if len(event_ids) <= _EVENTS_RUNG_SINGLY_MAX:
-            return [[event_id] for event_id in event_ids]
+        """Return these events in groups of one owner; each event by itself whose owner is not known."""
+        if len(event_ids) == 1:
+            return [list(event_ids)]
         if time.monotonic() - self._read_at > _KNOWN_FOR_SECONDS:
             await self._read()
         groups: dict[int | UUID, list[UUID]] = {}

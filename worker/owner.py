@@ -80,15 +80,18 @@ class Owner:
             self._lose(error)
             return
         self._follow(moved)
-        self._decide(moved.pending)
+        self._begin(moved.pending)
+        self._take_turn()
 
     def apply(self, event_ids: Collection[UUID]) -> None:
-        """Decide these events' pending commands, of those events that this process owns."""
-        self._decide(event_ids)
+        """Decide these events' pending commands, of those events that this process owns: now, or soon."""
+        self._begin(event_ids)
+        if not self._turn_is_coming:
+            self._take_turn()
 
-    def _decide(self, event_ids: Collection[UUID]) -> None:
-        self._unfinished |= dict.fromkeys(event_ids, self.settings.apply_batch_max)
-        self._take_turn()
+    def _begin(self, event_ids: Collection[UUID]) -> None:
+        """Put events in front of those that are not finished; who has a backlog keeps its large batches."""
+        self._unfinished = {**dict.fromkeys(event_ids, self.settings.apply_batch_max), **self._unfinished}
 
     def _apply(self, event_ids: Collection[UUID], limit: int) -> None:
         ownership = self._ownership

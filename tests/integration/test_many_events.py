@@ -59,7 +59,7 @@ def told(world: InPostgres) -> tuple[Sequence[object], ...]:
 
 def outcomes(world: InPostgres) -> list[str | None]:
     """Return in one word what every command was answered, None where it is pending."""
-    return [one.outcome and str(one.outcome["outcome"]) for one in world.snapshot().commands]
+    return [None if one.outcome is None else str(one.outcome["outcome"]) for one in world.snapshot().commands]
 
 
 def test_each_event_is_decided_as_if_it_were_alone(connection: Connection) -> None:
