@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -45,7 +44,8 @@ class Bell:
 
     def ring(self, event_id: UUID, command_ids: Sequence[UUID]) -> None:
         """Wake the event's owner soon; never raises, never waits."""
-        self._due.setdefault(event_id, {}).update(dict.fromkeys(command_ids))
+        due = self._due.setdefault(event_id, {})
+        due.update(dict.fromkeys(command_ids[: _IDS_PER_RING_MAX - len(due)]))
         if self._ringer is None:
             self._ringer = asyncio.create_task(self._ring_all())
 
@@ -84,7 +84,6 @@ class Bell:
     def _ring(self, due: _Due, rings: Sequence[Sequence[UUID]]) -> None:
         for event_id, *others in rings:
             try:
-                command_ids = list(islice(due[event_id], _IDS_PER_RING_MAX))
-                queues.ring(self._celery, event_id, command_ids, others)
+                queues.ring(self._celery, event_id, list(due[event_id]), others)
             except Exception as error:  # noqa: BLE001 - whatever a broker does, the ledger has the command
                 log.warning("ring_failed", event_id=str(event_id), error=repr(error))

@@ -5,6 +5,7 @@ is spread over very many events must not ring for each. What is known here may b
 that comes of it is that a command waits for its owner's next tick.
 """
 
+import asyncio
 import time
 from collections.abc import Collection
 from uuid import UUID
@@ -18,6 +19,7 @@ from shared import locks
 log = structlog.get_logger(__name__)
 
 _KNOWN_FOR_SECONDS = 1.0
+_READING_SECONDS_MAX = 0.1  # everybody's rings wait for it
 
 
 class Owners:
@@ -42,8 +44,7 @@ class Owners:
     async def _read(self) -> None:
         self._read_at = time.monotonic()
         try:
-            async with self._engine.connect() as connection:
+            async with asyncio.timeout(_READING_SECONDS_MAX), self._engine.connect() as connection:
                 self._sessions = await locks.owners(connection)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, TimeoutError) as error:  # what was known will do
             log.warning("owners_not_readable", error=repr(error))
-            self._sessions = {}

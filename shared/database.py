@@ -18,7 +18,7 @@ _CONNECT_SECONDS_MAX = 5
 # Planning a statement costs more than running it, so each is planned once; and everything is found by its
 # key, whatever the planner may have thought of tables that were empty at the time.
 _PLANNED_ONCE = "-c plan_cache_mode=force_generic_plan -c jit=off -c enable_seqscan=off"
-_LOCK_SECONDS_MAX = 0.25  # who holds an event's row delays that event, and not the worker's others
+_LOCK_SECONDS_MAX = 0.25  # for a registration's row that somebody else holds; held events are skipped
 
 
 def async_engine(settings: Settings) -> AsyncEngine:

@@ -16,13 +16,16 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from msgspec import Raw, Struct
+import structlog
+from msgspec import Raw, Struct, ValidationError
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import arrays, commands, ids, outcomes
 from shared.commands import Accepted
 from shared.outcomes import Outcome
+
+log = structlog.get_logger(__name__)
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -61,8 +64,9 @@ class Pending(Struct, frozen=True, array_like=True):
 
 
 class Settled(Struct, frozen=True, kw_only=True):
-    """A command with its one outcome."""
+    """An event's command with its one outcome."""
 
+    event_id: UUID
     command_id: UUID
     outcome: Outcome
 
@@ -122,7 +126,7 @@ SETTLE = """
         WHERE command.event_id = settled.event_id AND command.id = settled.id AND command.outcome IS NULL
         OFFSET 0
     ) AS found
-    WHERE command.ctid = found.ctid
+    WHERE command.ctid = found.ctid AND command.outcome IS NULL
 """
 """Writes the outcomes of `settling`; whoever runs it must find that as many rows were changed."""
 
@@ -237,12 +241,12 @@ def read(pending: Pending) -> Accepted:
     )
 
 
-def settling(settled: Collection[tuple[UUID, Settled]]) -> dict[str, str]:
-    """Return the parameters with which `SETTLE` writes these outcomes, each of an event's command."""
+def settling(settled: Collection[Settled]) -> dict[str, str]:
+    """Return the parameters with which `SETTLE` writes these outcomes."""
     return {
-        "settled_events": arrays.ids(event_id for event_id, _ in settled),
-        "settled_ids": arrays.ids(one.command_id for _, one in settled),
-        "settled_outcomes": arrays.json(one.outcome for _, one in settled),
+        "settled_events": arrays.ids(one.event_id for one in settled),
+        "settled_ids": arrays.ids(one.command_id for one in settled),
+        "settled_outcomes": arrays.json(one.outcome for one in settled),
     }
 
 
@@ -256,7 +260,13 @@ async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]
             "ids": arrays.ids(id_ for _, id_ in pairs),
         },
     )
-    return {row.id: outcomes.decode(row.outcome) for row in rows}
+    found = {}
+    for row in rows:
+        try:
+            found[row.id] = outcomes.decode(row.outcome)
+        except ValidationError as error:  # written by hand: it must not hide the others
+            log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
+    return found
 
 
 async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:

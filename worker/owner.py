@@ -6,7 +6,7 @@ The broker gone: nobody rings, and the ticks still find what is pending.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -51,6 +51,8 @@ class Owner:
     _ownership: Ownership | None = None
     _consuming: Consuming | None = None
     _unfinished: dict[UUID, int] = field(default_factory=dict)
+    _apart: set[UUID] = field(default_factory=set)
+    _in_trouble: set[UUID] = field(default_factory=set)
     _turn_is_coming: bool = False
     _publish_again_at: float = 0
 
@@ -80,6 +82,8 @@ class Owner:
             self._lose(error)
             return
         self._follow(moved)
+        self._apart &= self._in_trouble  # the others were in the same batch, and are well
+        self._in_trouble.clear()
         self._begin(moved.pending)
         self._take_turn()
 
@@ -90,30 +94,47 @@ class Owner:
             self._take_turn()
 
     def _begin(self, event_ids: Collection[UUID]) -> None:
-        """Put events in front of those that are not finished; who has a backlog keeps its large batches."""
-        self._unfinished = {**dict.fromkeys(event_ids, self.settings.apply_batch_max), **self._unfinished}
+        """Let events wait for their turn behind those that already do."""
+        for event_id in event_ids:
+            self._unfinished.setdefault(event_id, self.settings.apply_batch_max)
 
     def _apply(self, event_ids: Collection[UUID], limit: int) -> None:
         ownership = self._ownership
-        owned = [] if ownership is None else [id_ for id_ in event_ids if id_ in ownership.events]
-        if ownership is None or not owned:
+        mine = set() if ownership is None else ownership.events - self._in_trouble
+        events = [event_id for event_id in event_ids if event_id in mine]
+        if ownership is None or not events:
             return
         try:
-            settled = tasks.apply_pending(ownership.connection, owned, limit)
-        except Exception as error:
+            settled = tasks.apply_pending(ownership.connection, events, limit)
+        except Exception as error:  # noqa: BLE001 - told in the log, and tried again
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 self._lose(error)
-            elif len(owned) > 1:
-                for event_id in owned:  # the trouble may be one event's alone
-                    self._apply([event_id], limit)
-            else:  # such as a lock on one of its rows: the next tick tries again
-                log.exception("event_not_applied", event_id=str(owned[0]))
+            else:
+                self._part(events, error)
             return
         if settled:
-            full = len(settled) >= limit
-            next_limit = self.settings.backlog_batch_max if full else self.settings.apply_batch_max
-            self._unfinished |= dict.fromkeys(owned, next_limit)
+            self._come_again(events, settled, limit)
             self._publish(settled)
+
+    def _come_again(self, events: Collection[UUID], settled: Collection[Settled], limit: int) -> None:
+        """Look again where something was decided; in a full batch not everybody may have had their turn."""
+        if len(settled) >= limit:
+            self._unfinished |= dict.fromkeys(events, self.settings.backlog_batch_max)
+        else:
+            self._begin({one.event_id: None for one in settled})
+
+    def _part(self, events: Sequence[UUID], error: Exception) -> None:
+        """Apply each of these events by itself from now on: the trouble may be one event's alone.
+
+        That one, such as when somebody holds one of its registrations, is tried again at the next tick.
+        """
+        self._apart.update(events)
+        if len(events) > 1:
+            log.warning("batch_parted", events=len(events), error=repr(error))
+            self._begin(events)
+        else:
+            log.error("event_not_applied", event_id=str(events[0]), exc_info=error)
+            self._in_trouble.update(events)
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
@@ -155,10 +176,17 @@ class Owner:
         seconds = self.settings.tick_seconds if self._consuming is None else _TURN_SECONDS
         until = time.monotonic() + seconds
         while self._unfinished and time.monotonic() < until:
-            events = list(islice(self._unfinished, _EVENTS_PER_BATCH))
+            events = self._next_batch()
             limits = [self._unfinished.pop(event_id) for event_id in events]
             self._apply(events, max(limits))
         self._come_back()
+
+    def _next_batch(self) -> list[UUID]:
+        """Return whose turn it is: one event that must be by itself, or many that need not."""
+        first = next(iter(self._unfinished))
+        if first in self._apart:
+            return [first]
+        return [e for e in islice(self._unfinished, _EVENTS_PER_BATCH) if e not in self._apart]
 
     def _come_back(self) -> None:
         if self._unfinished and self._consuming is not None and not self._turn_is_coming:

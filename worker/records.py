@@ -1,8 +1,8 @@
 """Holds events and loads their rosters: all that deciding their pending commands can ask for.
 
 Whoever holds an event's row holds it to the end of the transaction, in which everything decided is
-written. Nobody waits for a row: an event that another session holds is left for later, so that it
-keeps no other event waiting.
+written. An event that another session holds is not waited for but left for later, so that it keeps no
+other event waiting.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -109,22 +109,19 @@ _SAVE = text(f"""
 
 _SETTLE = text(ledger.SETTLE)
 
-_Decided = tuple[Loaded, Sequence[Settled]]
 
-
-def save(connection: Connection, decided: Sequence[_Decided]) -> None:
+def save(connection: Connection, decided: Sequence[Loaded], settled: Sequence[Settled]) -> None:
     """Write what the rosters' decisions changed, and their outcomes.
 
     Raises `GuardRefused` or `Overtaken`; then nothing of it may be committed.
     """
-    changed = [loaded for loaded, _ in decided if loaded.roster.changes]
+    changed = [loaded for loaded in decided if loaded.roster.changes]
     counted = [loaded for loaded in changed if not _move_at_once(connection, loaded)]
     # Those who leave go first, so that whoever comes may have their place, or their email address.
     _delete(connection, [(one.event.id, id_) for one in changed for id_ in _gone(one.roster)])
     kept = [(one.event.id, registration) for one in changed for registration in _kept(one.roster)]
     _update(connection, [(event, r) for event, r in kept if r.status is Status.CANCELLED])
     _update(connection, [(event, r) for event, r in kept if r.status is not Status.CANCELLED])
-    settled = [(loaded.event.id, one) for loaded, outcomes in decided for one in outcomes]
     done = connection.execute(
         _SAVE,
         {
@@ -140,9 +137,9 @@ def save(connection: Connection, decided: Sequence[_Decided]) -> None:
         raise Overtaken
 
 
-def settle(connection: Connection, event_id: UUID, settled: Settled) -> bool:
+def settle(connection: Connection, settled: Settled) -> bool:
     """Write an outcome that changes nothing else; tell whether the command was still pending."""
-    return connection.execute(_SETTLE, ledger.settling([(event_id, settled)])).rowcount == 1
+    return connection.execute(_SETTLE, ledger.settling([settled])).rowcount == 1
 
 
 def _gone(roster: Roster) -> set[UUID]:

@@ -12,8 +12,7 @@ from shared.commands import Accepted
 from shared.ledger import Pending, Settled
 from shared.outcomes import Failed
 from worker import records, saving
-from worker.records import Held, Overtaken
-from worker.roster import Roster
+from worker.records import Held, Loaded, Overtaken
 from worker.saving import GuardRefused
 
 log = structlog.get_logger(__name__)
@@ -40,20 +39,21 @@ def apply_pending(connection: Connection, event_ids: Collection[UUID], limit: in
     """Decide pending commands of these events, at most `limit`, and commit; return what was settled.
 
     All or nothing. One event's batch that cannot be written is applied again command by command, so
-    that the one at fault is settled as `Failed` and the others as if it had not been there. For more
-    than one event that raises `BatchRefused`: it is for the caller to apply them one by one.
+    that the one at fault is settled as `Failed` and the others as if it had not been there; nothing is
+    settled where somebody else overtook. For more than one event either raises `BatchRefused` or
+    `Overtaken`: it is for the caller to apply them one by one.
     """
     try:
         return _apply(connection, event_ids, limit)
-    except BatchRefused:
+    except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
         (event_id,) = event_ids
+        if isinstance(error, Overtaken):
+            log.warning("overtaken", event_id=str(event_id))
+            return []
         log.exception("batch_refused", event_id=str(event_id))
         return _apply_one_by_one(connection, event_id, limit)
-    except Overtaken:
-        log.warning("overtaken", events=len(event_ids))
-        return []
 
 
 def _apply(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
@@ -77,17 +77,14 @@ def _together(pending: list[Pending]) -> list[Pending]:
 
 
 def _decide_all(connection: Connection, batches: Sequence[tuple[Held, Sequence[Pending]]]) -> list[Settled]:
-    asked = [[_read(command) for command in batch] for _, batch in batches]
+    asked = [[_read(event, command) for command in batch] for event, batch in batches]
     readable = [[one for one in batch if isinstance(one, Accepted)] for batch in asked]
     loaded = records.load(
         connection, [(event, some) for (event, _), some in zip(batches, readable, strict=True)]
     )
-    decided = [
-        (one, [_decide(one.roster, command) for command in batch])
-        for one, batch in zip(loaded, asked, strict=True)
-    ]
-    saving.save(connection, decided)
-    return [one for _, settled in decided for one in settled]
+    settled = [_decide(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
+    saving.save(connection, loaded, settled)
+    return settled
 
 
 def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
@@ -106,29 +103,29 @@ def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> lis
 
 
 def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> list[Settled]:
-    settled = _failed(command_id, error)
+    settled = _failed(event_id, command_id, error)
     with connection.begin():
-        return [settled] if saving.settle(connection, event_id, settled) else []
+        return [settled] if saving.settle(connection, settled) else []
 
 
-def _read(pending: Pending) -> Accepted | Settled:
+def _read(event: Held, pending: Pending) -> Accepted | Settled:
     try:
         return ledger.read(pending)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with this command alone
-        return _failed(pending.id, error)
+        return _failed(event.id, pending.id, error)
 
 
-def _decide(roster: Roster, command: Accepted | Settled) -> Settled:
+def _decide(loaded: Loaded, command: Accepted | Settled) -> Settled:
     if isinstance(command, Settled):
         return command
     try:
-        outcome = roster.decide(command)
+        outcome = loaded.roster.decide(command)
     except Exception as error:
         raise DecisionRaised from error
-    return Settled(command_id=command.id, outcome=outcome)
+    return Settled(event_id=loaded.event.id, command_id=command.id, outcome=outcome)
 
 
-def _failed(command_id: UUID, error: BaseException) -> Settled:
+def _failed(event_id: UUID, command_id: UUID, error: BaseException) -> Settled:
     incident_id = ids.new_id()
     log.error("command_failed", command_id=str(command_id), incident_id=str(incident_id), exc_info=error)
-    return Settled(command_id=command_id, outcome=Failed(incident_id=incident_id))
+    return Settled(event_id=event_id, command_id=command_id, outcome=Failed(incident_id=incident_id))

@@ -160,10 +160,10 @@ def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
         )
     settle = saving.settle
 
-    def settle_late(on: Connection, event_id: UUID, settled: Settled) -> bool:
+    def settle_late(on: Connection, settled: Settled) -> bool:
         with create_engine(database, poolclass=NullPool).begin() as other:
-            other.execute(_INSERT_LATE_COMMAND, {"event_id": event_id, "id": late})
-        return settle(on, event_id, settled)
+            other.execute(_INSERT_LATE_COMMAND, {"event_id": settled.event_id, "id": late})
+        return settle(on, settled)
 
     monkeypatch.setattr(saving, "settle", settle_late)
     with capture_logs():

@@ -9,6 +9,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from shared import results
+from shared.ledger import Settled
 from shared.settings import Settings
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
@@ -16,7 +17,7 @@ from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import records, tasks
 from worker.owner import Owner
-from worker.records import Held
+from worker.records import Held, Overtaken
 from worker.tasks import BatchRefused
 
 LIMIT = 100
@@ -31,6 +32,7 @@ _CONFLICTING = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
     VALUES (:event_id, :id, -1, 'Planted', 1, 'CANCELLED')
 """)
+_WITHOUT_TRAIL = text("UPDATE event SET audit_seq = 7 WHERE id = :event_id")
 _SETTLE_BY_HAND = text("""
     UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
 """)
@@ -111,11 +113,10 @@ def test_what_a_second_owner_decides_in_between_is_not_decided_again(
         return found
 
     monkeypatch.setattr(records, "hold", hold_and_lose)
-    with capture_logs() as logs:
-        assert apply_all(connection, [overtaken, other]) == 0
+    with pytest.raises(Overtaken):
+        apply_all(connection, [overtaken, other])
     monkeypatch.undo()
 
-    assert [entry["event"] for entry in logs] == ["overtaken"]
     assert (overtaken.snapshot().rows, other.snapshot().rows) == ((), ())
     assert apply_all(connection, [overtaken, other]) == 1
     assert (outcomes(overtaken), outcomes(other)) == (["failed"], ["confirmed"])
@@ -151,6 +152,69 @@ def test_an_owner_then_applies_event_by_event_and_only_the_culprit_fails(
 
     assert (outcomes(poisoned), outcomes(healthy)) == (["failed", "confirmed"], ["confirmed"])
     assert "command_failed" in [entry["event"] for entry in logs]
+
+
+def test_an_event_whose_trail_was_cut_off_stalls_nobody_but_itself(
+    connection: Connection, settings: Settings
+) -> None:
+    cut_off, healthy = a_world(connection, register(1)), a_world(connection, register(1))
+    with connection.begin():
+        connection.execute(_WITHOUT_TRAIL, {"event_id": cut_off.event_id})
+    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+
+    with capture_logs() as logs:
+        owner.tick()
+    owner.close()
+
+    assert (outcomes(cut_off), outcomes(healthy)) == ([None], ["confirmed"])
+    assert {"event": "overtaken", "event_id": str(cut_off.event_id), "log_level": "warning"} in logs
+
+
+def test_an_event_in_trouble_is_tried_once_a_tick_and_takes_nobody_along(
+    database: str, connection: Connection, settings: Settings
+) -> None:
+    stuck, healthy = a_world(connection, register(1)), a_world(connection, register(1))
+    apply_all(connection, [stuck, healthy])
+    for world in (stuck, healthy):
+        world.accept(list(worlds.asked(history(register(1), move("CANCELLED", 1), register(1))))[1:])
+    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+
+    with create_engine(database, poolclass=NullPool).begin() as other, capture_logs() as logs:
+        rows = text("SELECT FROM registration WHERE event_id = :event_id FOR UPDATE")
+        other.execute(rows, {"event_id": stuck.event_id})
+        owner.tick()
+        for _ in range(5):
+            owner.apply([stuck.event_id, healthy.event_id])
+    assert [entry["event"] for entry in logs].count("event_not_applied") == 1
+    assert outcomes(healthy)[1:] == ["status_changed", "confirmed"]
+    assert outcomes(stuck)[1:] == [None, None]
+
+    owner.tick()
+    owner.close()
+    assert outcomes(stuck)[1:] == ["status_changed", "confirmed"]
+
+
+def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
+    connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded = a_world(connection, *[register(1)] * 60)
+    for _ in range(12):
+        a_world(connection, register(1))
+    limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
+    owner = Owner(settings=settings.model_copy(update=limits), results=results.connect(settings.result_url))
+    sizes, apply_pending = [], tasks.apply_pending
+
+    def counting(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
+        settled = apply_pending(on, event_ids, limit)
+        sizes.append(len(settled))
+        return settled
+
+    monkeypatch.setattr(tasks, "apply_pending", counting)
+    owner.tick()
+    owner.close()
+
+    assert None not in outcomes(crowded)
+    assert max(sizes) == 40, "alone it fills its batch"
 
 
 def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
