@@ -4,6 +4,7 @@ The kernel counts in ticks, usually 10 ms: over seconds of load that is exact en
 """
 
 import os
+import resource
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ def machine_us() -> float:
         int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     )
     return US_PER_TICK * (user + nice + system + irq + soft_irq + steal)
+
+
+def children_us() -> float:
+    """Return the processor time of all children that have ended and been waited for, in microseconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1_000_000
 
 
 def read(stat: str) -> Seen:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import cpu, load, measure, plan
+from benchmarks import cpu, loading, measure, plan
 from benchmarks.arena import Arena
 from benchmarks.plan import Point, Trial
 
@@ -42,7 +42,7 @@ def drop(arena: Arena, point: Point, registrations: int) -> Drop:
     answers, errors, seconds = 0, 0, 0.0
     with _watched(groups) as samples:
         while answers < registrations:
-            heard = load.run(asked, arena.folder)
+            heard = loading.run(asked, arena.folder)
             answers, errors, seconds = answers + heard.answers, errors + heard.errors, seconds + heard.seconds
             if not heard.answers:
                 break

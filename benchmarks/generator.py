@@ -15,7 +15,7 @@ from time import perf_counter
 import msgspec
 import uvloop
 
-from benchmarks import wrk
+from benchmarks import cpu
 from benchmarks.load import Heard, Load
 from ops import crowd
 from ops.programs import CHECKOUT
@@ -27,7 +27,7 @@ MS = 1_000
 
 def run(load: Load) -> Heard:
     """Run a generator process and return what it heard."""
-    before = wrk.children_us()
+    before = cpu.children_us()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.generator"],
         input=msgspec.json.encode(load),
@@ -37,7 +37,7 @@ def run(load: Load) -> Heard:
         timeout=load.seconds + END_SECONDS_MAX,
     )
     heard = msgspec.json.decode(done.stdout, type=Heard)
-    return msgspec.structs.replace(heard, cpu_us=wrk.children_us() - before)
+    return msgspec.structs.replace(heard, cpu_us=cpu.children_us() - before)
 
 
 class _Tally:

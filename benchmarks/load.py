@@ -1,7 +1,5 @@
 """A load on a server of this machine, and what was heard of it."""
 
-import shutil
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -51,17 +49,3 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     def per_second(self) -> float:
         """Answers per second."""
         return self.answers / self.seconds
-
-
-def run(load: Load, folder: Path) -> Heard:
-    """Put the load on, with wrk where it is installed; `folder` takes what it needs on disk."""
-    from benchmarks import generator, wrk  # noqa: PLC0415 - both speak in this module's words
-
-    if load.per_second is None and tool() == wrk.NAME:
-        return wrk.run(load, folder)
-    return generator.run(load)
-
-
-def tool() -> str:
-    """Return what puts closed loops on: wrk, or the project's own generator."""
-    return "wrk" if shutil.which("wrk") else "own generator"

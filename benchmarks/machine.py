@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import load
+from benchmarks import loading
 from benchmarks.arena import Arena
 
 _GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
@@ -22,7 +22,7 @@ def describe(arena: Arena) -> dict[str, str]:
         "python": platform.python_version(),
         "postgresql": arena.one("SHOW server_version"),
         "valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
-        "generator": load.tool(),
+        "generator": loading.tool(),
     }
 
 

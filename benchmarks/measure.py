@@ -9,7 +9,7 @@ from http import HTTPStatus
 import msgspec
 import uvloop
 
-from benchmarks import checking, cpu, load, plan, preload, receipts
+from benchmarks import checking, cpu, loading, plan, preload, receipts
 from benchmarks.arena import Arena
 from benchmarks.checking import Found
 from benchmarks.load import Heard, Load
@@ -73,7 +73,7 @@ class Watched:
 def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None = None) -> Measurement:
     """Measure one contestant for so many seconds; with `per_second`, in an open loop of that rate."""
     ground = ground_of(arena, trial)
-    warmed = load.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
+    warmed = loading.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
     asked = msgspec.structs.replace(ground.load, seconds=seconds, per_second=per_second)
     watched = _watch(arena, trial.contestant, asked)
@@ -86,7 +86,7 @@ def _watch(arena: Arena, contestant: str, asked: Load) -> Watched:
     """Put the load on, and account for it until everything that it asked for is decided."""
     groups, cores = arena.groups(contestant), len(os.sched_getaffinity(0))
     before, busy, begin = cpu.used_us(groups), cpu.machine_us(), time.perf_counter()
-    heard = load.run(asked, arena.folder)
+    heard = loading.run(asked, arena.folder)
     settled = arena.wait_settled()  # who accepts quickly pays for deciding all the same
     after, seconds = cpu.used_us(groups), time.perf_counter() - begin
     used = {**{name: after[name] - before[name] for name in before}, cpu.GENERATOR: heard.cpu_us}

@@ -1,12 +1,12 @@
 """wrk as the load generator: one thread, a script that is written for each load."""
 
 import json
-import resource
 import subprocess
 from pathlib import Path
 
 import msgspec
 
+from benchmarks import cpu
 from benchmarks.load import ERROR_STATUS_MIN, Heard, Load
 
 NAME = "wrk"
@@ -64,17 +64,11 @@ def run(load: Load, folder: Path) -> Heard:
     argv = [NAME, "--threads", "1", "--connections", str(load.connections)]
     argv += ["--duration", f"{load.seconds}s", "--timeout", f"{ANSWER_SECONDS_MAX}s"]
     argv += ["--script", str(path), load.url + load.paths[0]]
-    before = children_us()
+    before = cpu.children_us()
     done = subprocess.run(  # noqa: S603 - a program by name, its arguments are the benchmark's own
         argv, check=True, capture_output=True, text=True, timeout=load.seconds + END_SECONDS_MAX
     )
-    return msgspec.structs.replace(parse(done.stdout, load.expected), cpu_us=children_us() - before)
-
-
-def children_us() -> float:
-    """Return the processor time of all children that have ended and been waited for, in microseconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (used.ru_utime + used.ru_stime) * 1_000_000
+    return msgspec.structs.replace(parse(done.stdout, load.expected), cpu_us=cpu.children_us() - before)
 
 
 def script(load: Load) -> str:

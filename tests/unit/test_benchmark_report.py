@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api import main as api_main
-from benchmarks import cpu, generator, load, plan, plot, printing, report, wrk
+from benchmarks import cpu, generator, loading, plan, plot, printing, report, wrk
 from benchmarks.bulk import DRAIN, LIMIT, LIMIT_OF_ALL, Bulk
 from benchmarks.contestants import serving
 from benchmarks.contestants.http import Registering
@@ -112,7 +112,7 @@ def test_without_wrk_the_projects_own_generator_puts_the_load_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert load.tool() == "own generator"
+    assert loading.tool() == "own generator"
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5), (95, 10), (99, 10), (100, 10), (1, 1)])
