@@ -21,11 +21,10 @@ log = structlog.get_logger(__name__)
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
 # An owner that decides goes on by itself for as long as it finds something. So after a ring, whatever
 # is accepted next waits until an outcome of what was rung for is heard, for so long at most, and a little
-# longer for each event: most of it needs no ring then, and the rest shares one. Who comes alone is rung for
-# at once. An owner that lags behind is thereby rung less often, and not more.
+# longer: most of it needs no ring then, and the rest shares one. Who comes alone is rung for at once. An
+# owner that lags behind is thereby rung less often, and not more.
 _HEARING_SECONDS_MAX = 0.05
 _GOING_ON_SECONDS = 0.001
-_GOING_ON_SECONDS_MAX = 0.005
 
 _Due = dict[UUID, dict[UUID, None]]
 
@@ -77,7 +76,7 @@ class Bell:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
                 if self._due:
-                    await asyncio.sleep(min(len(self._due) * _GOING_ON_SECONDS, _GOING_ON_SECONDS_MAX))
+                    await asyncio.sleep(_GOING_ON_SECONDS)
         finally:
             self._ringer = None
 
