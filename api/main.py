@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> HotPath:
         app.state.service = service = open_service(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="every admin route answers 401; set ADMITONE_ADMIN_KEY")
-        memory.settle()
+        memory.freeze()
         try:
             yield
         finally:

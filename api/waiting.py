@@ -212,6 +212,8 @@ class Waiting:
                 found = await ledger.settled(connection, [(a.event_id, a.command_id) for a in due])
         except (SQLAlchemyError, OSError) as error:
             log.warning("ledger_not_readable", error=repr(error))
+        except Exception:  # whatever it was, the others still wait
+            log.exception("ledger_not_readable")
         else:
             for awaited in due:
                 if awaited.command_id in found:

@@ -5,7 +5,7 @@ import gc
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
 
 
-def settle() -> None:
+def freeze() -> None:
     """Take what is loaded now for permanent, and look for cycles rarely: the hot paths make none.
 
     Called once, when everything is imported and connected.

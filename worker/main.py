@@ -83,7 +83,7 @@ class LedgerConsumer(Consumer):
         receive = super().create_task_handler(*args, **options)
 
         def receive_taken(message: Message) -> None:
-            vars(message).update(ack_log_error=_nothing_to_settle, reject_log_error=_nothing_to_settle)
+            vars(message).update(ack_log_error=_do_nothing, reject_log_error=_do_nothing)
             receive(message)
 
         return receive_taken
@@ -106,7 +106,7 @@ class LedgerConsumer(Consumer):
         _owner.tick()
 
 
-def _nothing_to_settle(*_: object, **__: object) -> None:
+def _do_nothing(*_: object, **__: object) -> None:
     pass
 
 
@@ -129,8 +129,8 @@ def apply_commands(
 
 
 @signals.worker_ready.connect
-def _settle(**_: object) -> None:
-    memory.settle()
+def _freeze(**_: object) -> None:
+    memory.freeze()
 
 
 @signals.setup_logging.connect

@@ -106,7 +106,6 @@ _SAVE = text(f"""
     SELECT (SELECT count(*) FROM moved) AS moved, (SELECT count(*) FROM settled) AS settled
 """)
 
-
 _SETTLE = text(ledger.SETTLE)
 
 
