@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api import describing, examples, schemas
+from api import describing, examples, schemas, schemas_insight
 from shared.commands import ChangeEvent
 from shared.outcomes import RefusalCode
 
@@ -91,7 +91,7 @@ REGISTRATION = _admin(
 AUDIT = _admin(
     {
         200: describing.answer(
-            "A page.", schemas.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
+            "A page.", schemas_insight.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
         ),
         404: describing.NO_EVENT,
     }
@@ -101,7 +101,7 @@ COUNTER = _admin(
     {
         200: describing.answer(
             "In sync when the drift is zero.",
-            schemas.Counter,
+            schemas_insight.Counter,
             counter={"spotsReserved": 99, "actualConfirmed": 99, "drift": 0},
         ),
         404: describing.NO_EVENT,
@@ -201,7 +201,7 @@ STATS = _admin(
     {
         200: describing.answer(
             "Counted now.",
-            schemas.Stats,
+            schemas_insight.Stats,
             stats={
                 **_COUNTER_EXAMPLE,
                 "byStatus": {
@@ -221,7 +221,7 @@ EXPLAIN = _admin(
     {
         200: describing.answer(
             "Why it has its status.",
-            schemas.Explanation,
+            schemas_insight.Explanation,
             head={
                 "registrationId": examples.REGISTRATION_ID,
                 "status": "WAITLIST",

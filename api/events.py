@@ -15,15 +15,13 @@ from api import answers, bodies, documentation_admin, queries
 from api.answers import ProblemError
 from api.intake import AcceptanceUnknown
 from api.schemas import (
-    AuditEntry,
-    AuditPage,
-    Counter,
     Event,
     EventPage,
     NewEvent,
     Registration,
     RegistrationPage,
 )
+from api.schemas_insight import AuditEntry, AuditPage, Counter
 from api.security import reader, writer
 from api.service import Service, event_not_found, registration_not_found
 from shared import ids, tables

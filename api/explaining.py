@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.schemas import Explanation, ExplanationStep
+from api.schemas_insight import Explanation, ExplanationStep
 from shared import audit
 from shared.commands import Status
 

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api import answers, documentation_admin, explaining, queries
 from api.answers import ProblemError
-from api.schemas import Explanation, Stats, StatusStats
+from api.schemas_insight import Explanation, Stats, StatusStats
 from api.security import reader
 from api.service import Service, event_not_found, registration_not_found
 from shared.commands import Status

@@ -1,0 +1,90 @@
+"""HTTP bodies that show how an event came to be as it is: trail, counter, statistics, explanations."""
+
+from typing import Any
+from uuid import UUID
+
+from api.schemas import Wire
+from shared.commands import Status
+
+
+class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One change; hashes are hexadecimal SHA-256, `commandDigest` that of the command's id."""
+
+    number: int
+    command_digest: str | None
+    kind: str
+    actor: str
+    reason: str | None
+    registration_id: UUID | None
+    from_status: str | None
+    to_status: str | None
+    before_after: dict[str, Any] | None
+    spots_delta: int
+    spots_reserved: int
+    at: str
+    hash: str
+    previous_hash: str
+
+
+class AuditPage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Audit entries by number; `nextCursor` asks for the rest."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None
+
+
+class Counter(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The counter beside the sum of the confirmed registrations' spots; drift is their difference."""
+
+    spots_reserved: int
+    actual_confirmed: int
+    drift: int
+
+
+class StatusStats(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Registrations of one status, and the spots that they ask for."""
+
+    registrations: int
+    spots: int
+
+
+class Stats(Wire, frozen=True, kw_only=True, rename="camel"):
+    """An event in figures; `decidedPerMinute` counts the commands settled in the last 60 seconds."""
+
+    capacity: int
+    spots_reserved: int
+    spots_left: int
+    waitlist_length: int
+    by_status: dict[str, StatusStats]
+    pending: int
+    decided_per_minute: int
+
+
+class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One entry of the audit trail about a registration, with the event's capacity at that moment."""
+
+    number: int
+    at: str
+    kind: str
+    actor: str
+    reason: str | None
+    from_status: str | None
+    to_status: str | None
+    spots_delta: int
+    spots_reserved: int
+    capacity: int
+
+
+class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Why a registration has its status, in sentences for people and steps for programs."""
+
+    registration_id: UUID
+    status: Status
+    seq: int
+    waitlist_position: int | None
+    spots_count: int
+    spots_left: int
+    registrations_ahead: int | None
+    spots_ahead: int | None
+    sentences: list[str]
+    steps: list[ExplanationStep]
