@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from benchmarks.processes import BenchmarkError
 
@@ -107,15 +108,27 @@ def numbers(text: str) -> list[int]:
         raise BenchmarkError(f"{text!r} is not a list of numbers, such as 1,16,64") from None
 
 
+class Options(TypedDict, total=False):
+    """What a run is asked for on the command line; lists are numbers with commas between."""
+
+    quick: bool
+    connections: str | None
+    rows: str | None
+    events: str | None
+    seconds: int | None
+    rounds: int | None
+    drop: int | None
+
+
 def plan(  # noqa: PLR0913 - one parameter for each option
     *,
-    quick: bool,
-    connections: str | None,
-    rows: str | None,
-    events: str | None,
-    seconds: int | None,
-    rounds: int | None,
-    drop: int | None,
+    quick: bool = False,
+    connections: str | None = None,
+    rows: str | None = None,
+    events: str | None = None,
+    seconds: int | None = None,
+    rounds: int | None = None,
+    drop: int | None = None,
 ) -> Plan:
     """Return the plan that the options ask for; what is not given is that of a full or a quick run."""
     some = QUICK if quick else FULL

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 from rich.console import Console
@@ -16,7 +17,7 @@ from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
-from benchmarks.plan import Plan, Trial
+from benchmarks.plan import Options, Plan, Trial
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import OpenLoop, Report, Results
 from ops import own_stack
@@ -28,33 +29,14 @@ REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
 Progressed = Callable[[str], None]
 
 
-def command(  # noqa: PLR0913 - one parameter for each option of the command line
-    *,
-    quick: bool = False,
-    connections: str | None = None,
-    rows: str | None = None,
-    events: str | None = None,
-    seconds: int | None = None,
-    rounds: int | None = None,
-    drop: int | None = None,
-    as_json: bool = False,
-    output: Path = OUTPUT,
-) -> int:
+def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[Options]) -> int:
     """Run the benchmark, show and keep its report; return the exit code.
 
     0: everything was measured and every answer was right; 1: something was wrong, and the report says
-    what; 2: it could not take place, and standard error says why. Lists are numbers with commas between.
+    what; 2: it could not take place, and standard error says why.
     """
     try:
-        asked = plan.plan(
-            quick=quick,
-            connections=connections,
-            rows=rows,
-            events=events,
-            seconds=seconds,
-            rounds=rounds,
-            drop=drop,
-        )
+        asked = plan.plan(**options)
         with own_stack.stopped_like_interrupted():
             found = _with_progress(asked, quiet=as_json)
     except (BenchmarkError, EmbeddedError) as error:
