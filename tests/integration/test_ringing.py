@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
+import pytest
 import redis
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from api import bell
 from api.bell import Bell
 from api.owners import Owners
 from shared import database, ids, locks, queues, results
@@ -63,13 +65,13 @@ def test_a_database_that_is_not_there_costs_no_ring(settings: Settings) -> None:
 async def _after(settings: Settings, *steps: tuple[str, UUID, UUID]) -> None:
     """Let a bell ring for commands, and hear of outcomes, in this order."""
     engine = database.async_engine(settings)
-    bell = Bell(queues.celery_app(settings), Owners(engine))
+    ringing = Bell(queues.celery_app(settings), Owners(engine))
     try:
         for what, event_id, command_id in steps:
-            (bell.ring if what == "ring" else bell.heard)(event_id, [command_id])
+            (ringing.ring if what == "ring" else ringing.heard)(event_id, [command_id])
             await asyncio.sleep(0)
     finally:
-        await bell.close()
+        await ringing.close()
         await engine.dispose()
 
 
@@ -110,3 +112,35 @@ def test_one_message_wakes_an_owner_for_all_its_events(settings: Settings) -> No
     assert messages[first] == [[str(first), [str(commands[first])]]]
     assert messages[second] == [[str(second), [str(commands[second])], [str(id_) for id_ in others]]]
     assert [messages[event_id] for event_id in others] == [[]] * 4
+
+
+def test_only_an_outcome_of_what_was_rung_for_lets_the_next_ring_go(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "_HEARING_SECONDS_MAX", 60)
+    event_id, first, second, earlier = (ids.new_id() for _ in range(4))
+    client = results.connect(settings.broker_url)
+
+    async def ring_twice() -> tuple[list[object], list[object]]:
+        engine = database.async_engine(settings)
+        ringing = Bell(queues.celery_app(settings), Owners(engine))
+        ringing.ring(event_id, [first])
+        await asyncio.sleep(0)
+        ringing.ring(event_id, [second])
+        await asyncio.sleep(0.2)
+        ringing.heard(event_id, [earlier])
+        await asyncio.sleep(0.2)
+        before = rung(client, event_id)
+        ringing.heard(event_id, [first])
+        queue = f"event.{event_id}"
+        await asyncio.to_thread(client.brpoplpush, queue, queue, 10)  # waits until it is there
+        ringing.heard(event_id, [second])
+        await ringing.close()
+        await engine.dispose()
+        return before, rung(client, event_id)
+
+    before, after = asyncio.run(ring_twice())
+    client.close()
+
+    assert before == [[str(event_id), [str(first)]]]
+    assert after == [[str(event_id), [str(second)]]]
