@@ -1,4 +1,4 @@
-"""Rings the event queues after a commit, from a thread of its own: no request waits for the broker.
+"""Rings the event queues after a commit, from a task of its own: no request waits for the broker.
 
 A ring that fails is logged and forgotten. The command is in the ledger, and the event's owner finds
 it at its next tick.
@@ -6,15 +6,13 @@ it at its next tick.
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import UUID
 
 import structlog
-from celery import Celery
 
 from api.owners import Owners
-from shared import queues
+from api.rings import Rings
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +30,9 @@ _Due = dict[UUID, dict[UUID, None]]
 class Bell:
     """Rings for many commands at once, and not for those whose outcomes are there already."""
 
-    def __init__(self, celery: Celery, owners: Owners) -> None:
-        self._celery = celery
+    def __init__(self, rings: Rings, owners: Owners) -> None:
+        self._rings = rings
         self._owners = owners
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bell")
         self._due: _Due = {}
         self._rung: _Due = {}
         self._heard = asyncio.Event()
@@ -63,16 +60,15 @@ class Bell:
         """Wait for the rings that are due."""
         if self._ringer is not None:
             await asyncio.wait([self._ringer])
-        self._thread.shutdown()
+        await self._rings.close()
 
     async def _ring_all(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._due:
                 self._rung, self._due = self._due, {}
                 self._heard.clear()
-                rings = await self._owners.together(self._rung)
-                await loop.run_in_executor(self._thread, self._ring, self._rung, rings)
+                for together in await self._owners.together(self._rung):
+                    await self._ring(together)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
                 if self._due:
@@ -80,9 +76,9 @@ class Bell:
         finally:
             self._ringer = None
 
-    def _ring(self, due: _Due, rings: Sequence[Sequence[UUID]]) -> None:
-        for event_id, *others in rings:
-            try:
-                queues.ring(self._celery, event_id, list(due[event_id]), others)
-            except Exception as error:  # noqa: BLE001 - whatever a broker does, the ledger has the command
-                log.warning("ring_failed", event_id=str(event_id), error=repr(error))
+    async def _ring(self, together: Sequence[UUID]) -> None:
+        event_id, *others = together
+        try:
+            await self._rings.send(event_id, list(self._rung[event_id]), others)
+        except Exception as error:  # noqa: BLE001 - whatever a broker does, the ledger has the command
+            log.warning("ring_failed", event_id=str(event_id), error=repr(error))

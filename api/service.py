@@ -17,6 +17,7 @@ from api.owners import Owners
 from api.pace import Pace
 from api.reading import Found, Query, Reader
 from api.receipts import Receipts
+from api.rings import rings
 from api.soldout import SoldOut
 from api.waiting import Waiting
 from shared import database, queues, results
@@ -86,7 +87,7 @@ def open_service(settings: Settings) -> Service:
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
-    bell = Bell(celery, Owners(autocommit))
+    bell = Bell(rings(celery, settings), Owners(autocommit))
     return Service(
         settings=settings,
         engine=engine,

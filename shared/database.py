@@ -5,6 +5,8 @@ import os
 import socket
 from typing import Any
 
+import psycopg
+from psycopg.rows import TupleRow
 from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -53,6 +55,16 @@ def worker_connection(settings: Settings) -> Connection:
         ),
     )
     return engine.connect()
+
+
+def session(connection: Connection) -> psycopg.Connection[TupleRow]:
+    """Return the driver's own connection, for statements that are sent without waiting for them.
+
+    It shares the connection's transaction, and raises psycopg's errors.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection), "the only driver"
+    return driver
 
 
 def worker_name() -> str:

@@ -118,8 +118,8 @@ SETTLE = """
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
     FROM ROWS FROM (
-        unnest(CAST(:settled_events AS uuid[])), unnest(CAST(:settled_ids AS uuid[])),
-        jsonb_array_elements(CAST(:settled_outcomes AS jsonb))
+        unnest(CAST(%(settled_events)s AS uuid[])), unnest(CAST(%(settled_ids)s AS uuid[])),
+        jsonb_array_elements(CAST(%(settled_outcomes)s AS jsonb))
     ) AS settled (event_id, id, outcome)
     CROSS JOIN LATERAL (
         SELECT ctid FROM command

@@ -13,7 +13,9 @@ from uuid import UUID
 
 from celery import Celery
 from kombu import Exchange, Queue
+from msgspec import json
 
+from shared import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
@@ -21,6 +23,7 @@ _IDLE_QUEUE = "admitone"
 # The default exchange routes by the queue's name and leaves no binding behind for every event.
 _DEFAULT_EXCHANGE = Exchange("")
 _SOCKET_SECONDS_MAX = 5
+_PERSISTENT = 2
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -54,8 +57,13 @@ def celery_app(settings: Settings) -> Celery:
 
 
 def event_queue(event_id: UUID) -> Queue:
-    """Return the queue of an event, `event.<event id>`."""
-    return _queue(f"event.{event_id}")
+    """Return the queue of an event."""
+    return _queue(event_queue_name(event_id))
+
+
+def event_queue_name(event_id: UUID) -> str:
+    """Return `event.<event id>`."""
+    return f"event.{event_id}"
 
 
 def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()) -> None:
@@ -65,13 +73,53 @@ def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Seque
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=(str(event_id), _texts(command_ids), *([_texts(others)] if others else [])),
-        argsrepr=f"({event_id}, …)",  # what Celery makes of them by itself costs as much as sending
+        args=_arguments(event_id, command_ids, others),
+        argsrepr=_shortly(event_id),
         queue=event_queue(event_id),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
     )
+
+
+def redis_message(
+    app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()
+) -> bytes:
+    """Return what `ring` adds, through kombu, to the head of the Redis list that is the event's queue."""
+    task = app.amqp.as_task_v2(
+        str(ids.new_id()),
+        APPLY_COMMANDS,
+        args=_arguments(event_id, command_ids, others),
+        argsrepr=_shortly(event_id),
+        ignore_result=True,
+    )
+    return json.encode(
+        {
+            "body": json.encode(task.body),  # bytes become base64
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": task.headers,
+            "properties": {
+                **task.properties,
+                "body_encoding": "base64",
+                "delivery_info": {"exchange": "", "routing_key": event_queue_name(event_id)},
+                "delivery_mode": _PERSISTENT,
+                "delivery_tag": str(ids.new_id()),
+                "priority": 0,
+            },
+        }
+    )
+
+
+def _arguments(
+    event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID]
+) -> tuple[str | list[str], ...]:
+    return (str(event_id), _texts(command_ids), *([_texts(others)] if others else []))
+
+
+def _shortly(event_id: UUID) -> str:
+    """Return the arguments for people; what Celery makes of them by itself costs as much as sending."""
+    return f"({event_id}, …)"
 
 
 def _texts(ids: Sequence[UUID]) -> list[str]:

@@ -49,11 +49,23 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     terms: Terms
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """A roster, and the event that it was loaded of, as it was then."""
+class Loaded(msgspec.Struct, kw_only=True):
+    """A roster, and the event that it was loaded of, as it was then or when last written."""
 
     event: Held
     roster: Roster
+
+    def written(self, last_hash: bytes) -> None:
+        """Let later changes count from here: those so far are written, the last with this hash."""
+        self.event = msgspec.structs.replace(
+            self.event,
+            spots_reserved=self.roster.spots_reserved,
+            waitlist_length=self.roster.waitlist.length,
+            audit_seq=self.event.audit_seq + len(self.roster.changes),
+            last_hash=last_hash.hex(),
+            terms=self.roster.terms,
+        )
+        self.roster.written()
 
 
 _TERMS = ", ".join(

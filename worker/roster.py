@@ -73,6 +73,10 @@ class Roster:
         """Free spots; negative when the event is oversold."""
         return self.terms.capacity - self.spots_reserved
 
+    def written(self) -> None:
+        """Forget the changes so far: they are written down."""
+        self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
+
     def decide(self, accepted: Accepted) -> Outcome:
         """Return the one outcome of a command and write down what it changes."""
         match accepted.command:

@@ -4,19 +4,28 @@ All of it happens in the transaction that holds the events' rows. What most batc
 many events, is one statement: the guarded counters, new registrations, the trail, the outcomes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, TextClause, text
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import Connection
 
-from shared import arrays, commands, ledger
+from shared import arrays, commands, database, ledger
 from shared.commands import Status
 from shared.ledger import Settled
 from worker import trail
 from worker.records import Loaded, Overtaken
 from worker.roster import Roster
 from worker.state import Registration, Terms
+
+_Cursor = psycopg.Cursor[TupleRow]
+_Check = Callable[[_Cursor], None]
+"""Raises unless a statement did what it should have done."""
+_Sent = tuple[_Cursor, _Check]
 
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
@@ -40,28 +49,26 @@ _GUARD_COUNTERS = _GUARD.format(
     capacity="capacity",
     settings="",
     moved="""ROWS FROM (
-        unnest(CAST(:moved_events AS uuid[])), unnest(CAST(:spots_deltas AS integer[])),
-        unnest(CAST(:waitlist_deltas AS integer[])), unnest(CAST(:entries AS bigint[]))
+        unnest(CAST(%(moved_events)s AS uuid[])), unnest(CAST(%(spots_deltas)s AS integer[])),
+        unnest(CAST(%(waitlist_deltas)s AS integer[])), unnest(CAST(%(entries)s AS bigint[]))
     )""",
 )
-_GUARD_SETTINGS = text(
-    _GUARD.format(
-        capacity="CAST(:capacity AS integer)",
-        settings="".join(f", {name} = :{name}" for name in Terms.__struct_fields__),
-        moved="""(VALUES (
-            CAST(:event_id AS uuid), CAST(:spots_delta AS integer), CAST(:waitlist_delta AS integer),
-            CAST(:entries AS bigint)
+_GUARD_SETTINGS = _GUARD.format(
+    capacity="CAST(%(capacity)s AS integer)",
+    settings="".join(f", {name} = %({name})s" for name in Terms.__struct_fields__),
+    moved="""(VALUES (
+            CAST(%(event_id)s AS uuid), CAST(%(spots_delta)s AS integer), CAST(%(waitlist_delta)s AS integer),
+            CAST(%(entries)s AS bigint)
         ))""",
-    )
 )
 
 # Only here may the counter rise past the capacity: to say that the rows already do.
-_HEAL = text("""
+_HEAL = """
     UPDATE event
-    SET spots_reserved = :confirmed_spots, waitlist_length = :waitlist_length,
-        overbooked_spots = greatest(:confirmed_spots - capacity, 0)
-    WHERE id = :event_id
-""")
+    SET spots_reserved = %(confirmed_spots)s, waitlist_length = %(waitlist_length)s,
+        overbooked_spots = greatest(%(confirmed_spots)s - capacity, 0)
+    WHERE id = %(event_id)s
+"""
 
 _FOUND = """
     CROSS JOIN LATERAL (
@@ -70,75 +77,164 @@ _FOUND = """
     WHERE registration.ctid = found.ctid
 """
 
-_DELETE = text(f"""
+_DELETE = f"""
     DELETE FROM registration
-    USING ROWS FROM (unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[]))) AS named (event_id, id)
+    USING ROWS FROM (
+        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[]))
+    ) AS named (event_id, id)
     {_FOUND}
-""")
+"""
 
-_UPDATE = text(f"""
+_UPDATE = f"""
     UPDATE registration
     SET status = named.status, seq = named.seq, updated_at = now()
     FROM ROWS FROM (
-        unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[])),
-        jsonb_array_elements_text(CAST(:statuses AS jsonb)), unnest(CAST(:seqs AS bigint[]))
+        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
+        jsonb_array_elements_text(CAST(%(statuses)s AS jsonb)), unnest(CAST(%(seqs)s AS bigint[]))
     ) AS named (event_id, id, status, seq)
     {_FOUND}
-""")
+"""
 
 _ENTER = """
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
     SELECT entered.*
     FROM ROWS FROM (
-        unnest(CAST(:entered_events AS uuid[])), unnest(CAST(:entered_ids AS uuid[])),
-        unnest(CAST(:entered_seqs AS bigint[])), unnest(CAST(:entered_commands AS uuid[])),
-        jsonb_array_elements_text(CAST(:names AS jsonb)), jsonb_array_elements_text(CAST(:emails AS jsonb)),
-        jsonb_array_elements_text(CAST(:email_keys AS jsonb)), unnest(CAST(:spots_counts AS integer[])),
-        jsonb_array_elements_text(CAST(:statuses AS jsonb))
+        unnest(CAST(%(entered_events)s AS uuid[])), unnest(CAST(%(entered_ids)s AS uuid[])),
+        unnest(CAST(%(entered_seqs)s AS bigint[])), unnest(CAST(%(entered_commands)s AS uuid[])),
+        jsonb_array_elements_text(CAST(%(names)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(emails)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(email_keys)s AS jsonb)), unnest(CAST(%(spots_counts)s AS integer[])),
+        jsonb_array_elements_text(CAST(%(statuses)s AS jsonb))
     ) AS entered
 """
 
-_SAVE = text(f"""
+_SAVE = f"""
     WITH moved AS ({_GUARD_COUNTERS} RETURNING event.id),
          entered AS ({_ENTER}),
          noted AS ({trail.APPEND}),
          settled AS ({ledger.SETTLE} RETURNING command.id)
     SELECT (SELECT count(*) FROM moved) AS moved, (SELECT count(*) FROM settled) AS settled
-""")
-
-_SETTLE = text(ledger.SETTLE)
+"""
 
 
-def save(connection: Connection, decided: Sequence[Loaded], settled: Sequence[Settled]) -> None:
-    """Write what the rosters' decisions changed, and their outcomes.
+class Writer:
+    """Sends what decisions change to the database, which writes it while the next are made.
 
-    Raises `GuardRefused` or `Overtaken`; then nothing of it may be committed.
+    Nothing of it may be committed before `confirm` has found that all of it was written.
     """
-    changed = [loaded for loaded in decided if loaded.roster.changes]
-    counted = [loaded for loaded in changed if not _move_at_once(connection, loaded)]
-    # Those who leave go first, so that whoever comes may have their place, or their email address.
-    _delete(connection, [(one.event.id, id_) for one in changed for id_ in _gone(one.roster)])
-    kept = [(one.event.id, registration) for one in changed for registration in _kept(one.roster)]
-    _update(connection, [(event, r) for event, r in kept if r.status is Status.CANCELLED])
-    _update(connection, [(event, r) for event, r in kept if r.status is not Status.CANCELLED])
-    done = connection.execute(
-        _SAVE,
-        {
+
+    def __init__(self, session: psycopg.Connection[TupleRow]) -> None:
+        self._session = session
+        self._sent: list[_Sent] = []
+
+    def save(self, decided: Sequence[Loaded], settled: Sequence[Settled]) -> None:
+        """Send what the rosters' decisions have changed, and their outcomes; the rosters go on from there."""
+        changed = [loaded for loaded in decided if loaded.roster.changes]
+        counted = [loaded for loaded in changed if not self._move_at_once(loaded)]
+        # Those who leave go first, so that whoever comes may have their place, or their email address.
+        self._delete([(one.event.id, id_) for one in changed for id_ in _gone(one.roster)])
+        kept = [(one.event.id, registration) for one in changed for registration in _kept(one.roster)]
+        self._update([(event, r) for event, r in kept if r.status is Status.CANCELLED])
+        self._update([(event, r) for event, r in kept if r.status is not Status.CANCELLED])
+        noted = [trail.entries(one.event, one.roster.changes) for one in changed]
+        parameters = {
             **_moving(counted),
             **_entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
-            **trail.appending([(one.event, one.roster.changes) for one in changed]),
+            **trail.appending(noted),
             **ledger.settling(settled),
-        },
-    ).one()
-    if done.moved != len(counted):
-        raise GuardRefused(f"{len(counted) - done.moved} counters do not move past their capacity")
-    if done.settled != len(settled):
-        raise Overtaken
+        }
+        self._send(_SAVE, parameters, _saved(len(counted), len(settled)))
+        for loaded, entries in zip(changed, noted, strict=True):
+            loaded.written(entries[-1].digest)
+
+    def confirm(self) -> None:
+        """Raise `GuardRefused` or `Overtaken` unless all that was sent did what it should."""
+        for cursor, check in self._sent:
+            check(cursor)
+
+    def _move_at_once(self, loaded: Loaded) -> bool:
+        """Move the counters in a statement of their own where more than they change; tell whether."""
+        event, roster = loaded.event, loaded.roster
+        spots, waiting = event.spots_reserved, event.waitlist_length
+        if roster.recount is not None:
+            spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
+            counted = {"event_id": event.id, "confirmed_spots": spots, "waitlist_length": waiting}
+            self._send(_HEAL, counted, _changed(1))
+        elif roster.terms == event.terms:
+            return False
+        moved = {
+            "event_id": event.id,
+            "spots_delta": roster.spots_reserved - spots,
+            "waitlist_delta": roster.waitlist.length - waiting,
+            "entries": len(roster.changes),
+        }
+        self._send(_GUARD_SETTINGS, {**moved, **msgspec.structs.asdict(roster.terms)}, _guarded)
+        return True
+
+    def _delete(self, gone: Sequence[tuple[UUID, UUID]]) -> None:
+        if gone:
+            events, ids = zip(*gone, strict=True)
+            parameters = {"event_ids": arrays.ids(events), "ids": arrays.ids(ids)}
+            self._send(_DELETE, parameters, _changed(len(gone)))
+
+    def _update(self, changed: Sequence[tuple[UUID, Registration]]) -> None:
+        if changed:
+            parameters = {
+                "event_ids": arrays.ids(event_id for event_id, _ in changed),
+                "ids": arrays.ids(r.id for _, r in changed),
+                "statuses": arrays.json(r.status for _, r in changed),
+                "seqs": arrays.numbers(r.seq for _, r in changed),
+            }
+            self._send(_UPDATE, parameters, _changed(len(changed)))
+
+    def _send(self, statement: str, parameters: dict[str, Any], check: _Check) -> None:
+        cursor = self._session.cursor()
+        cursor.execute(statement.encode(), parameters)
+        self._sent.append((cursor, check))
+
+
+@contextmanager
+def writing(connection: Connection) -> Iterator[Writer]:
+    """Write while the block goes on deciding; when it ends, all is written, though not committed.
+
+    Raises `GuardRefused`, `Overtaken` or psycopg's errors when it is not; then nothing may be committed.
+    """
+    session = database.session(connection)
+    writer = Writer(session)
+    with session.pipeline():
+        yield writer
+    writer.confirm()
 
 
 def settle(connection: Connection, settled: Settled) -> bool:
     """Write an outcome that changes nothing else; tell whether the command was still pending."""
-    return connection.execute(_SETTLE, ledger.settling([settled])).rowcount == 1
+    cursor = database.session(connection).execute(ledger.SETTLE.encode(), ledger.settling([settled]))
+    return cursor.rowcount == 1
+
+
+def _saved(counted: int, settled: int) -> _Check:
+    def check(cursor: _Cursor) -> None:
+        found = cursor.fetchone()
+        assert found is not None, "counts are one row"
+        if found[0] != counted:
+            raise GuardRefused(f"{counted - found[0]} counters do not move past their capacity")
+        if found[1] != settled:
+            raise Overtaken
+
+    return check
+
+
+def _changed(rows: int) -> _Check:
+    def check(cursor: _Cursor) -> None:
+        if cursor.rowcount != rows:
+            raise Overtaken
+
+    return check
+
+
+def _guarded(cursor: _Cursor) -> None:
+    if cursor.rowcount != 1:
+        raise GuardRefused("the counter does not move past the capacity")
 
 
 def _gone(roster: Roster) -> set[UUID]:
@@ -151,29 +247,6 @@ def _kept(roster: Roster) -> list[Registration]:
 
 def _entered(roster: Roster) -> list[Registration]:
     return [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
-
-
-def _move_at_once(connection: Connection, loaded: Loaded) -> bool:
-    """Move the counters in a statement of their own where more than they change; tell whether."""
-    event, roster = loaded.event, loaded.roster
-    spots, waiting = event.spots_reserved, event.waitlist_length
-    if roster.recount is not None:
-        spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
-        connection.execute(
-            _HEAL, {"event_id": event.id, "confirmed_spots": spots, "waitlist_length": waiting}
-        )
-    elif roster.terms == event.terms:
-        return False
-    moved = {
-        "event_id": event.id,
-        "spots_delta": roster.spots_reserved - spots,
-        "waitlist_delta": roster.waitlist.length - waiting,
-        "entries": len(roster.changes),
-    }
-    result = connection.execute(_GUARD_SETTINGS, {**moved, **msgspec.structs.asdict(roster.terms)})
-    if result.rowcount != 1:
-        raise GuardRefused(f"event {event.id}: the counter does not move past the capacity")
-    return True
 
 
 def _moving(counted: Sequence[Loaded]) -> dict[str, str]:
@@ -201,25 +274,3 @@ def _entering(entered: Sequence[tuple[UUID, Registration]]) -> dict[str, str]:
         "spots_counts": arrays.numbers(r.spots_count for _, r in entered),
         "statuses": arrays.json(r.status for _, r in entered),
     }
-
-
-def _delete(connection: Connection, gone: Sequence[tuple[UUID, UUID]]) -> None:
-    if gone:
-        events, ids = zip(*gone, strict=True)
-        _execute(connection, _DELETE, {"event_ids": arrays.ids(events), "ids": arrays.ids(ids)}, len(gone))
-
-
-def _update(connection: Connection, changed: Sequence[tuple[UUID, Registration]]) -> None:
-    if changed:
-        parameters = {
-            "event_ids": arrays.ids(event_id for event_id, _ in changed),
-            "ids": arrays.ids(r.id for _, r in changed),
-            "statuses": arrays.json(r.status for _, r in changed),
-            "seqs": arrays.numbers(r.seq for _, r in changed),
-        }
-        _execute(connection, _UPDATE, parameters, len(changed))
-
-
-def _execute(connection: Connection, statement: TextClause, parameters: dict[str, str], rows: int) -> None:
-    if connection.execute(statement, parameters).rowcount != rows:
-        raise Overtaken

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+import psycopg
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError
@@ -20,7 +21,13 @@ log = structlog.get_logger(__name__)
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 # What one command's data, or a broken invariant, can cause. Anything else that the database
 # raises is its own trouble: the batch stays pending and is tried again.
-_POISON = (IntegrityError, DataError, GuardRefused)
+_POISON = (IntegrityError, DataError, psycopg.IntegrityError, psycopg.DataError, GuardRefused)
+_PART_MAX = 64
+"""So many commands are decided while the database writes those before."""
+
+_Batches = Sequence[tuple[Held, Sequence[Pending]]]
+_Readable = Accepted | Settled
+"""A command as it is decided; one that cannot be read is settled without."""
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
@@ -76,14 +83,21 @@ def _together(pending: list[Pending]) -> list[Pending]:
     return pending
 
 
-def _decide_all(connection: Connection, batches: Sequence[tuple[Held, Sequence[Pending]]]) -> list[Settled]:
+def _decide_all(connection: Connection, batches: _Batches) -> list[Settled]:
     asked = [[_read(event, command) for command in batch] for event, batch in batches]
     readable = [[one for one in batch if isinstance(one, Accepted)] for batch in asked]
     loaded = records.load(
         connection, [(event, some) for (event, _), some in zip(batches, readable, strict=True)]
     )
-    settled = [_decide(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
-    saving.save(connection, loaded, settled)
+    turns = [(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
+    settled: list[Settled] = []
+    size = -(-len(turns) // -(-len(turns) // _PART_MAX))
+    with saving.writing(connection) as writer:
+        for first in range(0, len(turns), size):
+            part = turns[first : first + size]
+            outcomes = [_decide(one, command) for one, command in part]
+            writer.save(list({one.event.id: one for one, _ in part}.values()), outcomes)
+            settled += outcomes
     return settled
 
 
@@ -108,14 +122,14 @@ def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseE
         return [settled] if saving.settle(connection, settled) else []
 
 
-def _read(event: Held, pending: Pending) -> Accepted | Settled:
+def _read(event: Held, pending: Pending) -> _Readable:
     try:
         return ledger.read(pending)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with this command alone
         return _failed(event.id, pending.id, error)
 
 
-def _decide(loaded: Loaded, command: Accepted | Settled) -> Settled:
+def _decide(loaded: Loaded, command: _Readable) -> Settled:
     if isinstance(command, Settled):
         return command
     try:

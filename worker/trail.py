@@ -1,6 +1,7 @@
 """Appends to the audit trail; nothing ever changes or removes an entry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from shared import arrays, audit
 from worker.records import Held
@@ -12,51 +13,60 @@ APPEND = """
     SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status,
            to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, now(), decode(hash, 'hex')
     FROM ROWS FROM (
-        unnest(CAST(:noted_events AS uuid[])), unnest(CAST(:noted_numbers AS bigint[])),
-        unnest(CAST(:noted_commands AS uuid[])), jsonb_array_elements_text(CAST(:noted_kinds AS jsonb)),
-        jsonb_array_elements_text(CAST(:noted_actors AS jsonb)),
-        jsonb_array_elements_text(CAST(:noted_reasons AS jsonb)),
-        unnest(CAST(:noted_registrations AS uuid[])),
-        jsonb_array_elements_text(CAST(:noted_from_statuses AS jsonb)),
-        jsonb_array_elements_text(CAST(:noted_to_statuses AS jsonb)),
-        jsonb_array_elements(CAST(:noted_before_afters AS jsonb)),
-        unnest(CAST(:noted_spots_deltas AS integer[])), unnest(CAST(:noted_spots_reserved AS integer[])),
-        unnest(CAST(:noted_hashes AS text[]))
+        unnest(CAST(%(noted_events)s AS uuid[])), unnest(CAST(%(noted_numbers)s AS bigint[])),
+        unnest(CAST(%(noted_commands)s AS uuid[])), jsonb_array_elements_text(CAST(%(noted_kinds)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(noted_actors)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(noted_reasons)s AS jsonb)),
+        unnest(CAST(%(noted_registrations)s AS uuid[])),
+        jsonb_array_elements_text(CAST(%(noted_from_statuses)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(noted_to_statuses)s AS jsonb)),
+        jsonb_array_elements(CAST(%(noted_before_afters)s AS jsonb)),
+        unnest(CAST(%(noted_spots_deltas)s AS integer[])),
+        unnest(CAST(%(noted_spots_reserved)s AS integer[])),
+        unnest(CAST(%(noted_hashes)s AS text[]))
     ) AS entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
                 to_status, before_after, spots_delta, spots_reserved, hash)
 """
 """Writes the entries of `appending`, in the transaction that held their events."""
 
 
-def appending(changes: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str]:
-    """Return the parameters with which `APPEND` writes one entry a change, chained to the one before."""
-    entries = [entry for event, made in changes for entry in _entries(event, made)]
-    return {
-        "noted_events": arrays.ids(e.event_id for e, _ in entries),
-        "noted_numbers": arrays.numbers(e.number for e, _ in entries),
-        "noted_commands": arrays.ids(e.command_id for e, _ in entries),
-        "noted_kinds": arrays.json(e.kind for e, _ in entries),
-        "noted_actors": arrays.json(e.actor for e, _ in entries),
-        "noted_reasons": arrays.json(e.reason for e, _ in entries),
-        "noted_registrations": arrays.ids(e.registration_id for e, _ in entries),
-        "noted_from_statuses": arrays.json(e.from_status for e, _ in entries),
-        "noted_to_statuses": arrays.json(e.to_status for e, _ in entries),
-        "noted_before_afters": arrays.json(e.before_after for e, _ in entries),
-        "noted_spots_deltas": arrays.numbers(e.spots_delta for e, _ in entries),
-        "noted_spots_reserved": arrays.numbers(e.spots_reserved for e, _ in entries),
-        "noted_hashes": arrays.digests(digest for _, digest in entries),
-    }
+class Chained(NamedTuple):
+    """An entry with its hash, which the next one is chained to."""
+
+    entry: audit.Entry
+    digest: bytes
 
 
-def _entries(event: Held, changes: Sequence[Change]) -> list[tuple[audit.Entry, bytes]]:
-    """Return an event's new entries with their hashes, numbered on from its last."""
+def entries(event: Held, changes: Sequence[Change]) -> list[Chained]:
+    """Return one entry a change, numbered on from the event's last, each chained to the one before."""
     last = bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST
-    entries = []
+    chained = []
     for number, change in enumerate(changes, event.audit_seq + 1):
         entry = _entry(event, number, change)
         last = audit.chain(last, entry)
-        entries.append((entry, last))
-    return entries
+        chained.append(Chained(entry, last))
+    return chained
+
+
+def appending(noted: Iterable[Sequence[Chained]]) -> dict[str, str]:
+    """Return the parameters with which `APPEND` writes these entries."""
+    chained = [one for entries in noted for one in entries]
+    noted_entries = [one.entry for one in chained]
+    return {
+        "noted_events": arrays.ids(e.event_id for e in noted_entries),
+        "noted_numbers": arrays.numbers(e.number for e in noted_entries),
+        "noted_commands": arrays.ids(e.command_id for e in noted_entries),
+        "noted_kinds": arrays.json(e.kind for e in noted_entries),
+        "noted_actors": arrays.json(e.actor for e in noted_entries),
+        "noted_reasons": arrays.json(e.reason for e in noted_entries),
+        "noted_registrations": arrays.ids(e.registration_id for e in noted_entries),
+        "noted_from_statuses": arrays.json(e.from_status for e in noted_entries),
+        "noted_to_statuses": arrays.json(e.to_status for e in noted_entries),
+        "noted_before_afters": arrays.json(e.before_after for e in noted_entries),
+        "noted_spots_deltas": arrays.numbers(e.spots_delta for e in noted_entries),
+        "noted_spots_reserved": arrays.numbers(e.spots_reserved for e in noted_entries),
+        "noted_hashes": arrays.digests(one.digest for one in chained),
+    }
 
 
 def _entry(event: Held, number: int, change: Change) -> audit.Entry:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from api.bell import Bell
 from api.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from api.owners import Owners
+from api.rings import rings
 from shared import database, ids, queues
 from shared.ledger import Asked, Receipt
 from shared.settings import Settings
@@ -27,7 +28,7 @@ def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> obje
     async def run() -> object:
         engine = database.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         nowhere = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
-        bell = Bell(queues.celery_app(nowhere), Owners(engine))
+        bell = Bell(rings(queues.celery_app(nowhere), nowhere), Owners(engine))
         intake = Intake(engine, bell, settings)
         try:
             return await work(intake)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Sequence
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from api import bell
 from api.bell import Bell
 from api.owners import Owners
+from api.rings import rings
 from shared import database, ids, locks, queues, results
 from shared.settings import Settings
 
@@ -65,7 +67,7 @@ def test_a_database_that_is_not_there_costs_no_ring(settings: Settings) -> None:
 async def _after(settings: Settings, *steps: tuple[str, UUID, UUID]) -> None:
     """Let a bell ring for commands, and hear of outcomes, in this order."""
     engine = database.async_engine(settings)
-    ringing = Bell(queues.celery_app(settings), Owners(engine))
+    ringing = Bell(rings(queues.celery_app(settings), settings), Owners(engine))
     try:
         for what, event_id, command_id in steps:
             (ringing.ring if what == "ring" else ringing.heard)(event_id, [command_id])
@@ -81,6 +83,32 @@ def rung(client: "redis.Redis", event_id: UUID) -> list[object]:
     while isinstance(message := client.rpop(f"event.{event_id}"), bytes):
         messages.append(json.loads(base64.b64decode(json.loads(message)["body"]))[0])
     return messages
+
+
+def test_a_ring_is_in_redis_as_celery_and_kombu_would_put_it_there(settings: Settings) -> None:
+    app, event_id, others = queues.celery_app(settings), ids.new_id(), [ids.new_id()]
+    command_ids = [ids.new_id(), ids.new_id()]
+    queues.ring(app, event_id, command_ids, others)
+    client = results.connect(settings.broker_url)
+    theirs = client.lindex(queues.event_queue_name(event_id), 0)
+    client.delete(queues.event_queue_name(event_id))
+
+    ours = queues.redis_message(app, event_id, command_ids, others)
+
+    assert isinstance(theirs, bytes)
+    assert comparable(ours) == comparable(theirs)
+
+
+def comparable(message: bytes) -> dict[str, Any]:
+    """Return a message with its body read and in place of each id its type, without what asks for a result."""
+    read = json.loads(message)
+    for name in ("reply_to", "argsrepr"):
+        read["properties"].pop(name, None)
+    read["body"] = json.loads(base64.b64decode(read["body"]))
+    for part, names in (("headers", ("id", "root_id")), ("properties", ("correlation_id", "delivery_tag"))):
+        for name in names:
+            read[part][name] = type(read[part][name])
+    return cast("dict[str, Any]", read)
 
 
 def test_what_is_answered_before_its_turn_needs_no_ring(settings: Settings) -> None:
@@ -123,7 +151,7 @@ def test_only_an_outcome_of_what_was_rung_for_lets_the_next_ring_go(
 
     async def ring_twice() -> tuple[list[object], list[object]]:
         engine = database.async_engine(settings)
-        ringing = Bell(queues.celery_app(settings), Owners(engine))
+        ringing = Bell(rings(queues.celery_app(settings), settings), Owners(engine))
         ringing.ring(event_id, [first])
         await asyncio.sleep(0)
         ringing.ring(event_id, [second])

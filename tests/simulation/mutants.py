@@ -17,6 +17,7 @@ from worker.promotion import Policy, Waiter, Waitlist
 from worker.records import Held
 from worker.roster import Roster
 from worker.state import Change, Registration
+from worker.trail import Chained
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -128,11 +129,12 @@ def statement(name: str, *edits: tuple[str, str], module: ModuleType = saving) -
     """Return a plant that changes a statement's text; each edit must find what it changes."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        statement = str(getattr(module, name).text)
+        found = getattr(module, name)
+        statement: str = found if isinstance(found, str) else found.text
         for old, new in edits:
             assert old in statement, f"{name} no longer has {old!r}"
             statement = statement.replace(old, new)
-        monkeypatch.setattr(module, name, text(statement))
+        monkeypatch.setattr(module, name, statement if isinstance(found, str) else text(statement))
 
     return plant
 
@@ -148,8 +150,8 @@ def both(*plants: Plant) -> Plant:
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
     appending = trail.appending
 
-    def mutant(made: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str]:
-        return appending([(event, changes[:-1]) for event, changes in made])
+    def mutant(noted: Sequence[Sequence[Chained]]) -> dict[str, str]:
+        return appending([entries[:-1] for entries in noted])
 
     monkeypatch.setattr(trail, "appending", mutant)
 
@@ -160,9 +162,9 @@ def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    appending = trail.appending
+    entries = trail.entries
 
-    def mutant(made: Sequence[tuple[Held, Sequence[Change]]]) -> dict[str, str]:
-        return appending([(event, changes[::-1]) for event, changes in made])
+    def mutant(event: Held, changes: Sequence[Change]) -> list[Chained]:
+        return entries(event, changes[::-1])
 
-    monkeypatch.setattr(trail, "appending", mutant)
+    monkeypatch.setattr(trail, "entries", mutant)

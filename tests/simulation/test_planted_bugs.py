@@ -134,7 +134,7 @@ _COUNTS_ONE_TOO_MANY = mutants.statement(
 _FORGETS_WHAT_IS_SETTLED = mutants.both(
     mutants.statement("_HOLD", (" AND settled_at IS NULL", ""), module=records),
     mutants.statement("_SAVE", (" AND command.outcome IS NULL", "")),
-    mutants.statement("_SETTLE", (" AND command.outcome IS NULL", "")),
+    mutants.statement("SETTLE", (" AND command.outcome IS NULL", ""), module=ledger),
 )
 
 _TWO_AND_ONE_WAITS = (register(2), register(2), register(1), move("CANCELLED", 2))
