@@ -1,7 +1,7 @@
 """Sends rings to the broker.
 
 To a Redis a ring goes from the event loop as the one LPUSH that it is, with the text that kombu would put
-there: by way of kombu it takes five times as long, in a thread. To any other broker it goes by way of
+there: by way of kombu it takes several times as long, in a thread. To any other broker it goes by way of
 Celery, in a thread of its own, so that no request waits for the broker.
 """
 

@@ -5,7 +5,8 @@ but the recorded outcome.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from uuid import UUID
 
@@ -16,17 +17,17 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.news import News
 from shared import ledger, results
 from shared.outcomes import Outcome
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# A fruitless read costs about as much as it asks for keys, so the pause grows with the crowd: one
-# client alone is answered within a millisecond of its decision.
-_PAUSE_SECONDS_PER_WAITER = 30e-6
-_PAUSE_SECONDS_MIN = 0.001
-_PAUSE_SECONDS_MAX = 0.0015
+# The result backend tells when there is something to read. What was missed is looked for now and then, or
+# in short pauses while nothing can be heard.
+_LOOK_SECONDS = 0.005
+_DEAF_PAUSE_SECONDS = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
 _PROBES_MAX = 16
 _SWEEP_SECONDS = 0.05
@@ -49,9 +50,10 @@ class _Awaited(msgspec.Struct, kw_only=True):
 class Waiting:
     """Everybody in this process who waits for an outcome; `heard` is told of those that Redis had.
 
-    An event's commands are settled in order, so of each event only the one that is awaited longest is
-    asked for; when that is there, so may be the next ones. Of very many events a few are asked for by
-    turns: owners settle many at once, so when one of them has news, so may all.
+    An event's commands are settled in order, so of an event that has news those are asked for that are
+    awaited longest; when all of them are there, so may be the next ones. News can be missed: of a few
+    events by turns the one command that is awaited longest is asked for all the same, and when one
+    of these is there, so may be those of all events.
     """
 
     def __init__(
@@ -71,6 +73,10 @@ class Waiting:
         self._ledger_reader: asyncio.Task[None] | None = None
         self._sweeps = False
         self._released = False
+        self._news = News(settings.result_url, self._hear)
+        self._heard_of: dict[UUID, None] = {}
+        self._woken = asyncio.Event()
+        self._look_at = 0.0
 
     async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
         """Return the command's outcome, or None when it is not settled within `seconds`."""
@@ -81,6 +87,7 @@ class Waiting:
         answer: asyncio.Future[Outcome | None] = loop.create_future()
         awaited = self._awaited(event_id, command_id, now)
         awaited.waiters.append((answer, now + seconds))
+        self._news.start()
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll())
         if not self._sweeps:
@@ -101,6 +108,7 @@ class Waiting:
 
     async def close(self) -> None:
         """Stop reading."""
+        await self._news.close()
         for reader in (self._poller, self._ledger_reader):
             if reader is not None:
                 reader.cancel()
@@ -129,35 +137,59 @@ class Waiting:
     def _everything(self) -> Iterator[_Awaited]:
         return (awaited for event in list(self._events.values()) for awaited in list(event.values()))
 
+    def _hear(self, event_ids: Sequence[UUID]) -> None:
+        for event_id in event_ids:
+            if event_id in self._events:
+                self._heard_of[event_id] = None
+        if self._heard_of:
+            self._woken.set()
+
     async def _poll(self) -> None:
         try:
-            pause = _PAUSE_SECONDS_MIN
             while self._events:
-                await asyncio.sleep(pause)
                 try:
-                    pause = await self._read_results()
+                    with suppress(TimeoutError):
+                        pause = _LOOK_SECONDS if self._news.listening else _DEAF_PAUSE_SECONDS
+                        await asyncio.wait_for(self._woken.wait(), pause)
+                    await self._read_results()
                 except redis.RedisError as error:
                     log.warning("results_not_readable", error=repr(error))
-                    pause = _REDIS_GONE_PAUSE_SECONDS
                     for awaited in self._everything():
                         awaited.ask_ledger_at = 0
+                    await asyncio.sleep(_REDIS_GONE_PAUSE_SECONDS)
                 except Exception:  # whatever it was, the others still wait
                     log.exception("poll_failed")
-                    pause = _REDIS_GONE_PAUSE_SECONDS
+                    await asyncio.sleep(_REDIS_GONE_PAUSE_SECONDS)
         finally:
             self._poller = None
 
-    async def _read_results(self) -> float:
-        """Answer whom Redis has an outcome for; return how long to pause before the next read."""
-        answered = await self._read(self._heads(_PROBES_MAX))
-        if answered and len(self._events) > _PROBES_MAX:
-            heads = self._heads(len(self._events))
-            for first in range(0, len(heads), self._read_max):
-                answered |= await self._read(heads[first : first + self._read_max])
+    async def _read_results(self) -> None:
+        """Answer whom Redis has an outcome for, of the events that there is news of, and of some others."""
+        self._woken.clear()
+        news, self._heard_of = self._heard_of, {}
+        answered = await self._read_next(news)
+        now = asyncio.get_running_loop().time()
+        if now >= self._look_at or not self._news.listening:
+            self._look_at = now + _LOOK_SECONDS
+            missed = await self._read(self._heads(_PROBES_MAX))
+            if missed and len(self._events) > _PROBES_MAX:
+                missed = set(self._events)
+            answered |= missed
         while answered:
-            answered = await self._read(self._next_awaited(answered))
-        crowd = sum(len(event) for event in self._events.values())
-        return min(max(crowd * _PAUSE_SECONDS_PER_WAITER, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
+            answered = await self._read_next(answered)
+
+    async def _read_next(self, event_ids: Collection[UUID]) -> set[UUID]:
+        """Answer whom Redis has, of these events; return those of which it had all that were asked for."""
+        share = max(1, self._read_max // max(1, len(event_ids)))
+        asked = [
+            awaited
+            for event_id in event_ids
+            for awaited in islice(self._events.get(event_id, {}).values(), share)
+        ]
+        answered: set[UUID] = set()
+        for first in range(0, len(asked), self._read_max):
+            answered |= await self._read(asked[first : first + self._read_max])
+        return answered
 
     async def _read(self, asked: Sequence[_Awaited]) -> set[UUID]:
         """Answer those of these that Redis has, and return the events of which it had all."""
@@ -183,11 +215,6 @@ class Waiting:
             for event_id in events:
                 self._events[event_id] = self._events.pop(event_id)
         return [next(iter(self._events[event_id].values())) for event_id in events]
-
-    def _next_awaited(self, event_ids: Iterable[UUID]) -> list[_Awaited]:
-        """Return the longest awaited commands of these events, as many as one read takes."""
-        waiting = (self._events[event_id].values() for event_id in event_ids if event_id in self._events)
-        return list(islice((awaited for event in waiting for awaited in event), self._read_max))
 
     def _sweep(self) -> None:
         """End the waits whose time is over, and have the ledger asked for what took too long."""

@@ -1,10 +1,11 @@
 """The result backend: outcomes in Redis, in Celery's own format, so that `AsyncResult` reads them.
 
-Keys written: `celery-task-meta-<command id>`, a JSON text, kept `result_keep_seconds`. Redis is only
-fast: what is missing here is in the ledger, and everything here may vanish at any time.
+Keys written: `celery-task-meta-<command id>`, a JSON text, kept `result_keep_seconds`. Each batch is also
+announced on the channel `admitone.stored`, with its events' ids. Redis is only fast: what is missing here
+is in the ledger, and everything here may vanish at any time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,7 +23,11 @@ log = structlog.get_logger(__name__)
 _KEY_PREFIX = b"celery-task-meta-"
 _VALUE = b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_done":"%b","task_id":"%b"}'
 # One command for the whole batch: as many SETs would cost the worker more than deciding does.
-_SET_ALL = "for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], 'PX', ARGV[#ARGV]) end"
+_SET_ALL = """
+for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], 'PX', ARGV[#KEYS + 1]) end
+redis.call('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])
+"""
+_STORED = b"admitone.stored"
 _SOCKET_SECONDS_MAX = 2
 
 
@@ -33,6 +38,7 @@ class _Stored(Struct):
 
 
 _DECODER = json.Decoder(_Stored)
+_EVENTS_DECODER = json.Decoder(list[UUID])
 
 
 def connect(result_url: str) -> "redis.Redis":
@@ -53,15 +59,32 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
     )
 
 
-def store(client: "redis.Redis", settled: Iterable[Settled], keep_seconds: float) -> None:
-    """Publish outcomes, one round trip for all; raises `redis.RedisError` when Redis is gone."""
+async def listen(result_url: str) -> AsyncIterator[list[UUID]]:
+    """Yield of which events outcomes were stored, whenever that is announced; an empty list at first.
+
+    Whoever listens later, or is cut off, misses some. Raises `redis.RedisError` when Redis is gone.
+    """
+    url = _redis_url(result_url)
+    client = redis.asyncio.Redis.from_url(url, socket_connect_timeout=_SOCKET_SECONDS_MAX)
+    async with client, client.pubsub() as subscription:
+        await subscription.subscribe(_STORED)
+        async for message in subscription.listen():
+            yield _EVENTS_DECODER.decode(message["data"]) if message["type"] == "message" else []
+
+
+def store(client: "redis.Redis", settled: Collection[Settled], keep_seconds: float) -> None:
+    """Publish outcomes and announce them, one round trip for all.
+
+    Raises `redis.RedisError` when Redis is gone.
+    """
     done_at = datetime.now(UTC).isoformat().encode()
     keys, values = [], []
     for one in settled:
         task_id = str(one.command_id).encode()
         keys.append(_KEY_PREFIX + task_id)
         values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
-    client.eval(_SET_ALL, len(keys), *keys, *values, int(keep_seconds * 1000))
+    announced = json.encode({one.event_id for one in settled})
+    client.eval(_SET_ALL, len(keys), *keys, *values, int(keep_seconds * 1000), _STORED, announced)
 
 
 def key(command_id: UUID) -> bytes:

@@ -91,13 +91,13 @@ def _decide_all(connection: Connection, batches: _Batches) -> list[Settled]:
     )
     turns = [(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
     settled: list[Settled] = []
-    size = -(-len(turns) // -(-len(turns) // _PART_MAX))
+    size = -(-len(turns) // -(-len(turns) // _PART_MAX))  # all parts alike
     with saving.writing(connection) as writer:
         for first in range(0, len(turns), size):
             part = turns[first : first + size]
-            outcomes = [_decide(one, command) for one, command in part]
-            writer.save(list({one.event.id: one for one, _ in part}.values()), outcomes)
-            settled += outcomes
+            decided = [_decide(one, command) for one, command in part]
+            writer.save(list({one.event.id: one for one, _ in part}.values()), decided)
+            settled += decided
     return settled
 
 

@@ -100,7 +100,7 @@ def test_a_ring_is_in_redis_as_celery_and_kombu_would_put_it_there(settings: Set
 
 
 def comparable(message: bytes) -> dict[str, Any]:
-    """Return a message with its body read and in place of each id its type, without what asks for a result."""
+    """Return a message with its body read, each id's type in its place, and nothing about results."""
     read = json.loads(message)
     for name in ("reply_to", "argsrepr"):
         read["properties"].pop(name, None)

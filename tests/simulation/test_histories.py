@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, event, given
 from hypothesis import settings as examples
+from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 from structlog.typing import EventDict
@@ -59,10 +60,15 @@ def test_postgresql_holds_long_and_crowded_histories_as_the_naive_model_does(
 
 
 @examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drawn=HISTORIES)
+@given(drawn=HISTORIES, part=st.integers(1, 64))
 def test_postgresql_holds_after_every_batch_what_the_naive_model_says(
-    connection: Connection, logs: list[EventDict], drawn: History
+    connection: Connection,
+    logs: list[EventDict],
+    monkeypatch: pytest.MonkeyPatch,
+    drawn: History,
+    part: int,
 ) -> None:
+    monkeypatch.setattr(tasks, "_PART_MAX", part)  # how many are decided while those before are written
     assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
     assert logs == [], "no batch had to be applied one by one"
 
