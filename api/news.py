@@ -7,6 +7,7 @@ from uuid import UUID
 import redis
 import structlog
 
+from api.ending import end
 from shared import results
 
 log = structlog.get_logger(__name__)
@@ -30,9 +31,7 @@ class News:
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait([self._listener])
+        await end(self._listener)
 
     async def _listen(self) -> None:
         while True:

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.ending import end
 from api.news import News
 from shared import ledger, results
 from shared.outcomes import Outcome
@@ -109,10 +110,8 @@ class Waiting:
     async def close(self) -> None:
         """Stop reading."""
         await self._news.close()
-        for reader in (self._poller, self._ledger_reader):
-            if reader is not None:
-                reader.cancel()
-                await asyncio.wait([reader])
+        await end(self._poller)
+        await end(self._ledger_reader)
 
     def _awaited(self, event_id: UUID, command_id: UUID, now: float) -> _Awaited:
         event = self._events.setdefault(event_id, {})
@@ -149,8 +148,10 @@ class Waiting:
             while self._events:
                 try:
                     with suppress(TimeoutError):
-                        pause = _LOOK_SECONDS if self._news.listening else _DEAF_PAUSE_SECONDS
-                        await asyncio.wait_for(self._woken.wait(), pause)
+                        async with asyncio.timeout(
+                            _LOOK_SECONDS if self._news.listening else _DEAF_PAUSE_SECONDS
+                        ):
+                            await self._woken.wait()
                     await self._read_results()
                 except redis.RedisError as error:
                     log.warning("results_not_readable", error=repr(error))

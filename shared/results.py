@@ -64,8 +64,11 @@ async def listen(result_url: str) -> AsyncIterator[list[UUID]]:
 
     Whoever listens later, or is cut off, misses some. Raises `redis.RedisError` when Redis is gone.
     """
-    url = _redis_url(result_url)
-    client = redis.asyncio.Redis.from_url(url, socket_connect_timeout=_SOCKET_SECONDS_MAX)
+    client = redis.asyncio.Redis.from_url(
+        _redis_url(result_url),
+        socket_timeout=None,  # silence is no trouble here
+        socket_connect_timeout=_SOCKET_SECONDS_MAX,
+    )
     async with client, client.pubsub() as subscription:
         await subscription.subscribe(_STORED)
         async for message in subscription.listen():

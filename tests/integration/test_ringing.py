@@ -92,6 +92,7 @@ def test_a_ring_is_in_redis_as_celery_and_kombu_would_put_it_there(settings: Set
     client = results.connect(settings.broker_url)
     theirs = client.lindex(queues.event_queue_name(event_id), 0)
     client.delete(queues.event_queue_name(event_id))
+    client.close()
 
     ours = queues.redis_message(app, event_id, command_ids, others)
 

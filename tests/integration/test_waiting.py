@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import pytest
 import redis
 
 from api import news, waiting
+from api.ending import end
 from api.waiting import Waiting
 from shared import database, ids, results
 from shared.ledger import Settled
@@ -78,7 +79,7 @@ def test_news_alone_is_enough(
     async def store(waits: Waiting) -> None:
         await listening(waits)
         await asyncio.sleep(0.05)  # the first look is over, and found nothing
-        results.store(results.connect(settings.result_url), settled, NEVER_SECONDS)
+        store_all(settings, settled)
 
     assert asyncio.run(all_answered(settings, settled, store))
 
@@ -103,7 +104,7 @@ def test_without_news_looking_is_enough(settings: Settings, monkeypatch: pytest.
     settled = decided(300, 3)
 
     async def store(_waits: Waiting) -> None:
-        results.store(results.connect(settings.result_url), settled, NEVER_SECONDS)
+        store_all(settings, settled)
 
     assert asyncio.run(all_answered(settings, settled, store))
 
@@ -114,7 +115,7 @@ def test_news_is_heard_again_after_the_result_backend_cut_everybody_off(
     monkeypatch.setattr(news, "_TRY_AGAIN_SECONDS", 0.01)
     client = results.connect(settings.result_url)
 
-    async def cut_off() -> bool:
+    async def cut_off() -> None:
         async with opened(settings) as waits:
             wait = asyncio.create_task(waits.outcome(ids.new_id(), ids.new_id(), NEVER_SECONDS))
             await asyncio.sleep(0)
@@ -124,15 +125,38 @@ def test_news_is_heard_again_after_the_result_backend_cut_everybody_off(
                 while not client.pubsub_numsub("admitone.stored")[0][1]:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
             await listening(waits)
+            assert not wait.done(), "nobody has an outcome"
             wait.cancel()
-            return True
 
-    assert asyncio.run(cut_off())
+    asyncio.run(cut_off())
+    client.close()
+
+
+def test_ending_goes_on_until_the_task_is_done() -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(NEVER_SECONDS)
+        await asyncio.sleep(NEVER_SECONDS)
+
+    async def ended() -> bool:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(end(task), ANSWERED_SECONDS_MAX)
+        return task.done()
+
+    assert asyncio.run(ended())
+
+
+def store_all(settings: Settings, settled: Sequence[Settled]) -> None:
+    """Store outcomes as a worker does."""
+    with results.connect(settings.result_url) as client:
+        results.store(client, settled, NEVER_SECONDS)
 
 
 def store_unheard(settings: Settings, settled: Sequence[Settled]) -> None:
     """Store outcomes in a way that nobody hears of."""
-    results.store(Unheard(results.connect(settings.result_url)), settled, NEVER_SECONDS)  # type: ignore[arg-type]
+    with results.connect(settings.result_url) as client:
+        results.store(Unheard(client), settled, NEVER_SECONDS)  # type: ignore[arg-type]
 
 
 class Unheard:
