@@ -70,7 +70,8 @@ class Bell:
                 for together in await self._owners.together(self._rung):
                     await self._ring(together)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._heard.wait(), _HEARING_SECONDS_MAX)
+                    async with asyncio.timeout(_HEARING_SECONDS_MAX):
+                        await self._heard.wait()
                 if self._due:
                     await asyncio.sleep(_GOING_ON_SECONDS)
         finally:

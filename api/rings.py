@@ -55,9 +55,7 @@ class CeleryRings:
     async def send(self, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID]) -> None:
         """Ring with a task of Celery's."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(
-            self._thread, queues.ring, self._celery, event_id, list(command_ids), list(others)
-        )
+        await loop.run_in_executor(self._thread, queues.ring, self._celery, event_id, command_ids, others)
 
     async def close(self) -> None:
         """End the thread."""
