@@ -9,20 +9,19 @@ from collections import deque
 from collections.abc import Sequence
 from uuid import UUID
 
+import psycopg
 import structlog
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from psycopg import DataError, IntegrityError
+from psycopg.rows import TupleRow
 
 from api.bell import Bell
-from shared import ledger
+from shared import database, ledger
 from shared.ledger import Asked, Receipt
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.05
-_CONNECTION_TROUBLE = (DBAPIError, PoolTimeoutError, OSError)
 
 _Turn = tuple[Asked, "asyncio.Future[Receipt]"]
 
@@ -46,14 +45,15 @@ class CommandRejected(Exception):  # noqa: N818
 class Intake:
     """Accepts commands; one INSERT is in flight at a time."""
 
-    def __init__(self, engine: AsyncEngine, bell: Bell, settings: Settings) -> None:
-        self._engine = engine
+    def __init__(self, bell: Bell, settings: Settings) -> None:
         self._bell = bell
+        self._settings = settings
         self._batch_max = settings.intake_batch_max
         self._waiting_max = settings.intake_waiting_max
         self._patience_seconds = settings.ledger_patience_seconds
         self._waiting: dict[UUID, deque[_Turn]] = {}
         self._writer: asyncio.Task[None] | None = None
+        self._session: psycopg.AsyncConnection[TupleRow] | None = None
 
     async def accept(self, asked: Asked) -> Receipt:
         """Return once the command is committed; raises one of this module's errors when it is not."""
@@ -70,6 +70,8 @@ class Intake:
         """Wait for all that was asked to be written."""
         while self._writer is not None:
             await asyncio.wait([self._writer])
+        if self._session is not None:
+            await self._session.close()
 
     async def _write_all(self) -> None:
         try:
@@ -116,26 +118,34 @@ class Intake:
         perhaps_committed = False
         while True:
             try:
-                async with self._engine.connect() as connection:
-                    perhaps_committed = True
-                    return await ledger.accept(connection, asked)
+                session = await self._connected()
+                perhaps_committed = True
+                return await ledger.accept(session, asked)
             except (DataError, IntegrityError):
                 raise
-            except _CONNECTION_TROUBLE as error:
+            except (psycopg.Error, OSError) as error:
                 if clock() < deadline:
                     await asyncio.sleep(_RETRY_PAUSE_SECONDS)
                     continue
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from error
 
+    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
+        """Return a connection that is this intake's alone: nobody who reads keeps a command waiting."""
+        if self._session is None or self._session.closed:
+            self._session = await database.accepting_session(self._settings)
+        return self._session
+
     def _hand_out(self, batch: Sequence[_Turn], receipts: Sequence[Receipt]) -> None:
+        """Have the owners rung first: they have the most left to do."""
         rung: dict[UUID, list[UUID]] = {}
-        for (asked, written), receipt in zip(batch, receipts, strict=True):
+        for (asked, _), receipt in zip(batch, receipts, strict=True):
             if not receipt.replayed:
                 rung.setdefault(asked.event_id, []).append(receipt.command_id)
-            if not written.done():
-                written.set_result(receipt)
         for event_id, command_ids in rung.items():
             self._bell.ring(event_id, command_ids)
+        for (_, written), receipt in zip(batch, receipts, strict=True):
+            if not written.done():
+                written.set_result(receipt)
 
 
 def _fail(batch: Sequence[_Turn], error: Exception) -> None:

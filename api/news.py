@@ -1,8 +1,7 @@
-"""Hears from the result backend of which events outcomes were stored, so that nobody need ask in vain."""
+"""Hears from the result backend what outcomes were stored, so that nobody need ask in vain."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from uuid import UUID
+from collections.abc import Callable
 
 import redis
 import structlog
@@ -18,7 +17,7 @@ _TRY_AGAIN_SECONDS = 1
 class News:
     """What this process hears; some may be missed, even while `listening`."""
 
-    def __init__(self, result_url: str, tell: Callable[[Sequence[UUID]], None]) -> None:
+    def __init__(self, result_url: str, tell: Callable[[results.News], None]) -> None:
         self.listening = False
         self._result_url = result_url
         self._tell = tell
@@ -36,9 +35,9 @@ class News:
     async def _listen(self) -> None:
         while True:
             try:
-                async for event_ids in results.listen(self._result_url):
+                async for news in results.listen(self._result_url):
                     self.listening = True
-                    self._tell(event_ids)
+                    self._tell(news)
             except redis.RedisError as error:
                 log.warning("news_not_readable", error=repr(error))
             except Exception:  # whatever it was, asking still helps

@@ -94,7 +94,7 @@ def open_service(settings: Settings) -> Service:
         redis=redis_client,
         celery=celery,
         bell=bell,
-        intake=Intake(autocommit, bell, settings),
+        intake=Intake(bell, settings),
         waiting=Waiting(autocommit, redis_client, settings, bell.heard),
         reader=reader,
         receipts=Receipts(reader),

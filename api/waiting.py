@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.ending import end
 from api.news import News
-from shared import ledger, results
+from shared import ledger, outcomes, results
 from shared.outcomes import Outcome
 from shared.settings import Settings
 
@@ -136,10 +136,17 @@ class Waiting:
     def _everything(self) -> Iterator[_Awaited]:
         return (awaited for event in list(self._events.values()) for awaited in list(event.values()))
 
-    def _hear(self, event_ids: Sequence[UUID]) -> None:
-        for event_id in event_ids:
-            if event_id in self._events:
-                self._heard_of[event_id] = None
+    def _hear(self, news: results.News) -> None:
+        """Answer whom the news has an outcome for, and have those of which it says no more asked for."""
+        answered: dict[UUID, list[UUID]] = {}
+        for event_id, command_id, outcome in news.outcomes:
+            awaited = self._events.get(event_id, {}).get(command_id)
+            if awaited is not None:
+                self._answer(awaited, outcomes.decode(outcome))
+                answered.setdefault(event_id, []).append(command_id)
+        for event_id, command_ids in answered.items():
+            self._heard(event_id, command_ids)
+        self._heard_of |= {event_id: None for event_id in news.event_ids if event_id in self._events}
         if self._heard_of:
             self._woken.set()
 
@@ -196,10 +203,10 @@ class Waiting:
         """Answer those of these that Redis has, and return the events of which it had all."""
         if not asked:
             return set()
-        outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
+        found = await results.fetch(self._redis, [awaited.key for awaited in asked])
         answered: dict[UUID, list[UUID]] = {}
         missing = set()
-        for awaited, outcome in zip(asked, outcomes, strict=True):
+        for awaited, outcome in zip(asked, found, strict=True):
             if outcome is None:
                 missing.add(awaited.event_id)
             else:

@@ -146,8 +146,8 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         )
         for event in drifted
     ]
-    async with engine.begin() as connection:
-        await ledger.accept(connection, asked)
+    async with await database.accepting_session(settings) as session:
+        await ledger.accept(session, asked)
     for one in asked:
         with suppress(Exception):  # a broker that is away: the owner's tick finds the command
             queues.ring(celery, one.event_id, [one.id])

@@ -35,8 +35,21 @@ def async_engine(settings: Settings) -> AsyncEngine:
     )
 
 
+async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[TupleRow]:
+    """Return a new connection of the API's on which each statement commits by itself, in time or not at all.
+
+    It is the driver's own, and raises psycopg's errors.
+    """
+    url = make_url(settings.database_url)
+    _, address = url.get_dialect()().create_connect_args(url)
+    timeout = settings.statement_timeout_seconds
+    return await psycopg.AsyncConnection.connect(
+        **address, autocommit=True, **_connect_args(_API_APPLICATION, statement_timeout=timeout)
+    )
+
+
 def worker_connection(settings: Settings) -> Connection:
-    """Return a new connection whose session ends by itself when its process hangs.
+    """Return a new connection whose session ends by itself when its process hangs; nothing begins by itself.
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
     `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
@@ -45,6 +58,7 @@ def worker_connection(settings: Settings) -> Connection:
     engine = create_engine(
         settings.database_url,
         poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
         connect_args=_connect_args(
             worker_name(),
             _PLANNED_ONCE,
@@ -65,6 +79,11 @@ def session(connection: Connection) -> psycopg.Connection[TupleRow]:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection), "the only driver"
     return driver
+
+
+def is_lost(connection: Connection) -> bool:
+    """Tell whether the connection's session has ended."""
+    return connection.invalidated or session(connection).closed
 
 
 def worker_name() -> str:

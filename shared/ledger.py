@@ -12,12 +12,14 @@ Invariants of the command table, held here and nowhere else:
     ──────────────▶ pending ──────────────▶ settled
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
+import psycopg
 import structlog
 from msgspec import Raw, Struct, ValidationError
+from psycopg.rows import TupleRow, class_row
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +28,8 @@ from shared.commands import Accepted
 from shared.outcomes import Outcome
 
 log = structlog.get_logger(__name__)
+
+_Session = psycopg.AsyncConnection[TupleRow]
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -52,6 +56,15 @@ class Receipt(Struct, frozen=True, kw_only=True):
     same_request: bool = True
 
 
+class _Found(Struct, frozen=True, kw_only=True):
+    """A command that is in the ledger, and what it was asked under."""
+
+    event_id: UUID
+    id: UUID
+    idempotency_key: bytes | None
+    fingerprint: bytes | None
+
+
 class Pending(Struct, frozen=True, array_like=True):
     """A command that waits for its decision; `accepted_at` is the database's clock."""
 
@@ -71,40 +84,41 @@ class Settled(Struct, frozen=True, kw_only=True):
     outcome: Outcome
 
 
-_ACCEPT = text("""
+_ACCEPT = """
     INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
     SELECT event_id, id, kind, payload, actor, decode(idempotency_key, 'hex'), decode(fingerprint, 'hex')
     FROM ROWS FROM (
-        unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[])),
-        jsonb_array_elements_text(CAST(:kinds AS jsonb)), jsonb_array_elements(CAST(:payloads AS jsonb)),
-        jsonb_array_elements_text(CAST(:actors AS jsonb)),
-        jsonb_array_elements_text(CAST(:idempotency_keys AS jsonb)),
-        jsonb_array_elements_text(CAST(:fingerprints AS jsonb))
+        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
+        jsonb_array_elements_text(CAST(%(kinds)s AS jsonb)),
+        jsonb_array_elements(CAST(%(payloads)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(actors)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(idempotency_keys)s AS jsonb)),
+        jsonb_array_elements_text(CAST(%(fingerprints)s AS jsonb))
     ) WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING id
-""")
+"""
 
-_ACCEPTED_BEFORE = text("""
+_IN_LEDGER = """
     SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint
-    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[]), CAST(:idempotency_keys AS bytea[]))
-         AS asked (event_id, id, idempotency_key)
+    FROM unnest(
+        CAST(%(event_ids)s AS uuid[]), CAST(%(ids)s AS uuid[]), CAST(%(idempotency_keys)s AS bytea[])
+    ) AS asked (event_id, id, idempotency_key)
     JOIN command ON command.event_id = asked.event_id
      AND (command.id = asked.id OR command.idempotency_key = asked.idempotency_key)
-""")
+"""
 
 PENDING = """
     SELECT event_id,
            json_agg(json_build_array(id, seq, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
     FROM (
         SELECT given.event_id, waiting.*, row_number() OVER (PARTITION BY given.event_id ORDER BY seq) AS turn
-        FROM unnest(CAST(:event_ids AS uuid[])) AS given (event_id) CROSS JOIN LATERAL (
+        FROM unnest(CAST(%(event_ids)s AS uuid[])) AS given (event_id) CROSS JOIN LATERAL (
             SELECT id, seq, kind, payload, actor, accepted_at FROM command
             WHERE command.event_id = given.event_id AND settled_at IS NULL
-            ORDER BY seq LIMIT :share
+            ORDER BY seq LIMIT %(share)s
         ) AS waiting
-        ORDER BY turn, seq LIMIT :limit
+        ORDER BY turn, seq LIMIT %(limit)s
     ) AS taken
     GROUP BY event_id
 """
@@ -175,58 +189,50 @@ _BACKLOG = text("""
 """)
 
 
-async def accept(connection: AsyncConnection, asked: Sequence[Asked]) -> list[Receipt]:
+async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
     """Write commands into the ledger, in this order; one receipt for each, in this order.
 
     Nothing is accepted before the commit: the caller's, or the statement's own. Asking again with the same
-    idempotency keys, changes nothing and yields the receipts of what is there.
+    ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
     """
-    result = await connection.execute(
-        _ACCEPT,
-        {
-            "event_ids": arrays.ids(a.event_id for a in asked),
-            "ids": arrays.ids(a.id for a in asked),
-            "kinds": arrays.json(a.kind for a in asked),
-            "payloads": arrays.raw_json(a.payload for a in asked),
-            "actors": arrays.json(a.actor for a in asked),
-            "idempotency_keys": arrays.json(a.idempotency_key and a.idempotency_key.hex() for a in asked),
-            "fingerprints": arrays.json(a.fingerprint and a.fingerprint.hex() for a in asked),
-        },
-    )
-    accepted = set(result.scalars())
-    if len(accepted) == len(asked):
+    parameters = {
+        "event_ids": arrays.ids(a.event_id for a in asked),
+        "ids": arrays.ids(a.id for a in asked),
+        "kinds": arrays.json(a.kind for a in asked),
+        "payloads": arrays.raw_json(a.payload for a in asked),
+        "actors": arrays.json(a.actor for a in asked),
+        "idempotency_keys": arrays.json(a.idempotency_key and a.idempotency_key.hex() for a in asked),
+        "fingerprints": arrays.json(a.fingerprint and a.fingerprint.hex() for a in asked),
+    }
+    written = await session.execute(_ACCEPT.encode(), parameters)
+    if written.rowcount == len(asked):
         return [Receipt(command_id=a.id) for a in asked]
-    before = await _accepted_before(connection, [a for a in asked if a.id not in accepted])
-    return [Receipt(command_id=a.id) if a.id in accepted else _replay(a, before) for a in asked]
+    there = await _in_ledger(session, asked)
+    return [_receipt(a, there) for a in asked]
 
 
-async def _accepted_before(
-    connection: AsyncConnection, asked: Sequence[Asked]
-) -> dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]]:
-    rows = await connection.execute(
-        _ACCEPTED_BEFORE,
-        {
-            "event_ids": [a.event_id for a in asked],
-            "ids": [a.id for a in asked],
-            "idempotency_keys": [a.idempotency_key for a in asked],
-        },
-    )
-    before: dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]] = {}
-    for row in rows:
-        before[row.event_id, row.id] = row
-        if row.idempotency_key is not None:
-            before[row.event_id, row.idempotency_key] = row
-    return before
+async def _in_ledger(session: _Session, asked: Sequence[Asked]) -> dict[tuple[UUID, UUID | bytes], _Found]:
+    """Return what the ledger has under these ids and idempotency keys."""
+    parameters = {
+        "event_ids": [a.event_id for a in asked],
+        "ids": [a.id for a in asked],
+        "idempotency_keys": [a.idempotency_key for a in asked],
+    }
+    there: dict[tuple[UUID, UUID | bytes], _Found] = {}
+    async with session.cursor(row_factory=class_row(_Found)) as cursor:
+        async for found in await cursor.execute(_IN_LEDGER.encode(), parameters):
+            there[found.event_id, found.id] = found
+            if found.idempotency_key is not None:
+                there[found.event_id, found.idempotency_key] = found
+    return there
 
 
-def _replay(
-    asked: Asked, before: dict[tuple[UUID, UUID | bytes], Row[tuple[UUID, UUID, bytes | None, bytes | None]]]
-) -> Receipt:
-    if (asked.event_id, asked.id) in before:
-        return Receipt(command_id=asked.id)  # our own earlier attempt to write it did commit
-    assert asked.idempotency_key is not None, "a fresh id without a key cannot be in the ledger"
-    row = before[asked.event_id, asked.idempotency_key]
-    return Receipt(command_id=row.id, replayed=True, same_request=row.fingerprint == asked.fingerprint)
+def _receipt(asked: Asked, there: Mapping[tuple[UUID, UUID | bytes], _Found]) -> Receipt:
+    if (asked.event_id, asked.id) in there:
+        return Receipt(command_id=asked.id)  # written now, or by our own earlier attempt
+    assert asked.idempotency_key is not None, "a fresh id without a key cannot be refused"
+    found = there[asked.event_id, asked.idempotency_key]
+    return Receipt(command_id=found.id, replayed=True, same_request=found.fingerprint == asked.fingerprint)
 
 
 def read(pending: Pending) -> Accepted:

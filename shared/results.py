@@ -1,18 +1,18 @@
 """The result backend: outcomes in Redis, in Celery's own format, so that `AsyncResult` reads them.
 
 Keys written: `celery-task-meta-<command id>`, a JSON text, kept `result_keep_seconds`. Each batch is also
-announced on the channel `admitone.stored`, with its events' ids. Redis is only fast: what is missing here
-is in the ledger, and everything here may vanish at any time.
+announced on the channel `admitone.stored`. Redis is only fast: what is missing here is in the ledger, and
+everything here may vanish at any time.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 import redis
 import redis.asyncio
 import structlog
-from msgspec import DecodeError, Struct, json
+from msgspec import DecodeError, Raw, Struct, json
 
 from shared import outcomes
 from shared.ledger import Settled
@@ -25,9 +25,13 @@ _VALUE = b'{"status":"SUCCESS","result":%b,"traceback":null,"children":[],"date_
 # One command for the whole batch: as many SETs would cost the worker more than deciding does.
 _SET_ALL = """
 for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], 'PX', ARGV[#KEYS + 1]) end
-redis.call('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])
+return redis.call('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])
 """
 _STORED = b"admitone.stored"
+_TOLD = b'["%b","%b",%b]'
+_TOLD_MAX = 16
+"""So many outcomes, for all listeners together, travel with the news, which saves who waits alone a round
+trip. Of more each listener fetches what it waits for, in steps that leave it time for others' requests."""
 _SOCKET_SECONDS_MAX = 2
 
 
@@ -37,8 +41,15 @@ class _Stored(Struct):
     result: Outcome
 
 
+class News(Struct, frozen=True, array_like=True):
+    """What is announced of a batch: its events, or its outcomes as `(event_id, command_id, outcome)`."""
+
+    event_ids: list[UUID]
+    outcomes: list[tuple[UUID, UUID, Raw]]
+
+
 _DECODER = json.Decoder(_Stored)
-_EVENTS_DECODER = json.Decoder(list[UUID])
+_NEWS_DECODER = json.Decoder(News)
 
 
 def connect(result_url: str) -> "redis.Redis":
@@ -59,8 +70,8 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
     )
 
 
-async def listen(result_url: str) -> AsyncIterator[list[UUID]]:
-    """Yield of which events outcomes were stored, whenever that is announced; an empty list at first.
+async def listen(result_url: str) -> AsyncIterator[News]:
+    """Yield what is announced, and nothing new at first, when the listening begins.
 
     Whoever listens later, or is cut off, misses some. Raises `redis.RedisError` when Redis is gone.
     """
@@ -72,22 +83,55 @@ async def listen(result_url: str) -> AsyncIterator[list[UUID]]:
     async with client, client.pubsub() as subscription:
         await subscription.subscribe(_STORED)
         async for message in subscription.listen():
-            yield _EVENTS_DECODER.decode(message["data"]) if message["type"] == "message" else []
+            yield _NEWS_DECODER.decode(message["data"]) if message["type"] == "message" else News([], [])
 
 
-def store(client: "redis.Redis", settled: Collection[Settled], keep_seconds: float) -> None:
-    """Publish outcomes and announce them, one round trip for all.
+class Shelf:
+    """Where a worker puts outcomes, for whoever asks and whoever listens.
 
-    Raises `redis.RedisError` when Redis is gone.
+    It goes on while Redis stores them: what Redis says is read before the next are sent.
     """
-    done_at = datetime.now(UTC).isoformat().encode()
-    keys, values = [], []
-    for one in settled:
-        task_id = str(one.command_id).encode()
-        keys.append(_KEY_PREFIX + task_id)
-        values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
-    announced = json.encode({one.event_id for one in settled})
-    client.eval(_SET_ALL, len(keys), *keys, *values, int(keep_seconds * 1000), _STORED, announced)
+
+    def __init__(self, result_url: str, keep_seconds: float) -> None:
+        self._connection = connect(result_url).connection_pool.make_connection()
+        self._keep_ms = int(keep_seconds * 1000)
+        self._sent = 0
+        self._listeners = 0
+
+    def put(self, settled: Sequence[Settled]) -> None:
+        """Store outcomes and announce them, one command for all; raises `redis.RedisError` if Redis is gone.
+
+        That some were lost is found out, and logged, when the next are put there.
+        """
+        try:
+            self.confirm()
+        except redis.ConnectionError as error:  # it is new perhaps, and takes these
+            log.warning("results_lost", error=str(error))
+        done_at = datetime.now(UTC).isoformat().encode()
+        keys, values, told = [], [], []
+        for one in settled:
+            task_id, outcome = str(one.command_id).encode(), outcomes.encode(one.outcome)
+            keys.append(_KEY_PREFIX + task_id)
+            values.append(_VALUE % (outcome, done_at, task_id))
+            told.append(_TOLD % (str(one.event_id).encode(), task_id, outcome))
+        if len(settled) * self._listeners <= _TOLD_MAX:
+            news = b"[[],[%b]]" % b",".join(told)
+        else:
+            news = b"[%b,[]]" % json.encode({one.event_id for one in settled})
+        self._connection.send_command(  # type: ignore[no-untyped-call]
+            "EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, news
+        )
+        self._sent = len(settled)
+
+    def confirm(self) -> None:
+        """Return when what was put there is there; raises `redis.RedisError` when it is not."""
+        if self._sent:
+            self._sent = 0
+            self._listeners = int(self._connection.read_response())
+
+    def close(self) -> None:
+        """Let go of Redis."""
+        self._connection.disconnect()  # type: ignore[no-untyped-call]
 
 
 def key(command_id: UUID) -> bytes:

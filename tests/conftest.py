@@ -56,8 +56,8 @@ def settings(servers: Servers, database: str) -> Settings:
 
 @pytest.fixture
 def connection(database: str) -> Iterator[Connection]:
-    """A connection to that database; every transaction is the test's own."""
-    engine = create_engine(database, poolclass=NullPool)
+    """A connection to that database, such as a worker has: each statement commits, unless one began more."""
+    engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as opened:
         yield opened
 

@@ -26,7 +26,7 @@ _SOON_SECONDS = 0.001
 
 _settings = settings.current()
 app = queues.celery_app(_settings)
-_owner = Owner(settings=_settings, results=results.connect(_settings.result_url))
+_owner = Owner(settings=_settings, results=results.Shelf(_settings.result_url, _settings.result_keep_seconds))
 
 
 class _Queues:

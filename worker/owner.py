@@ -14,10 +14,11 @@ from uuid import UUID
 
 import redis
 import structlog
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from shared import database, results
+from shared import database
 from shared.ledger import Settled
+from shared.results import Shelf
 from shared.settings import Settings
 from worker import tasks
 from worker.ownership import Moved, Ownership
@@ -47,7 +48,7 @@ class Owner:
     """The events of one worker process, from look to look."""
 
     settings: Settings
-    results: "redis.Redis"
+    results: Shelf
     _ownership: Ownership | None = None
     _consuming: Consuming | None = None
     _unfinished: dict[UUID, int] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class Owner:
         try:
             settled = tasks.apply_pending(ownership.connection, events, limit)
         except Exception as error:  # noqa: BLE001 - told in the log, and tried again
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
+            if database.is_lost(ownership.connection):
                 self._lose(error)
             else:
                 self._part(events, error)
@@ -202,7 +203,7 @@ class Owner:
         if time.monotonic() < self._publish_again_at:
             return
         try:
-            results.store(self.results, settled, self.settings.result_keep_seconds)
+            self.results.put(settled)
         except redis.RedisError as error:
             self._publish_again_at = time.monotonic() + _PUBLISHING_PAUSE_SECONDS
             log.warning("results_not_stored", count=len(settled), error=str(error))

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import arrays, commands, ledger
+from shared import arrays, commands, database, ledger
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -74,7 +74,7 @@ _TERMS = ", ".join(
 )
 # One statement, so one look at the ledger and no lock where nothing is pending. The look may be older
 # than the row that is then held: what a second owner did in between is found out here or on settling.
-_HOLD = text(f"""
+_HOLD = f"""
     SELECT json_build_array(
         event.id, event.spots_reserved, waitlist_length, audit_seq, encode(hash, 'hex'), now(), commands,
         json_build_object({_TERMS})
@@ -84,7 +84,7 @@ _HOLD = text(f"""
         SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED
     ) AS event
     LEFT JOIN audit_entry ON audit_entry.event_id = event.id AND audit_entry.number = event.audit_seq
-""")
+"""
 _DECODER = msgspec.json.Decoder(Held)
 _EVENTS_WITH_FULL_SHARE = 8
 
@@ -136,13 +136,17 @@ _RECOUNT = text("""
 
 
 def hold(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
-    """Hold those of these events that have pending commands, until the transaction ends.
+    """Begin the transaction, and hold those of these events that have pending commands until it ends.
 
     At most `limit` commands in all; of very many events none gets more than a share of it.
     """
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
-    held = [_DECODER.decode(row) for row in connection.execute(_HOLD, parameters).scalars()]
+    session = database.session(connection)
+    with session.pipeline():
+        session.execute(b"BEGIN")
+        found = session.execute(_HOLD.encode(), parameters)
+    held = [_DECODER.decode(row) for (row,) in found]
     if any(event.audit_seq > 0 and event.last_hash is None for event in held):
         raise Overtaken
     return held

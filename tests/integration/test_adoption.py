@@ -583,7 +583,8 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
             VALUES (%s, gen_random_uuid(), 'register', %s, 'public')
         """
         run(target, statement, event_id, payload)
-    with create_engine(target, poolclass=NullPool).connect() as connection:
+    engine = create_engine(target, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         tasks.apply_pending(connection, [event_id], 100)
     rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]

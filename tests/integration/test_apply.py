@@ -180,7 +180,8 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
 
     def own(_: int) -> list[UUID]:
         settled: list[UUID] = []
-        with create_engine(database, poolclass=NullPool).connect() as owner:
+        engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as owner:
             while batch := tasks.apply_pending(owner, [world.event_id], 4):
                 settled += [one.command_id for one in batch]
         return settled

@@ -29,7 +29,7 @@ def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> obje
         engine = database.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         nowhere = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
         bell = Bell(rings(queues.celery_app(nowhere), nowhere), Owners(engine))
-        intake = Intake(engine, bell, settings)
+        intake = Intake(bell, settings)
         try:
             return await work(intake)
         finally:

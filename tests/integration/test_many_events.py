@@ -8,8 +8,8 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared import results
 from shared.ledger import Settled
+from shared.results import Shelf
 from shared.settings import Settings
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
@@ -35,6 +35,10 @@ _CONFLICTING = text("""
 _WITHOUT_TRAIL = text("UPDATE event SET audit_seq = 7 WHERE id = :event_id")
 _SETTLE_BY_HAND = text("""
     UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
+""")
+_CUT_OFF = text("""
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name LIKE 'admitone-worker%'
+    AND datname = current_database()
 """)
 
 
@@ -144,7 +148,7 @@ def test_an_owner_then_applies_event_by_event_and_only_the_culprit_fails(
 ) -> None:
     poisoned, healthy = a_world(connection, register(1), register(2)), a_world(connection, register(1))
     _poison(connection, poisoned)
-    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
 
     with capture_logs() as logs:
         owner.tick()
@@ -160,7 +164,7 @@ def test_an_event_whose_trail_was_cut_off_stalls_nobody_but_itself(
     cut_off, healthy = a_world(connection, register(1)), a_world(connection, register(1))
     with connection.begin():
         connection.execute(_WITHOUT_TRAIL, {"event_id": cut_off.event_id})
-    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
 
     with capture_logs() as logs:
         owner.tick()
@@ -177,7 +181,7 @@ def test_an_event_in_trouble_is_tried_once_a_tick_and_takes_nobody_along(
     apply_all(connection, [stuck, healthy])
     for world in (stuck, healthy):
         world.accept(list(worlds.asked(history(register(1), move("CANCELLED", 1), register(1))))[1:])
-    owner = Owner(settings=settings, results=results.connect(settings.result_url))
+    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
 
     with create_engine(database, poolclass=NullPool).begin() as other, capture_logs() as logs:
         rows = text("SELECT FROM registration WHERE event_id = :event_id FOR UPDATE")
@@ -201,7 +205,7 @@ def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
     for _ in range(12):
         a_world(connection, register(1))
     limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
-    owner = Owner(settings=settings.model_copy(update=limits), results=results.connect(settings.result_url))
+    owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
     sizes, apply_pending = [], tasks.apply_pending
 
     def counting(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
@@ -222,7 +226,7 @@ def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
 ) -> None:
     limits: Json = {"apply_batch_max": 5, "backlog_batch_max": 10}
     those = [a_world(connection, *[register(1)] * 7) for _ in range(6)]
-    owner = Owner(settings=settings.model_copy(update=limits), results=results.connect(settings.result_url))
+    owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
 
     for _ in range(20):  # a turn lasts to the next tick: one is enough, unless the machine is very slow
         owner.tick()
@@ -231,3 +235,26 @@ def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
     owner.close()
 
     assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6
+
+
+def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the_culprit(
+    database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    those = [a_world(connection, register(1)) for _ in range(2)]
+    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
+    hold = records.hold
+
+    def cut_off(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+        monkeypatch.undo()
+        with create_engine(database, poolclass=NullPool).begin() as other:
+            other.execute(_CUT_OFF)
+        return hold(on, event_ids, limit)
+
+    monkeypatch.setattr(records, "hold", cut_off)
+    with capture_logs() as logs:
+        owner.tick()
+    assert [entry["event"] for entry in logs if entry["log_level"] != "info"] == ["ownership_lost"]
+
+    owner.tick()
+    owner.close()
+    assert [outcomes(world) for world in those] == [["confirmed"]] * 2

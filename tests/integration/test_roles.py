@@ -7,7 +7,6 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ops import tidying
@@ -32,7 +31,12 @@ def granted(database: str) -> str:
 
 def as_role(database: str, role: str) -> Connection:
     options = f"-c role={role}"
-    engine = create_engine(database, poolclass=NullPool, connect_args={"options": options})
+    engine = create_engine(
+        database,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"options": options},
+    )
     return engine.connect()
 
 
@@ -49,13 +53,12 @@ def accept_as_api(database: str, **asked: bytes) -> Asked:
     )
 
     async def accept() -> None:
-        engine = create_async_engine(
-            database, poolclass=NullPool, connect_args={"options": "-c role=admitone_api"}
-        )
-        async with engine.begin() as connection:
-            statement = text("INSERT INTO event (id, slug, title, capacity) VALUES (:id, :slug, 'A drop', 5)")
-            await connection.execute(statement, {"id": one.event_id, "slug": str(one.event_id)})
-            assert await ledger.accept(connection, [one]) == [ledger.Receipt(command_id=one.id)]
+        plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+        session = await psycopg.AsyncConnection.connect(plain, options="-c role=admitone_api")
+        async with session:
+            statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
+            await session.execute(statement, [one.event_id, str(one.event_id)])
+            assert await ledger.accept(session, [one]) == [ledger.Receipt(command_id=one.id)]
 
     asyncio.run(accept())
     return one

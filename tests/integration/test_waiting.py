@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from uuid import UUID
 
 import pytest
 import redis
@@ -14,6 +13,7 @@ from api.waiting import Waiting
 from shared import database, ids, results
 from shared.ledger import Settled
 from shared.outcomes import Confirmed
+from shared.results import News, Shelf
 from shared.settings import Settings
 
 NEVER_SECONDS = 3_600
@@ -70,10 +70,12 @@ async def listening(waits: Waiting) -> None:
 
 
 @pytest.mark.parametrize(("commands", "events"), [(1, 1), (700, 1), (700, 200)])
+@pytest.mark.parametrize("told_max", [0, 1_000])
 def test_news_alone_is_enough(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int, told_max: int
 ) -> None:
     monkeypatch.setattr(waiting, "_LOOK_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(results, "_TOLD_MAX", told_max)
     settled = decided(commands, events)
 
     async def store(waits: Waiting) -> None:
@@ -85,20 +87,23 @@ def test_news_alone_is_enough(
 
 
 @pytest.mark.parametrize(("commands", "events"), [(1, 1), (700, 1), (700, 200)])
-def test_what_was_missed_is_found_by_looking(settings: Settings, commands: int, events: int) -> None:
+def test_what_was_missed_is_found_by_looking(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int
+) -> None:
     settled = decided(commands, events)
 
     async def store(waits: Waiting) -> None:
         await listening(waits)
-        store_unheard(settings, settled)
+        monkeypatch.setattr(results, "_STORED", b"elsewhere")
+        store_all(settings, settled)
 
     assert asyncio.run(all_answered(settings, settled, store))
 
 
 def test_without_news_looking_is_enough(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(_result_url: str) -> AsyncIterator[list[UUID]]:
+    async def nothing(_result_url: str) -> AsyncIterator[News]:
         raise redis.ConnectionError
-        yield []
+        yield News([], [])
 
     monkeypatch.setattr(results, "listen", nothing)
     settled = decided(300, 3)
@@ -149,22 +154,7 @@ def test_ending_goes_on_until_the_task_is_done() -> None:
 
 def store_all(settings: Settings, settled: Sequence[Settled]) -> None:
     """Store outcomes as a worker does."""
-    with results.connect(settings.result_url) as client:
-        results.store(client, settled, NEVER_SECONDS)
-
-
-def store_unheard(settings: Settings, settled: Sequence[Settled]) -> None:
-    """Store outcomes in a way that nobody hears of."""
-    with results.connect(settings.result_url) as client:
-        results.store(Unheard(client), settled, NEVER_SECONDS)  # type: ignore[arg-type]
-
-
-class Unheard:
-    """A client whose scripts cannot be heard: it says them on another channel."""
-
-    def __init__(self, client: "redis.Redis") -> None:
-        self._client = client
-
-    def eval(self, *arguments: object) -> None:
-        *before, _channel, announced = arguments
-        self._client.eval(*before, b"elsewhere", announced)  # type: ignore[arg-type]
+    shelf = Shelf(settings.result_url, NEVER_SECONDS)
+    shelf.put(settled)
+    shelf.confirm()
+    shelf.close()

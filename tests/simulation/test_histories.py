@@ -93,7 +93,8 @@ def test_two_owners_at_once_decide_what_one_alone_would_have(
 
 def _apply_all(database: str, event_id: UUID) -> int:
     settled = 0
-    with create_engine(database, poolclass=NullPool).connect() as connection:
+    engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         while batch := tasks.apply_pending(connection, [event_id], _BATCH_MAX):
             settled += len(batch)
     return settled

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 import pytest
-from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, make_url, text
 
 from shared import ids, ledger, outcomes
 from shared.ledger import Asked
@@ -265,10 +265,9 @@ def _asked_twice_under_one_key(database: str, connection: Connection) -> list[st
 
 
 async def _accept(database: str, asked: Asked) -> None:
-    engine = create_async_engine(database)
-    async with engine.begin() as connection:
-        await ledger.accept(connection, [asked])
-    await engine.dispose()
+    plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+    async with await psycopg.AsyncConnection.connect(plain) as session:
+        await ledger.accept(session, [asked])
 
 
 def test_an_outcome_that_is_rewritten_by_hand_is_caught(connection: Connection) -> None:
