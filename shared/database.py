@@ -81,11 +81,6 @@ def session(connection: Connection) -> psycopg.Connection[TupleRow]:
     return driver
 
 
-def is_lost(connection: Connection) -> bool:
-    """Tell whether the connection's session has ended."""
-    return connection.invalidated or session(connection).closed
-
-
 def worker_name() -> str:
     """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
     return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"

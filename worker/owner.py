@@ -108,7 +108,7 @@ class Owner:
         try:
             settled = tasks.apply_pending(ownership.connection, events, limit)
         except Exception as error:  # noqa: BLE001 - told in the log, and tried again
-            if database.is_lost(ownership.connection):
+            if ownership.connection.invalidated:
                 self._lose(error)
             else:
                 self._part(events, error)
