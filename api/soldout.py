@@ -36,7 +36,7 @@ _READING = text("""
            max_spots_per_registration,
            ARRAY(SELECT encode(idempotency_key, 'hex') FROM command
                  WHERE event_id = event.id AND idempotency_key = ANY(
-                     SELECT decode(key, 'hex') FROM unnest(CAST(:keys AS text[])) AS key)) AS known_keys,
+                     SELECT unnest(CAST(:keys AS bytea[])))) AS known_keys,
            ARRAY(SELECT email_key FROM registration
                  WHERE event_id = event.id AND status <> 'CANCELLED' AND email_key = ANY(
                      SELECT jsonb_array_elements_text(CAST(:email_keys AS jsonb)))) AS known_email_keys

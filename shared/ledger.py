@@ -86,14 +86,13 @@ class Settled(Struct, frozen=True, kw_only=True):
 
 _ACCEPT = """
     INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
-    SELECT event_id, id, kind, payload, actor, decode(idempotency_key, 'hex'), decode(fingerprint, 'hex')
+    SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
     FROM ROWS FROM (
         unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
         jsonb_array_elements_text(CAST(%(kinds)s AS jsonb)),
         jsonb_array_elements(CAST(%(payloads)s AS jsonb)),
         jsonb_array_elements_text(CAST(%(actors)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(idempotency_keys)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(fingerprints)s AS jsonb))
+        unnest(CAST(%(idempotency_keys)s AS bytea[])), unnest(CAST(%(fingerprints)s AS bytea[]))
     ) WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
     ORDER BY place
     ON CONFLICT DO NOTHING
@@ -201,26 +200,23 @@ async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
         "kinds": arrays.json(a.kind for a in asked),
         "payloads": arrays.raw_json(a.payload for a in asked),
         "actors": arrays.json(a.actor for a in asked),
-        "idempotency_keys": arrays.json(a.idempotency_key and a.idempotency_key.hex() for a in asked),
-        "fingerprints": arrays.json(a.fingerprint and a.fingerprint.hex() for a in asked),
+        "idempotency_keys": arrays.digests(a.idempotency_key for a in asked),
+        "fingerprints": arrays.digests(a.fingerprint for a in asked),
     }
     written = await session.execute(_ACCEPT.encode(), parameters)
     if written.rowcount == len(asked):
         return [Receipt(command_id=a.id) for a in asked]
-    there = await _in_ledger(session, asked)
+    there = await _in_ledger(session, parameters)
     return [_receipt(a, there) for a in asked]
 
 
-async def _in_ledger(session: _Session, asked: Sequence[Asked]) -> dict[tuple[UUID, UUID | bytes], _Found]:
+async def _in_ledger(
+    session: _Session, asked: Mapping[str, object]
+) -> dict[tuple[UUID, UUID | bytes], _Found]:
     """Return what the ledger has under these ids and idempotency keys."""
-    parameters = {
-        "event_ids": [a.event_id for a in asked],
-        "ids": [a.id for a in asked],
-        "idempotency_keys": [a.idempotency_key for a in asked],
-    }
     there: dict[tuple[UUID, UUID | bytes], _Found] = {}
     async with session.cursor(row_factory=class_row(_Found)) as cursor:
-        async for found in await cursor.execute(_IN_LEDGER.encode(), parameters):
+        async for found in await cursor.execute(_IN_LEDGER.encode(), asked):
             there[found.event_id, found.id] = found
             if found.idempotency_key is not None:
                 there[found.event_id, found.idempotency_key] = found
@@ -247,7 +243,7 @@ def read(pending: Pending) -> Accepted:
     )
 
 
-def settling(settled: Collection[Settled]) -> dict[str, str]:
+def settling(settled: Collection[Settled]) -> dict[str, object]:
     """Return the parameters with which `SETTLE` writes these outcomes."""
     return {
         "settled_events": arrays.ids(one.event_id for one in settled),

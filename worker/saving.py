@@ -249,7 +249,7 @@ def _entered(roster: Roster) -> list[Registration]:
     return [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
 
 
-def _moving(counted: Sequence[Loaded]) -> dict[str, str]:
+def _moving(counted: Sequence[Loaded]) -> dict[str, object]:
     return {
         "moved_events": arrays.ids(one.event.id for one in counted),
         "spots_deltas": arrays.numbers(
@@ -262,7 +262,7 @@ def _moving(counted: Sequence[Loaded]) -> dict[str, str]:
     }
 
 
-def _entering(entered: Sequence[tuple[UUID, Registration]]) -> dict[str, str]:
+def _entering(entered: Sequence[tuple[UUID, Registration]]) -> dict[str, object]:
     return {
         "entered_events": arrays.ids(event_id for event_id, _ in entered),
         "entered_ids": arrays.ids(r.id for _, r in entered),

@@ -11,7 +11,7 @@ APPEND = """
     INSERT INTO audit_entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
                              to_status, before_after, spots_delta, spots_reserved, at, hash)
     SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status,
-           to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, now(), decode(hash, 'hex')
+           to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, now(), hash
     FROM ROWS FROM (
         unnest(CAST(%(noted_events)s AS uuid[])), unnest(CAST(%(noted_numbers)s AS bigint[])),
         unnest(CAST(%(noted_commands)s AS uuid[])), jsonb_array_elements_text(CAST(%(noted_kinds)s AS jsonb)),
@@ -23,7 +23,7 @@ APPEND = """
         jsonb_array_elements(CAST(%(noted_before_afters)s AS jsonb)),
         unnest(CAST(%(noted_spots_deltas)s AS integer[])),
         unnest(CAST(%(noted_spots_reserved)s AS integer[])),
-        unnest(CAST(%(noted_hashes)s AS text[]))
+        unnest(CAST(%(noted_hashes)s AS bytea[]))
     ) AS entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
                 to_status, before_after, spots_delta, spots_reserved, hash)
 """
@@ -48,7 +48,7 @@ def entries(event: Held, changes: Sequence[Change]) -> list[Chained]:
     return chained
 
 
-def appending(noted: Iterable[Sequence[Chained]]) -> dict[str, str]:
+def appending(noted: Iterable[Sequence[Chained]]) -> dict[str, object]:
     """Return the parameters with which `APPEND` writes these entries."""
     chained = [one for entries in noted for one in entries]
     noted_entries = [one.entry for one in chained]

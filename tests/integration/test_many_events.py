@@ -37,8 +37,8 @@ _SETTLE_BY_HAND = text("""
     UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
 """)
 _CUT_OFF = text("""
-    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name LIKE 'admitone-worker%'
-    AND datname = current_database()
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE application_name LIKE 'admitone-worker%' AND datname = current_database()
 """)
 
 

@@ -150,7 +150,7 @@ def both(*plants: Plant) -> Plant:
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
     appending = trail.appending
 
-    def mutant(noted: Sequence[Sequence[Chained]]) -> dict[str, str]:
+    def mutant(noted: Sequence[Sequence[Chained]]) -> dict[str, object]:
         return appending([entries[:-1] for entries in noted])
 
     monkeypatch.setattr(trail, "appending", mutant)
