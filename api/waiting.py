@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.ending import end
 from api.news import News
-from shared import ledger, outcomes, results
+from shared import ledger, results
 from shared.outcomes import Outcome
 from shared.settings import Settings
 
@@ -31,6 +31,7 @@ _LOOK_SECONDS = 0.005
 _DEAF_PAUSE_SECONDS = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
 _PROBES_MAX = 16
+_SHIFT_MIN = 16
 _SWEEP_SECONDS = 0.05
 """How exactly a wait ends when there is no outcome: a timer for each would cost as much as answering."""
 
@@ -142,7 +143,7 @@ class Waiting:
         for event_id, command_id, outcome in news.outcomes:
             awaited = self._events.get(event_id, {}).get(command_id)
             if awaited is not None:
-                self._answer(awaited, outcomes.decode(outcome))
+                self._answer(awaited, outcome)
                 answered.setdefault(event_id, []).append(command_id)
         for event_id, command_ids in answered.items():
             self._heard(event_id, command_ids)
@@ -188,16 +189,22 @@ class Waiting:
 
     async def _read_next(self, event_ids: Collection[UUID]) -> set[UUID]:
         """Answer whom Redis has, of these events; return those of which it had all that were asked for."""
-        share = max(1, self._read_max // max(1, len(event_ids)))
+        read_max = self._shift()
+        share = max(1, read_max // max(1, len(event_ids)))
         asked = [
             awaited
             for event_id in event_ids
             for awaited in islice(self._events.get(event_id, {}).values(), share)
         ]
         answered: set[UUID] = set()
-        for first in range(0, len(asked), self._read_max):
-            answered |= await self._read(asked[first : first + self._read_max])
+        for first in range(0, len(asked), read_max):
+            answered |= await self._read(asked[first : first + read_max])
         return answered
+
+    def _shift(self) -> int:
+        """Return how many to answer at once: half a crowd comes back while the other half is decided."""
+        waiting = sum(map(len, self._events.values()))
+        return min(max(waiting // 2, _SHIFT_MIN), self._read_max)
 
     async def _read(self, asked: Sequence[_Awaited]) -> set[UUID]:
         """Answer those of these that Redis has, and return the events of which it had all."""

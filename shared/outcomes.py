@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
-from msgspec import Raw, Struct, json
+from msgspec import Struct, json
 
 from shared.commands import Status
 
@@ -132,6 +132,6 @@ def encode(outcome: Outcome) -> bytes:
     return json.encode(outcome)
 
 
-def decode(payload: str | bytes | Raw) -> Outcome:
+def decode(payload: str | bytes) -> Outcome:
     """Read an outcome back; raises `msgspec.ValidationError` for anything else."""
     return _DECODER.decode(payload)

@@ -12,7 +12,7 @@ from uuid import UUID
 import redis
 import redis.asyncio
 import structlog
-from msgspec import DecodeError, Raw, Struct, json
+from msgspec import DecodeError, Struct, json
 
 from shared import outcomes
 from shared.ledger import Settled
@@ -28,7 +28,6 @@ for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i], 'PX', ARGV[#KEYS +
 return redis.call('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])
 """
 _STORED = b"admitone.stored"
-_TOLD = b'["%b","%b",%b]'
 _TOLD_MAX = 16
 """So many outcomes, for all listeners together, travel with the news, which saves who waits alone a round
 trip. Of more each listener fetches what it waits for, in steps that leave it time for others' requests."""
@@ -45,7 +44,7 @@ class News(Struct, frozen=True, array_like=True):
     """What is announced of a batch: its events, or its outcomes as `(event_id, command_id, outcome)`."""
 
     event_ids: list[UUID]
-    outcomes: list[tuple[UUID, UUID, Raw]]
+    outcomes: list[tuple[UUID, UUID, Outcome]]
 
 
 _DECODER = json.Decoder(_Stored)
@@ -108,18 +107,17 @@ class Shelf:
         except redis.ConnectionError as error:  # it is new perhaps, and takes these
             log.warning("results_lost", error=str(error))
         done_at = datetime.now(UTC).isoformat().encode()
-        keys, values, told = [], [], []
+        keys, values = [], []
         for one in settled:
-            task_id, outcome = str(one.command_id).encode(), outcomes.encode(one.outcome)
+            task_id = str(one.command_id).encode()
             keys.append(_KEY_PREFIX + task_id)
-            values.append(_VALUE % (outcome, done_at, task_id))
-            told.append(_TOLD % (str(one.event_id).encode(), task_id, outcome))
+            values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
         if len(settled) * self._listeners <= _TOLD_MAX:
-            news = b"[[],[%b]]" % b",".join(told)
+            news = News([], [(one.event_id, one.command_id, one.outcome) for one in settled])
         else:
-            news = b"[%b,[]]" % json.encode({one.event_id for one in settled})
+            news = News(list({one.event_id for one in settled}), [])
         self._connection.send_command(  # type: ignore[no-untyped-call]
-            "EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, news
+            "EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(news)
         )
         self._sent = len(settled)
 

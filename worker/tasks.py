@@ -1,6 +1,6 @@
 """Applies events' pending commands: load → decide → save with the outcomes, one transaction a batch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from uuid import UUID
 
 import psycopg
@@ -22,11 +22,12 @@ _HEAL_COUNTER: commands.Kind = "heal_counter"
 # What one command's data, or a broken invariant, can cause. Anything else that the database
 # raises is its own trouble: the batch stays pending and is tried again.
 _POISON = (IntegrityError, DataError, psycopg.IntegrityError, psycopg.DataError, GuardRefused)
-_PART_MAX = 64
-"""So many commands are decided while the database writes those before."""
+_FIRST_PART = 32
+"""So many commands are decided before the database begins to write, and twice as many while it does."""
 
 _Batches = Sequence[tuple[Held, Sequence[Pending]]]
 _Readable = Accepted | Settled
+_Turns = Sequence[tuple[Loaded, _Readable]]
 """A command as it is decided; one that cannot be read is settled without."""
 
 
@@ -91,14 +92,20 @@ def _decide_all(connection: Connection, batches: _Batches) -> list[Settled]:
     )
     turns = [(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
     settled: list[Settled] = []
-    size = -(-len(turns) // -(-len(turns) // _PART_MAX))  # all parts alike
     with saving.writing(connection) as writer:
-        for first in range(0, len(turns), size):
-            part = turns[first : first + size]
+        for part in _parts(turns):
             decided = [_decide(one, command) for one, command in part]
             writer.save(list({one.event.id: one for one, _ in part}.values()), decided)
             settled += decided
     return settled
+
+
+def _parts(turns: _Turns) -> Iterator[_Turns]:
+    """Divide a batch into parts, each twice as large as the one that is written meanwhile."""
+    first, size = 0, _FIRST_PART
+    while first < len(turns):
+        yield turns[first : first + size]
+        first, size = first + size, 2 * size
 
 
 def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
