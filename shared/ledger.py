@@ -206,17 +206,20 @@ async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
     written = await session.execute(_ACCEPT.encode(), parameters)
     if written.rowcount == len(asked):
         return [Receipt(command_id=a.id) for a in asked]
-    there = await _in_ledger(session, parameters)
+    there = await _in_ledger(session, [a for a in asked if a.idempotency_key is not None])
     return [_receipt(a, there) for a in asked]
 
 
-async def _in_ledger(
-    session: _Session, asked: Mapping[str, object]
-) -> dict[tuple[UUID, UUID | bytes], _Found]:
+async def _in_ledger(session: _Session, asked: Sequence[Asked]) -> dict[tuple[UUID, UUID | bytes], _Found]:
     """Return what the ledger has under these ids and idempotency keys."""
+    parameters = {
+        "event_ids": arrays.ids(a.event_id for a in asked),
+        "ids": arrays.ids(a.id for a in asked),
+        "idempotency_keys": arrays.digests(a.idempotency_key for a in asked),
+    }
     there: dict[tuple[UUID, UUID | bytes], _Found] = {}
     async with session.cursor(row_factory=class_row(_Found)) as cursor:
-        async for found in await cursor.execute(_IN_LEDGER.encode(), asked):
+        async for found in await cursor.execute(_IN_LEDGER.encode(), parameters):
             there[found.event_id, found.id] = found
             if found.idempotency_key is not None:
                 there[found.event_id, found.idempotency_key] = found
@@ -224,9 +227,8 @@ async def _in_ledger(
 
 
 def _receipt(asked: Asked, there: Mapping[tuple[UUID, UUID | bytes], _Found]) -> Receipt:
-    if (asked.event_id, asked.id) in there:
+    if asked.idempotency_key is None or (asked.event_id, asked.id) in there:
         return Receipt(command_id=asked.id)  # written now, or by our own earlier attempt
-    assert asked.idempotency_key is not None, "a fresh id without a key cannot be refused"
     found = there[asked.event_id, asked.idempotency_key]
     return Receipt(command_id=found.id, replayed=True, same_request=found.fingerprint == asked.fingerprint)
 

@@ -116,9 +116,7 @@ class Shelf:
             news = News([], [(one.event_id, one.command_id, one.outcome) for one in settled])
         else:
             news = News(list({one.event_id for one in settled}), [])
-        self._connection.send_command(  # type: ignore[no-untyped-call]
-            "EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(news)
-        )
+        self._send("EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(news))
         self._sent = len(settled)
 
     def confirm(self) -> None:
@@ -126,6 +124,16 @@ class Shelf:
         if self._sent:
             self._sent = 0
             self._listeners = int(self._connection.read_response())
+
+    def _send(self, *command: str | bytes | int) -> None:
+        for again in (True, False):
+            try:
+                self._connection.send_command(*command)  # type: ignore[no-untyped-call]
+            except redis.ConnectionError:  # cut off since the last, perhaps; then it connects anew
+                if not again:
+                    raise
+            else:
+                return
 
     def close(self) -> None:
         """Let go of Redis."""

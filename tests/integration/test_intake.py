@@ -18,8 +18,22 @@ from shared.settings import Settings
 EVENT = ids.new_id()
 
 
-def asked(payload: bytes = b'{"name":"User"}') -> Asked:
-    return Asked(event_id=EVENT, id=ids.new_id(), kind="register", payload=payload, actor="public")
+_CUT_OFF = text("""
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE application_name = 'admitone-api' AND datname = current_database()
+""")
+
+
+def asked(payload: bytes = b'{"name":"User"}', key: bytes | None = None, body: bytes | None = None) -> Asked:
+    return Asked(
+        event_id=EVENT,
+        id=ids.new_id(),
+        kind="register",
+        payload=payload,
+        actor="public",
+        idempotency_key=key,
+        fingerprint=body,
+    )
 
 
 def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> object:
@@ -82,3 +96,38 @@ def test_a_database_that_is_not_there_is_told(settings: Settings) -> None:
 
     with pytest.raises(LedgerUnavailable):
         use(nowhere, lambda intake: intake.accept(asked()))
+
+
+def test_a_connection_that_broke_costs_nobody_a_command(settings: Settings, connection: Connection) -> None:
+    rows = [asked() for _ in range(4)]
+
+    async def accept(intake: Intake) -> list[Receipt]:
+        first = await intake.accept(rows[0])
+        with connection.begin():
+            connection.execute(_CUT_OFF)
+        return [first, *await asyncio.gather(*(intake.accept(row) for row in rows[1:]))]
+
+    assert use(settings, accept) == [Receipt(command_id=row.id) for row in rows]
+    assert in_ledger(connection) == {row.id for row in rows}
+
+
+def test_of_a_batch_that_was_asked_before_in_part_the_rest_is_new(
+    settings: Settings, connection: Connection
+) -> None:
+    before, again, reused, alone, keyed = (
+        asked(key=key, body=body)
+        for key, body in ((b"k", b"a"), (b"k", b"a"), (b"k", b"b"), (None, None), (b"l", b"a"))
+    )
+
+    async def accept(intake: Intake) -> list[Receipt]:
+        first = await intake.accept(before)
+        return [first, *await asyncio.gather(*(intake.accept(row) for row in (again, reused, alone, keyed)))]
+
+    assert use(settings, accept) == [
+        Receipt(command_id=before.id),
+        Receipt(command_id=before.id, replayed=True),
+        Receipt(command_id=before.id, replayed=True, same_request=False),
+        Receipt(command_id=alone.id),
+        Receipt(command_id=keyed.id),
+    ]
+    assert in_ledger(connection) == {before.id, alone.id, keyed.id}

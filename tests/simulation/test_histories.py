@@ -68,7 +68,7 @@ def test_postgresql_holds_after_every_batch_what_the_naive_model_says(
     drawn: History,
     part: int,
 ) -> None:
-    monkeypatch.setattr(tasks, "_PART_MAX", part)  # how many are decided while those before are written
+    monkeypatch.setattr(tasks, "_FIRST_PART", part)  # how many are decided before the first are written
     assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
     assert logs == [], "no batch had to be applied one by one"
 

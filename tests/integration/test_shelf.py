@@ -1,0 +1,88 @@
+"""The worker's shelf: outcomes are in the result backend, also after it cut the worker off."""
+
+from collections.abc import Sequence
+
+import pytest
+import redis
+from structlog.testing import capture_logs
+
+from shared import ids, results
+from shared.ledger import Settled
+from shared.outcomes import Confirmed
+from shared.results import Shelf
+from shared.settings import Settings
+
+KEEP_SECONDS = 60
+PAUSE_MS = 10_000
+
+
+def decided(count: int) -> list[Settled]:
+    event_id = ids.new_id()
+    outcomes = [Confirmed(registration_id=ids.new_id(), spots_count=1) for _ in range(count)]
+    return [Settled(event_id=event_id, command_id=ids.new_id(), outcome=outcome) for outcome in outcomes]
+
+
+def cut_off(settings: Settings) -> None:
+    """Close the connections of everybody who has written."""
+    with results.connect(settings.result_url) as client:
+        mine = client.client_id()
+        for other in client.client_list():
+            if other["cmd"] == "eval" and int(other["id"]) != mine:
+                client.client_kill_filter(_id=other["id"])
+
+
+def stored(settings: Settings, settled: Sequence[Settled]) -> int:
+    with results.connect(settings.result_url) as client:
+        return int(client.exists(*(results.key(one.command_id) for one in settled)))
+
+
+def test_who_was_cut_off_between_batches_loses_none(settings: Settings) -> None:
+    before, after = decided(3), decided(5)
+    shelf = Shelf(settings.result_url, KEEP_SECONDS)
+    shelf.put(before)
+    shelf.confirm()
+    cut_off(settings)
+    shelf.put(after)
+    shelf.confirm()
+    shelf.close()
+
+    assert (stored(settings, before), stored(settings, after)) == (3, 5)
+
+
+def test_a_batch_that_is_lost_is_told_and_the_next_one_is_there(settings: Settings) -> None:
+    lost, after = decided(4), decided(5)
+    shelf = Shelf(settings.result_url, KEEP_SECONDS)
+    with results.connect(settings.result_url) as client, capture_logs() as logs:
+        client.client_pause(PAUSE_MS, all=False)  # nothing is written
+        try:
+            shelf.put(lost)
+            cut_off(settings)
+        finally:
+            client.client_unpause()
+        shelf.put(after)
+    shelf.confirm()
+    shelf.close()
+
+    assert (stored(settings, lost), stored(settings, after)) == (0, 5)
+    assert [entry["event"] for entry in logs] == ["results_lost"]
+
+
+def test_without_a_result_backend_every_batch_is_told_to_be_lost() -> None:
+    shelf = Shelf("redis://127.0.0.1:9/0", KEEP_SECONDS)
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError):
+            shelf.put(decided(1))
+
+
+def test_what_was_not_stored_is_not_confirmed(settings: Settings) -> None:
+    with results.connect(settings.result_url) as client:
+        memory = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", 1)
+        shelf = Shelf(settings.result_url, KEEP_SECONDS)
+        try:
+            shelf.put(decided(1))
+            with pytest.raises(redis.ResponseError):
+                shelf.confirm()
+        finally:
+            client.config_set("maxmemory", memory)
+    shelf.close()
