@@ -24,10 +24,10 @@ _LOCK_SECONDS_MAX = 0.25  # for a registration's row that somebody else holds; h
 
 
 def async_engine(settings: Settings) -> AsyncEngine:
-    """Return the API's pool: at most `database_connections_max` connections, a time-out on each statement."""
+    """Return the API's pool, with a time-out on each statement; it leaves one connection to the intake."""
     return create_async_engine(
         settings.database_url,
-        pool_size=settings.database_connections_max,
+        pool_size=settings.database_connections_max - 1,
         max_overflow=0,
         pool_timeout=settings.statement_timeout_seconds,
         pool_pre_ping=False,

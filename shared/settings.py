@@ -57,7 +57,7 @@ class Settings(DatabaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     body_bytes_max: Count = 16_384
-    database_connections_max: Count = 10
+    database_connections_max: Annotated[int, Field(ge=2, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10
 
     intake_batch_max: Count = 500
