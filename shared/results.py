@@ -94,7 +94,7 @@ class Shelf:
     def __init__(self, result_url: str, keep_seconds: float) -> None:
         self._connection = connect(result_url).connection_pool.make_connection()
         self._keep_ms = int(keep_seconds * 1000)
-        self._sent = 0
+        self._sent = False
         self._listeners = 0
 
     def put(self, settled: Sequence[Settled]) -> None:
@@ -117,12 +117,12 @@ class Shelf:
         else:
             news = News(list({one.event_id for one in settled}), [])
         self._send("EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(news))
-        self._sent = len(settled)
+        self._sent = True
 
     def confirm(self) -> None:
         """Return when what was put there is there; raises `redis.RedisError` when it is not."""
         if self._sent:
-            self._sent = 0
+            self._sent = False
             self._listeners = int(self._connection.read_response())
 
     def _send(self, *command: str | bytes | int) -> None:
