@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+import psycopg
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, Row, create_engine, text
@@ -146,8 +147,11 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         )
         for event in drifted
     ]
-    async with await database.accepting_session(settings) as session:
-        await ledger.accept(session, asked)
+    try:
+        async with await database.accepting_session(settings) as session:
+            await ledger.accept(session, asked)
+    except psycopg.Error as error:
+        raise VerificationError(f"the ledger does not take the commands: {error}") from error
     for one in asked:
         with suppress(Exception):  # a broker that is away: the owner's tick finds the command
             queues.ring(celery, one.event_id, [one.id])

@@ -42,10 +42,8 @@ async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[Tuple
     """
     url = make_url(settings.database_url)
     _, address = url.get_dialect()().create_connect_args(url)
-    timeout = settings.statement_timeout_seconds
-    return await psycopg.AsyncConnection.connect(
-        **address, autocommit=True, **_connect_args(_API_APPLICATION, statement_timeout=timeout)
-    )
+    ours = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
+    return await psycopg.AsyncConnection.connect(**{**address, **ours}, autocommit=True)
 
 
 def worker_connection(settings: Settings) -> Connection:

@@ -191,8 +191,8 @@ _BACKLOG = text("""
 async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
     """Write commands into the ledger, in this order; one receipt for each, in this order.
 
-    Nothing is accepted before the commit: the caller's, or the statement's own. Asking again with the same
-    ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
+    Nothing is accepted before the commit: the statement's own, unless the caller began more. Asking again
+    with the same ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
     """
     parameters = {
         "event_ids": arrays.ids(a.event_id for a in asked),

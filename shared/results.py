@@ -112,7 +112,7 @@ class Shelf:
             task_id = str(one.command_id).encode()
             keys.append(_KEY_PREFIX + task_id)
             values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
-        if len(settled) * self._listeners <= _TOLD_MAX:
+        if len(settled) * max(self._listeners, 1) <= _TOLD_MAX:
             news = News([], [(one.event_id, one.command_id, one.outcome) for one in settled])
         else:
             news = News(list({one.event_id for one in settled}), [])
@@ -126,6 +126,7 @@ class Shelf:
             self._listeners = int(self._connection.read_response())
 
     def _send(self, *command: str | bytes | int) -> None:
+        self._forget_if_cut_off()
         for again in (True, False):
             try:
                 self._connection.send_command(*command)  # type: ignore[no-untyped-call]
@@ -134,6 +135,14 @@ class Shelf:
                     raise
             else:
                 return
+
+    def _forget_if_cut_off(self) -> None:
+        """Connect anew where the other side has closed: what is sent there is lost without an error."""
+        try:
+            if self._connection.is_connected and self._connection.can_read(0):
+                self.close()
+        except redis.ConnectionError:
+            self.close()
 
     def close(self) -> None:
         """Let go of Redis."""

@@ -74,6 +74,11 @@ class Owner:
         ownership, self._ownership = self._ownership, None
         if ownership is not None:
             ownership.connection.close()
+        try:
+            self.results.confirm()
+        except redis.RedisError as error:
+            log.warning("results_lost", error=str(error))
+        self.results.close()
 
     def tick(self) -> None:
         """Look around, and apply what is pending although nobody rang."""

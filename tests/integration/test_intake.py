@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
 from api.bell import Bell
 from api.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
@@ -109,6 +109,22 @@ def test_a_connection_that_broke_costs_nobody_a_command(settings: Settings, conn
 
     assert use(settings, accept) == [Receipt(command_id=row.id) for row in rows]
     assert in_ledger(connection) == {row.id for row in rows}
+
+
+def test_a_url_may_name_what_every_connection_is_given(settings: Settings, connection: Connection) -> None:
+    url = make_url(settings.database_url)
+    named = url.update_query_dict(
+        {"connect_timeout": "1", "application_name": "theirs", "options": "-c x.y=1"}
+    )
+    row = asked()
+
+    answer = use(
+        settings.model_copy(update={"database_url": named.render_as_string(hide_password=False)}),
+        lambda intake: intake.accept(row),
+    )
+
+    assert answer == Receipt(command_id=row.id)
+    assert in_ledger(connection) == {row.id}
 
 
 def test_of_a_batch_that_was_asked_before_in_part_the_rest_is_new(

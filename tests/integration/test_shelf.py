@@ -1,6 +1,11 @@
 """The worker's shelf: outcomes are in the result backend, also after it cut the worker off."""
 
-from collections.abc import Sequence
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 import redis
@@ -14,6 +19,7 @@ from shared.settings import Settings
 
 KEEP_SECONDS = 60
 PAUSE_MS = 10_000
+CLOSED_SECONDS = 0.1
 
 
 def decided(count: int) -> list[Settled]:
@@ -31,6 +37,35 @@ def cut_off(settings: Settings) -> None:
                 client.client_kill_filter(_id=other["id"])
 
 
+@contextmanager
+def closing_after_each_answer(settings: Settings) -> Iterator[str]:
+    """Offer the result backend over TCP, a connection for each command, the end of which is polite."""
+    backend = results.connect(settings.result_url).connection_pool.connection_kwargs
+
+    class Once(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as there:
+                there.connect(backend["path"])
+                asking = threading.Thread(target=pump, args=(self.request, there), daemon=True)
+                asking.start()
+                while True:
+                    answer = there.recv(65_536)
+                    self.request.sendall(answer)
+                    if not answer or answer.startswith(b":"):  # that of the script, after those of connecting
+                        return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Once) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}/{backend['db']}"
+        server.shutdown()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+
+
 def stored(settings: Settings, settled: Sequence[Settled]) -> int:
     with results.connect(settings.result_url) as client:
         return int(client.exists(*(results.key(one.command_id) for one in settled)))
@@ -45,6 +80,20 @@ def test_who_was_cut_off_between_batches_loses_none(settings: Settings) -> None:
     shelf.put(after)
     shelf.confirm()
     shelf.close()
+
+    assert (stored(settings, before), stored(settings, after)) == (3, 5)
+
+
+def test_who_was_cut_off_over_tcp_loses_none(settings: Settings) -> None:
+    before, after = decided(3), decided(5)
+    with closing_after_each_answer(settings) as url:
+        shelf = Shelf(url, KEEP_SECONDS)
+        shelf.put(before)
+        shelf.confirm()
+        time.sleep(CLOSED_SECONDS)
+        shelf.put(after)
+        shelf.confirm()
+        shelf.close()
 
     assert (stored(settings, before), stored(settings, after)) == (3, 5)
 
