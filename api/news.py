@@ -17,7 +17,7 @@ _TRY_AGAIN_SECONDS = 1
 class News:
     """What this process hears; some may be missed, even while `listening`."""
 
-    def __init__(self, result_url: str, tell: Callable[[results.News], None]) -> None:
+    def __init__(self, result_url: str, tell: Callable[[results.Announcement], None]) -> None:
         self.listening = False
         self._result_url = result_url
         self._tell = tell
@@ -35,9 +35,9 @@ class News:
     async def _listen(self) -> None:
         while True:
             try:
-                async for news in results.listen(self._result_url):
+                async for announced in results.listen(self._result_url):
                     self.listening = True
-                    self._tell(news)
+                    self._tell(announced)
             except redis.RedisError as error:
                 log.warning("news_not_readable", error=repr(error))
             except Exception:  # whatever it was, asking still helps

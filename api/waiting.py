@@ -31,7 +31,7 @@ _LOOK_SECONDS = 0.005
 _DEAF_PAUSE_SECONDS = 0.0015
 _REDIS_GONE_PAUSE_SECONDS = 0.1
 _PROBES_MAX = 16
-_SHIFT_MIN = 16
+_SHIFT_MIN = 16  # of fewer, a read for each half costs more than both halves gain
 _SWEEP_SECONDS = 0.05
 """How exactly a wait ends when there is no outcome: a timer for each would cost as much as answering."""
 
@@ -137,17 +137,17 @@ class Waiting:
     def _everything(self) -> Iterator[_Awaited]:
         return (awaited for event in list(self._events.values()) for awaited in list(event.values()))
 
-    def _hear(self, news: results.News) -> None:
-        """Answer whom the news has an outcome for, and have those of which it says no more asked for."""
+    def _hear(self, announced: results.Announcement) -> None:
+        """Answer those whose outcomes came along, and have the outcomes of the other events asked for."""
         answered: dict[UUID, list[UUID]] = {}
-        for event_id, command_id, outcome in news.outcomes:
+        for event_id, command_id, outcome in announced.outcomes:
             awaited = self._events.get(event_id, {}).get(command_id)
             if awaited is not None:
                 self._answer(awaited, outcome)
                 answered.setdefault(event_id, []).append(command_id)
         for event_id, command_ids in answered.items():
             self._heard(event_id, command_ids)
-        self._heard_of |= {event_id: None for event_id in news.event_ids if event_id in self._events}
+        self._heard_of |= {event_id: None for event_id in announced.event_ids if event_id in self._events}
         if self._heard_of:
             self._woken.set()
 
@@ -210,10 +210,10 @@ class Waiting:
         """Answer those of these that Redis has, and return the events of which it had all."""
         if not asked:
             return set()
-        found = await results.fetch(self._redis, [awaited.key for awaited in asked])
+        outcomes = await results.fetch(self._redis, [awaited.key for awaited in asked])
         answered: dict[UUID, list[UUID]] = {}
         missing = set()
-        for awaited, outcome in zip(asked, found, strict=True):
+        for awaited, outcome in zip(asked, outcomes, strict=True):
             if outcome is None:
                 missing.add(awaited.event_id)
             else:

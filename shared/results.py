@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 import structlog
 from msgspec import DecodeError, Struct, json
+from redis.connection import Connection
 
 from shared import outcomes
 from shared.ledger import Settled
@@ -40,7 +41,7 @@ class _Stored(Struct):
     result: Outcome
 
 
-class News(Struct, frozen=True, array_like=True):
+class Announcement(Struct, frozen=True, array_like=True):
     """What is announced of a batch: its events, or its outcomes as `(event_id, command_id, outcome)`."""
 
     event_ids: list[UUID]
@@ -48,7 +49,7 @@ class News(Struct, frozen=True, array_like=True):
 
 
 _DECODER = json.Decoder(_Stored)
-_NEWS_DECODER = json.Decoder(News)
+_ANNOUNCEMENT_DECODER = json.Decoder(Announcement)
 
 
 def connect(result_url: str) -> "redis.Redis":
@@ -69,7 +70,7 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
     )
 
 
-async def listen(result_url: str) -> AsyncIterator[News]:
+async def listen(result_url: str) -> AsyncIterator[Announcement]:
     """Yield what is announced, and nothing new at first, when the listening begins.
 
     Whoever listens later, or is cut off, misses some. Raises `redis.RedisError` when Redis is gone.
@@ -82,7 +83,8 @@ async def listen(result_url: str) -> AsyncIterator[News]:
     async with client, client.pubsub() as subscription:
         await subscription.subscribe(_STORED)
         async for message in subscription.listen():
-            yield _NEWS_DECODER.decode(message["data"]) if message["type"] == "message" else News([], [])
+            is_news = message["type"] == "message"
+            yield _ANNOUNCEMENT_DECODER.decode(message["data"]) if is_news else Announcement([], [])
 
 
 class Shelf:
@@ -92,9 +94,9 @@ class Shelf:
     """
 
     def __init__(self, result_url: str, keep_seconds: float) -> None:
-        self._connection = connect(result_url).connection_pool.make_connection()
+        self._pool = connect(result_url).connection_pool
+        self._asked: Connection | None = None
         self._keep_ms = int(keep_seconds * 1000)
-        self._sent = False
         self._listeners = 0
 
     def put(self, settled: Sequence[Settled]) -> None:
@@ -104,7 +106,7 @@ class Shelf:
         """
         try:
             self.confirm()
-        except redis.ConnectionError as error:  # it is new perhaps, and takes these
+        except redis.ConnectionError as error:  # cut off: a new connection takes these
             log.warning("results_lost", error=str(error))
         done_at = datetime.now(UTC).isoformat().encode()
         keys, values = [], []
@@ -113,40 +115,26 @@ class Shelf:
             keys.append(_KEY_PREFIX + task_id)
             values.append(_VALUE % (outcomes.encode(one.outcome), done_at, task_id))
         if len(settled) * max(self._listeners, 1) <= _TOLD_MAX:
-            news = News([], [(one.event_id, one.command_id, one.outcome) for one in settled])
+            announced = Announcement([], [(one.event_id, one.command_id, one.outcome) for one in settled])
         else:
-            news = News(list({one.event_id for one in settled}), [])
-        self._send("EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(news))
-        self._sent = True
+            announced = Announcement(list({one.event_id for one in settled}), [])
+        self._asked = self._pool.get_connection()  # a live one: the pool sees where Redis has closed it
+        self._asked.send_command(  # type: ignore[no-untyped-call]
+            "EVAL", _SET_ALL, len(keys), *keys, *values, self._keep_ms, _STORED, json.encode(announced)
+        )
 
     def confirm(self) -> None:
         """Return when what was put there is there; raises `redis.RedisError` when it is not."""
-        if self._sent:
-            self._sent = False
-            self._listeners = int(self._connection.read_response())
-
-    def _send(self, *command: str | bytes | int) -> None:
-        self._forget_if_cut_off()
-        for again in (True, False):
+        connection, self._asked = self._asked, None
+        if connection is not None:
             try:
-                self._connection.send_command(*command)  # type: ignore[no-untyped-call]
-            except redis.ConnectionError:  # cut off since the last, perhaps; then it connects anew
-                if not again:
-                    raise
-            else:
-                return
-
-    def _forget_if_cut_off(self) -> None:
-        """Connect anew where the other side has closed: what is sent there is lost without an error."""
-        try:
-            if self._connection.is_connected and self._connection.can_read(0):
-                self.close()
-        except redis.ConnectionError:
-            self.close()
+                self._listeners = int(connection.read_response())
+            finally:
+                self._pool.release(connection)
 
     def close(self) -> None:
         """Let go of Redis."""
-        self._connection.disconnect()  # type: ignore[no-untyped-call]
+        self._pool.disconnect()
 
 
 def key(command_id: UUID) -> bytes:

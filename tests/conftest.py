@@ -8,12 +8,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, create_engine, make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, make_url
 
 from ops import embedded, schema
 from ops.embedded import Servers
 from shared.settings import Settings
+from tests.databases import as_worker
 from tests.stage import Breakable, Stage
 
 _TEMPLATE = "template_admitone"
@@ -56,9 +56,8 @@ def settings(servers: Servers, database: str) -> Settings:
 
 @pytest.fixture
 def connection(database: str) -> Iterator[Connection]:
-    """A connection to that database, such as a worker has: each statement commits, unless one began more."""
-    engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as opened:
+    """A connection to that database; every transaction is the test's own."""
+    with as_worker(database) as opened:
         yield opened
 
 

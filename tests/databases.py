@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Row, create_engine, text
+from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -73,6 +73,14 @@ SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(oid) FROM pg_tri
 """
 _FUNCTIONS = "SELECT proname::text, 'function' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
 _RELATIONS = "SELECT relname::text, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+
+
+def as_worker(database_url: str, **connect_args: str) -> Connection:
+    """Return a connection such as a worker has: each statement commits, unless a transaction was begun."""
+    engine = create_engine(
+        database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args
+    )
+    return engine.connect()
 
 
 def run(database_url: str, statement: str, **parameters: object) -> list[Row[Any]]:

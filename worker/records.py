@@ -143,6 +143,7 @@ def hold(connection: Connection, event_ids: Collection[UUID], limit: int) -> lis
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
     session = database.session(connection)
+    assert session.autocommit, "else the driver begins by itself, in a round trip of its own"
     with session.pipeline():
         session.execute(b"BEGIN")
         found = session.execute(_HOLD.encode(), parameters)

@@ -27,8 +27,8 @@ _FIRST_PART = 32
 
 _Batches = Sequence[tuple[Held, Sequence[Pending]]]
 _Readable = Accepted | Settled
-_Turns = Sequence[tuple[Loaded, _Readable]]
 """A command as it is decided; one that cannot be read is settled without."""
+_Turns = Sequence[tuple[Loaded, _Readable]]
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"

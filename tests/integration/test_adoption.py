@@ -19,6 +19,7 @@ from ops import adoption, auditing, verification
 from ops.adopting.report import Fate, Report
 from ops.adoption import AdoptionError
 from ops.auditing import Audited
+from tests.databases import as_worker
 from tests.stage import CHECKOUT
 from worker import tasks
 
@@ -583,8 +584,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
             VALUES (%s, gen_random_uuid(), 'register', %s, 'public')
         """
         run(target, statement, event_id, payload)
-    engine = create_engine(target, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with as_worker(target) as connection:
         tasks.apply_pending(connection, [event_id], 100)
     rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from shared import ids
 from shared.commands import Accepted
 from shared.ledger import Settled
+from tests.databases import as_worker
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
@@ -180,8 +181,7 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
 
     def own(_: int) -> list[UUID]:
         settled: list[UUID] = []
-        engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect() as owner:
+        with as_worker(database) as owner:
             while batch := tasks.apply_pending(owner, [world.event_id], 4):
                 settled += [one.command_id for one in batch]
         return settled

@@ -16,8 +16,6 @@ from shared.ledger import Asked, Receipt
 from shared.settings import Settings
 
 EVENT = ids.new_id()
-
-
 _CUT_OFF = text("""
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name = 'admitone-api' AND datname = current_database()

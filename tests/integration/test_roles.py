@@ -5,14 +5,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.pool import NullPool
 
 from ops import tidying
 from shared import commands, ids, ledger
 from shared.commands import Register
 from shared.ledger import Asked
+from tests.databases import as_worker
 from tests.stage import CHECKOUT
 from worker import tasks
 
@@ -30,14 +30,7 @@ def granted(database: str) -> str:
 
 
 def as_role(database: str, role: str) -> Connection:
-    options = f"-c role={role}"
-    engine = create_engine(
-        database,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args={"options": options},
-    )
-    return engine.connect()
+    return as_worker(database, options=f"-c role={role}")
 
 
 def accept_as_api(database: str, **asked: bytes) -> Asked:

@@ -4,7 +4,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -71,31 +71,26 @@ def stored(settings: Settings, settled: Sequence[Settled]) -> int:
         return int(client.exists(*(results.key(one.command_id) for one in settled)))
 
 
-def test_who_was_cut_off_between_batches_loses_none(settings: Settings) -> None:
+def both_stored(settings: Settings, url: str, between: Callable[[], None]) -> bool:
+    """Put a batch on a shelf, let something happen, put another; tell whether both are there."""
     before, after = decided(3), decided(5)
-    shelf = Shelf(settings.result_url, KEEP_SECONDS)
+    shelf = Shelf(url, KEEP_SECONDS)
     shelf.put(before)
     shelf.confirm()
-    cut_off(settings)
+    between()
     shelf.put(after)
     shelf.confirm()
     shelf.close()
+    return (stored(settings, before), stored(settings, after)) == (3, 5)
 
-    assert (stored(settings, before), stored(settings, after)) == (3, 5)
+
+def test_who_was_cut_off_between_batches_loses_none(settings: Settings) -> None:
+    assert both_stored(settings, settings.result_url, lambda: cut_off(settings))
 
 
 def test_who_was_cut_off_over_tcp_loses_none(settings: Settings) -> None:
-    before, after = decided(3), decided(5)
     with closing_after_each_answer(settings) as url:
-        shelf = Shelf(url, KEEP_SECONDS)
-        shelf.put(before)
-        shelf.confirm()
-        time.sleep(CLOSED_SECONDS)
-        shelf.put(after)
-        shelf.confirm()
-        shelf.close()
-
-    assert (stored(settings, before), stored(settings, after)) == (3, 5)
+        assert both_stored(settings, url, lambda: time.sleep(CLOSED_SECONDS))
 
 
 def test_a_batch_that_is_lost_is_told_and_the_next_one_is_there(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from api.waiting import Waiting
 from shared import database, ids, results
 from shared.ledger import Settled
 from shared.outcomes import Confirmed
-from shared.results import News, Shelf
+from shared.results import Announcement, Shelf
 from shared.settings import Settings
 
 NEVER_SECONDS = 3_600
@@ -101,9 +101,9 @@ def test_what_was_missed_is_found_by_looking(
 
 
 def test_without_news_looking_is_enough(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(_result_url: str) -> AsyncIterator[News]:
+    async def nothing(_result_url: str) -> AsyncIterator[Announcement]:
         raise redis.ConnectionError
-        yield News([], [])
+        yield Announcement([], [])
 
     monkeypatch.setattr(results, "listen", nothing)
     settled = decided(300, 3)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, event, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 from structlog.typing import EventDict
 
+from tests.databases import as_worker
 from tests.simulation import histories, worlds
 from tests.simulation.histories import HISTORIES, History
 from tests.simulation.in_memory import InMemory
@@ -93,8 +93,7 @@ def test_two_owners_at_once_decide_what_one_alone_would_have(
 
 def _apply_all(database: str, event_id: UUID) -> int:
     settled = 0
-    engine = create_engine(database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with as_worker(database) as connection:
         while batch := tasks.apply_pending(connection, [event_id], _BATCH_MAX):
             settled += len(batch)
     return settled
