@@ -1,4 +1,7 @@
-"""Rings the event queues after a commit, from a task of its own: no request waits for the broker.
+"""Rings the event queues from a task of its own: no request waits for the broker.
+
+Whatever was accepted is rung for after its commit. What comes alone is rung for while it is being accepted
+already, because waking its owner takes about as long; the owner waits for the commit.
 
 A ring that fails is logged and forgotten. The command is in the ledger, and the event's owner finds
 it at its next tick.
@@ -23,6 +26,7 @@ _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
 # owner that lags behind is thereby rung less often, and not more.
 _HEARING_SECONDS_MAX = 0.05
 _GOING_ON_SECONDS = 0.001
+_COMING_SECONDS_MAX = 0.005  # an owner that was told too early has looked in vain
 
 _Due = dict[UUID, dict[UUID, None]]
 
@@ -35,11 +39,16 @@ class Bell:
         self._owners = owners
         self._due: _Due = {}
         self._rung: _Due = {}
+        self._coming = False
         self._heard = asyncio.Event()
         self._ringer: asyncio.Task[None] | None = None
 
-    def ring(self, event_id: UUID, command_ids: Sequence[UUID]) -> None:
-        """Wake the event's owner soon; never raises, never waits."""
+    def ring(self, event_id: UUID, command_ids: Sequence[UUID], *, coming: bool = False) -> None:
+        """Wake the event's owner soon; never raises, never waits.
+
+        What is `coming`, and not yet in the ledger, is to be rung for again when it is.
+        """
+        self._coming |= coming
         due = self._due.setdefault(event_id, {})
         due.update(dict.fromkeys(command_ids[: _IDS_PER_RING_MAX - len(due)]))
         if self._ringer is None:
@@ -66,11 +75,12 @@ class Bell:
         try:
             while self._due:
                 self._rung, self._due = self._due, {}
+                patience, self._coming = _COMING_SECONDS_MAX if self._coming else _HEARING_SECONDS_MAX, False
                 self._heard.clear()
                 for together in await self._owners.together(self._rung):
                     await self._ring(together)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_HEARING_SECONDS_MAX):
+                    async with asyncio.timeout(patience):
                         await self._heard.wait()
                 if self._due:
                     await asyncio.sleep(_GOING_ON_SECONDS)

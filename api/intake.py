@@ -120,7 +120,9 @@ class Intake:
             try:
                 session = await self._connected()
                 perhaps_committed = True
-                return await ledger.accept(session, asked)
+                if len(asked) == 1:  # its owner may wake up meanwhile
+                    self._bell.ring(asked[0].event_id, [asked[0].id], coming=True)
+                return await ledger.accept(session, asked, coming=len(asked) == 1)
             except (DataError, IntegrityError):
                 raise
             except (psycopg.Error, OSError) as error:

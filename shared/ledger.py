@@ -23,7 +23,7 @@ from psycopg.rows import TupleRow, class_row
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import arrays, commands, ids, outcomes
+from shared import arrays, commands, ids, locks, outcomes
 from shared.commands import Accepted
 from shared.outcomes import Outcome
 
@@ -84,7 +84,7 @@ class Settled(Struct, frozen=True, kw_only=True):
     outcome: Outcome
 
 
-_ACCEPT = """
+_ACCEPT = f"""
     INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
     SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
     FROM ROWS FROM (
@@ -94,9 +94,20 @@ _ACCEPT = """
         jsonb_array_elements_text(CAST(%(actors)s AS jsonb)),
         unnest(CAST(%(idempotency_keys)s AS bytea[])), unnest(CAST(%(fingerprints)s AS bytea[]))
     ) WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
+    CROSS JOIN (
+        SELECT count(pg_advisory_xact_lock_shared({locks.COMING}, key)) AS locks
+        FROM unnest(CAST(%(coming)s AS integer[])) AS key
+    ) AS coming
+    WHERE coming.locks >= 0  -- always: it is for the locks, before anything is written
     ORDER BY place
     ON CONFLICT DO NOTHING
 """
+
+AWAIT_COMING = f"""
+    SELECT pg_advisory_lock({locks.COMING}, key), pg_advisory_unlock({locks.COMING}, key)
+    FROM (SELECT CAST(%(coming)s AS integer)) AS event (key)
+"""
+"""Returns when all commands are in the ledger that were `coming` for an event when it was asked."""
 
 _IN_LEDGER = """
     SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint
@@ -188,8 +199,10 @@ _BACKLOG = text("""
 """)
 
 
-async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
+async def accept(session: _Session, asked: Sequence[Asked], *, coming: bool = False) -> list[Receipt]:
     """Write commands into the ledger, in this order; one receipt for each, in this order.
+
+    While they are `coming`, their events' owners may be told already, and wait for the commit.
 
     Nothing is accepted before the commit: the statement's own, unless the caller began more. Asking again
     with the same ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
@@ -202,6 +215,7 @@ async def accept(session: _Session, asked: Sequence[Asked]) -> list[Receipt]:
         "actors": arrays.json(a.actor for a in asked),
         "idempotency_keys": arrays.digests(a.idempotency_key for a in asked),
         "fingerprints": arrays.digests(a.fingerprint for a in asked),
+        "coming": arrays.numbers({locks.coming_key(a.event_id) for a in asked} if coming else ()),
     }
     written = await session.execute(_ACCEPT.encode(), parameters)
     if written.rowcount == len(asked):

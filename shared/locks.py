@@ -1,8 +1,11 @@
-"""The advisory locks that say who is a worker and who owns which event.
+"""The advisory locks that say who is a worker, who owns which event, and for which a command is coming.
 
-Both are session locks of a worker's one database connection: a shared lock `(WORKER, number)` that
-names the worker, and an exclusive lock `event_key(event_id)` for each event that it owns. Whoever
+The first two are session locks of a worker's one database connection: a shared lock `(WORKER, number)`
+that names the worker, and an exclusive lock `event_key(event_id)` for each event that it owns. Whoever
 wants to know the live workers asks PostgreSQL for its locks.
+
+The third, `(COMING, coming_key(event_id))`, is shared by the statements that accept a command of which the
+owner has been told already. It ends with their commits, so that who waits for it finds the command.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
+COMING = 0x0AD3170F
 
 _WORKER_NUMBERS = text("""
     SELECT objid::bigint FROM pg_locks
@@ -57,6 +61,11 @@ def event_key(event_id: UUID) -> int:
     """Return the signed 64-bit key of an event's lock."""
     digest = hashlib.blake2b(event_id.bytes, digest_size=8, person=b"event-owner").digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def coming_key(event_id: UUID) -> int:
+    """Return the signed 32-bit key of the lock under which commands come; events may share one."""
+    return event_key(event_id) >> 32
 
 
 def worker_numbers(connection: Connection) -> frozenset[int]:

@@ -7,6 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from worker import tasks
+
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -74,6 +76,8 @@ SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(oid) FROM pg_tri
 _FUNCTIONS = "SELECT proname::text, 'function' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
 _RELATIONS = "SELECT relname::text, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 
+_PENDING = "SELECT FROM command WHERE event_id = :event_id AND settled_at IS NULL LIMIT 1"
+
 
 def as_worker(database_url: str, **connect_args: str) -> Connection:
     """Return a connection such as a worker has: each statement commits, unless a transaction was begun."""
@@ -81,6 +85,18 @@ def as_worker(database_url: str, **connect_args: str) -> Connection:
         database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=connect_args
     )
     return engine.connect()
+
+
+def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
+    """Decide, as one owner among others, until nothing is pending; return what was settled here.
+
+    Where another owner is in the way nothing is settled, so an empty batch is not the end.
+    """
+    settled: list[UUID] = []
+    with as_worker(database_url) as owner:
+        while run(database_url, _PENDING, event_id=event_id):
+            settled += [one.command_id for one in tasks.apply_pending(owner, [event_id], batch_max)]
+    return settled
 
 
 def run(database_url: str, statement: str, **parameters: object) -> list[Row[Any]]:

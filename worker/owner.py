@@ -93,25 +93,28 @@ class Owner:
         self._begin(moved.pending)
         self._take_turn()
 
-    def apply(self, event_ids: Collection[UUID]) -> None:
-        """Decide these events' pending commands, of those events that this process owns: now, or soon."""
+    def apply(self, event_ids: Sequence[UUID]) -> None:
+        """Decide these events' pending commands, of those events that this process owns: now, or soon.
+
+        When it is one event's turn at once, a command that is just coming for it is waited for.
+        """
         self._begin(event_ids)
         if not self._turn_is_coming:
-            self._take_turn()
+            self._take_turn(coming=event_ids[0] if len(event_ids) == 1 else None)
 
     def _begin(self, event_ids: Collection[UUID]) -> None:
         """Let events wait for their turn behind those that already do."""
         for event_id in event_ids:
             self._unfinished.setdefault(event_id, self.settings.apply_batch_max)
 
-    def _apply(self, event_ids: Collection[UUID], limit: int) -> None:
+    def _apply(self, event_ids: Collection[UUID], limit: int, coming: UUID | None) -> None:
         ownership = self._ownership
         mine = set() if ownership is None else ownership.events - self._in_trouble
         events = [event_id for event_id in event_ids if event_id in mine]
         if ownership is None or not events:
             return
         try:
-            settled = tasks.apply_pending(ownership.connection, events, limit)
+            settled = tasks.apply_pending(ownership.connection, events, limit, coming)
         except Exception as error:  # noqa: BLE001 - told in the log, and tried again
             if ownership.connection.invalidated:
                 self._lose(error)
@@ -174,7 +177,7 @@ class Owner:
         if self._consuming is not None:
             self._consuming.stop(ownership.events)
 
-    def _take_turn(self) -> None:
+    def _take_turn(self, coming: UUID | None = None) -> None:
         """Decide batch after batch for a while, then let the event loop breathe and come back.
 
         While the broker is away there is no event loop: then a turn lasts to the next tick.
@@ -184,7 +187,8 @@ class Owner:
         while self._unfinished and time.monotonic() < until:
             events = self._next_batch()
             limits = [self._unfinished.pop(event_id) for event_id in events]
-            self._apply(events, max(limits))
+            self._apply(events, max(limits), coming if events == [coming] else None)
+            coming = None
         self._come_back()
 
     def _next_batch(self) -> list[UUID]:

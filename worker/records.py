@@ -10,9 +10,10 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import arrays, commands, database, ledger
+from shared import arrays, commands, database, ledger, locks
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -135,18 +136,26 @@ _RECOUNT = text("""
 """)
 
 
-def hold(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+def hold(
+    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
+) -> list[Held]:
     """Begin the transaction, and hold those of these events that have pending commands until it ends.
 
-    At most `limit` commands in all; of very many events none gets more than a share of it.
+    At most `limit` commands in all; of very many events none gets more than a share of it. A command that
+    is `coming` for an event is waited for.
     """
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
     session = database.session(connection)
     assert session.autocommit, "else the driver begins by itself, in a round trip of its own"
-    with session.pipeline():
-        session.execute(b"BEGIN")
-        found = session.execute(_HOLD.encode(), parameters)
+    try:
+        with session.pipeline():
+            session.execute(b"BEGIN")
+            if coming is not None:
+                session.execute(ledger.AWAIT_COMING.encode(), {"coming": locks.coming_key(coming)})
+            found = session.execute(_HOLD.encode(), parameters)
+    except LockNotAvailable:  # it takes too long to come, and will be rung for again
+        return []
     held = [_DECODER.decode(row) for (row,) in found]
     if any(event.audit_seq > 0 and event.last_hash is None for event in held):
         raise Overtaken

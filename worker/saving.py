@@ -1,10 +1,12 @@
 """Saves what decisions changed: the only writer of `registration`, `audit_entry` and the counters.
 
 All of it happens in the transaction that holds the events' rows. What most batches need, for however
-many events, is one statement: the guarded counters, new registrations, the trail, the outcomes.
+many events, is one statement: the guarded counters, new registrations, the trail, the outcomes. Every
+statement insists on having changed what it should have changed, so that the commit can be sent after it
+without waiting for what comes of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -22,15 +24,18 @@ from worker.records import Loaded, Overtaken
 from worker.roster import Roster
 from worker.state import Registration, Terms
 
-_Cursor = psycopg.Cursor[TupleRow]
-_Check = Callable[[_Cursor], None]
-"""Raises unless a statement did what it should have done."""
-_Sent = tuple[_Cursor, _Check]
-
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
     """The counter would have passed the capacity; the transaction must be rolled back."""
 
+
+_GUARD_REFUSED, _OVERTAKEN = "AO001", "AO002"
+"""The SQLSTATEs with which `insist` refuses."""
+
+_CHANGED = """
+    WITH changed AS ({change} RETURNING 1)
+    SELECT insist((SELECT count(*) FROM changed), {rows}, '{otherwise}')
+"""
 
 _GUARD = """
     UPDATE event
@@ -53,22 +58,30 @@ _GUARD_COUNTERS = _GUARD.format(
         unnest(CAST(%(waitlist_deltas)s AS integer[])), unnest(CAST(%(entries)s AS bigint[]))
     )""",
 )
-_GUARD_SETTINGS = _GUARD.format(
-    capacity="CAST(%(capacity)s AS integer)",
-    settings="".join(f", {name} = %({name})s" for name in Terms.__struct_fields__),
-    moved="""(VALUES (
+_GUARD_SETTINGS = _CHANGED.format(
+    change=_GUARD.format(
+        capacity="CAST(%(capacity)s AS integer)",
+        settings="".join(f", {name} = %({name})s" for name in Terms.__struct_fields__),
+        moved="""(VALUES (
             CAST(%(event_id)s AS uuid), CAST(%(spots_delta)s AS integer), CAST(%(waitlist_delta)s AS integer),
             CAST(%(entries)s AS bigint)
         ))""",
+    ),
+    rows="1",
+    otherwise=_GUARD_REFUSED,
 )
 
 # Only here may the counter rise past the capacity: to say that the rows already do.
-_HEAL = """
-    UPDATE event
-    SET spots_reserved = %(confirmed_spots)s, waitlist_length = %(waitlist_length)s,
-        overbooked_spots = greatest(%(confirmed_spots)s - capacity, 0)
-    WHERE id = %(event_id)s
-"""
+_HEAL = _CHANGED.format(
+    change="""
+        UPDATE event
+        SET spots_reserved = %(confirmed_spots)s, waitlist_length = %(waitlist_length)s,
+            overbooked_spots = greatest(%(confirmed_spots)s - capacity, 0)
+        WHERE id = %(event_id)s
+    """,
+    rows="1",
+    otherwise=_OVERTAKEN,
+)
 
 _FOUND = """
     CROSS JOIN LATERAL (
@@ -76,24 +89,33 @@ _FOUND = """
     ) AS found
     WHERE registration.ctid = found.ctid
 """
+_NAMED = "cardinality(CAST(%(ids)s AS uuid[]))"
 
-_DELETE = f"""
-    DELETE FROM registration
-    USING ROWS FROM (
-        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[]))
-    ) AS named (event_id, id)
-    {_FOUND}
-"""
+_DELETE = _CHANGED.format(
+    change=f"""
+        DELETE FROM registration
+        USING ROWS FROM (
+            unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[]))
+        ) AS named (event_id, id)
+        {_FOUND}
+    """,
+    rows=_NAMED,
+    otherwise=_OVERTAKEN,
+)
 
-_UPDATE = f"""
-    UPDATE registration
-    SET status = named.status, seq = named.seq, updated_at = now()
-    FROM ROWS FROM (
-        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
-        jsonb_array_elements_text(CAST(%(statuses)s AS jsonb)), unnest(CAST(%(seqs)s AS bigint[]))
-    ) AS named (event_id, id, status, seq)
-    {_FOUND}
-"""
+_UPDATE = _CHANGED.format(
+    change=f"""
+        UPDATE registration
+        SET status = named.status, seq = named.seq, updated_at = now()
+        FROM ROWS FROM (
+            unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
+            jsonb_array_elements_text(CAST(%(statuses)s AS jsonb)), unnest(CAST(%(seqs)s AS bigint[]))
+        ) AS named (event_id, id, status, seq)
+        {_FOUND}
+    """,
+    rows=_NAMED,
+    otherwise=_OVERTAKEN,
+)
 
 _ENTER = """
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
@@ -113,19 +135,18 @@ _SAVE = f"""
          entered AS ({_ENTER}),
          noted AS ({trail.APPEND}),
          settled AS ({ledger.SETTLE} RETURNING command.id)
-    SELECT (SELECT count(*) FROM moved) AS moved, (SELECT count(*) FROM settled) AS settled
+    SELECT insist((SELECT count(*) FROM moved), cardinality(CAST(%(moved_events)s AS uuid[])),
+                  '{_GUARD_REFUSED}'),
+           insist((SELECT count(*) FROM settled), cardinality(CAST(%(settled_ids)s AS uuid[])),
+                  '{_OVERTAKEN}')
 """
 
 
 class Writer:
-    """Sends what decisions change to the database, which writes it while the next are made.
-
-    Nothing of it may be committed before `confirm` has found that all of it was written.
-    """
+    """Sends what decisions change to the database, which writes it while the next are made."""
 
     def __init__(self, session: psycopg.Connection[TupleRow]) -> None:
         self._session = session
-        self._sent: list[_Sent] = []
 
     def save(self, decided: Sequence[Loaded], settled: Sequence[Settled]) -> None:
         """Send what the rosters' decisions have changed, and their outcomes; the rosters go on from there."""
@@ -143,14 +164,9 @@ class Writer:
             **trail.appending(noted),
             **ledger.settling(settled),
         }
-        self._send(_SAVE, parameters, _saved(len(counted), len(settled)))
+        self._send(_SAVE, parameters)
         for loaded, entries in zip(changed, noted, strict=True):
             loaded.written(entries[-1].digest)
-
-    def confirm(self) -> None:
-        """Raise `GuardRefused` or `Overtaken` unless all that was sent did what it should."""
-        for cursor, check in self._sent:
-            check(cursor)
 
     def _move_at_once(self, loaded: Loaded) -> bool:
         """Move the counters in a statement of their own where more than they change; tell whether."""
@@ -159,7 +175,7 @@ class Writer:
         if roster.recount is not None:
             spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
             counted = {"event_id": event.id, "confirmed_spots": spots, "waitlist_length": waiting}
-            self._send(_HEAL, counted, _changed(1))
+            self._send(_HEAL, counted)
         elif roster.terms == event.terms:
             return False
         moved = {
@@ -168,14 +184,14 @@ class Writer:
             "waitlist_delta": roster.waitlist.length - waiting,
             "entries": len(roster.changes),
         }
-        self._send(_GUARD_SETTINGS, {**moved, **msgspec.structs.asdict(roster.terms)}, _guarded)
+        self._send(_GUARD_SETTINGS, {**moved, **msgspec.structs.asdict(roster.terms)})
         return True
 
     def _delete(self, gone: Sequence[tuple[UUID, UUID]]) -> None:
         if gone:
             events, ids = zip(*gone, strict=True)
             parameters = {"event_ids": arrays.ids(events), "ids": arrays.ids(ids)}
-            self._send(_DELETE, parameters, _changed(len(gone)))
+            self._send(_DELETE, parameters)
 
     def _update(self, changed: Sequence[tuple[UUID, Registration]]) -> None:
         if changed:
@@ -185,56 +201,36 @@ class Writer:
                 "statuses": arrays.json(r.status for _, r in changed),
                 "seqs": arrays.numbers(r.seq for _, r in changed),
             }
-            self._send(_UPDATE, parameters, _changed(len(changed)))
+            self._send(_UPDATE, parameters)
 
-    def _send(self, statement: str, parameters: dict[str, Any], check: _Check) -> None:
-        cursor = self._session.cursor()
-        cursor.execute(statement.encode(), parameters)
-        self._sent.append((cursor, check))
+    def _send(self, statement: str, parameters: dict[str, Any]) -> None:
+        self._session.execute(statement.encode(), parameters)
 
 
 @contextmanager
 def writing(connection: Connection) -> Iterator[Writer]:
-    """Write while the block goes on deciding; when it ends, all is written, though not committed.
+    """Write while the block goes on deciding; when it ends, all is written and committed.
 
-    Raises `GuardRefused`, `Overtaken` or psycopg's errors when it is not; then nothing may be committed.
+    Raises `GuardRefused`, `Overtaken` or psycopg's errors, and then nothing is, unless what broke is the
+    connection: then nobody knows.
     """
     session = database.session(connection)
-    writer = Writer(session)
-    with session.pipeline():
-        yield writer
-    writer.confirm()
+    try:
+        with session.pipeline():
+            yield Writer(session)
+            session.execute(b"COMMIT")
+    except psycopg.Error as error:
+        if error.sqlstate == _GUARD_REFUSED:
+            raise GuardRefused("a counter does not move past its capacity") from error
+        if error.sqlstate == _OVERTAKEN:
+            raise Overtaken from error
+        raise
 
 
 def settle(connection: Connection, settled: Settled) -> bool:
     """Write an outcome that changes nothing else; tell whether the command was still pending."""
     cursor = database.session(connection).execute(ledger.SETTLE.encode(), ledger.settling([settled]))
     return cursor.rowcount == 1
-
-
-def _saved(counted: int, settled: int) -> _Check:
-    def check(cursor: _Cursor) -> None:
-        found = cursor.fetchone()
-        assert found is not None, "counts are one row"
-        if found[0] != counted:
-            raise GuardRefused(f"{counted - found[0]} counters do not move past their capacity")
-        if found[1] != settled:
-            raise Overtaken
-
-    return check
-
-
-def _changed(rows: int) -> _Check:
-    def check(cursor: _Cursor) -> None:
-        if cursor.rowcount != rows:
-            raise Overtaken
-
-    return check
-
-
-def _guarded(cursor: _Cursor) -> None:
-    if cursor.rowcount != 1:
-        raise GuardRefused("the counter does not move past the capacity")
 
 
 def _gone(roster: Roster) -> set[UUID]:

@@ -43,8 +43,12 @@ class DecisionRaised(Exception):  # noqa: N818 - likewise
     """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
 
 
-def apply_pending(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
+def apply_pending(
+    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
+) -> list[Settled]:
     """Decide pending commands of these events, at most `limit`, and commit; return what was settled.
+
+    A command that is `coming` for an event, because it is just being accepted, is waited for.
 
     All or nothing. One event's batch that cannot be written is applied again command by command, so
     that the one at fault is settled as `Failed` and the others as if it had not been there; nothing is
@@ -52,7 +56,7 @@ def apply_pending(connection: Connection, event_ids: Collection[UUID], limit: in
     `Overtaken`: it is for the caller to apply them one by one.
     """
     try:
-        return _apply(connection, event_ids, limit)
+        return _apply(connection, event_ids, limit, coming)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
@@ -64,9 +68,11 @@ def apply_pending(connection: Connection, event_ids: Collection[UUID], limit: in
         return _apply_one_by_one(connection, event_id, limit)
 
 
-def _apply(connection: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
+def _apply(
+    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
+) -> list[Settled]:
     with connection.begin():
-        held = records.hold(connection, event_ids, limit)
+        held = records.hold(connection, event_ids, limit, coming)
         if not held:
             return []
         batches = [(event, _together(event.pending)) for event in held]

@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 from shared import ids
 from shared.commands import Accepted
 from shared.ledger import Settled
-from tests.databases import as_worker
+from tests.databases import settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import promotion, records, saving, tasks
+from worker import promotion, records, saving
 from worker.records import Held, Loaded
 from worker.roster import Roster
 
@@ -179,15 +179,8 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     world = InPostgres(connection, {**SETTINGS, "capacity": 10})
     world.accept(asked(*[register(1)] * 60))
 
-    def own(_: int) -> list[UUID]:
-        settled: list[UUID] = []
-        with as_worker(database) as owner:
-            while batch := tasks.apply_pending(owner, [world.event_id], 4):
-                settled += [one.command_id for one in batch]
-        return settled
-
     with ThreadPoolExecutor(2) as owners:
-        one, other = owners.map(own, range(2))
+        one, other = owners.map(lambda _: settle_all(database, world.event_id, 4), range(2))
 
     assert sorted(one + other) == sorted(UUID(told.id) for told in world.snapshot().commands)
     assert answers(world) == ["confirmed"] * 10 + ["waitlisted"] * 50

@@ -110,7 +110,7 @@ def test_what_a_second_owner_decides_in_between_is_not_decided_again(
     overtaken, other = a_world(connection, register(1)), a_world(connection, register(1))
     hold = records.hold
 
-    def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+    def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         found = hold(on, event_ids, limit)
         with create_engine(database, poolclass=NullPool).begin() as second:
             second.execute(_SETTLE_BY_HAND, {"event_id": overtaken.event_id})
@@ -244,7 +244,7 @@ def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the
     owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
     hold = records.hold
 
-    def cut_off(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Held]:
+    def cut_off(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         monkeypatch.undo()
         with create_engine(database, poolclass=NullPool).begin() as other:
             other.execute(_CUT_OFF)

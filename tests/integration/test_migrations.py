@@ -23,7 +23,7 @@ from shared import audit, tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-STEPS = (("base", "0001"), ("0001", "0002"), ("0002", "0003"))
+STEPS = (("base", "0001"), ("0001", "0002"), ("0002", "0003"), ("0003", "0004"))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
 BEFORE_THE_COUNTER = """
 SELECT event.id, slug, title, capacity, event.created_at, event.updated_at,
@@ -73,7 +73,7 @@ def test_a_step_up_and_down_again_restores_the_schema_and_can_be_repeated(
 
 def test_all_steps_up_and_down_keep_what_the_old_system_wrote(old_database: str) -> None:
     written = run(old_database, BEFORE_THE_COUNTER)
-    for revision in ("0002", "0003"):
+    for revision in ("0002", "0003", "0004"):
         schema.upgrade(old_database, revision)
         assert run(old_database, BEFORE_THE_COUNTER) == written
     for revision in ("0002", "0001"):
@@ -96,6 +96,7 @@ def test_migrating_makes_the_same_schema_as_the_tables(database: str, empty_data
     assert {part[:2] for part in only_migrated} == {
         ("audit_entry", "audit_entry_append_only"),
         ("refuse_rewriting_the_audit_trail", "function"),
+        ("insist", "function"),
     }
 
 

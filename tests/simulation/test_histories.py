@@ -2,7 +2,6 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, event, given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 from structlog.typing import EventDict
 
-from tests.databases import as_worker
+from tests.databases import settle_all
 from tests.simulation import histories, worlds
 from tests.simulation.histories import HISTORIES, History
 from tests.simulation.in_memory import InMemory
@@ -83,17 +82,9 @@ def test_two_owners_at_once_decide_what_one_alone_would_have(
     world.accept(asked)
 
     with ThreadPoolExecutor(2) as owners:
-        settled = [*owners.map(lambda _: _apply_all(database, world.event_id), range(2))]
+        one, other = owners.map(lambda _: settle_all(database, world.event_id, _BATCH_MAX), range(2))
 
-    assert sum(settled) == len(asked)
+    assert len(one + other) == len(asked)
     witness = Witness(world, drawn.settings)
     witness.drain()
     assert witness.objections == []
-
-
-def _apply_all(database: str, event_id: UUID) -> int:
-    settled = 0
-    with as_worker(database) as connection:
-        while batch := tasks.apply_pending(connection, [event_id], _BATCH_MAX):
-            settled += len(batch)
-    return settled
