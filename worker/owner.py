@@ -6,6 +6,7 @@ The broker gone: nobody rings, and the ticks still find what is pending.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -126,11 +127,12 @@ class Owner:
             self._publish(settled)
 
     def _come_again(self, events: Collection[UUID], settled: Collection[Settled], limit: int) -> None:
-        """Look again where something was decided; in a full batch not everybody may have had their turn."""
+        """Look again where a crowd was, or nobody else; in a full batch not everybody had their turn."""
         if len(settled) >= limit:
             self._unfinished |= dict.fromkeys(events, self.settings.backlog_batch_max)
-        else:
-            self._begin({one.event_id: None for one in settled})
+            return
+        counts = Counter(one.event_id for one in settled)
+        self._begin([event_id for event_id, count in counts.items() if count > 1 or len(counts) == 1])
 
     def _part(self, events: Sequence[UUID], error: Exception) -> None:
         """Apply each of these events by itself from now on: the trouble may be one event's alone.

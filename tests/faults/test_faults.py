@@ -216,6 +216,31 @@ def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:
     assert result.get(timeout=5)["outcome"] == "confirmed", "Celery reads the outcome as a result of its own"
 
 
+def test_a_message_that_nobody_understands_costs_no_worker(stage: Stage) -> None:
+    event = stage.create_event()
+    settings = Settings(
+        database_url=stage.database_url,
+        broker_url=stage.servers.broker_url,
+        result_url=stage.servers.result_url,
+    )
+    path = f"/api/p/{event['slug']}/register"
+    with stage.client() as client:
+        client.post(path, json={"name": "User"})
+    owner = _owner(stage, event)
+    celery, queue = queues.celery_app(settings), queues.event_queue(UUID(event["id"]))
+    for arguments in (["no id", []], [], [event["id"], [], [None]]):
+        celery.send_task(queues.APPLY_COMMANDS, args=arguments, queue=queue, declare=[], retry=False)  # type: ignore[arg-type]
+    until = time.monotonic() + ANSWER_SECONDS_MAX
+    while stage.log().count("ring_not_understood") < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+    with stage.client() as client:
+        after = client.post(path, json={"name": "Next"}).json()
+
+    assert stage.log().count("ring_not_understood") == 3
+    assert after["status"] == "CONFIRMED"
+    assert _owner(stage, event) == owner
+
+
 def test_a_locked_event_row_delays_its_own_event_alone(breakable: Breakable) -> None:
     stage = breakable(workers=1)
     locked, other = stage.create_event(), stage.create_event()

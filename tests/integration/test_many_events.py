@@ -208,8 +208,10 @@ def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
     owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
     sizes, apply_pending = [], tasks.apply_pending
 
-    def counting(on: Connection, event_ids: Collection[UUID], limit: int) -> list[Settled]:
-        settled = apply_pending(on, event_ids, limit)
+    def counting(
+        on: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None
+    ) -> list[Settled]:
+        settled = apply_pending(on, event_ids, limit, coming)
         sizes.append(len(settled))
         return settled
 
