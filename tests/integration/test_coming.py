@@ -14,7 +14,7 @@ from api.bell import Bell
 from api.intake import Intake
 from api.owners import Owners
 from api.rings import rings
-from shared import database, ids, ledger, queues, results
+from shared import database, ids, ledger, locks, queues, results
 from shared.ledger import Asked, Settled
 from shared.settings import Settings
 from tests.databases import as_worker, run
@@ -23,8 +23,12 @@ from tests.simulation.in_postgres import InPostgres
 from worker import tasks
 
 LIMIT = 100
-_NOBODY_WRITES = text("LOCK TABLE command IN EXCLUSIVE MODE")
-_WHO_WAITS = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+_IN_THE_WAY = text("""
+    INSERT INTO command (event_id, id, kind, payload, actor)
+    VALUES (:event_id, :id, 'register', '{}', 'somebody else who uses this id, and thinks better of it')
+""")
+_WHO_WAITS = "SELECT FROM pg_locks WHERE locktype = :kind AND NOT granted"
+_WHAT_IS_COMING = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :lock_class AND granted"
 
 
 def asked(event_id: UUID) -> Asked:
@@ -57,7 +61,7 @@ def test_an_owner_that_was_told_early_waits_for_the_commit(settings: Settings, e
             await ledger.accept(session, [command], coming=True)
             at_once = await asyncio.to_thread(look, None)
             waiting = asyncio.create_task(asyncio.to_thread(look, event_id))
-            await until(lambda: run(url, _WHO_WAITS))
+            await until(lambda: run(url, _WHO_WAITS, kind="advisory"))
         return at_once, await waiting
 
     command = asked(event_id)
@@ -98,20 +102,20 @@ def test_who_comes_alone_is_rung_for_before_the_commit_and_a_crowd_after_it(
     def rung() -> int:
         return int(broker.llen(queues.event_queue_name(event_id)))
 
-    async def accept() -> int:
+    async def accept() -> tuple[int, int]:
         async_engine = database.async_engine(settings)
         ringing = Bell(rings(queues.celery_app(settings), settings), Owners(async_engine))
         intake = Intake(ringing, settings)
         with engine.connect() as other, other.begin() as locked:
-            other.execute(_NOBODY_WRITES)
-            accepting = [asyncio.create_task(intake.accept(asked(event_id))) for _ in range(together)]
+            commands = [asked(event_id) for _ in range(together)]
+            other.execute(_IN_THE_WAY, {"event_id": event_id, "id": commands[0].id})
+            accepting = [asyncio.create_task(intake.accept(command)) for command in commands]
+            await until(lambda: run(url, _WHO_WAITS, kind="transactionid"))
             if together == 1:
                 await until(rung)
-            else:
-                await asyncio.sleep(0.2)
-            early = rung()
+            early = rung(), len(run(url, _WHAT_IS_COMING, lock_class=locks.COMING))
             assert not any(task.done() for task in accepting)
-            locked.commit()
+            locked.rollback()
         await asyncio.gather(*accepting)
         await until(rung)
         await intake.close()
@@ -123,7 +127,7 @@ def test_who_comes_alone_is_rung_for_before_the_commit_and_a_crowd_after_it(
     broker.delete(queues.event_queue_name(event_id))
     broker.close()
 
-    assert early == (1 if together == 1 else 0)
+    assert early == ((1, 1) if together == 1 else (0, 0))
 
 
 def test_an_owner_that_was_told_too_early_is_told_again_soon(
