@@ -20,7 +20,7 @@ from api.rings import Rings
 log = structlog.get_logger(__name__)
 
 _IDS_PER_RING_MAX = 500  # an owner takes all that is pending anyway
-# An owner that decides goes on by itself for as long as it finds something. So after a ring, whatever
+# An owner of a crowd goes on by itself for as long as it finds something. So after a ring, whatever
 # is accepted next waits until an outcome of what was rung for is heard, for so long at most, and a little
 # longer: most of it needs no ring then, and the rest shares one. Who comes alone is rung for at once. An
 # owner that lags behind is thereby rung less often, and not more.

@@ -103,11 +103,17 @@ _ACCEPT = f"""
     ON CONFLICT DO NOTHING
 """
 
+_COMING_MS_MAX = 20  # of an owner's time; and as long new ones of the same event wait behind it
+
 AWAIT_COMING = f"""
-    SELECT pg_advisory_lock({locks.COMING}, key), pg_advisory_unlock({locks.COMING}, key)
-    FROM (SELECT CAST(%(coming)s AS integer)) AS event (key)
+    SELECT set_config('lock_timeout', '{_COMING_MS_MAX}ms', true),
+           pg_advisory_xact_lock({locks.COMING}, CAST(%(coming)s AS integer))
 """
-"""Returns when all commands are in the ledger that were `coming` for an event when it was asked."""
+"""Returns when all commands are in the ledger that were `coming` for an event when it was asked.
+
+Raises `LockNotAvailable` when that takes long. To be run in a transaction of its own, with which lock and
+time-out end; a session's lock could outlive a time-out that comes just when it is granted.
+"""
 
 _IN_LEDGER = """
     SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint

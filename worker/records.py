@@ -142,7 +142,7 @@ def hold(
     """Begin the transaction, and hold those of these events that have pending commands until it ends.
 
     At most `limit` commands in all; of very many events none gets more than a share of it. A command that
-    is `coming` for an event is waited for.
+    is `coming` for an event is waited for, but not for long.
     """
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
@@ -153,9 +153,13 @@ def hold(
             session.execute(b"BEGIN")
             if coming is not None:
                 session.execute(ledger.AWAIT_COMING.encode(), {"coming": locks.coming_key(coming)})
+                session.execute(b"COMMIT AND CHAIN")
             found = session.execute(_HOLD.encode(), parameters)
-    except LockNotAvailable:  # it takes too long to come, and will be rung for again
-        return []
+    except LockNotAvailable:
+        if coming is None:
+            raise
+        session.rollback()
+        return hold(connection, event_ids, limit)  # others are there; what comes late is rung for again
     held = [_DECODER.decode(row) for (row,) in found]
     if any(event.audit_seq > 0 and event.last_hash is None for event in held):
         raise Overtaken

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -71,24 +72,40 @@ def test_an_owner_that_was_told_early_waits_for_the_commit(settings: Settings, e
     assert [one.command_id for one in waited] == [command.id]
 
 
-def test_a_command_that_takes_too_long_to_come_keeps_its_owner_no_longer(
+def test_a_command_that_takes_long_to_come_keeps_nobody_who_is_there(
     settings: Settings, event_id: UUID
 ) -> None:
-    url = settings.database_url
-
-    async def accept() -> tuple[list[Settled], list[Settled]]:
-        session = await database.accepting_session(settings)
-        with as_worker(url, options="-c lock_timeout=50ms") as owner:
-            async with session, session.transaction():
-                await ledger.accept(session, [command], coming=True)
+    async def accept() -> tuple[list[Settled], list[Settled], int]:
+        one, other = [await database.accepting_session(settings) for _ in range(2)]
+        with as_worker(settings.database_url) as owner:
+            async with one, other, one.transaction():
+                await ledger.accept(one, [slow], coming=True)
+                await ledger.accept(other, [there])
                 early = await asyncio.to_thread(tasks.apply_pending, owner, [event_id], LIMIT, event_id)
-            return early, tasks.apply_pending(owner, [event_id], LIMIT, event_id)
+            late = tasks.apply_pending(owner, [event_id], LIMIT, event_id)
+            left = len(run(settings.database_url, _WHAT_IS_COMING, lock_class=locks.COMING))
+            return early, late, left
 
-    command = asked(event_id)
-    early, late = asyncio.run(accept())
+    slow, there = asked(event_id), asked(event_id)
+    early, late, left = asyncio.run(accept())
 
-    assert early == []
-    assert [one.command_id for one in late] == [command.id]
+    assert [one.command_id for one in early] == [there.id]
+    assert [one.command_id for one in late] == [slow.id]
+    assert left == 0
+
+
+def test_a_table_that_is_locked_is_not_taken_for_a_command_that_comes_late(
+    settings: Settings, event_id: UUID
+) -> None:
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    with (
+        as_worker(settings.database_url, options="-c lock_timeout=50ms") as owner,
+        engine.begin() as other,
+    ):
+        other.execute(text("LOCK TABLE command IN ACCESS EXCLUSIVE MODE"))
+        for coming in (None, event_id):
+            with pytest.raises(LockNotAvailable):
+                tasks.apply_pending(owner, [event_id], LIMIT, coming)
 
 
 @pytest.mark.parametrize("together", [1, 2])
