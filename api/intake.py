@@ -120,9 +120,10 @@ class Intake:
             try:
                 session = await self._connected()
                 perhaps_committed = True
-                if len(asked) == 1:  # its owner may wake up meanwhile
+                alone = len(asked) == 1
+                if alone:  # its owner may wake up meanwhile
                     self._bell.ring(asked[0].event_id, [asked[0].id], coming=True)
-                return await ledger.accept(session, asked, coming=len(asked) == 1)
+                return await ledger.accept(session, asked, coming=alone)
             except (DataError, IntegrityError):
                 raise
             except (psycopg.Error, OSError) as error:

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import ledger
+from shared import backlog
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Pace:
         self._measured[event_id] = now, rate  # whoever asks meanwhile is served with what is known
         try:
             async with self._engine.connect() as connection:
-                rate = await ledger.settled_per_second(connection, event_id)
+                rate = await backlog.settled_per_second(connection, event_id)
         except (SQLAlchemyError, OSError) as error:
             log.warning("pace_not_measurable", error=repr(error))
         self._measured[event_id] = now, rate

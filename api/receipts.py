@@ -14,7 +14,7 @@ from api import answers
 from api.reading import Reader
 from api.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.together import Together
-from shared import arrays, ledger, outcomes
+from shared import arrays, backlog, outcomes
 from shared.commands import Status
 from shared.outcomes import Confirmed, StatusChanged, Waitlisted
 
@@ -81,7 +81,7 @@ class Receipts:
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
         }
         pending = [key for key, row in found.items() if row.outcome is None]
-        ahead = await ledger.ahead(connection, pending) if pending else {}
+        ahead = await backlog.ahead(connection, pending) if pending else {}
         receipts: list[Receipt | None] = []
         for event_id, receipt_id in asked:
             row = found.get((event_id, receipt_id))

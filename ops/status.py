@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from ops import verification
 from ops.verification import Verified
-from shared import ledger, locks
+from shared import backlog, locks
 
 _EVENTS = text("SELECT id, slug FROM event")
 
@@ -70,10 +70,10 @@ def show(status: Status) -> None:
             f"{worker.tick_age_seconds:.1f} s ago",
         )
     console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
-    backlog = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")
+    table = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")
     for waiting in status.backlog:
-        backlog.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
-    console.print(backlog if status.backlog else "Nothing is pending.")
+        table.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
+    console.print(table if status.backlog else "Nothing is pending.")
     if status.drift:
         verification.show(status.drift)
     else:
@@ -92,5 +92,5 @@ def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:
 def _backlog(connection: Connection) -> list[BacklogStatus]:
     return [
         BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
-        for row in ledger.backlog(connection)
+        for row in backlog.by_event(connection)
     ]

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import ledger, locks
+from shared import backlog, locks
 
 _WORKER_NUMBER_BITS = 31
 
@@ -70,7 +70,7 @@ class Ownership:
     def look_around(self) -> Moved:
         """Give up what is another's now, take what is ours and free, and find who has commands pending."""
         with self.connection.begin():
-            pending = ledger.events_pending(self.connection)
+            pending = backlog.events_pending(self.connection)
             self._see(locks.worker_numbers(self.connection))
             limit = {"limit": self.events_max * len(self._workers)}
             active = pending | set(self.connection.execute(_OPEN_EVENTS, limit).scalars())

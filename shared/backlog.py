@@ -1,0 +1,72 @@
+"""What waits in the ledger, and how fast it goes: read by whoever waits, looks around or watches."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared import arrays
+
+_AHEAD = text("""
+    WITH pending AS (
+        SELECT event_id, id, row_number() OVER (PARTITION BY event_id ORDER BY seq) - 1 AS ahead
+        FROM command
+        WHERE settled_at IS NULL AND event_id = ANY(CAST(:event_ids AS uuid[]))
+    )
+    SELECT pending.id, pending.ahead
+    FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+_RATE_SECONDS = 10
+_SETTLED_LATELY = text(f"""
+    SELECT count(*) FROM command
+    WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
+""")
+
+# Hops from event to event along the index of what is pending, instead of reading all of it.
+_EVENTS_PENDING = text("""
+    WITH RECURSIVE pending AS (
+        (SELECT event_id FROM command WHERE settled_at IS NULL ORDER BY event_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT event_id FROM command
+                WHERE settled_at IS NULL AND event_id > pending.event_id ORDER BY event_id LIMIT 1)
+        FROM pending WHERE pending.event_id IS NOT NULL
+    )
+    SELECT event_id FROM pending WHERE event_id IS NOT NULL
+""")
+
+_BY_EVENT = text("""
+    SELECT event.id, event.slug, count(*) AS pending,
+           extract(epoch FROM clock_timestamp() - min(command.accepted_at))::float8 AS oldest_seconds
+    FROM command JOIN event ON event.id = command.event_id
+    WHERE command.settled_at IS NULL
+    GROUP BY event.id
+    ORDER BY oldest_seconds DESC
+""")
+
+
+async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
+    """Return for those `(event_id, command_id)` that are pending how many commands count before each."""
+    pairs = list(asked)
+    parameters = {
+        "event_ids": arrays.ids({event_id for event_id, _ in pairs}),
+        "ids": arrays.ids(id_ for _, id_ in pairs),
+    }
+    return {row.id: row.ahead for row in await connection.execute(_AHEAD, parameters)}
+
+
+async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:
+    """Return how many of the event's commands were settled per second lately."""
+    result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
+    return int(result.scalar_one()) / _RATE_SECONDS
+
+
+def events_pending(connection: Connection) -> set[UUID]:
+    """Return the events that have pending commands."""
+    return set(connection.execute(_EVENTS_PENDING).scalars())
+
+
+def by_event(connection: Connection) -> list[Row[tuple[UUID, str, int, float]]]:
+    """Return `(id, slug, pending, oldest_seconds)` of every event with pending commands, oldest first."""
+    return list(connection.execute(_BY_EVENT))
