@@ -68,6 +68,11 @@ def numbers(values: Iterable[int]) -> str:
     return "{" + json(values)[1:-1] + "}"
 
 
+def tids(values: Iterable[str]) -> str:
+    """Return a literal of `tid[]`, of rows' places such as `(0,1)`."""
+    return "{" + ",".join(f'"{value}"' for value in values) + "}"
+
+
 def json(values: Iterable[object]) -> str:
     """Return a JSON array, for `jsonb_array_elements` or `jsonb_array_elements_text`."""
     return msgspec.json.encode(list(values)).decode()

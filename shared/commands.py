@@ -11,6 +11,8 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
+from shared import ids
+
 SPOTS_PER_COMMAND_MAX = 1_000
 SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
 NAME_LENGTH_MAX = 200
@@ -106,7 +108,6 @@ Command: TypeAlias = Register | ChangeStatus | DeleteRegistration | ChangeEvent 
 class Accepted(Struct, frozen=True, kw_only=True):
     """A command with its place in the ledger.
 
-    `registration_id` is the id of the registration that it makes, if it makes one;
     `accepted_at` is the database's clock at the moment of accepting.
     """
 
@@ -115,7 +116,11 @@ class Accepted(Struct, frozen=True, kw_only=True):
     seq: int
     actor: str
     accepted_at: datetime
-    registration_id: UUID
+
+    @property
+    def registration_id(self) -> UUID:
+        """The id of the registration that it makes, if it makes one."""
+        return ids.registration_id(self.id)
 
 
 def kind(command: Command) -> Kind:

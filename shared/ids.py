@@ -10,6 +10,9 @@ import time
 from uuid import UUID
 
 _RANDOM_BYTES = 10
+_VERSION_7 = 0x7 << 76 | 0x2 << 62
+_OF_VERSION = 0xF << 76 | 0x3 << 62
+_REGISTRATION = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"registration")
 
 
 def new_id() -> UUID:
@@ -23,11 +26,11 @@ def registration_id(command_id: UUID) -> UUID:
     It follows from the command, so deciding twice names the same registration; it is a one-way
     digest, so that who sees a registration's id cannot derive the receipt.
     """
-    digest = hashlib.blake2b(command_id.bytes, digest_size=_RANDOM_BYTES, person=b"registration").digest()
-    return _version_7(command_id.int >> 80, digest)
+    digest = _REGISTRATION.copy()
+    digest.update(command_id.bytes)
+    return _version_7(command_id.int >> 80, digest.digest())
 
 
 def _version_7(milliseconds: int, filler: bytes) -> UUID:
     bits = milliseconds << 80 | int.from_bytes(filler, "big")
-    bits = bits & ~(0xF << 76) | 0x7 << 76
-    return UUID(int=bits & ~(0x3 << 62) | 0x2 << 62)
+    return UUID(int=bits & ~_OF_VERSION | _VERSION_7)

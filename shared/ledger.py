@@ -23,7 +23,7 @@ from psycopg.rows import TupleRow, class_row
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import arrays, commands, ids, locks, outcomes
+from shared import arrays, commands, locks, outcomes
 from shared.commands import Accepted
 from shared.outcomes import Outcome
 
@@ -66,7 +66,10 @@ class _Found(Struct, frozen=True, kw_only=True):
 
 
 class Pending(Struct, frozen=True, array_like=True):
-    """A command that waits for its decision; `accepted_at` is the database's clock."""
+    """A command that waits for its decision; `accepted_at` is the database's clock.
+
+    `tid` says where in the table its row is, for as long as the transaction lasts that has looked.
+    """
 
     id: UUID
     seq: int
@@ -74,6 +77,7 @@ class Pending(Struct, frozen=True, array_like=True):
     payload: Raw
     actor: str
     accepted_at: datetime
+    tid: str
 
 
 class Settled(Struct, frozen=True, kw_only=True):
@@ -126,11 +130,13 @@ _IN_LEDGER = """
 
 PENDING = """
     SELECT event_id,
-           json_agg(json_build_array(id, seq, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
+           json_agg(
+               json_build_array(id, seq, kind, payload, actor, accepted_at, tid) ORDER BY seq
+           ) AS commands
     FROM (
         SELECT given.event_id, waiting.*, row_number() OVER (PARTITION BY given.event_id ORDER BY seq) AS turn
         FROM unnest(CAST(%(event_ids)s AS uuid[])) AS given (event_id) CROSS JOIN LATERAL (
-            SELECT id, seq, kind, payload, actor, accepted_at FROM command
+            SELECT id, seq, kind, payload, actor, accepted_at, ctid AS tid FROM command
             WHERE command.event_id = given.event_id AND settled_at IS NULL
             ORDER BY seq LIMIT %(share)s
         ) AS waiting
@@ -148,17 +154,16 @@ SETTLE = """
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
     FROM ROWS FROM (
-        unnest(CAST(%(settled_events)s AS uuid[])), unnest(CAST(%(settled_ids)s AS uuid[])),
+        unnest(CAST(%(settled_tids)s AS tid[])), unnest(CAST(%(settled_ids)s AS uuid[])),
         jsonb_array_elements(CAST(%(settled_outcomes)s AS jsonb))
-    ) AS settled (event_id, id, outcome)
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM command
-        WHERE command.event_id = settled.event_id AND command.id = settled.id AND command.outcome IS NULL
-        OFFSET 0
-    ) AS found
-    WHERE command.ctid = found.ctid AND command.outcome IS NULL
+    ) AS settled (tid, id, outcome)
+    WHERE command.ctid = settled.tid AND command.id = settled.id AND command.outcome IS NULL
 """
-"""Writes the outcomes of `settling`; whoever runs it must find that as many rows were changed."""
+"""Writes the outcomes of `settling`; whoever runs it must find that as many rows were changed.
+
+To be run in the transaction that found the commands pending. Whoever settled one of them meanwhile has put
+its row somewhere else.
+"""
 
 _OUTCOMES = text("""
     SELECT command.id, command.outcome::text AS outcome
@@ -224,14 +229,13 @@ def read(pending: Pending) -> Accepted:
         seq=pending.seq,
         actor=pending.actor,
         accepted_at=pending.accepted_at,
-        registration_id=ids.registration_id(pending.id),
     )
 
 
-def settling(settled: Collection[Settled]) -> dict[str, object]:
-    """Return the parameters with which `SETTLE` writes these outcomes."""
+def settling(pending: Iterable[Pending], settled: Collection[Settled]) -> dict[str, object]:
+    """Return the parameters with which `SETTLE` writes these outcomes of pending commands."""
     return {
-        "settled_events": arrays.ids(one.event_id for one in settled),
+        "settled_tids": arrays.tids(command.tid for command in pending),
         "settled_ids": arrays.ids(one.command_id for one in settled),
         "settled_outcomes": arrays.json(one.outcome for one in settled),
     }

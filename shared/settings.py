@@ -72,7 +72,7 @@ class Settings(DatabaseSettings):
     result_keep_seconds: Seconds = 3_600
 
     apply_batch_max: Count = 100
-    backlog_batch_max: Count = 500
+    backlog_batch_max: Count = 2_000
     owned_events_max: Count = 1_000
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10

@@ -56,6 +56,7 @@ class Owner:
     _apart: set[UUID] = field(default_factory=set)
     _in_trouble: set[UUID] = field(default_factory=set)
     _turn_is_coming: bool = False
+    _settled: list[Settled] = field(default_factory=list)
     _publish_again_at: float = 0
 
     def attach(self, consuming: Consuming) -> None:
@@ -75,6 +76,7 @@ class Owner:
         ownership, self._ownership = self._ownership, None
         if ownership is not None:
             ownership.connection.close()
+        self._publish()
         try:
             self.results.confirm()
         except redis.RedisError as error:
@@ -113,18 +115,23 @@ class Owner:
         mine = set() if ownership is None else ownership.events - self._in_trouble
         events = [event_id for event_id in event_ids if event_id in mine]
         if ownership is None or not events:
+            self._publish()
             return
         try:
-            settled = tasks.apply_pending(ownership.connection, events, limit, coming)
+            settled = tasks.apply_pending(ownership.connection, events, limit, coming, self._publish)
         except Exception as error:  # noqa: BLE001 - told in the log, and tried again
             if ownership.connection.invalidated:
                 self._lose(error)
             else:
                 self._part(events, error)
             return
+        finally:
+            self._publish()
         if settled:
             self._come_again(events, settled, limit)
-            self._publish(settled)
+            self._settled = settled
+            if len(settled) < self.settings.backlog_batch_max:  # else the next batch is coming
+                self._publish()
 
     def _come_again(self, events: Collection[UUID], settled: Collection[Settled], limit: int) -> None:
         """Look again where a crowd was, or nobody else; in a full batch not everybody had their turn."""
@@ -209,9 +216,13 @@ class Owner:
         self._turn_is_coming = False
         self._take_turn()
 
-    def _publish(self, settled: list[Settled]) -> None:
-        """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not."""
-        if time.monotonic() < self._publish_again_at:
+    def _publish(self) -> None:
+        """Offer the outcomes to whoever polls; they are in the ledger whether this succeeds or not.
+
+        In a backlog that is done while the database writes the next batch.
+        """
+        settled, self._settled = self._settled, []
+        if not settled or time.monotonic() < self._publish_again_at:
             return
         try:
             self.results.put(settled)

@@ -6,7 +6,7 @@ statement insists on having changed what it should have changed, so that the com
 without waiting for what comes of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from shared import arrays, commands, database, ledger
 from shared.commands import Status
-from shared.ledger import Settled
+from shared.ledger import Pending, Settled
 from worker import trail
 from worker.records import Loaded, Overtaken
 from worker.roster import Roster
@@ -148,8 +148,11 @@ class Writer:
     def __init__(self, session: psycopg.Connection[TupleRow]) -> None:
         self._session = session
 
-    def save(self, decided: Sequence[Loaded], settled: Sequence[Settled]) -> None:
-        """Send what the rosters' decisions have changed, and their outcomes; the rosters go on from there."""
+    def save(self, decided: Sequence[Loaded], pending: Sequence[Pending], settled: Sequence[Settled]) -> None:
+        """Send what the rosters' decisions have changed, and the outcomes of what was pending.
+
+        The rosters go on from there.
+        """
         changed = [loaded for loaded in decided if loaded.roster.changes]
         counted = [loaded for loaded in changed if not self._move_at_once(loaded)]
         # Those who leave go first, so that whoever comes may have their place, or their email address.
@@ -162,7 +165,7 @@ class Writer:
             **_moving(counted),
             **_entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
             **trail.appending(noted),
-            **ledger.settling(settled),
+            **ledger.settling(pending, settled),
         }
         self._send(_SAVE, parameters)
         for loaded, entries in zip(changed, noted, strict=True):
@@ -208,8 +211,10 @@ class Writer:
 
 
 @contextmanager
-def writing(connection: Connection) -> Iterator[Writer]:
+def writing(connection: Connection, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Writer]:
     """Write while the block goes on deciding; when it ends, all is written and committed.
+
+    What there is to do `meanwhile` is done once all has been sent.
 
     Raises `GuardRefused`, `Overtaken` or psycopg's errors, and then nothing is, unless what broke is the
     connection: then nobody knows.
@@ -219,18 +224,13 @@ def writing(connection: Connection) -> Iterator[Writer]:
         with session.pipeline():
             yield Writer(session)
             session.execute(b"COMMIT")
+            meanwhile()
     except psycopg.Error as error:
         if error.sqlstate == _GUARD_REFUSED:
             raise GuardRefused("a counter does not move past its capacity") from error
         if error.sqlstate == _OVERTAKEN:
             raise Overtaken from error
         raise
-
-
-def settle(connection: Connection, settled: Settled) -> bool:
-    """Write an outcome that changes nothing else; tell whether the command was still pending."""
-    cursor = database.session(connection).execute(ledger.SETTLE.encode(), ledger.settling([settled]))
-    return cursor.rowcount == 1
 
 
 def _gone(roster: Roster) -> set[UUID]:

@@ -1,6 +1,7 @@
 """Applies events' pending commands: load → decide → save with the outcomes, one transaction a batch."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import psycopg
@@ -22,13 +23,13 @@ _HEAL_COUNTER: commands.Kind = "heal_counter"
 # What one command's data, or a broken invariant, can cause. Anything else that the database
 # raises is its own trouble: the batch stays pending and is tried again.
 _POISON = (IntegrityError, DataError, psycopg.IntegrityError, psycopg.DataError, GuardRefused)
-_FIRST_PART = 32
-"""So many commands are decided before the database begins to write, and twice as many while it does."""
+_FIRST_PART, _PART_MAX = 32, 256
+"""So many commands are decided before the database begins to write, and so many at most while it does."""
 
 _Batches = Sequence[tuple[Held, Sequence[Pending]]]
 _Readable = Accepted | Settled
 """A command as it is decided; one that cannot be read is settled without."""
-_Turns = Sequence[tuple[Loaded, _Readable]]
+_Turns = Sequence[tuple[Loaded, Pending, _Readable]]
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
@@ -43,20 +44,29 @@ class DecisionRaised(Exception):  # noqa: N818 - likewise
     """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
 
 
+def _nothing() -> None:
+    pass
+
+
 def apply_pending(
-    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
+    connection: Connection,
+    event_ids: Collection[UUID],
+    limit: int,
+    coming: UUID | None = None,
+    meanwhile: Callable[[], None] = _nothing,
 ) -> list[Settled]:
     """Decide pending commands of these events, at most `limit`, and commit; return what was settled.
 
-    A command that is `coming` for an event, because it is just being accepted, is waited for.
+    A command that is `coming` for an event, because it is just being accepted, is waited for. What there is
+    to do `meanwhile` is done while the database writes, if there is anything to write.
 
-    All or nothing. One event's batch that cannot be written is applied again command by command, so
-    that the one at fault is settled as `Failed` and the others as if it had not been there; nothing is
+    All or nothing. One event's batch that cannot be written is applied again in halves of halves, so that
+    the one at fault is settled as `Failed` and the others as if it had not been there; nothing is
     settled where somebody else overtook. For more than one event either raises `BatchRefused` or
     `Overtaken`: it is for the caller to apply them one by one.
     """
     try:
-        return _apply(connection, event_ids, limit, coming)
+        return _apply(connection, event_ids, limit, coming, meanwhile)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
@@ -65,11 +75,15 @@ def apply_pending(
             log.warning("overtaken", event_id=str(event_id))
             return []
         log.exception("batch_refused", event_id=str(event_id))
-        return _apply_one_by_one(connection, event_id, limit)
+        return _apply_around_culprits(connection, event_id, error)
 
 
 def _apply(
-    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
+    connection: Connection,
+    event_ids: Collection[UUID],
+    limit: int,
+    coming: UUID | None = None,
+    meanwhile: Callable[[], None] = _nothing,
 ) -> list[Settled]:
     with connection.begin():
         held = records.hold(connection, event_ids, limit, coming)
@@ -77,7 +91,7 @@ def _apply(
             return []
         batches = [(event, _together(event.pending)) for event in held]
         try:
-            return _decide_all(connection, batches)
+            return _decide_all(connection, batches, meanwhile)
         except (*_POISON, DecisionRaised) as error:
             raise BatchRefused([command.id for _, batch in batches for command in batch]) from error
 
@@ -90,49 +104,65 @@ def _together(pending: list[Pending]) -> list[Pending]:
     return pending
 
 
-def _decide_all(connection: Connection, batches: _Batches) -> list[Settled]:
+def _decide_all(connection: Connection, batches: _Batches, meanwhile: Callable[[], None]) -> list[Settled]:
     asked = [[_read(event, command) for command in batch] for event, batch in batches]
     readable = [[one for one in batch if isinstance(one, Accepted)] for batch in asked]
     loaded = records.load(
         connection, [(event, some) for (event, _), some in zip(batches, readable, strict=True)]
     )
-    turns = [(one, command) for one, batch in zip(loaded, asked, strict=True) for command in batch]
+    turns = [
+        (one, pending, command)
+        for one, (_, batch), commands in zip(loaded, batches, asked, strict=True)
+        for pending, command in zip(batch, commands, strict=True)
+    ]
     settled: list[Settled] = []
-    with saving.writing(connection) as writer:
+    with saving.writing(connection, meanwhile) as writer:
         for part in _parts(turns):
-            decided = [_decide(one, command) for one, command in part]
-            writer.save(list({one.event.id: one for one, _ in part}.values()), decided)
+            decided = [_decide(one, command) for one, _, command in part]
+            rosters = list({one.event.id: one for one, _, _ in part}.values())
+            writer.save(rosters, [pending for _, pending, _ in part], decided)
             settled += decided
     return settled
 
 
 def _parts(turns: _Turns) -> Iterator[_Turns]:
-    """Divide a batch into parts, each twice as large as the one that is written meanwhile."""
+    """Divide a batch into parts, each up to twice as large as the one that is written meanwhile."""
     first, size = 0, _FIRST_PART
     while first < len(turns):
         yield turns[first : first + size]
-        first, size = first + size, 2 * size
+        first, size = first + size, min(2 * size, _PART_MAX)
 
 
-def _apply_one_by_one(connection: Connection, event_id: UUID, limit: int) -> list[Settled]:
+def _apply_around_culprits(connection: Connection, event_id: UUID, refused: BatchRefused) -> list[Settled]:
+    """Apply what was refused in halves of halves: a command that is refused by itself fails."""
     settled: list[Settled] = []
-    for _ in range(limit):
-        try:
-            one = _apply(connection, [event_id], 1)
-        except BatchRefused as refused:
-            one = _fail(connection, event_id, refused.command_ids[0], refused.__cause__ or refused)
-        except Overtaken:
-            break
-        if not one:
-            break
-        settled += one
+    count = size = len(refused.command_ids)
+    with suppress(Overtaken):
+        while len(settled) < count:
+            try:
+                some = _apply(connection, [event_id], max(size // 2, 1))
+            except BatchRefused as smaller:
+                size = len(smaller.command_ids)
+                if size == 1:
+                    cause = smaller.__cause__ or smaller
+                    settled += _fail(connection, event_id, smaller.command_ids[0], cause)
+                    size = 2 * count
+            else:
+                if not some:
+                    break
+                settled += some
     return settled
 
 
 def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> list[Settled]:
-    settled = _failed(event_id, command_id, error)
     with connection.begin():
-        return [settled] if saving.settle(connection, settled) else []
+        held = records.hold(connection, [event_id], 1)
+        if not held or held[0].pending[0].id != command_id:
+            return []  # somebody has settled it, or another one has come before it
+        settled = [_failed(event_id, command_id, error)]
+        with saving.writing(connection) as writer:
+            writer.save([], held[0].pending, settled)
+        return settled
 
 
 def _read(event: Held, pending: Pending) -> _Readable:

@@ -13,22 +13,23 @@ from structlog.testing import capture_logs
 
 from shared import ids
 from shared.commands import Accepted
-from shared.ledger import Settled
 from tests.databases import settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import promotion, records, saving
+from worker import promotion, records
 from worker.records import Held, Loaded
 from worker.roster import Roster
 
 WAITERS = 3_000
 SIZES = 10
+LOOK_TO_FAIL = 3
+"""The first finds a batch that is refused, the second its one command alone, the third lets that fail."""
 
 _INSERT_REGISTRATION = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
-    VALUES (:event_id, :id, -1, 'Planted', 1, 'CANCELLED')
+    VALUES (:event_id, :id, :seq, 'Planted', 1, 'CANCELLED')
 """)
 _INSERT_LATE_COMMAND = text("""
     INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
@@ -92,14 +93,15 @@ def test_a_command_that_cannot_be_read_fails_alone_with_an_incident_to_look_up(
     assert why in str(incident["exc_info"])
 
 
-def test_a_batch_that_the_database_refuses_is_applied_one_by_one_and_only_the_culprit_fails(
+def test_of_a_batch_that_the_database_refuses_only_the_culprit_fails(
     connection: Connection,
 ) -> None:
     world = InPostgres(connection, SETTINGS)
     commands = asked(register(2), register(1), register(1), move("CANCELLED", 3), delete(1))
     with connection.begin():
         connection.execute(
-            _INSERT_REGISTRATION, {"event_id": world.event_id, "id": UUID(commands[1].registration_id)}
+            _INSERT_REGISTRATION,
+            {"event_id": world.event_id, "id": UUID(commands[1].registration_id), "seq": -1},
         )
     world.accept(commands)
 
@@ -110,6 +112,32 @@ def test_a_batch_that_the_database_refuses_is_applied_one_by_one_and_only_the_cu
     assert counters(world) == (0, 0)
     assert [entry["event"] for entry in logs] == ["batch_refused", "command_failed"]
     assert world.apply(100) == 0
+
+
+def test_two_culprits_in_a_large_batch_are_found_in_few_tries(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 400})
+    commands = asked(*[register(1)] * 256)
+    culprits = [40, 200]
+    with connection.begin():
+        for place, culprit in enumerate(culprits):
+            planted = {"event_id": world.event_id, "id": UUID(commands[culprit].registration_id)}
+            connection.execute(_INSERT_REGISTRATION, {**planted, "seq": -1 - place})
+    world.accept(commands)
+    tries, hold = [], records.hold
+
+    def counting(*args: Any) -> list[Held]:
+        tries.append(args)
+        return hold(*args)
+
+    monkeypatch.setattr(records, "hold", counting)
+    with capture_logs():
+        assert world.apply(300) == 256
+
+    assert [number for number, word in enumerate(answers(world)) if word == "failed"] == culprits
+    assert counters(world) == (254, 254)
+    assert len(tries) < 40
 
 
 def test_the_guard_stops_an_owner_who_believes_that_there_is_always_room(
@@ -157,16 +185,19 @@ def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
     late = ids.new_id()
     with connection.begin():
         connection.execute(
-            _INSERT_REGISTRATION, {"event_id": world.event_id, "id": UUID(culprit.registration_id)}
+            _INSERT_REGISTRATION,
+            {"event_id": world.event_id, "id": UUID(culprit.registration_id), "seq": -1},
         )
-    settle = saving.settle
+    looks, hold = [], records.hold
 
-    def settle_late(on: Connection, settled: Settled) -> bool:
-        with create_engine(database, poolclass=NullPool).begin() as other:
-            other.execute(_INSERT_LATE_COMMAND, {"event_id": settled.event_id, "id": late})
-        return settle(on, settled)
+    def hold_late(*args: Any) -> list[Held]:
+        looks.append(args)
+        if len(looks) == LOOK_TO_FAIL:
+            with create_engine(database, poolclass=NullPool).begin() as other:
+                other.execute(_INSERT_LATE_COMMAND, {"event_id": world.event_id, "id": late})
+        return hold(*args)
 
-    monkeypatch.setattr(saving, "settle", settle_late)
+    monkeypatch.setattr(records, "hold", hold_late)
     with capture_logs():
         while world.apply(100):
             pass
@@ -271,7 +302,7 @@ def test_two_registrations_of_one_holder_change_places_in_one_batch(connection: 
 
     assert answers(world) == ["confirmed", "status_changed", "confirmed"] + ["status_changed"] * len(swaps)
     assert counters(world) == (1, 1)
-    assert logs == [], "no batch had to be applied one by one"
+    assert logs == [], "no batch was refused"
 
 
 @pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])

@@ -1,6 +1,8 @@
 """Many events in one transaction, on real PostgreSQL: each is decided as if it were alone."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,9 +17,10 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
-from worker import records, tasks
+from worker import records, saving, tasks
 from worker.owner import Owner
 from worker.records import Held, Overtaken
+from worker.saving import Writer
 from worker.tasks import BatchRefused
 
 LIMIT = 100
@@ -208,10 +211,8 @@ def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
     owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
     sizes, apply_pending = [], tasks.apply_pending
 
-    def counting(
-        on: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None
-    ) -> list[Settled]:
-        settled = apply_pending(on, event_ids, limit, coming)
+    def counting(on: Connection, event_ids: Collection[UUID], limit: int, *more: Any) -> list[Settled]:
+        settled = apply_pending(on, event_ids, limit, *more)
         sizes.append(len(settled))
         return settled
 
@@ -237,6 +238,44 @@ def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
     owner.close()
 
     assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6
+
+
+@pytest.mark.parametrize("crowd", [19, 20, 21])
+def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_none_is_forgotten(
+    connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, crowd: int
+) -> None:
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10}
+    world = a_world(connection, *[register(1)] * crowd)
+    shelf = Shelf(settings.result_url, 60)
+    owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
+    seen: list[str] = []
+    put, writing = shelf.put, saving.writing
+
+    def putting(settled: Sequence[Settled]) -> None:
+        seen.append(f"{len(settled)} offered")
+        put(settled)
+
+    def watched(on: Connection, meanwhile: Callable[[], None]) -> AbstractContextManager[Writer]:
+        seen.append("a batch is decided")
+        return writing(on, meanwhile)
+
+    monkeypatch.setattr(shelf, "put", putting)
+    monkeypatch.setattr(saving, "writing", watched)
+    owner.tick()
+    while None in outcomes(world):
+        owner.tick()
+    owner.close()
+
+    batch = "a batch is decided"
+    full = [batch, batch, "10 offered"]
+    assert (
+        seen
+        == {
+            19: [*full, "9 offered"],
+            20: [*full, "10 offered"],
+            21: [*full, batch, "10 offered", "1 offered"],
+        }[crowd]
+    )
 
 
 def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the_culprit(

@@ -51,7 +51,6 @@ class InMemory:
             seq=told.seq,
             actor=worlds.ACTOR,
             accepted_at=told.accepted_at,
-            registration_id=UUID(told.registration_id),
         )
         return worlds.as_read(msgspec.json.decode(outcomes.encode(self.roster.decide(accepted))))
 

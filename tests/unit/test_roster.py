@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from shared import ids
 from shared.commands import (
     Accepted,
     ChangeEvent,
@@ -54,6 +55,17 @@ SECOND = Refused(
 )
 
 
+def asked_by(number: int) -> UUID:
+    return UUID(int=1_000 + number)
+
+
+def registration(number: int) -> UUID:
+    return ids.registration_id(asked_by(number))
+
+
+NUMBERS = {registration(number): number for number in range(1, 100)}
+
+
 class Event:
     """An event that is asked one thing after the other; the n-th command makes registration n."""
 
@@ -73,11 +85,10 @@ class Event:
         return self.roster.decide(
             Accepted(
                 command=command,
-                id=UUID(int=1_000 + self.asked),
+                id=asked_by(self.asked),
                 seq=self.asked,
                 actor="admin",
                 accepted_at=NOW,
-                registration_id=UUID(int=self.asked),
             )
         )
 
@@ -85,15 +96,16 @@ class Event:
         return self.ask(Register(name="Ada", spots_count=spots, email=email))
 
     def move(self, number: int, status: Status, reason: str | None = None) -> Outcome:
-        return self.ask(ChangeStatus(registration_id=UUID(int=number), status=status, reason=reason))
+        return self.ask(ChangeStatus(registration_id=registration(number), status=status, reason=reason))
 
     def delete(self, number: int) -> Outcome:
-        return self.ask(DeleteRegistration(registration_id=UUID(int=number)))
+        return self.ask(DeleteRegistration(registration_id=registration(number)))
 
     @property
     def statuses(self) -> dict[int, Status]:
         """The status of every registration by its number."""
-        return {id_.int: one.status for id_, one in sorted(self.roster.registrations.items())}
+        found = {NUMBERS[id_]: one.status for id_, one in self.roster.registrations.items()}
+        return dict(sorted(found.items()))
 
     @property
     def counters(self) -> tuple[int, int]:
@@ -106,7 +118,7 @@ class Event:
 
 
 def _short(change: Change) -> tuple[str, int | None, str | None, str | None, int, int]:
-    who = change.registration_id.int if change.registration_id else None
+    who = NUMBERS[change.registration_id] if change.registration_id else None
     statuses = change.from_status, change.to_status
     return (change.kind, who, *statuses, change.spots_delta, change.spots_reserved)
 
@@ -120,15 +132,15 @@ def filled(*sizes: int, **settings: Any) -> Event:
 
 
 def confirmed(number: int, spots: int) -> Confirmed:
-    return Confirmed(registration_id=UUID(int=number), spots_count=spots)
+    return Confirmed(registration_id=registration(number), spots_count=spots)
 
 
 def waitlisted(number: int, spots: int, position: int) -> Waitlisted:
-    return Waitlisted(registration_id=UUID(int=number), spots_count=spots, position=position)
+    return Waitlisted(registration_id=registration(number), spots_count=spots, position=position)
 
 
 def changed(number: int, before: Status, after: Status) -> StatusChanged:
-    return StatusChanged(registration_id=UUID(int=number), from_status=before, to_status=after)
+    return StatusChanged(registration_id=registration(number), from_status=before, to_status=after)
 
 
 def test_the_first_who_fit_are_confirmed_and_the_others_wait_in_order() -> None:
@@ -235,7 +247,7 @@ def test_whoever_is_moved_to_the_waitlist_goes_to_its_tail() -> None:
     event.move(1, Status.WAITLIST)
 
     assert event.statuses == {1: Status.WAITLIST, 2: Status.CONFIRMED}
-    assert event.roster.registrations[UUID(int=1)].seq == 3
+    assert event.roster.registrations[registration(1)].seq == 3
 
 
 @pytest.mark.parametrize("status", Status)
@@ -276,7 +288,9 @@ def test_a_deletion_frees_what_was_held_and_nothing_else(path: Sequence[Status],
     outcome = event.delete(1)
 
     before = [Status.CONFIRMED, *path][-1]
-    assert outcome == RegistrationDeleted(registration_id=UUID(int=1), from_status=before, spots_freed=freed)
+    assert outcome == RegistrationDeleted(
+        registration_id=registration(1), from_status=before, spots_freed=freed
+    )
     assert (event.statuses, event.counters) == ({}, (0, 0))
     assert event.trail()[-1] == ("delete_registration", 1, before, None, -freed, 0)
 

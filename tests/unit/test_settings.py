@@ -33,7 +33,7 @@ def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
         ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
         ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
         ("ADMITONE_INTAKE_BATCH_MAX", "6000", "is above ADMITONE_INTAKE_WAITING_MAX"),
-        ("ADMITONE_APPLY_BATCH_MAX", "600", "is above ADMITONE_BACKLOG_BATCH_MAX"),
+        ("ADMITONE_APPLY_BATCH_MAX", "6000", "is above ADMITONE_BACKLOG_BATCH_MAX"),
         ("ADMITONE_TICK_SECONDS", "5", "must be at least 4 ticks"),
         ("ADMITONE_RESULT_KEEP_SECONDS", "10", "must be at least twice"),
     ],
