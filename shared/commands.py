@@ -119,7 +119,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
     @property
     def registration_id(self) -> UUID:
-        """The id of the registration that it makes, if it makes one."""
+        """The id of the registration that it makes, if it makes one; derived each time."""
         return ids.registration_id(self.id)
 
 

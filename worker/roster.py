@@ -100,13 +100,13 @@ class Roster:
         if has_room:
             self._promote(accepted)
         if self._newcomer_may_confirm(command.spots_count):
-            self._enter(accepted, command, Status.CONFIRMED)
-            return Confirmed(registration_id=accepted.registration_id, spots_count=command.spots_count)
+            registration_id = self._enter(accepted, command, Status.CONFIRMED)
+            return Confirmed(registration_id=registration_id, spots_count=command.spots_count)
         if not has_room:
             return outcomes.EVENT_FULL
-        self._enter(accepted, command, Status.WAITLIST)
+        registration_id = self._enter(accepted, command, Status.WAITLIST)
         return Waitlisted(
-            registration_id=accepted.registration_id,
+            registration_id=registration_id,
             spots_count=command.spots_count,
             position=self.waitlist.length,
         )
@@ -120,7 +120,7 @@ class Roster:
         limit = self.terms.waitlist_limit
         return self.terms.waitlist_enabled and (limit is None or self.waitlist.length < limit)
 
-    def _enter(self, accepted: Accepted, command: Register, status: Status) -> None:
+    def _enter(self, accepted: Accepted, command: Register, status: Status) -> UUID:
         registration = Registration(
             id=accepted.registration_id,
             seq=accepted.seq,
@@ -132,6 +132,7 @@ class Roster:
         )
         self.entered.add(registration.id)
         self._move(accepted, None, registration)
+        return registration.id
 
     def _change_status(self, accepted: Accepted, command: ChangeStatus) -> Outcome:
         before = self.registrations.get(command.registration_id)
