@@ -157,12 +157,13 @@ SETTLE = """
         unnest(CAST(%(settled_tids)s AS tid[])), unnest(CAST(%(settled_ids)s AS uuid[])),
         jsonb_array_elements(CAST(%(settled_outcomes)s AS jsonb))
     ) AS settled (tid, id, outcome)
-    WHERE command.ctid = settled.tid AND command.id = settled.id AND command.outcome IS NULL
+    WHERE command.ctid = settled.tid AND command.outcome IS NULL
+      AND command.id IS NOT DISTINCT FROM settled.id  -- no index serves that: each row is found by its place
 """
 """Writes the outcomes of `settling`; whoever runs it must find that as many rows were changed.
 
 To be run in the transaction that found the commands pending. Whoever settled one of them meanwhile has put
-its row somewhere else.
+its row somewhere else, and no other's can be taken for it.
 """
 
 _OUTCOMES = text("""

@@ -85,6 +85,7 @@ class Owner:
 
     def tick(self) -> None:
         """Look around, and apply what is pending although nobody rang."""
+        self._publish()
         try:
             moved = self._joined().look_around()
         except (SQLAlchemyError, AssertionError) as error:
@@ -226,6 +227,6 @@ class Owner:
             return
         try:
             self.results.put(settled)
-        except redis.RedisError as error:
+        except Exception as error:  # noqa: BLE001 - the decisions stand, whatever it was
             self._publish_again_at = time.monotonic() + _PUBLISHING_PAUSE_SECONDS
             log.warning("results_not_stored", count=len(settled), error=str(error))

@@ -211,10 +211,10 @@ class Writer:
 
 
 @contextmanager
-def writing(connection: Connection, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Writer]:
+def writing(connection: Connection, meanwhile: Callable[[], None]) -> Iterator[Writer]:
     """Write while the block goes on deciding; when it ends, all is written and committed.
 
-    What there is to do `meanwhile` is done once all has been sent.
+    What there is to do `meanwhile` is done once all has been sent, and must not raise.
 
     Raises `GuardRefused`, `Overtaken` or psycopg's errors, and then nothing is, unless what broke is the
     connection: then nobody knows.

@@ -1,7 +1,6 @@
 """Applies events' pending commands: load → decide → save with the outcomes, one transaction a batch."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from uuid import UUID
 
 import psycopg
@@ -58,9 +57,9 @@ def apply_pending(
     """Decide pending commands of these events, at most `limit`, and commit; return what was settled.
 
     A command that is `coming` for an event, because it is just being accepted, is waited for. What there is
-    to do `meanwhile` is done while the database writes, if there is anything to write.
+    to do `meanwhile` is done while the database writes, if there is anything to write, and must not raise.
 
-    All or nothing. One event's batch that cannot be written is applied again in halves of halves, so that
+    All or nothing. One event's batch that cannot be written is applied again in smaller ones, so that
     the one at fault is settled as `Failed` and the others as if it had not been there; nothing is
     settled where somebody else overtook. For more than one event either raises `BatchRefused` or
     `Overtaken`: it is for the caller to apply them one by one.
@@ -75,7 +74,8 @@ def apply_pending(
             log.warning("overtaken", event_id=str(event_id))
             return []
         log.exception("batch_refused", event_id=str(event_id))
-        return _apply_around_culprits(connection, event_id, error)
+        meanwhile()
+        return _apply_around_culprits(connection, event_id, len(error.command_ids))
 
 
 def _apply(
@@ -133,24 +133,35 @@ def _parts(turns: _Turns) -> Iterator[_Turns]:
         first, size = first + size, min(2 * size, _PART_MAX)
 
 
-def _apply_around_culprits(connection: Connection, event_id: UUID, refused: BatchRefused) -> list[Settled]:
-    """Apply what was refused in halves of halves: a command that is refused by itself fails."""
+def _apply_around_culprits(connection: Connection, event_id: UUID, count: int) -> list[Settled]:
+    """Apply so many refused commands in smaller batches: one that is refused by itself fails.
+
+    Batches are halved while they are refused, and double in size again after that.
+    """
     settled: list[Settled] = []
-    count = size = len(refused.command_ids)
-    with suppress(Overtaken):
+    size = max(count // 2, 1)
+    try:
         while len(settled) < count:
             try:
-                some = _apply(connection, [event_id], max(size // 2, 1))
-            except BatchRefused as smaller:
-                size = len(smaller.command_ids)
-                if size == 1:
-                    cause = smaller.__cause__ or smaller
-                    settled += _fail(connection, event_id, smaller.command_ids[0], cause)
-                    size = 2 * count
+                some = _apply(connection, [event_id], min(size, count - len(settled)))
+            except BatchRefused as refused:
+                size = max(len(refused.command_ids) // 2, 1)
+                if len(refused.command_ids) == 1:
+                    cause = refused.__cause__ or refused
+                    settled += _fail(connection, event_id, refused.command_ids[0], cause)
             else:
                 if not some:
                     break
                 settled += some
+                size *= 2
+    except Overtaken:
+        log.warning("overtaken", event_id=str(event_id))
+    except Exception:
+        if not settled:
+            raise
+        log.exception(
+            "event_not_applied", event_id=str(event_id)
+        )  # what is settled is to be told all the same
     return settled
 
 
@@ -160,7 +171,7 @@ def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseE
         if not held or held[0].pending[0].id != command_id:
             return []  # somebody has settled it, or another one has come before it
         settled = [_failed(event_id, command_id, error)]
-        with saving.writing(connection) as writer:
+        with saving.writing(connection, _nothing) as writer:
             writer.save([], held[0].pending, settled)
         return settled
 

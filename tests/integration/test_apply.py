@@ -11,8 +11,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared import ids
+from shared import ids, ledger
 from shared.commands import Accepted
+from shared.database import worker_connection
+from shared.settings import Settings
 from tests.databases import settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
@@ -114,30 +116,80 @@ def test_of_a_batch_that_the_database_refuses_only_the_culprit_fails(
     assert world.apply(100) == 0
 
 
-def test_two_culprits_in_a_large_batch_are_found_in_few_tries(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "culprits", "looks_max"), [(256, [40, 200], 50), (48, list(range(48)), 3 * 48)]
+)
+def test_culprits_in_a_large_batch_are_found_in_few_looks(
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    culprits: list[int],
+    looks_max: int,
 ) -> None:
     world = InPostgres(connection, {**SETTINGS, "capacity": 400})
-    commands = asked(*[register(1)] * 256)
-    culprits = [40, 200]
+    commands = asked(*[register(1)] * count)
     with connection.begin():
         for place, culprit in enumerate(culprits):
             planted = {"event_id": world.event_id, "id": UUID(commands[culprit].registration_id)}
             connection.execute(_INSERT_REGISTRATION, {**planted, "seq": -1 - place})
     world.accept(commands)
-    tries, hold = [], records.hold
+    looks, hold = [], records.hold
 
     def counting(*args: Any) -> list[Held]:
-        tries.append(args)
+        looks.append(args)
         return hold(*args)
 
     monkeypatch.setattr(records, "hold", counting)
     with capture_logs():
-        assert world.apply(300) == 256
+        assert world.apply(300) == count
 
     assert [number for number, word in enumerate(answers(world)) if word == "failed"] == culprits
-    assert counters(world) == (254, 254)
-    assert len(tries) < 40
+    assert counters(world) == (count - len(culprits),) * 2
+    assert len(looks) <= looks_max
+
+
+def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be_applied(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    commands = asked(*[register(1)] * 4)
+    with connection.begin():
+        planted = {"event_id": world.event_id, "id": UUID(commands[2].registration_id), "seq": -1}
+        connection.execute(_INSERT_REGISTRATION, planted)
+    world.accept(commands)
+    looks, hold = [], records.hold
+
+    def hold_twice(*args: Any) -> list[Held]:
+        looks.append(args)
+        if len(looks) > 2:
+            raise TimeoutError
+        return hold(*args)
+
+    monkeypatch.setattr(records, "hold", hold_twice)
+    with capture_logs() as logs:
+        assert world.apply(100) == 2
+
+    assert answers(world) == ["confirmed", "confirmed", "pending", "pending"]
+    assert [entry["event"] for entry in logs] == ["batch_refused", "event_not_applied"]
+
+
+def test_settling_finds_each_row_by_its_place_however_small_the_table_was_when_that_was_planned(
+    connection: Connection, settings: Settings
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(*[register(1)] * 60))
+    connection.execute(text("ANALYZE command"))
+    statement = ledger.SETTLE
+    for number, name in enumerate(ledger.settling([], []), 1):
+        statement = statement.replace(f"%({name})s", f"${number}")
+
+    with worker_connection(settings) as worker:
+        worker.exec_driver_sql(f"PREPARE settle (text, uuid[], text) AS {statement}")
+        plan = "\n".join(worker.exec_driver_sql("EXPLAIN EXECUTE settle ('{}', '{}', '[]')").scalars())
+
+    assert "Tid Scan on command" in plan
+    assert "Index" not in plan
+    assert "Seq Scan" not in plan
 
 
 def test_the_guard_stops_an_owner_who_believes_that_there_is_always_room(

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from shared.ledger import Settled
 from shared.results import Shelf
 from shared.settings import Settings
+from tests.databases import run
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
@@ -39,10 +40,10 @@ _WITHOUT_TRAIL = text("UPDATE event SET audit_seq = 7 WHERE id = :event_id")
 _SETTLE_BY_HAND = text("""
     UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
 """)
-_CUT_OFF = text("""
+_CUT_OFF = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name LIKE 'admitone-worker%' AND datname = current_database()
-""")
+"""
 
 
 def a_world(connection: Connection, *requests: Request) -> InPostgres:
@@ -244,7 +245,7 @@ def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
 def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_none_is_forgotten(
     connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, crowd: int
 ) -> None:
-    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10}
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 10}
     world = a_world(connection, *[register(1)] * crowd)
     shelf = Shelf(settings.result_url, 60)
     owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
@@ -278,6 +279,33 @@ def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_n
     )
 
 
+@pytest.mark.parametrize("end", ["tick", "close"])
+def test_outcomes_that_wait_for_the_next_batch_are_offered_when_none_comes(
+    database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 0.001}
+    world = a_world(connection, *[register(1)] * 15)
+    shelf = Shelf(settings.result_url, 60)
+    offered: list[Settled] = []
+    owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
+    put = shelf.put
+
+    def putting(settled: Sequence[Settled]) -> None:
+        offered.extend(settled)
+        put(settled)
+
+    monkeypatch.setattr(shelf, "put", putting)
+    owner.tick()  # its turn is over with the first batch
+    assert offered == []
+    run(database, _CUT_OFF)
+
+    with capture_logs():
+        getattr(owner, end)()
+
+    assert [str(one.command_id) for one in offered] == [told.id for told in world.snapshot().commands[:10]]
+    owner.close()
+
+
 def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the_culprit(
     database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +316,7 @@ def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the
     def cut_off(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         monkeypatch.undo()
         with create_engine(database, poolclass=NullPool).begin() as other:
-            other.execute(_CUT_OFF)
+            other.execute(text(_CUT_OFF))
         return hold(on, event_ids, limit)
 
     monkeypatch.setattr(records, "hold", cut_off)
