@@ -56,7 +56,7 @@ class Owner:
     _apart: set[UUID] = field(default_factory=set)
     _in_trouble: set[UUID] = field(default_factory=set)
     _turn_is_coming: bool = False
-    _settled: list[Settled] = field(default_factory=list)
+    _unpublished: list[Settled] = field(default_factory=list)
     _publish_again_at: float = 0
 
     def attach(self, consuming: Consuming) -> None:
@@ -130,7 +130,7 @@ class Owner:
             self._publish()
         if settled:
             self._come_again(events, settled, limit)
-            self._settled = settled
+            self._unpublished = settled
             if len(settled) < self.settings.backlog_batch_max:  # else the next batch is coming
                 self._publish()
 
@@ -222,7 +222,7 @@ class Owner:
 
         In a backlog that is done while the database writes the next batch.
         """
-        settled, self._settled = self._settled, []
+        settled, self._unpublished = self._unpublished, []
         if not settled or time.monotonic() < self._publish_again_at:
             return
         try:

@@ -112,8 +112,8 @@ def _decide_all(connection: Connection, batches: _Batches, meanwhile: Callable[[
     )
     turns = [
         (one, pending, command)
-        for one, (_, batch), commands in zip(loaded, batches, asked, strict=True)
-        for pending, command in zip(batch, commands, strict=True)
+        for one, (_, batch), read in zip(loaded, batches, asked, strict=True)
+        for pending, command in zip(batch, read, strict=True)
     ]
     settled: list[Settled] = []
     with saving.writing(connection, meanwhile) as writer:
@@ -157,11 +157,9 @@ def _apply_around_culprits(connection: Connection, event_id: UUID, count: int) -
     except Overtaken:
         log.warning("overtaken", event_id=str(event_id))
     except Exception:
-        if not settled:
+        if not settled:  # else they are to be told all the same
             raise
-        log.exception(
-            "event_not_applied", event_id=str(event_id)
-        )  # what is settled is to be told all the same
+        log.exception("event_not_applied", event_id=str(event_id))
     return settled
 
 
