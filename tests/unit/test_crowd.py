@@ -2,16 +2,14 @@
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
-from shutil import which
 from time import perf_counter
 from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from ops import crowd, evidence
 
@@ -196,23 +194,16 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         crowd.Connection(url)
 
 
-@pytest.mark.skipif(which("openssl") is None, reason="openssl makes the certificate")
 @pytest.mark.parametrize("trusted", [True, False])
 def test_tls_takes_only_a_certificate_it_can_verify(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, trusted: bool
+    monkeypatch: pytest.MonkeyPatch, *, trusted: bool
 ) -> None:
-    pem = tmp_path / "both.pem"
-    order = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    subprocess.run(
-        [*order.split(), "-keyout", str(pem), "-out", str(tmp_path / "certificate.pem")],
-        check=True,
-        capture_output=True,
-    )
+    authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "certificate.pem", pem)
-    client = ssl.create_default_context(cafile=tmp_path / "certificate.pem" if trusted else None)
+    authority.issue_cert("localhost").configure_cert(tls)
+    client = ssl.create_default_context()
+    if trusted:
+        authority.configure_trust(client)
     monkeypatch.setattr(crowd, "_tls_context", lambda: client)
 
     async def scene() -> None:
