@@ -1,6 +1,7 @@
 """Applies events' pending commands: load → decide → save with the outcomes, one transaction a batch."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -26,7 +27,25 @@ _FIRST_PART, _PART_MAX = 32, 256
 """So many commands are decided before the database begins to write, and so many at most while it does."""
 
 _Batches = Sequence[tuple[Held, Sequence[Pending]]]
-_Readable = Accepted | Settled
+
+
+class _Incident(NamedTuple):
+    """A command that is settled as `Failed`, and what the log is to say of it once that is committed."""
+
+    settled: Settled
+    outcome: Failed
+    error: BaseException
+
+    def tell(self) -> None:
+        log.error(
+            "command_failed",
+            command_id=str(self.settled.command_id),
+            incident_id=str(self.outcome.incident_id),
+            exc_info=self.error,
+        )
+
+
+_Readable = Accepted | _Incident
 """A command as it is decided; one that cannot be read is settled without."""
 _Turns = Sequence[tuple[Loaded, Pending, _Readable]]
 
@@ -122,6 +141,9 @@ def _decide_all(connection: Connection, batches: _Batches, meanwhile: Callable[[
             rosters = list({one.event.id: one for one, _, _ in part}.values())
             writer.save(rosters, [pending for _, pending, _ in part], decided)
             settled += decided
+    for _, _, command in turns:
+        if isinstance(command, _Incident):
+            command.tell()
     return settled
 
 
@@ -168,22 +190,23 @@ def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseE
         held = records.hold(connection, [event_id], 1)
         if not held or held[0].pending[0].id != command_id:
             return []  # somebody has settled it, or another one has come before it
-        settled = [_failed(event_id, command_id, error)]
+        incident = _incident(event_id, command_id, error)
         with saving.writing(connection, _nothing) as writer:
-            writer.save([], held[0].pending, settled)
-        return settled
+            writer.save([], held[0].pending, [incident.settled])
+    incident.tell()
+    return [incident.settled]
 
 
 def _read(event: Held, pending: Pending) -> _Readable:
     try:
         return ledger.read(pending)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with this command alone
-        return _failed(event.id, pending.id, error)
+        return _incident(event.id, pending.id, error)
 
 
 def _decide(loaded: Loaded, command: _Readable) -> Settled:
-    if isinstance(command, Settled):
-        return command
+    if isinstance(command, _Incident):
+        return command.settled
     try:
         outcome = loaded.roster.decide(command)
     except Exception as error:
@@ -191,7 +214,6 @@ def _decide(loaded: Loaded, command: _Readable) -> Settled:
     return Settled(event_id=loaded.event.id, command_id=command.id, outcome=outcome)
 
 
-def _failed(event_id: UUID, command_id: UUID, error: BaseException) -> Settled:
-    incident_id = ids.new_id()
-    log.error("command_failed", command_id=str(command_id), incident_id=str(incident_id), exc_info=error)
-    return Settled(event_id=event_id, command_id=command_id, outcome=Failed(incident_id=incident_id))
+def _incident(event_id: UUID, command_id: UUID, error: BaseException) -> _Incident:
+    failed = Failed(incident_id=ids.new_id())
+    return _Incident(Settled(event_id=event_id, command_id=command_id, outcome=failed), failed, error)

@@ -1,8 +1,9 @@
 """One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +53,17 @@ def asked(*requests: Request) -> list[Told]:
 def answers(world: InPostgres) -> list[str]:
     """Return in one word what every command was answered, in ledger order."""
     return [_word(told.outcome) for told in world.snapshot().commands]
+
+
+def before_each_look(monkeypatch: pytest.MonkeyPatch, call: Callable[[int], None]) -> None:
+    """Have this called before every look at what is pending, with its number from 1 on."""
+    numbers, hold = count(1), records.hold
+
+    def holding(*args: Any) -> list[Held]:
+        call(next(numbers))
+        return hold(*args)
+
+    monkeypatch.setattr(records, "hold", holding)
 
 
 def _word(outcome: Json | None) -> str:
@@ -117,35 +129,49 @@ def test_of_a_batch_that_the_database_refuses_only_the_culprit_fails(
 
 
 @pytest.mark.parametrize(
-    ("count", "culprits", "looks_max"), [(256, [40, 200], 50), (48, list(range(48)), 3 * 48)]
+    ("size", "culprits", "looks_max"), [(256, [40, 200], 50), (48, list(range(48)), 3 * 48)]
 )
 def test_culprits_in_a_large_batch_are_found_in_few_looks(
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
-    count: int,
+    size: int,
     culprits: list[int],
     looks_max: int,
 ) -> None:
     world = InPostgres(connection, {**SETTINGS, "capacity": 400})
-    commands = asked(*[register(1)] * count)
+    commands = asked(*[register(1)] * size)
     with connection.begin():
         for place, culprit in enumerate(culprits):
             planted = {"event_id": world.event_id, "id": UUID(commands[culprit].registration_id)}
             connection.execute(_INSERT_REGISTRATION, {**planted, "seq": -1 - place})
     world.accept(commands)
-    looks, hold = [], records.hold
-
-    def counting(*args: Any) -> list[Held]:
-        looks.append(args)
-        return hold(*args)
-
-    monkeypatch.setattr(records, "hold", counting)
+    looks: list[int] = []
+    before_each_look(monkeypatch, looks.append)
     with capture_logs():
-        assert world.apply(300) == count
+        assert world.apply(300) == size
 
     assert [number for number, word in enumerate(answers(world)) if word == "failed"] == culprits
-    assert counters(world) == (count - len(culprits),) * 2
+    assert counters(world) == (size - len(culprits),) * 2
     assert len(looks) <= looks_max
+
+
+def test_an_unreadable_command_in_a_refused_batch_is_one_incident_the_one_that_it_is_answered_with(
+    connection: Connection,
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    commands = asked(*[register(1)] * 8)
+    with connection.begin():
+        planted = {"event_id": world.event_id, "id": UUID(commands[6].registration_id), "seq": -1}
+        connection.execute(_INSERT_REGISTRATION, planted)
+    world.accept([replace(commands[0], kind="teleport"), *commands[1:]])
+
+    with capture_logs() as logs:
+        assert world.apply(100) == 8
+
+    failed = [told.outcome for told in world.snapshot().commands if _word(told.outcome) == "failed"]
+    incidents = [entry["incident_id"] for entry in logs if entry["event"] == "command_failed"]
+    assert incidents == [outcome["incidentId"] for outcome in failed if outcome]
+    assert len(incidents) == 2
 
 
 def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be_applied(
@@ -157,15 +183,12 @@ def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be
         planted = {"event_id": world.event_id, "id": UUID(commands[2].registration_id), "seq": -1}
         connection.execute(_INSERT_REGISTRATION, planted)
     world.accept(commands)
-    looks, hold = [], records.hold
 
-    def hold_twice(*args: Any) -> list[Held]:
-        looks.append(args)
-        if len(looks) > 2:
+    def end(look: int) -> None:
+        if look > 2:
             raise TimeoutError
-        return hold(*args)
 
-    monkeypatch.setattr(records, "hold", hold_twice)
+    before_each_look(monkeypatch, end)
     with capture_logs() as logs:
         assert world.apply(100) == 2
 
@@ -240,16 +263,13 @@ def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
             _INSERT_REGISTRATION,
             {"event_id": world.event_id, "id": UUID(culprit.registration_id), "seq": -1},
         )
-    looks, hold = [], records.hold
 
-    def hold_late(*args: Any) -> list[Held]:
-        looks.append(args)
-        if len(looks) == LOOK_TO_FAIL:
+    def come_late(look: int) -> None:
+        if look == LOOK_TO_FAIL:
             with create_engine(database, poolclass=NullPool).begin() as other:
                 other.execute(_INSERT_LATE_COMMAND, {"event_id": world.event_id, "id": late})
-        return hold(*args)
 
-    monkeypatch.setattr(records, "hold", hold_late)
+    before_each_look(monkeypatch, come_late)
     with capture_logs():
         while world.apply(100):
             pass
