@@ -10,8 +10,8 @@ import time
 from uuid import UUID
 
 _RANDOM_BYTES = 10
+_VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
-_OF_VERSION = 0xF << 76 | 0x3 << 62
 _REGISTRATION = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"registration")
 
 
@@ -33,4 +33,4 @@ def registration_id(command_id: UUID) -> UUID:
 
 def _version_7(milliseconds: int, filler: bytes) -> UUID:
     bits = milliseconds << 80 | int.from_bytes(filler, "big")
-    return UUID(int=bits & ~_OF_VERSION | _VERSION_7)
+    return UUID(int=bits & ~_VERSION_BITS | _VERSION_7)

@@ -116,7 +116,6 @@ class Owner:
         mine = set() if ownership is None else ownership.events - self._in_trouble
         events = [event_id for event_id in event_ids if event_id in mine]
         if ownership is None or not events:
-            self._publish()
             return
         try:
             settled = tasks.apply_pending(ownership.connection, events, limit, coming, self._publish)

@@ -315,8 +315,7 @@ def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the
 
     def cut_off(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         monkeypatch.undo()
-        with create_engine(database, poolclass=NullPool).begin() as other:
-            other.execute(text(_CUT_OFF))
+        run(database, _CUT_OFF)
         return hold(on, event_ids, limit)
 
     monkeypatch.setattr(records, "hold", cut_off)
