@@ -23,9 +23,10 @@ from psycopg.rows import TupleRow, class_row
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import arrays, commands, locks, outcomes
+from shared import arrays, commands, locks, outcomes, rows
 from shared.commands import Accepted
 from shared.outcomes import Outcome
+from shared.rows import Given, Rows
 
 log = structlog.get_logger(__name__)
 
@@ -88,16 +89,21 @@ class Settled(Struct, frozen=True, kw_only=True):
     outcome: Outcome
 
 
+_ASKED = Rows(
+    "asked",
+    numbered=True,
+    event_id=rows.ID,
+    id=rows.ID,
+    kind=rows.TEXT,
+    payload=rows.RAW_JSON,
+    actor=rows.TEXT,
+    idempotency_key=rows.DIGEST,
+    fingerprint=rows.DIGEST,
+)
 _ACCEPT = f"""
     INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
     SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
-    FROM ROWS FROM (
-        unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
-        jsonb_array_elements_text(CAST(%(kinds)s AS jsonb)),
-        jsonb_array_elements(CAST(%(payloads)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(actors)s AS jsonb)),
-        unnest(CAST(%(idempotency_keys)s AS bytea[])), unnest(CAST(%(fingerprints)s AS bytea[]))
-    ) WITH ORDINALITY AS asked (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
+    FROM {{asked}}
     CROSS JOIN (
         SELECT count(pg_advisory_xact_lock_shared({locks.COMING}, key)) AS locks
         FROM unnest(CAST(%(coming)s AS integer[])) AS key
@@ -150,13 +156,11 @@ PENDING = """
 Events take turns, so that a crowd at one does not keep the others' commands out of the batch.
 """
 
+SETTLED = Rows("settled", id=rows.ID, tid=rows.TID, outcome=rows.JSON)
 SETTLE = """
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
-    FROM ROWS FROM (
-        unnest(CAST(%(settled_tids)s AS tid[])), unnest(CAST(%(settled_ids)s AS uuid[])),
-        jsonb_array_elements(CAST(%(settled_outcomes)s AS jsonb))
-    ) AS settled (tid, id, outcome)
+    FROM {settled}
     WHERE command.ctid = settled.tid AND command.outcome IS NULL
       AND command.id IS NOT DISTINCT FROM settled.id  -- no index serves that: each row is found by its place
 """
@@ -182,17 +186,19 @@ async def accept(session: _Session, asked: Sequence[Asked], *, coming: bool = Fa
     Nothing is accepted before the commit: the statement's own, unless the caller began more. Asking again
     with the same ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
     """
-    parameters = {
-        "event_ids": arrays.ids(a.event_id for a in asked),
-        "ids": arrays.ids(a.id for a in asked),
-        "kinds": arrays.json(a.kind for a in asked),
-        "payloads": arrays.raw_json(a.payload for a in asked),
-        "actors": arrays.json(a.actor for a in asked),
-        "idempotency_keys": arrays.digests(a.idempotency_key for a in asked),
-        "fingerprints": arrays.digests(a.fingerprint for a in asked),
-        "coming": arrays.numbers({locks.coming_key(a.event_id) for a in asked} if coming else ()),
-    }
-    written = await session.execute(_ACCEPT.encode(), parameters)
+    given = _ASKED.given(
+        len(asked),
+        event_id=(a.event_id for a in asked),
+        id=(a.id for a in asked),
+        kind=(a.kind for a in asked),
+        payload=(a.payload for a in asked),
+        actor=(a.actor for a in asked),
+        idempotency_key=(a.idempotency_key for a in asked),
+        fingerprint=(a.fingerprint for a in asked),
+    )
+    statement, parameters = rows.stated(_ACCEPT, given)
+    parameters["coming"] = arrays.numbers({locks.coming_key(a.event_id) for a in asked} if coming else ())
+    written = await session.execute(statement, parameters)
     if written.rowcount == len(asked):
         return [Receipt(command_id=a.id) for a in asked]
     there = await _in_ledger(session, [a for a in asked if a.idempotency_key is not None])
@@ -233,19 +239,20 @@ def read(pending: Pending) -> Accepted:
     )
 
 
-def settling(pending: Iterable[Pending], settled: Collection[Settled]) -> dict[str, object]:
-    """Return the parameters with which `SETTLE` writes these outcomes of pending commands."""
-    return {
-        "settled_tids": arrays.tids(command.tid for command in pending),
-        "settled_ids": arrays.ids(one.command_id for one in settled),
-        "settled_outcomes": arrays.json(one.outcome for one in settled),
-    }
+def settling(pending: Iterable[Pending], settled: Collection[Settled]) -> Given:
+    """Return what `SETTLE` is given to write these outcomes of pending commands."""
+    return SETTLED.given(
+        len(settled),
+        id=(one.command_id for one in settled),
+        tid=(command.tid for command in pending),
+        outcome=(one.outcome for one in settled),
+    )
 
 
 async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:
     """Return the outcomes of those `(event_id, command_id)` that are settled."""
     pairs = list(asked)
-    rows = await connection.execute(
+    selected = await connection.execute(
         _OUTCOMES,
         {
             "event_ids": arrays.ids(event_id for event_id, _ in pairs),
@@ -253,7 +260,7 @@ async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]
         },
     )
     found = {}
-    for row in rows:
+    for row in selected:
         try:
             found[row.id] = outcomes.decode(row.outcome)
         except ValidationError as error:  # written by hand: it must not hide the others

@@ -16,9 +16,10 @@ import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection
 
-from shared import arrays, commands, database, ledger
+from shared import arrays, commands, database, ledger, rows
 from shared.commands import Status
 from shared.ledger import Pending, Settled
+from shared.rows import Given, Rows
 from worker import trail
 from worker.records import Loaded, Overtaken
 from worker.roster import Roster
@@ -45,19 +46,15 @@ _GUARD = """
             least(overbooked_spots, greatest(spots_reserved + moved.spots_delta - {capacity}, 0)),
         audit_seq = audit_seq + moved.entries,
         updated_at = now(){settings}
-    FROM {moved} AS moved (event_id, spots_delta, waitlist_delta, entries)
+    FROM {moved}
     CROSS JOIN LATERAL (SELECT ctid FROM event WHERE id = moved.event_id OFFSET 0) AS found
     WHERE event.ctid = found.ctid
       AND (moved.spots_delta <= 0 OR spots_reserved + moved.spots_delta <= {capacity})
 """
-_GUARD_COUNTERS = _GUARD.format(
-    capacity="capacity",
-    settings="",
-    moved="""ROWS FROM (
-        unnest(CAST(%(moved_events)s AS uuid[])), unnest(CAST(%(spots_deltas)s AS integer[])),
-        unnest(CAST(%(waitlist_deltas)s AS integer[])), unnest(CAST(%(entries)s AS bigint[]))
-    )""",
+_MOVED = Rows(
+    "moved", event_id=rows.ID, spots_delta=rows.INTEGER, waitlist_delta=rows.INTEGER, entries=rows.BIGINT
 )
+_GUARD_COUNTERS = _GUARD.format(capacity="capacity", settings="", moved="{moved}")
 _GUARD_SETTINGS = _CHANGED.format(
     change=_GUARD.format(
         capacity="CAST(%(capacity)s AS integer)",
@@ -65,7 +62,7 @@ _GUARD_SETTINGS = _CHANGED.format(
         moved="""(VALUES (
             CAST(%(event_id)s AS uuid), CAST(%(spots_delta)s AS integer), CAST(%(waitlist_delta)s AS integer),
             CAST(%(entries)s AS bigint)
-        ))""",
+        )) AS moved (event_id, spots_delta, waitlist_delta, entries)""",
     ),
     rows="1",
     otherwise=_GUARD_REFUSED,
@@ -117,17 +114,22 @@ _UPDATE = _CHANGED.format(
     otherwise=_OVERTAKEN,
 )
 
+_ENTERED = Rows(
+    "entered",
+    event_id=rows.ID,
+    id=rows.ID,
+    seq=rows.BIGINT,
+    command_id=rows.ID,
+    name=rows.TEXT,
+    email=rows.TEXT,
+    email_key=rows.TEXT,
+    spots_count=rows.INTEGER,
+    status=rows.TEXT,
+)
 _ENTER = """
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
-    SELECT entered.*
-    FROM ROWS FROM (
-        unnest(CAST(%(entered_events)s AS uuid[])), unnest(CAST(%(entered_ids)s AS uuid[])),
-        unnest(CAST(%(entered_seqs)s AS bigint[])), unnest(CAST(%(entered_commands)s AS uuid[])),
-        jsonb_array_elements_text(CAST(%(names)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(emails)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(email_keys)s AS jsonb)), unnest(CAST(%(spots_counts)s AS integer[])),
-        jsonb_array_elements_text(CAST(%(statuses)s AS jsonb))
-    ) AS entered
+    SELECT event_id, id, seq, command_id, name, email, email_key, spots_count, status
+    FROM {entered}
 """
 
 _SAVE = f"""
@@ -135,10 +137,8 @@ _SAVE = f"""
          entered AS ({_ENTER}),
          noted AS ({trail.APPEND}),
          settled AS ({ledger.SETTLE} RETURNING command.id)
-    SELECT insist((SELECT count(*) FROM moved), cardinality(CAST(%(moved_events)s AS uuid[])),
-                  '{_GUARD_REFUSED}'),
-           insist((SELECT count(*) FROM settled), cardinality(CAST(%(settled_ids)s AS uuid[])),
-                  '{_OVERTAKEN}')
+    SELECT insist((SELECT count(*) FROM moved), {{moved_count}}, '{_GUARD_REFUSED}'),
+           insist((SELECT count(*) FROM settled), {{settled_count}}, '{_OVERTAKEN}')
 """
 
 
@@ -161,13 +161,14 @@ class Writer:
         self._update([(event, r) for event, r in kept if r.status is Status.CANCELLED])
         self._update([(event, r) for event, r in kept if r.status is not Status.CANCELLED])
         noted = [trail.entries(one.event, one.roster.changes) for one in changed]
-        parameters = {
-            **_moving(counted),
-            **_entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
-            **trail.appending(noted),
-            **ledger.settling(pending, settled),
-        }
-        self._send(_SAVE, parameters)
+        statement, parameters = rows.stated(
+            _SAVE,
+            _moving(counted),
+            _entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
+            trail.appending(noted),
+            ledger.settling(pending, settled),
+        )
+        self._session.execute(statement, parameters)
         for loaded, entries in zip(changed, noted, strict=True):
             loaded.written(entries[-1].digest)
 
@@ -245,28 +246,26 @@ def _entered(roster: Roster) -> list[Registration]:
     return [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
 
 
-def _moving(counted: Sequence[Loaded]) -> dict[str, object]:
-    return {
-        "moved_events": arrays.ids(one.event.id for one in counted),
-        "spots_deltas": arrays.numbers(
-            one.roster.spots_reserved - one.event.spots_reserved for one in counted
-        ),
-        "waitlist_deltas": arrays.numbers(
-            one.roster.waitlist.length - one.event.waitlist_length for one in counted
-        ),
-        "entries": arrays.numbers(len(one.roster.changes) for one in counted),
-    }
+def _moving(counted: Sequence[Loaded]) -> Given:
+    return _MOVED.given(
+        len(counted),
+        event_id=(one.event.id for one in counted),
+        spots_delta=(one.roster.spots_reserved - one.event.spots_reserved for one in counted),
+        waitlist_delta=(one.roster.waitlist.length - one.event.waitlist_length for one in counted),
+        entries=(len(one.roster.changes) for one in counted),
+    )
 
 
-def _entering(entered: Sequence[tuple[UUID, Registration]]) -> dict[str, object]:
-    return {
-        "entered_events": arrays.ids(event_id for event_id, _ in entered),
-        "entered_ids": arrays.ids(r.id for _, r in entered),
-        "entered_seqs": arrays.numbers(r.seq for _, r in entered),
-        "entered_commands": arrays.ids(r.command_id for _, r in entered),
-        "names": arrays.json(r.name for _, r in entered),
-        "emails": arrays.json(r.email for _, r in entered),
-        "email_keys": arrays.json(r.email and commands.email_key(r.email) for _, r in entered),
-        "spots_counts": arrays.numbers(r.spots_count for _, r in entered),
-        "statuses": arrays.json(r.status for _, r in entered),
-    }
+def _entering(entered: Sequence[tuple[UUID, Registration]]) -> Given:
+    return _ENTERED.given(
+        len(entered),
+        event_id=(event_id for event_id, _ in entered),
+        id=(r.id for _, r in entered),
+        seq=(r.seq for _, r in entered),
+        command_id=(r.command_id for _, r in entered),
+        name=(r.name for _, r in entered),
+        email=(r.email for _, r in entered),
+        email_key=(r.email and commands.email_key(r.email) for _, r in entered),
+        spots_count=(r.spots_count for _, r in entered),
+        status=(r.status for _, r in entered),
+    )

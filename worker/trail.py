@@ -3,29 +3,33 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from shared import arrays, audit
+from shared import audit, rows
+from shared.rows import Given, Rows
 from worker.records import Held
 from worker.state import Change
 
+NOTED = Rows(
+    "noted",
+    event_id=rows.ID,
+    number=rows.BIGINT,
+    command_id=rows.ID,
+    kind=rows.TEXT,
+    actor=rows.TEXT,
+    reason=rows.TEXT,
+    registration_id=rows.ID,
+    from_status=rows.TEXT,
+    to_status=rows.TEXT,
+    before_after=rows.JSON,
+    spots_delta=rows.INTEGER,
+    spots_reserved=rows.INTEGER,
+    hash=rows.DIGEST,
+)
 APPEND = """
     INSERT INTO audit_entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
                              to_status, before_after, spots_delta, spots_reserved, at, hash)
     SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status,
            to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, now(), hash
-    FROM ROWS FROM (
-        unnest(CAST(%(noted_events)s AS uuid[])), unnest(CAST(%(noted_numbers)s AS bigint[])),
-        unnest(CAST(%(noted_commands)s AS uuid[])), jsonb_array_elements_text(CAST(%(noted_kinds)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(noted_actors)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(noted_reasons)s AS jsonb)),
-        unnest(CAST(%(noted_registrations)s AS uuid[])),
-        jsonb_array_elements_text(CAST(%(noted_from_statuses)s AS jsonb)),
-        jsonb_array_elements_text(CAST(%(noted_to_statuses)s AS jsonb)),
-        jsonb_array_elements(CAST(%(noted_before_afters)s AS jsonb)),
-        unnest(CAST(%(noted_spots_deltas)s AS integer[])),
-        unnest(CAST(%(noted_spots_reserved)s AS integer[])),
-        unnest(CAST(%(noted_hashes)s AS bytea[]))
-    ) AS entry (event_id, number, command_id, kind, actor, reason, registration_id, from_status,
-                to_status, before_after, spots_delta, spots_reserved, hash)
+    FROM {noted}
 """
 """Writes the entries of `appending`, in the transaction that held their events."""
 
@@ -48,25 +52,26 @@ def entries(event: Held, changes: Sequence[Change]) -> list[Chained]:
     return chained
 
 
-def appending(noted: Iterable[Sequence[Chained]]) -> dict[str, object]:
-    """Return the parameters with which `APPEND` writes these entries."""
+def appending(noted: Iterable[Sequence[Chained]]) -> Given:
+    """Return what `APPEND` is given to write these entries."""
     chained = [one for entries in noted for one in entries]
     noted_entries = [one.entry for one in chained]
-    return {
-        "noted_events": arrays.ids(e.event_id for e in noted_entries),
-        "noted_numbers": arrays.numbers(e.number for e in noted_entries),
-        "noted_commands": arrays.ids(e.command_id for e in noted_entries),
-        "noted_kinds": arrays.json(e.kind for e in noted_entries),
-        "noted_actors": arrays.json(e.actor for e in noted_entries),
-        "noted_reasons": arrays.json(e.reason for e in noted_entries),
-        "noted_registrations": arrays.ids(e.registration_id for e in noted_entries),
-        "noted_from_statuses": arrays.json(e.from_status for e in noted_entries),
-        "noted_to_statuses": arrays.json(e.to_status for e in noted_entries),
-        "noted_before_afters": arrays.json(e.before_after for e in noted_entries),
-        "noted_spots_deltas": arrays.numbers(e.spots_delta for e in noted_entries),
-        "noted_spots_reserved": arrays.numbers(e.spots_reserved for e in noted_entries),
-        "noted_hashes": arrays.digests(one.digest for one in chained),
-    }
+    return NOTED.given(
+        len(chained),
+        event_id=(e.event_id for e in noted_entries),
+        number=(e.number for e in noted_entries),
+        command_id=(e.command_id for e in noted_entries),
+        kind=(e.kind for e in noted_entries),
+        actor=(e.actor for e in noted_entries),
+        reason=(e.reason for e in noted_entries),
+        registration_id=(e.registration_id for e in noted_entries),
+        from_status=(e.from_status for e in noted_entries),
+        to_status=(e.to_status for e in noted_entries),
+        before_after=(e.before_after for e in noted_entries),
+        spots_delta=(e.spots_delta for e in noted_entries),
+        spots_reserved=(e.spots_reserved for e in noted_entries),
+        hash=(one.digest for one in chained),
+    )
 
 
 def _entry(event: Held, number: int, change: Change) -> audit.Entry:

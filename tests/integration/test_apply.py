@@ -12,7 +12,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared import ids, ledger
+from shared import ids, ledger, rows
 from shared.commands import Accepted
 from shared.database import worker_connection
 from shared.settings import Settings
@@ -196,19 +196,20 @@ def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be
     assert [entry["event"] for entry in logs] == ["batch_refused", "event_not_applied"]
 
 
+@pytest.mark.parametrize("how_many", ["one", "many"])
 def test_settling_finds_each_row_by_its_place_however_small_the_table_was_when_that_was_planned(
-    connection: Connection, settings: Settings
+    connection: Connection, settings: Settings, how_many: str
 ) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(*[register(1)] * 60))
     connection.execute(text("ANALYZE command"))
-    statement = ledger.SETTLE
-    for number, name in enumerate(ledger.settling([], []), 1):
-        statement = statement.replace(f"%({name})s", f"${number}")
+    statement = rows.text(ledger.SETTLE, ledger.SETTLED, one=how_many == "one").decode()
+    for number, name in enumerate(["tid", "id", "outcome"], 1):
+        statement = statement.replace(f"%(settled_{name})s", f"${number}")
 
     with worker_connection(settings) as worker:
-        worker.exec_driver_sql(f"PREPARE settle (text, uuid[], text) AS {statement}")
-        plan = "\n".join(worker.exec_driver_sql("EXPLAIN EXECUTE settle ('{}', '{}', '[]')").scalars())
+        worker.exec_driver_sql(f"PREPARE settle AS {statement}")
+        plan = "\n".join(worker.exec_driver_sql("EXPLAIN EXECUTE settle (NULL, NULL, NULL)").scalars())
 
     assert "Tid Scan on command" in plan
     assert "Index" not in plan

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from shared import audit
 from shared.commands import Accepted, Register, Status
 from shared.outcomes import Outcome, Refused
+from shared.rows import Given
 from worker import promotion, roster, rules, saving, trail
 from worker.promotion import Policy, Waiter, Waitlist
 from worker.records import Held
@@ -150,7 +151,7 @@ def both(*plants: Plant) -> Plant:
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
     appending = trail.appending
 
-    def mutant(noted: Sequence[Sequence[Chained]]) -> dict[str, object]:
+    def mutant(noted: Sequence[Sequence[Chained]]) -> Given:
         return appending([entries[:-1] for entries in noted])
 
     monkeypatch.setattr(trail, "appending", mutant)

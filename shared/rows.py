@@ -1,0 +1,110 @@
+"""Rows that a statement is given: as arrays, or as plain values where it is one of each.
+
+Arrays make many rows cheap, and one dear: some thirty functions that yield one element each take PostgreSQL
+longer to set up than writing the row takes.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shared import arrays
+
+
+class Column(NamedTuple):
+    """A type of PostgreSQL's, what yields elements of it from one parameter, and how values are encoded."""
+
+    type: str
+    elements: str
+    many: Callable[[Iterable[Any]], str | bytes]
+    one: Callable[[Any], str | None]
+
+
+def _or_null(encode: Callable[[Any], str]) -> Callable[[Any], str | None]:
+    return lambda value: None if value is None else encode(value)
+
+
+ID = Column("uuid", "unnest(CAST({} AS uuid[]))", arrays.ids, _or_null(lambda id_: id_.hex))
+DIGEST = Column(
+    "bytea", "unnest(CAST({} AS bytea[]))", arrays.digests, _or_null(lambda digest: rf"\x{digest.hex()}")
+)
+INTEGER = Column("integer", "unnest(CAST({} AS integer[]))", arrays.numbers, str)
+BIGINT = Column("bigint", "unnest(CAST({} AS bigint[]))", arrays.numbers, str)
+TID = Column("tid", "unnest(CAST({} AS tid[]))", arrays.tids, str)
+TEXT = Column("text", "jsonb_array_elements_text(CAST({} AS jsonb))", arrays.json, _or_null(str))
+JSON = Column(
+    "jsonb",
+    "jsonb_array_elements(CAST({} AS jsonb))",
+    arrays.json,
+    lambda value: msgspec.json.encode(value).decode(),
+)
+RAW_JSON = Column("jsonb", JSON.elements, arrays.raw_json, bytes.decode)
+
+
+class Rows:
+    """An item of a statement's FROM list, which stands in its text as `{name}`.
+
+    `{name_count}` stands for the number of rows. When `numbered`, their place is one more column: 1, 2, …
+    """
+
+    def __init__(self, name: str, /, *, numbered: bool = False, **columns: Column) -> None:
+        self._name = name
+        self._columns = columns
+        self._place = ["place"] if numbered else []
+        self._parameters = {column: f"{name}_{column}" for column in columns}
+
+    def given(self, size: int, /, **columns: Iterable[object]) -> "Given":
+        """Return so many rows, by their columns, for `stated`; None is NULL, and JSON's null in a JSON."""
+        return Given(self, size, columns)
+
+    def text(self, *, one: bool) -> dict[str, str]:
+        """Return what is to stand in a statement's text, for one row or for however many."""
+        parameters = {name: f"%({parameter})s" for name, parameter in self._parameters.items()}
+        first, column = next(iter(self._columns.items()))
+        if one:
+            row = [f"CAST({parameters[name]} AS {c.type}) AS {name}" for name, c in self._columns.items()]
+            row += [f"1 AS {place}" for place in self._place]
+            return {self._name: f"(SELECT {', '.join(row)}) AS {self._name}", f"{self._name}_count": "1"}
+        elements = ", ".join(c.elements.format(parameters[name]) for name, c in self._columns.items())
+        ordinality = "WITH ORDINALITY" if self._place else ""
+        names = ", ".join([*self._columns, *self._place])
+        return {
+            self._name: f"ROWS FROM ({elements}) {ordinality} AS {self._name} ({names})",
+            f"{self._name}_count": f"cardinality(CAST({parameters[first]} AS {column.type}[]))",
+        }
+
+    def parameters(self, columns: dict[str, Iterable[object]], *, one: bool) -> dict[str, object]:
+        """Return the parameters that go with that text."""
+        parameters: dict[str, object] = {}
+        for name, values in columns.items():
+            column = self._columns[name]
+            parameters[self._parameters[name]] = column.one(*values) if one else column.many(values)
+        return parameters
+
+
+class Given(NamedTuple):
+    """Rows for a statement."""
+
+    rows: Rows
+    size: int
+    columns: dict[str, Iterable[object]]
+
+
+def stated(statement: str, *given: Given) -> tuple[bytes, dict[str, object]]:
+    """Return the text and the parameters of a statement that is given these rows."""
+    one = all(some.size == 1 for some in given)
+    parameters: dict[str, object] = {}
+    for some in given:
+        parameters |= some.rows.parameters(some.columns, one=one)
+    return text(statement, *(some.rows for some in given), one=one), parameters
+
+
+@cache
+def text(statement: str, *rows: Rows, one: bool) -> bytes:
+    """Return a statement's text for one row of each, or for however many."""
+    there: dict[str, str] = {}
+    for some in rows:
+        there |= some.text(one=one)
+    return statement.format_map(there).encode()
