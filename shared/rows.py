@@ -1,7 +1,6 @@
 """Rows that a statement is given: as arrays, or as plain values where it is one of each.
 
-Arrays make many rows cheap, and one dear: some thirty functions that yield one element each take PostgreSQL
-longer to set up than writing the row takes.
+Arrays make many rows cheap, and one dear: PostgreSQL sets up a function a column, to yield one element.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from shared import arrays
 
 
 class Column(NamedTuple):
-    """A type of PostgreSQL's, what yields elements of it from one parameter, and how values are encoded."""
+    """A type of PostgreSQL's, what yields elements of it from one parameter, and encoders of many and one."""
 
     type: str
     elements: str
@@ -30,10 +29,10 @@ ID = Column("uuid", "unnest(CAST({} AS uuid[]))", arrays.ids, _or_null(lambda id
 DIGEST = Column(
     "bytea", "unnest(CAST({} AS bytea[]))", arrays.digests, _or_null(lambda digest: rf"\x{digest.hex()}")
 )
-INTEGER = Column("integer", "unnest(CAST({} AS integer[]))", arrays.numbers, str)
-BIGINT = Column("bigint", "unnest(CAST({} AS bigint[]))", arrays.numbers, str)
+INTEGER = Column("integer", "unnest(CAST({} AS integer[]))", arrays.numbers, _or_null(str))
+BIGINT = Column("bigint", "unnest(CAST({} AS bigint[]))", arrays.numbers, _or_null(str))
 TID = Column("tid", "unnest(CAST({} AS tid[]))", arrays.tids, str)
-TEXT = Column("text", "jsonb_array_elements_text(CAST({} AS jsonb))", arrays.json, _or_null(str))
+TEXT = Column("text", "jsonb_array_elements_text(CAST({} AS jsonb))", arrays.json, _or_null(str.__str__))
 JSON = Column(
     "jsonb",
     "jsonb_array_elements(CAST({} AS jsonb))",
@@ -46,7 +45,8 @@ RAW_JSON = Column("jsonb", JSON.elements, arrays.raw_json, bytes.decode)
 class Rows:
     """An item of a statement's FROM list, which stands in its text as `{name}`.
 
-    `{name_count}` stands for the number of rows. When `numbered`, their place is one more column: 1, 2, …
+    `{name_count}` stands for the number of rows, for which the first column is an `ID`. When `numbered`,
+    their place is one more column: 1, 2, …
     """
 
     def __init__(self, name: str, /, *, numbered: bool = False, **columns: Column) -> None:
@@ -56,7 +56,10 @@ class Rows:
         self._parameters = {column: f"{name}_{column}" for column in columns}
 
     def given(self, size: int, /, **columns: Iterable[object]) -> "Given":
-        """Return so many rows, by their columns, for `stated`; None is NULL, and JSON's null in a JSON."""
+        """Return so many rows, by their columns, to be `stated` once.
+
+        None is NULL, and in `JSON` its null; a `TID` and a `RAW_JSON` are always there.
+        """
         return Given(self, size, columns)
 
     def text(self, *, one: bool) -> dict[str, str]:
@@ -68,10 +71,10 @@ class Rows:
             row += [f"1 AS {place}" for place in self._place]
             return {self._name: f"(SELECT {', '.join(row)}) AS {self._name}", f"{self._name}_count": "1"}
         elements = ", ".join(c.elements.format(parameters[name]) for name, c in self._columns.items())
-        ordinality = "WITH ORDINALITY" if self._place else ""
+        ordinality = " WITH ORDINALITY" if self._place else ""
         names = ", ".join([*self._columns, *self._place])
         return {
-            self._name: f"ROWS FROM ({elements}) {ordinality} AS {self._name} ({names})",
+            self._name: f"ROWS FROM ({elements}){ordinality} AS {self._name} ({names})",
             f"{self._name}_count": f"cardinality(CAST({parameters[first]} AS {column.type}[]))",
         }
 
@@ -93,7 +96,10 @@ class Given(NamedTuple):
 
 
 def stated(statement: str, *given: Given) -> tuple[bytes, dict[str, object]]:
-    """Return the text and the parameters of a statement that is given these rows."""
+    """Return the text and the parameters of a statement that is given these rows.
+
+    They are plain values where each of these is one row, and arrays where any is none, or more than one.
+    """
     one = all(some.size == 1 for some in given)
     parameters: dict[str, object] = {}
     for some in given:

@@ -8,7 +8,7 @@ from shared.rows import Given, Rows
 from worker.records import Held
 from worker.state import Change
 
-NOTED = Rows(
+_NOTED = Rows(
     "noted",
     event_id=rows.ID,
     number=rows.BIGINT,
@@ -31,7 +31,7 @@ APPEND = """
            to_status, nullif(before_after, 'null'), spots_delta, spots_reserved, now(), hash
     FROM {noted}
 """
-"""Writes the entries of `appending`, in the transaction that held their events."""
+"""Writes the entries of `appending`; to be `rows.stated` in the transaction that holds their events."""
 
 
 class Chained(NamedTuple):
@@ -56,7 +56,7 @@ def appending(noted: Iterable[Sequence[Chained]]) -> Given:
     """Return what `APPEND` is given to write these entries."""
     chained = [one for entries in noted for one in entries]
     noted_entries = [one.entry for one in chained]
-    return NOTED.given(
+    return _NOTED.given(
         len(chained),
         event_id=(e.event_id for e in noted_entries),
         number=(e.number for e in noted_entries),

@@ -108,19 +108,40 @@ def test_an_event_that_another_session_holds_is_left_for_later(database: str, co
     assert outcomes(held) == ["confirmed"]
 
 
-def test_what_a_second_owner_decides_in_between_is_not_decided_again(
-    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    overtaken, other = a_world(connection, register(1)), a_world(connection, register(1))
+def _lose_in_between(database: str, world: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second owner settle the event's commands as soon as the first has found them."""
     hold = records.hold
 
     def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         found = hold(on, event_ids, limit)
         with create_engine(database, poolclass=NullPool).begin() as second:
-            second.execute(_SETTLE_BY_HAND, {"event_id": overtaken.event_id})
+            second.execute(_SETTLE_BY_HAND, {"event_id": world.event_id})
         return found
 
     monkeypatch.setattr(records, "hold", hold_and_lose)
+
+
+@pytest.mark.parametrize("commands", [1, 2])
+def test_one_events_commands_that_a_second_owner_decides_in_between_are_not_decided_again(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, commands: int
+) -> None:
+    world = a_world(connection, *[register(1)] * commands)
+    _lose_in_between(database, world, monkeypatch)
+
+    with capture_logs() as logs:
+        assert apply_all(connection, [world]) == 0
+
+    assert [entry["event"] for entry in logs] == ["overtaken"]
+    assert world.snapshot().rows == ()
+    assert outcomes(world) == ["failed"] * commands
+
+
+def test_what_a_second_owner_decides_in_between_is_not_decided_again(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken, other = a_world(connection, register(1)), a_world(connection, register(1))
+    _lose_in_between(database, overtaken, monkeypatch)
+
     with pytest.raises(Overtaken):
         apply_all(connection, [overtaken, other])
     monkeypatch.undo()

@@ -37,7 +37,7 @@ FULL = {
     "value": Confirmed(registration_id=UUID(int=8), spots_count=2),
     "raw": b'{"name": "\\u00e9", "spotsCount": 1.50}',
 }
-EMPTY = {**FULL, "id": None, "digest": None, "word": None, "status": None, "value": None}
+EMPTY = {**dict.fromkeys(FULL), "tid": FULL["tid"], "raw": FULL["raw"]}
 
 
 def selected(database: str, *those: dict[str, object]) -> list[dict[str, object]]:
