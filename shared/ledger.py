@@ -164,7 +164,7 @@ SETTLE = """
     WHERE command.ctid = settled.tid AND command.outcome IS NULL
       AND command.id IS NOT DISTINCT FROM settled.id  -- no index serves that: each row is found by its place
 """
-"""Writes the outcomes of `settling`, to be `rows.stated`; whoever runs it must find that as many rows changed.
+"""Writes the outcomes of `settling`, to be `rows.stated`; who runs it must find that as many rows changed.
 
 To be run in the transaction that found the commands pending. Whoever settled one of them meanwhile has put
 its row somewhere else, and no other's can be taken for it.
