@@ -156,7 +156,7 @@ PENDING = """
 Events take turns, so that a crowd at one does not keep the others' commands out of the batch.
 """
 
-SETTLED = Rows("settled", id=rows.ID, tid=rows.TID, outcome=rows.JSON)
+_SETTLED = Rows("settled", id=rows.ID, tid=rows.TID, outcome=rows.JSON)
 SETTLE = """
     UPDATE command
     SET outcome = settled.outcome, settled_at = now(), attempts = attempts + 1
@@ -186,17 +186,7 @@ async def accept(session: _Session, asked: Sequence[Asked], *, coming: bool = Fa
     Nothing is accepted before the commit: the statement's own, unless the caller began more. Asking again
     with the same ids, or the same idempotency keys, changes nothing and yields the receipts of what is there.
     """
-    given = _ASKED.given(
-        len(asked),
-        event_id=(a.event_id for a in asked),
-        id=(a.id for a in asked),
-        kind=(a.kind for a in asked),
-        payload=(a.payload for a in asked),
-        actor=(a.actor for a in asked),
-        idempotency_key=(a.idempotency_key for a in asked),
-        fingerprint=(a.fingerprint for a in asked),
-    )
-    statement, parameters = rows.stated(_ACCEPT, given)
+    statement, parameters = rows.stated(_ACCEPT, _ASKED.of(asked))
     parameters["coming"] = arrays.numbers({locks.coming_key(a.event_id) for a in asked} if coming else ())
     written = await session.execute(statement, parameters)
     if written.rowcount == len(asked):
@@ -241,12 +231,8 @@ def read(pending: Pending) -> Accepted:
 
 def settling(pending: Iterable[Pending], settled: Collection[Settled]) -> Given:
     """Return what `SETTLE` is given to write these outcomes of pending commands."""
-    return SETTLED.given(
-        len(settled),
-        id=(one.command_id for one in settled),
-        tid=(command.tid for command in pending),
-        outcome=(one.outcome for one in settled),
-    )
+    ids = (one.command_id for one in settled)
+    return _SETTLED.of(settled, id=ids, tid=(command.tid for command in pending))
 
 
 async def settled(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:

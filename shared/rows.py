@@ -3,8 +3,9 @@
 Arrays make many rows cheap, and one dear: PostgreSQL sets up a function a column, to yield one element.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,12 +56,13 @@ class Rows:
         self._place = ["place"] if numbered else []
         self._parameters = {column: f"{name}_{column}" for column in columns}
 
-    def given(self, size: int, /, **columns: Iterable[object]) -> "Given":
-        """Return so many rows, by their columns, to be `stated` once.
+    def of(self, items: Collection[object], /, **columns: Iterable[object]) -> "Given":
+        """Return a row for each item, to be `stated` once: of its attributes, and of these columns instead.
 
         None is NULL, and in `JSON` its null; a `TID` and a `RAW_JSON` are always there.
         """
-        return Given(self, size, columns)
+        attributes = {c: map(attrgetter(c), items) for c in self._columns if c not in columns}
+        return Given(self, len(items), {**attributes, **columns})
 
     def text(self, *, one: bool) -> dict[str, str]:
         """Return what is to stand in a statement's text, for one row or for however many."""

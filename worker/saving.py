@@ -247,8 +247,8 @@ def _entered(roster: Roster) -> list[Registration]:
 
 
 def _moving(counted: Sequence[Loaded]) -> Given:
-    return _MOVED.given(
-        len(counted),
+    return _MOVED.of(
+        counted,
         event_id=(one.event.id for one in counted),
         spots_delta=(one.roster.spots_reserved - one.event.spots_reserved for one in counted),
         waitlist_delta=(one.roster.waitlist.length - one.event.waitlist_length for one in counted),
@@ -257,15 +257,9 @@ def _moving(counted: Sequence[Loaded]) -> Given:
 
 
 def _entering(entered: Sequence[tuple[UUID, Registration]]) -> Given:
-    return _ENTERED.given(
-        len(entered),
+    registrations = [registration for _, registration in entered]
+    return _ENTERED.of(
+        registrations,
         event_id=(event_id for event_id, _ in entered),
-        id=(r.id for _, r in entered),
-        seq=(r.seq for _, r in entered),
-        command_id=(r.command_id for _, r in entered),
-        name=(r.name for _, r in entered),
-        email=(r.email for _, r in entered),
-        email_key=(r.email and commands.email_key(r.email) for _, r in entered),
-        spots_count=(r.spots_count for _, r in entered),
-        status=(r.status for _, r in entered),
+        email_key=(r.email and commands.email_key(r.email) for r in registrations),
     )

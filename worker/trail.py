@@ -55,23 +55,7 @@ def entries(event: Held, changes: Sequence[Change]) -> list[Chained]:
 def appending(noted: Iterable[Sequence[Chained]]) -> Given:
     """Return what `APPEND` is given to write these entries."""
     chained = [one for entries in noted for one in entries]
-    noted_entries = [one.entry for one in chained]
-    return _NOTED.given(
-        len(chained),
-        event_id=(e.event_id for e in noted_entries),
-        number=(e.number for e in noted_entries),
-        command_id=(e.command_id for e in noted_entries),
-        kind=(e.kind for e in noted_entries),
-        actor=(e.actor for e in noted_entries),
-        reason=(e.reason for e in noted_entries),
-        registration_id=(e.registration_id for e in noted_entries),
-        from_status=(e.from_status for e in noted_entries),
-        to_status=(e.to_status for e in noted_entries),
-        before_after=(e.before_after for e in noted_entries),
-        spots_delta=(e.spots_delta for e in noted_entries),
-        spots_reserved=(e.spots_reserved for e in noted_entries),
-        hash=(one.digest for one in chained),
-    )
+    return _NOTED.of([one.entry for one in chained], hash=(one.digest for one in chained))
 
 
 def _entry(event: Held, number: int, change: Change) -> audit.Entry:

@@ -203,7 +203,7 @@ def test_settling_finds_each_row_by_its_place_however_small_the_table_was_when_t
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(*[register(1)] * 60))
     connection.execute(text("ANALYZE command"))
-    statement = rows.text(ledger.SETTLE, ledger.SETTLED, one=how_many == "one").decode()
+    statement = rows.text(ledger.SETTLE, ledger.settling([], []).rows, one=how_many == "one").decode()
     for number, name in enumerate(["tid", "id", "outcome"], 1):
         statement = statement.replace(f"%(settled_{name})s", f"${number}")
 

@@ -44,7 +44,7 @@ def selected(database: str, *those: dict[str, object]) -> list[dict[str, object]
     """Return these rows as PostgreSQL has understood them."""
     url = make_url(database)
     _, address = url.get_dialect()().create_connect_args(url)
-    given = ROWS.given(len(those), **{name: [row[name] for row in those] for name in FULL})
+    given = ROWS.of(those, **{name: [row[name] for row in those] for name in FULL})
     with psycopg.connect(**address, row_factory=dict_row) as session:
         return session.execute(*rows.stated(STATEMENT, given)).fetchall()
 
