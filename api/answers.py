@@ -8,9 +8,9 @@ from msgspec import Struct, json
 from starlette.responses import Response
 
 from api.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
-from shared import ids
-from shared.commands import Status
-from shared.outcomes import (
+from shared.domain import ids
+from shared.domain.commands import Status
+from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
     EventChanged,

@@ -10,8 +10,8 @@ from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
 from api.answers import ProblemError
-from shared import commands
-from shared.commands import Register
+from shared.domain import commands
+from shared.domain.commands import Register
 from shared.settings import Settings
 
 _Body = TypeVar("_Body")

@@ -22,9 +22,9 @@ from api.schemas import (
 from api.security import writer
 from api.service import Service, registration_not_found
 from api.submission import Decided
-from shared import commands, outcomes
-from shared.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
-from shared.outcomes import CounterHealed, StatusChanged
+from shared.domain import commands, outcomes
+from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
+from shared.domain.outcomes import CounterHealed, StatusChanged
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 

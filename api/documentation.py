@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import describing, examples, schemas
-from shared.commands import ChangeEvent, Register
-from shared.outcomes import RefusalCode
+from shared.domain.commands import ChangeEvent, Register
+from shared.domain.outcomes import RefusalCode
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",

@@ -3,8 +3,8 @@
 from typing import Any
 
 from api import describing, examples, schemas, schemas_insight
-from shared.commands import ChangeEvent
-from shared.outcomes import RefusalCode
+from shared.domain.commands import ChangeEvent
+from shared.domain.outcomes import RefusalCode
 
 _KEY_PROBLEMS = {
     401: describing.problem(401, "Unauthorized", "UNAUTHORIZED", detail="Send a valid admin key."),

@@ -24,8 +24,9 @@ from api.schemas import (
 from api.schemas_insight import AuditEntry, AuditPage, Counter
 from api.security import reader, writer
 from api.service import Service, event_not_found, registration_not_found
-from shared import ids, tables
-from shared.commands import Status
+from shared.domain import ids
+from shared.domain.commands import Status
+from shared.postgres import tables
 
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100

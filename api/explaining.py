@@ -8,8 +8,8 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.schemas_insight import Explanation, ExplanationStep
-from shared import audit
-from shared.commands import Status
+from shared.domain import audit
+from shared.domain.commands import Status
 
 # The capacity at the time of an entry is what the next change of it has as "before".
 _STEPS = text("""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api import answers, documentation, queries
 from api.schemas import Readiness
 from api.service import Service
-from shared import locks
+from shared.postgres import locks
 
 log = structlog.get_logger(__name__)
 

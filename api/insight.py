@@ -18,7 +18,7 @@ from api.answers import ProblemError
 from api.schemas_insight import Explanation, Stats, StatusStats
 from api.security import reader
 from api.service import Service, event_not_found, registration_not_found
-from shared.commands import Status
+from shared.domain.commands import Status
 
 EXPORTS_AT_ONCE_MAX = 2
 _EXPORT_SECONDS_MAX = 600

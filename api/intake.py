@@ -15,8 +15,8 @@ from psycopg import DataError, IntegrityError
 from psycopg.rows import TupleRow
 
 from api.bell import Bell
-from shared import database, ledger
-from shared.ledger import Asked, Receipt
+from shared.postgres import connections, ledger
+from shared.postgres.ledger import Asked, Receipt
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -135,7 +135,7 @@ class Intake:
     async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
         """Return a connection that is this intake's alone: nobody who reads keeps a command waiting."""
         if self._session is None or self._session.closed:
-            self._session = await database.accepting_session(self._settings)
+            self._session = await connections.accepting_session(self._settings)
         return self._session
 
     def _hand_out(self, batch: Sequence[_Turn], receipts: Sequence[Receipt]) -> None:

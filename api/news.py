@@ -7,7 +7,7 @@ import redis
 import structlog
 
 from api.ending import end
-from shared import results
+from shared.messaging import results
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import locks
+from shared.postgres import locks
 
 log = structlog.get_logger(__name__)
 

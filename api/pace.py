@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import backlog
+from shared.postgres import backlog
 
 log = structlog.get_logger(__name__)
 

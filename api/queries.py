@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import audit
-from shared.tables import REVISION
+from shared.domain import audit
+from shared.postgres.tables import REVISION
 
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,

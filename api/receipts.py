@@ -14,9 +14,10 @@ from api import answers
 from api.reading import Reader
 from api.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.together import Together
-from shared import arrays, backlog, outcomes
-from shared.commands import Status
-from shared.outcomes import Confirmed, StatusChanged, Waitlisted
+from shared.domain import outcomes
+from shared.domain.commands import Status
+from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
+from shared.postgres import arrays, backlog
 
 _TOGETHER_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100

@@ -13,8 +13,8 @@ from api import answers, bodies, documentation, queries, submission
 from api.answers import ProblemError
 from api.schemas import Availability, Receipt, ReceiptStatus
 from api.service import Service, event_not_found
-from shared import ids, outcomes
-from shared.commands import ChangeStatus, Status
+from shared.domain import ids, outcomes
+from shared.domain.commands import ChangeStatus, Status
 
 PUBLIC_ACTOR = "public"
 HOLDER_ACTOR = "holder"

@@ -14,7 +14,7 @@ from uuid import UUID
 import redis.asyncio
 from celery import Celery
 
-from shared import queues, results
+from shared.messaging import queues, results
 from shared.settings import Settings
 
 

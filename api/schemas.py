@@ -7,8 +7,8 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from shared import commands
-from shared.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
+from shared.domain import commands
+from shared.domain.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[

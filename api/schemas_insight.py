@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from api.schemas import Wire
-from shared.commands import Status
+from shared.domain.commands import Status
 
 
 class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):

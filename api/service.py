@@ -20,7 +20,8 @@ from api.receipts import Receipts
 from api.rings import rings
 from api.soldout import SoldOut
 from api.waiting import Waiting
-from shared import database, queues, results
+from shared.messaging import queues, results
+from shared.postgres import connections
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
@@ -82,7 +83,7 @@ class Service:
 
 def open_service(settings: Settings) -> Service:
     """Return a service; connections are made when first needed."""
-    engine = database.async_engine(settings)
+    engine = connections.async_engine(settings)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)

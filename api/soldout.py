@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.together import Together
-from shared import arrays, commands
-from shared.commands import Register
+from shared.domain import commands
+from shared.domain.commands import Register
+from shared.postgres import arrays
 
 log = structlog.get_logger(__name__)
 

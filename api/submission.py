@@ -14,10 +14,11 @@ from api import answers, bodies
 from api.answers import ProblemError
 from api.reading import Found
 from api.service import Service
-from shared import commands, ids, ledger, outcomes
-from shared.commands import Command
-from shared.ledger import Asked
-from shared.outcomes import Failed, Outcome, Refused
+from shared.domain import commands, ids, outcomes
+from shared.domain.commands import Command
+from shared.domain.outcomes import Failed, Outcome, Refused
+from shared.postgres import ledger
+from shared.postgres.ledger import Asked
 
 log = structlog.get_logger(__name__)
 

@@ -19,8 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.ending import end
 from api.news import News
-from shared import ledger, results
-from shared.outcomes import Outcome
+from shared.domain.outcomes import Outcome
+from shared.messaging import results
+from shared.postgres import ledger
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)

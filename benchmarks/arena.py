@@ -25,7 +25,8 @@ from benchmarks.contestants import store
 from benchmarks.processes import BenchmarkError, HttpServer, Process
 from ops import embedded, schema
 from ops.embedded import Postgres, Servers, Valkey
-from shared import locks, results
+from shared.messaging import results
+from shared.postgres import locks
 
 BASELINES = ("empty", "count", "lock", "counter")
 OPEN_FILES = 65_536

@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks import checking, cpu, preload
 from benchmarks.arena import Arena
-from shared import locks
+from shared.postgres import locks
 
 ROWS_PER_STATEMENT = 500
 ROWS_BEFORE = 1_000

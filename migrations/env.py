@@ -7,7 +7,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
-from shared import settings, tables
+from shared import settings
+from shared.postgres import tables
 
 
 def _run(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from shared import audit
+from shared.domain import audit
 
 _ROWS_AT_ONCE = 5_000
 

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from shared import database, locks
+from shared.postgres import connections, locks
 from shared.settings import Settings
 
 _SECONDS_MAX = 3
@@ -28,7 +28,7 @@ def worker_is_alive(settings: Settings) -> bool:
         },
     )
     # As PostgreSQL lists it: cut to the length that fits there.
-    _, this_host, _ = database.worker_name().split("/")
+    _, this_host, _ = connections.worker_name().split("/")
     try:
         with engine.connect() as connection:
             workers = locks.workers(connection)

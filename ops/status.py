@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from ops import verification
 from ops.verification import Verified
-from shared import backlog, locks
+from shared.postgres import backlog, locks
 
 _EVENTS = text("SELECT id, slug FROM event")
 

@@ -13,10 +13,12 @@ from rich.table import Table
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from shared import commands, database, ids, ledger, locks, queues
-from shared.commands import HealCounter
-from shared.ledger import Asked
-from shared.outcomes import CounterHealed, Outcome
+from shared.domain import commands, ids
+from shared.domain.commands import HealCounter
+from shared.domain.outcomes import CounterHealed, Outcome
+from shared.messaging import queues
+from shared.postgres import connections, ledger, locks
+from shared.postgres.ledger import Asked
 from shared.settings import Settings
 
 ACTOR = "verify"
@@ -134,7 +136,7 @@ def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> 
 
 
 async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
-    engine = database.async_engine(settings)
+    engine = connections.async_engine(settings)
     celery = queues.celery_app(settings)
     command = HealCounter(reason="found by verify")
     asked = [
@@ -148,7 +150,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         for event in drifted
     ]
     try:
-        async with await database.accepting_session(settings) as session:
+        async with await connections.accepting_session(settings) as session:
             await ledger.accept(session, asked)
     except psycopg.Error as error:
         raise VerificationError(f"the ledger does not take the commands: {error}") from error

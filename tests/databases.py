@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from worker import tasks
+from worker import batch
 
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -95,7 +95,7 @@ def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     settled: list[UUID] = []
     with as_worker(database_url) as owner:
         while run(database_url, _PENDING, event_id=event_id):
-            settled += [one.command_id for one in tasks.apply_pending(owner, [event_id], batch_max)]
+            settled += [one.command_id for one in batch.apply_pending(owner, [event_id], batch_max)]
     return settled
 
 

@@ -17,7 +17,8 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection, Message
 
-from shared import memory, queues, results, settings, telemetry
+from shared import memory, settings, telemetry
+from shared.messaging import queues, results
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)

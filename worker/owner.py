@@ -17,11 +17,11 @@ import redis
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import database
-from shared.ledger import Settled
-from shared.results import Shelf
+from shared.messaging.results import Shelf
+from shared.postgres import connections
+from shared.postgres.ledger import Settled
 from shared.settings import Settings
-from worker import tasks
+from worker import batch
 from worker.ownership import Moved, Ownership
 
 log = structlog.get_logger(__name__)
@@ -118,7 +118,7 @@ class Owner:
         if ownership is None or not events:
             return
         try:
-            settled = tasks.apply_pending(ownership.connection, events, limit, coming, self._publish)
+            settled = batch.apply_pending(ownership.connection, events, limit, coming, self._publish)
         except Exception as error:  # noqa: BLE001 - told in the log, and tried again
             if ownership.connection.invalidated:
                 self._lose(error)
@@ -157,7 +157,7 @@ class Owner:
     def _joined(self) -> Ownership:
         if self._ownership is None:
             ownership = Ownership(
-                connection=database.worker_connection(self.settings),
+                connection=connections.worker_connection(self.settings),
                 events_max=self.settings.owned_events_max,
             )
             try:
@@ -166,7 +166,7 @@ class Owner:
                 ownership.connection.close()
                 raise
             self._ownership = ownership
-            log.info("worker_joined", worker=database.worker_name())
+            log.info("worker_joined", worker=connections.worker_name())
         return self._ownership
 
     def _follow(self, moved: Moved) -> None:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import backlog, locks
+from shared.postgres import backlog, locks
 
 _WORKER_NUMBER_BITS = 31
 

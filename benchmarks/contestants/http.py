@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, EmailStr, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared import commands
+from shared.domain import commands
 
 PATH = "/api/p/{slug}/register"
 Status = Literal["CONFIRMED", "WAITLIST"]

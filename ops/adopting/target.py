@@ -8,8 +8,9 @@ from uuid import UUID
 from ops.adopting import links
 from ops.adopting.cleaning import CleanEvent, CleanRegistration
 from ops.adopting.links import AdoptionError, Link
-from shared import audit, tables
-from shared.commands import Status
+from shared.domain import audit
+from shared.domain.commands import Status
+from shared.postgres import tables
 
 KIND = "adopt"
 ACTOR = "adoption"

@@ -18,7 +18,8 @@ from celery.result import AsyncResult
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from shared import locks, queues, results
+from shared.messaging import queues, results
+from shared.postgres import locks
 from shared.settings import Settings
 from tests.stage import Breakable, Json, Stage
 

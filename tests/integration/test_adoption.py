@@ -21,7 +21,7 @@ from ops.adoption import AdoptionError
 from ops.auditing import Audited
 from tests.databases import as_worker
 from tests.stage import CHECKOUT
-from worker import tasks
+from worker import batch
 
 PRISMA = """
 CREATE TYPE "RegistrationStatus" AS ENUM ('CONFIRMED', 'WAITLIST', 'CANCELLED', 'PENDING');
@@ -585,7 +585,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
         """
         run(target, statement, event_id, payload)
     with as_worker(target) as connection:
-        tasks.apply_pending(connection, [event_id], 100)
+        batch.apply_pending(connection, [event_id], 100)
     rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]
 

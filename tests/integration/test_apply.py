@@ -12,18 +12,19 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared import ids, ledger, rows
-from shared.commands import Accepted
-from shared.database import worker_connection
+from shared.domain import ids, promotion
+from shared.domain.commands import Accepted
+from shared.domain.roster import Roster
+from shared.postgres import ledger, rows
+from shared.postgres.connections import worker_connection
 from shared.settings import Settings
 from tests.databases import settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import promotion, records
-from worker.records import Held, Loaded
-from worker.roster import Roster
+from worker import load
+from worker.load import Held, Loaded
 
 WAITERS = 3_000
 SIZES = 10
@@ -57,13 +58,13 @@ def answers(world: InPostgres) -> list[str]:
 
 def before_each_look(monkeypatch: pytest.MonkeyPatch, call: Callable[[int], None]) -> None:
     """Have this called before every look at what is pending, with its number from 1 on."""
-    numbers, hold = count(1), records.hold
+    numbers, hold = count(1), load.hold
 
     def holding(*args: Any) -> list[Held]:
         call(next(numbers))
         return hold(*args)
 
-    monkeypatch.setattr(records, "hold", holding)
+    monkeypatch.setattr(load, "hold", holding)
 
 
 def _word(outcome: Json | None) -> str:
@@ -388,14 +389,14 @@ def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_pro
         connection.execute(text("UPDATE event SET waitlist_length = :waiters"), {"waiters": WAITERS})
     waiting = sorted(world.snapshot().rows, key=lambda row: row.seq)
     loaded: list[int] = []
-    load = records.load
+    loading = load.load
 
     def counting(on: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
-        found = load(on, decidable)
+        found = loading(on, decidable)
         loaded.extend(len(one.roster.registrations) for one in found)
         return found
 
-    monkeypatch.setattr(records, "load", counting)
+    monkeypatch.setattr(load, "load", counting)
     world.accept(asked(change(capacity=103)))
     assert world.apply(100) == 1
 

@@ -15,13 +15,15 @@ from api.bell import Bell
 from api.intake import Intake
 from api.owners import Owners
 from api.rings import rings
-from shared import database, ids, ledger, locks, queues, results
-from shared.ledger import Asked, Settled
+from shared.domain import ids
+from shared.messaging import queues, results
+from shared.postgres import connections, ledger, locks
+from shared.postgres.ledger import Asked, Settled
 from shared.settings import Settings
 from tests.databases import as_worker, run
 from tests.simulation.histories import SETTINGS
 from tests.simulation.in_postgres import InPostgres
-from worker import tasks
+from worker import batch
 
 LIMIT = 100
 _IN_THE_WAY = text("""
@@ -54,10 +56,10 @@ def test_an_owner_that_was_told_early_waits_for_the_commit(settings: Settings, e
 
     def look(coming: UUID | None) -> list[Settled]:
         with as_worker(url) as owner:
-            return tasks.apply_pending(owner, [event_id], LIMIT, coming)
+            return batch.apply_pending(owner, [event_id], LIMIT, coming)
 
     async def accept() -> tuple[list[Settled], list[Settled]]:
-        session = await database.accepting_session(settings)
+        session = await connections.accepting_session(settings)
         async with session, session.transaction():
             await ledger.accept(session, [command], coming=True)
             at_once = await asyncio.to_thread(look, None)
@@ -76,13 +78,13 @@ def test_a_command_that_takes_long_to_come_keeps_nobody_who_is_there(
     settings: Settings, event_id: UUID
 ) -> None:
     async def accept() -> tuple[list[Settled], list[Settled], int]:
-        one, other = [await database.accepting_session(settings) for _ in range(2)]
+        one, other = [await connections.accepting_session(settings) for _ in range(2)]
         with as_worker(settings.database_url) as owner:
             async with one, other, one.transaction():
                 await ledger.accept(one, [slow], coming=True)
                 await ledger.accept(other, [there])
-                early = await asyncio.to_thread(tasks.apply_pending, owner, [event_id], LIMIT, event_id)
-            late = tasks.apply_pending(owner, [event_id], LIMIT, event_id)
+                early = await asyncio.to_thread(batch.apply_pending, owner, [event_id], LIMIT, event_id)
+            late = batch.apply_pending(owner, [event_id], LIMIT, event_id)
             left = len(run(settings.database_url, _WHAT_IS_COMING, lock_class=locks.COMING))
             return early, late, left
 
@@ -105,7 +107,7 @@ def test_a_table_that_is_locked_is_not_taken_for_a_command_that_comes_late(
         other.execute(text("LOCK TABLE command IN ACCESS EXCLUSIVE MODE"))
         for coming in (None, event_id):
             with pytest.raises(LockNotAvailable):
-                tasks.apply_pending(owner, [event_id], LIMIT, coming)
+                batch.apply_pending(owner, [event_id], LIMIT, coming)
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -120,7 +122,7 @@ def test_who_comes_alone_is_rung_for_before_the_commit_and_a_crowd_after_it(
         return int(broker.llen(queues.event_queue_name(event_id)))
 
     async def accept() -> tuple[int, int]:
-        async_engine = database.async_engine(settings)
+        async_engine = connections.async_engine(settings)
         ringing = Bell(rings(queues.celery_app(settings), settings), Owners(async_engine))
         intake = Intake(ringing, settings)
         with engine.connect() as other, other.begin() as locked:
@@ -155,7 +157,7 @@ def test_an_owner_that_was_told_too_early_is_told_again_soon(
     broker = results.connect(settings.broker_url)
 
     async def ring() -> None:
-        engine = database.async_engine(settings)
+        engine = connections.async_engine(settings)
         ringing = Bell(rings(queues.celery_app(settings), settings), Owners(engine))
         ringing.ring(event_id, [command_id], coming=True)
         await asyncio.sleep(0)

@@ -11,8 +11,10 @@ from api.bell import Bell
 from api.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from api.owners import Owners
 from api.rings import rings
-from shared import database, ids, queues
-from shared.ledger import Asked, Receipt
+from shared.domain import ids
+from shared.messaging import queues
+from shared.postgres import connections
+from shared.postgres.ledger import Asked, Receipt
 from shared.settings import Settings
 
 EVENT = ids.new_id()
@@ -38,7 +40,7 @@ def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> obje
     """Give a running intake some work; its broker is not there, which must not matter."""
 
     async def run() -> object:
-        engine = database.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         nowhere = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
         bell = Bell(rings(queues.celery_app(nowhere), nowhere), Owners(engine))
         intake = Intake(bell, settings)

@@ -10,19 +10,19 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared.ledger import Settled
-from shared.results import Shelf
+from shared.messaging.results import Shelf
+from shared.postgres.ledger import Settled
 from shared.settings import Settings
 from tests.databases import run
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
-from worker import records, saving, tasks
+from worker import batch, load, save
+from worker.batch import BatchRefused
+from worker.load import Held, Overtaken
 from worker.owner import Owner
-from worker.records import Held, Overtaken
-from worker.saving import Writer
-from worker.tasks import BatchRefused
+from worker.save import Writer
 
 LIMIT = 100
 HISTORIES = (
@@ -55,7 +55,7 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(tasks.apply_pending(connection, [world.event_id for world in those], limit))
+    return len(batch.apply_pending(connection, [world.event_id for world in those], limit))
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -110,7 +110,7 @@ def test_an_event_that_another_session_holds_is_left_for_later(database: str, co
 
 def _lose_in_between(database: str, world: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second owner settle the event's commands as soon as the first has found them."""
-    hold = records.hold
+    hold = load.hold
 
     def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         found = hold(on, event_ids, limit)
@@ -118,7 +118,7 @@ def _lose_in_between(database: str, world: InPostgres, monkeypatch: pytest.Monke
             second.execute(_SETTLE_BY_HAND, {"event_id": world.event_id})
         return found
 
-    monkeypatch.setattr(records, "hold", hold_and_lose)
+    monkeypatch.setattr(load, "hold", hold_and_lose)
 
 
 @pytest.mark.parametrize("commands", [1, 2])
@@ -231,14 +231,14 @@ def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
         a_world(connection, register(1))
     limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
     owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
-    sizes, apply_pending = [], tasks.apply_pending
+    sizes, apply_pending = [], batch.apply_pending
 
     def counting(on: Connection, event_ids: Collection[UUID], limit: int, *more: Any) -> list[Settled]:
         settled = apply_pending(on, event_ids, limit, *more)
         sizes.append(len(settled))
         return settled
 
-    monkeypatch.setattr(tasks, "apply_pending", counting)
+    monkeypatch.setattr(batch, "apply_pending", counting)
     owner.tick()
     owner.close()
 
@@ -271,7 +271,7 @@ def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_n
     shelf = Shelf(settings.result_url, 60)
     owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
     seen: list[str] = []
-    put, writing = shelf.put, saving.writing
+    put, writing = shelf.put, save.writing
 
     def putting(settled: Sequence[Settled]) -> None:
         seen.append(f"{len(settled)} offered")
@@ -282,7 +282,7 @@ def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_n
         return writing(on, meanwhile)
 
     monkeypatch.setattr(shelf, "put", putting)
-    monkeypatch.setattr(saving, "writing", watched)
+    monkeypatch.setattr(save, "writing", watched)
     owner.tick()
     while None in outcomes(world):
         owner.tick()
@@ -332,14 +332,14 @@ def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the
 ) -> None:
     those = [a_world(connection, register(1)) for _ in range(2)]
     owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
-    hold = records.hold
+    hold = load.hold
 
     def cut_off(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
         monkeypatch.undo()
         run(database, _CUT_OFF)
         return hold(on, event_ids, limit)
 
-    monkeypatch.setattr(records, "hold", cut_off)
+    monkeypatch.setattr(load, "hold", cut_off)
     with capture_logs() as logs:
         owner.tick()
     assert [entry["event"] for entry in logs if entry["log_level"] != "info"] == ["ownership_lost"]

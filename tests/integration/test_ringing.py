@@ -16,7 +16,9 @@ from api import bell
 from api.bell import Bell
 from api.owners import Owners
 from api.rings import rings
-from shared import database, ids, locks, queues, results
+from shared.domain import ids
+from shared.messaging import queues, results
+from shared.postgres import connections, locks
 from shared.settings import Settings
 
 _OWN = text("SELECT pg_advisory_lock(:key)")
@@ -32,7 +34,7 @@ def groups_of(settings: Settings, events: Sequence[UUID]) -> list[list[UUID]]:
     """Return in which groups the API would ring for these events."""
 
     async def ask() -> list[list[UUID]]:
-        engine = database.async_engine(settings)
+        engine = connections.async_engine(settings)
         try:
             return await Owners(engine).together(events)
         finally:
@@ -66,7 +68,7 @@ def test_a_database_that_is_not_there_costs_no_ring(settings: Settings) -> None:
 
 async def _after(settings: Settings, *steps: tuple[str, UUID, UUID]) -> None:
     """Let a bell ring for commands, and hear of outcomes, in this order."""
-    engine = database.async_engine(settings)
+    engine = connections.async_engine(settings)
     ringing = Bell(rings(queues.celery_app(settings), settings), Owners(engine))
     try:
         for what, event_id, command_id in steps:
@@ -151,7 +153,7 @@ def test_only_an_outcome_of_what_was_rung_for_lets_the_next_ring_go(
     client = results.connect(settings.broker_url)
 
     async def ring_twice() -> tuple[list[object], list[object]]:
-        engine = database.async_engine(settings)
+        engine = connections.async_engine(settings)
         ringing = Bell(rings(queues.celery_app(settings), settings), Owners(engine))
         ringing.ring(event_id, [first])
         await asyncio.sleep(0)

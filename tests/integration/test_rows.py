@@ -7,10 +7,10 @@ import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
-from shared import rows
-from shared.commands import Status
-from shared.outcomes import Confirmed
-from shared.rows import Rows
+from shared.domain.commands import Status
+from shared.domain.outcomes import Confirmed
+from shared.postgres import rows
+from shared.postgres.rows import Rows
 
 ROWS = Rows(
     "given",

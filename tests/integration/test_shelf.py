@@ -11,10 +11,11 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from shared import ids, results
-from shared.ledger import Settled
-from shared.outcomes import Confirmed
-from shared.results import Shelf
+from shared.domain import ids
+from shared.domain.outcomes import Confirmed
+from shared.messaging import results
+from shared.messaging.results import Shelf
+from shared.postgres.ledger import Settled
 from shared.settings import Settings
 
 KEEP_SECONDS = 60

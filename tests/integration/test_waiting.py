@@ -10,10 +10,12 @@ import redis
 from api import news, waiting
 from api.ending import end
 from api.waiting import Waiting
-from shared import database, ids, results
-from shared.ledger import Settled
-from shared.outcomes import Confirmed
-from shared.results import Announcement, Shelf
+from shared.domain import ids
+from shared.domain.outcomes import Confirmed
+from shared.messaging import results
+from shared.messaging.results import Announcement, Shelf
+from shared.postgres import connections
+from shared.postgres.ledger import Settled
 from shared.settings import Settings
 
 NEVER_SECONDS = 3_600
@@ -24,7 +26,7 @@ ANSWERED_SECONDS_MAX = 20
 async def opened(settings: Settings) -> AsyncIterator[Waiting]:
     """Let somebody wait who never asks the ledger."""
     patient = settings.model_copy(update={"ledger_read_seconds": NEVER_SECONDS})
-    engine = database.async_engine(patient)
+    engine = connections.async_engine(patient)
     client = results.connect_async(patient.result_url)
     waits = Waiting(engine, client, patient, lambda _event_id, _command_ids: None)
     try:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from ops import health
-from shared import database as connections
+from shared.postgres import connections
 from shared.settings import Settings
 from tests.stage import Stage
 from worker.ownership import Ownership

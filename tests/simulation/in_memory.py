@@ -6,14 +6,14 @@ from uuid import UUID
 
 import msgspec
 
-from shared import commands, outcomes
-from shared.commands import Accepted
+from shared.domain import commands, outcomes
+from shared.domain.commands import Accepted
+from shared.domain.event import Change, Recount, Terms
+from shared.domain.promotion import Policy, Waitlist
+from shared.domain.roster import Roster
 from tests.simulation import auditor, histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
-from worker.promotion import Policy, Waitlist
-from worker.roster import Roster
-from worker.state import Change, Recount, Terms
 
 
 class InMemory:

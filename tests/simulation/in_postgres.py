@@ -6,11 +6,11 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-from shared import ids
+from shared.domain import ids
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
-from worker import tasks
+from worker import batch
 
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
@@ -65,7 +65,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(tasks.apply_pending(self.connection, [self.event_id], limit))
+        return len(batch.apply_pending(self.connection, [self.event_id], limit))
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

@@ -9,16 +9,16 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from shared import audit
-from shared.commands import Accepted, Register, Status
-from shared.outcomes import Outcome, Refused
-from shared.rows import Given
-from worker import promotion, roster, rules, saving, trail
-from worker.promotion import Policy, Waiter, Waitlist
-from worker.records import Held
-from worker.roster import Roster
-from worker.state import Change, Registration
-from worker.trail import Chained
+from shared.domain import audit, promotion, roster, rules
+from shared.domain.commands import Accepted, Register, Status
+from shared.domain.event import Change, Registration
+from shared.domain.outcomes import Outcome, Refused
+from shared.domain.promotion import Policy, Waiter, Waitlist
+from shared.domain.roster import Roster
+from shared.postgres.rows import Given
+from worker import audit_trail, save
+from worker.audit_trail import Chained
+from worker.load import Held
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -126,7 +126,7 @@ def lowers_the_capacity_below_what_is_confirmed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(rules, "against_settings", lambda before, after, _: refuse(before, after, 0))
 
 
-def statement(name: str, *edits: tuple[str, str], module: ModuleType = saving) -> Plant:
+def statement(name: str, *edits: tuple[str, str], module: ModuleType = save) -> Plant:
     """Return a plant that changes a statement's text; each edit must find what it changes."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,12 +149,12 @@ def both(*plants: Plant) -> Plant:
 
 
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
-    appending = trail.appending
+    appending = audit_trail.appending
 
     def mutant(noted: Sequence[Sequence[Chained]]) -> Given:
         return appending([entries[:-1] for entries in noted])
 
-    monkeypatch.setattr(trail, "appending", mutant)
+    monkeypatch.setattr(audit_trail, "appending", mutant)
 
 
 def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +163,9 @@ def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = trail.entries
+    entries = audit_trail.entries
 
     def mutant(event: Held, changes: Sequence[Change]) -> list[Chained]:
         return entries(event, changes[::-1])
 
-    monkeypatch.setattr(trail, "entries", mutant)
+    monkeypatch.setattr(audit_trail, "entries", mutant)

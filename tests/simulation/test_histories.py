@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 from structlog.typing import EventDict
 
+from shared.domain.event import PROMOTION
 from tests.databases import settle_all
 from tests.simulation import histories, worlds
 from tests.simulation.histories import HISTORIES, History
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.worlds import Witness
-from worker import tasks
-from worker.state import PROMOTION
+from worker import batch
 
 _BATCH_MAX = 3
 
@@ -67,7 +67,7 @@ def test_postgresql_holds_after_every_batch_what_the_naive_model_says(
     drawn: History,
     part: int,
 ) -> None:
-    monkeypatch.setattr(tasks, "_FIRST_PART", part)  # how many are decided before the first are written
+    monkeypatch.setattr(batch, "_FIRST_PART", part)  # how many are decided before the first are written
     assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
     assert logs == [], "no batch was refused"
 

@@ -8,15 +8,16 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
 
-from shared import ids, ledger, outcomes
-from shared.ledger import Asked
+from shared.domain import ids, outcomes
+from shared.postgres import ledger
+from shared.postgres.ledger import Asked
 from tests.simulation import histories, mutants, worlds
 from tests.simulation.histories import History, change, delete, heal, history, move, register
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.mutants import Plant
 from tests.simulation.worlds import Witness
-from worker import records
+from worker import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ _COUNTS_ONE_TOO_MANY = mutants.statement(
     "_SAVE", ("= spots_reserved + moved.spots_delta,", "= spots_reserved + moved.spots_delta + 1,")
 )
 _FORGETS_WHAT_IS_SETTLED = mutants.both(
-    mutants.statement("_HOLD", (" AND settled_at IS NULL", ""), module=records),
+    mutants.statement("_HOLD", (" AND settled_at IS NULL", ""), module=load),
     mutants.statement("_SAVE", (" AND command.outcome IS NULL", "")),
     mutants.statement("SETTLE", (" AND command.outcome IS NULL", ""), module=ledger),
 )
@@ -196,7 +197,7 @@ IN_TRANSACTIONS = [
     ),
     Bug(
         name="the waitlist is loaded without its heads",
-        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0"), module=records),
+        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0"), module=load),
         history=history(*_TWO_AND_ONE_WAITS, limit=1),
         caught=frozenset({"8", "model"}),
     ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from shared import ids
+from shared.domain import ids
 from tests.simulation import auditor, histories
 from tests.simulation.histories import History
 from tests.simulation.model import Json, Model, Told

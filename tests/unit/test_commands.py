@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from shared import commands
-from shared.commands import (
+from shared.domain import commands
+from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
     Command,

@@ -14,7 +14,7 @@ from typer.main import get_command
 from api.hotpath import HotPath
 from api.main import create_app
 from ops import cli
-from shared.outcomes import RefusalCode
+from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]

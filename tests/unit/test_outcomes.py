@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from shared import outcomes
-from shared.commands import Status
-from shared.outcomes import (
+from shared.domain import outcomes
+from shared.domain.commands import Status
+from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
     EventChanged,

@@ -4,8 +4,8 @@ from uuid import UUID
 
 import pytest
 
-from worker import promotion
-from worker.promotion import Policy, Waiter, Waitlist
+from shared.domain import promotion
+from shared.domain.promotion import Policy, Waiter, Waitlist
 
 
 def waiter(seq: int, spots: int) -> Waiter:

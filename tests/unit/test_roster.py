@@ -8,8 +8,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from shared import ids
-from shared.commands import (
+from shared.domain import ids
+from shared.domain.commands import (
     Accepted,
     ChangeEvent,
     ChangeStatus,
@@ -19,7 +19,8 @@ from shared.commands import (
     Register,
     Status,
 )
-from shared.outcomes import (
+from shared.domain.event import Change, Recount, Terms
+from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
     EventChanged,
@@ -30,9 +31,8 @@ from shared.outcomes import (
     StatusChanged,
     Waitlisted,
 )
-from worker.promotion import Policy, Waitlist
-from worker.roster import Roster
-from worker.state import Change, Recount, Terms
+from shared.domain.promotion import Policy, Waitlist
+from shared.domain.roster import Roster
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 

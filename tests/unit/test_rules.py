@@ -7,11 +7,11 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from shared.commands import ChangeEvent, Register, Status
-from shared.outcomes import RefusalCode, Refused
-from worker import rules
-from worker.promotion import Policy
-from worker.state import Registration, Terms
+from shared.domain import rules
+from shared.domain.commands import ChangeEvent, Register, Status
+from shared.domain.event import Registration, Terms
+from shared.domain.outcomes import RefusalCode, Refused
+from shared.domain.promotion import Policy
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)

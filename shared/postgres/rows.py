@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared import arrays
+from shared.postgres import arrays
 
 
 class Column(NamedTuple):

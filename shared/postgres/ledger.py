@@ -23,10 +23,11 @@ from psycopg.rows import TupleRow, class_row
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import arrays, commands, locks, outcomes, rows
-from shared.commands import Accepted
-from shared.outcomes import Outcome
-from shared.rows import Given, Rows
+from shared.domain import commands, outcomes
+from shared.domain.commands import Accepted
+from shared.domain.outcomes import Outcome
+from shared.postgres import arrays, locks, rows
+from shared.postgres.rows import Given, Rows
 
 log = structlog.get_logger(__name__)
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from shared import commands, outcomes
-from shared.commands import (
+from shared.domain import commands, outcomes, promotion, rules
+from shared.domain.commands import (
     Accepted,
     ChangeEvent,
     ChangeStatus,
@@ -34,7 +34,8 @@ from shared.commands import (
     Status,
     email_key,
 )
-from shared.outcomes import (
+from shared.domain.event import PROMOTION, Change, Recount, Registration, Terms
+from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
     EventChanged,
@@ -43,9 +44,7 @@ from shared.outcomes import (
     StatusChanged,
     Waitlisted,
 )
-from worker import promotion, rules
-from worker.promotion import Waiter, Waitlist
-from worker.state import PROMOTION, Change, Recount, Registration, Terms
+from shared.domain.promotion import Waiter, Waitlist
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from msgspec import json
 
-from shared import ids
+from shared.domain import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"

@@ -15,9 +15,9 @@ import structlog
 from msgspec import DecodeError, Struct, json
 from redis.connection import Connection
 
-from shared import outcomes
-from shared.ledger import Settled
-from shared.outcomes import Outcome
+from shared.domain import outcomes
+from shared.domain.outcomes import Outcome
+from shared.postgres.ledger import Settled
 
 log = structlog.get_logger(__name__)
 

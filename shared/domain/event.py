@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.commands import ChangeEvent, Status
-from worker.promotion import Policy, Waiter
+from shared.domain.commands import ChangeEvent, Status
+from shared.domain.promotion import Policy, Waiter
 
 PROMOTION = "promotion"
 """The kind of a change that no command asked for by name: freed spots went to whoever was next."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
-from shared.commands import Register, Status, email_key
-from shared.outcomes import RefusalCode, Refused
-from worker.state import Registration, Terms
+from shared.domain.commands import Register, Status, email_key
+from shared.domain.event import Registration, Terms
+from shared.domain.outcomes import RefusalCode, Refused
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 

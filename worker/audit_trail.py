@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from shared import audit, rows
-from shared.rows import Given, Rows
-from worker.records import Held
-from worker.state import Change
+from shared.domain import audit
+from shared.domain.event import Change
+from shared.postgres import rows
+from shared.postgres.rows import Given, Rows
+from worker.load import Held
 
 _NOTED = Rows(
     "noted",

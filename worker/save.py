@@ -16,14 +16,15 @@ import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection
 
-from shared import arrays, commands, database, ledger, rows
-from shared.commands import Status
-from shared.ledger import Pending, Settled
-from shared.rows import Given, Rows
-from worker import trail
-from worker.records import Loaded, Overtaken
-from worker.roster import Roster
-from worker.state import Registration, Terms
+from shared.domain import commands
+from shared.domain.commands import Status
+from shared.domain.event import Registration, Terms
+from shared.domain.roster import Roster
+from shared.postgres import arrays, connections, ledger, rows
+from shared.postgres.ledger import Pending, Settled
+from shared.postgres.rows import Given, Rows
+from worker import audit_trail
+from worker.load import Loaded, Overtaken
 
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
@@ -135,7 +136,7 @@ _ENTER = """
 _SAVE = f"""
     WITH moved AS ({_GUARD_COUNTERS} RETURNING event.id),
          entered AS ({_ENTER}),
-         noted AS ({trail.APPEND}),
+         noted AS ({audit_trail.APPEND}),
          settled AS ({ledger.SETTLE} RETURNING command.id)
     SELECT insist((SELECT count(*) FROM moved), {{moved_count}}, '{_GUARD_REFUSED}'),
            insist((SELECT count(*) FROM settled), {{settled_count}}, '{_OVERTAKEN}')
@@ -160,12 +161,12 @@ class Writer:
         kept = [(one.event.id, registration) for one in changed for registration in _kept(one.roster)]
         self._update([(event, r) for event, r in kept if r.status is Status.CANCELLED])
         self._update([(event, r) for event, r in kept if r.status is not Status.CANCELLED])
-        noted = [trail.entries(one.event, one.roster.changes) for one in changed]
+        noted = [audit_trail.entries(one.event, one.roster.changes) for one in changed]
         statement, parameters = rows.stated(
             _SAVE,
             _moving(counted),
             _entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
-            trail.appending(noted),
+            audit_trail.appending(noted),
             ledger.settling(pending, settled),
         )
         self._session.execute(statement, parameters)
@@ -220,7 +221,7 @@ def writing(connection: Connection, meanwhile: Callable[[], None]) -> Iterator[W
     Raises `GuardRefused`, `Overtaken` or psycopg's errors, and then nothing is, unless what broke is the
     connection: then nobody knows.
     """
-    session = database.session(connection)
+    session = connections.session(connection)
     try:
         with session.pipeline():
             yield Writer(session)

@@ -13,8 +13,8 @@ import msgspec
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, RowMapping, text
 
-from shared import arrays, commands, database, ledger, locks
-from shared.commands import (
+from shared.domain import commands
+from shared.domain.commands import (
     Accepted,
     ChangeEvent,
     ChangeStatus,
@@ -23,10 +23,11 @@ from shared.commands import (
     Register,
     Status,
 )
-from shared.ledger import Pending
-from worker.promotion import Waitlist
-from worker.roster import Roster
-from worker.state import Recount, Registration, Terms
+from shared.domain.event import Recount, Registration, Terms
+from shared.domain.promotion import Waitlist
+from shared.domain.roster import Roster
+from shared.postgres import arrays, connections, ledger, locks
+from shared.postgres.ledger import Pending
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
@@ -146,7 +147,7 @@ def hold(
     """
     share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
     parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
-    session = database.session(connection)
+    session = connections.session(connection)
     assert session.autocommit, "else the driver begins by itself, in a round trip of its own"
     try:
         with session.pipeline():

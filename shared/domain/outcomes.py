@@ -10,7 +10,7 @@ from uuid import UUID
 
 from msgspec import Struct, json
 
-from shared.commands import Status
+from shared.domain.commands import Status
 
 
 class RefusalCode(StrEnum):

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
-from shared import ids
+from shared.domain import ids
 
 SPOTS_PER_COMMAND_MAX = 1_000
 SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums

@@ -9,13 +9,14 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
-from shared import commands, ids, ledger
-from shared.commands import Accepted
-from shared.ledger import Pending, Settled
-from shared.outcomes import Failed
-from worker import records, saving
-from worker.records import Held, Loaded, Overtaken
-from worker.saving import GuardRefused
+from shared.domain import commands, ids
+from shared.domain.commands import Accepted
+from shared.domain.outcomes import Failed
+from shared.postgres import ledger
+from shared.postgres.ledger import Pending, Settled
+from worker import load, save
+from worker.load import Held, Loaded, Overtaken
+from worker.save import GuardRefused
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +106,7 @@ def _apply(
     meanwhile: Callable[[], None] = _nothing,
 ) -> list[Settled]:
     with connection.begin():
-        held = records.hold(connection, event_ids, limit, coming)
+        held = load.hold(connection, event_ids, limit, coming)
         if not held:
             return []
         batches = [(event, _together(event.pending)) for event in held]
@@ -126,7 +127,7 @@ def _together(pending: list[Pending]) -> list[Pending]:
 def _decide_all(connection: Connection, batches: _Batches, meanwhile: Callable[[], None]) -> list[Settled]:
     asked = [[_read(event, command) for command in batch] for event, batch in batches]
     readable = [[one for one in batch if isinstance(one, Accepted)] for batch in asked]
-    loaded = records.load(
+    loaded = load.load(
         connection, [(event, some) for (event, _), some in zip(batches, readable, strict=True)]
     )
     turns = [
@@ -135,7 +136,7 @@ def _decide_all(connection: Connection, batches: _Batches, meanwhile: Callable[[
         for pending, command in zip(batch, read, strict=True)
     ]
     settled: list[Settled] = []
-    with saving.writing(connection, meanwhile) as writer:
+    with save.writing(connection, meanwhile) as writer:
         for part in _parts(turns):
             decided = [_decide(one, command) for one, _, command in part]
             rosters = list({one.event.id: one for one, _, _ in part}.values())
@@ -187,11 +188,11 @@ def _apply_around_culprits(connection: Connection, event_id: UUID, count: int) -
 
 def _fail(connection: Connection, event_id: UUID, command_id: UUID, error: BaseException) -> list[Settled]:
     with connection.begin():
-        held = records.hold(connection, [event_id], 1)
+        held = load.hold(connection, [event_id], 1)
         if not held or held[0].pending[0].id != command_id:
             return []  # somebody has settled it, or another one has come before it
         incident = _incident(event_id, command_id, error)
-        with saving.writing(connection, _nothing) as writer:
+        with save.writing(connection, _nothing) as writer:
             writer.save([], held[0].pending, [incident.settled])
     incident.tell()
     return [incident.settled]

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import arrays
+from shared.postgres import arrays
 
 _AHEAD = text("""
     WITH pending AS (
