@@ -4,14 +4,16 @@ import hashlib
 import re
 from http import HTTPStatus
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
 from api.answers import ProblemError
-from shared.domain import commands
-from shared.domain.commands import Register
+from api.commands.submit import CommandRequest
+from shared.domain import commands, ids
+from shared.domain.commands import Command, Register
 from shared.settings import Settings
 
 _Body = TypeVar("_Body")
@@ -61,13 +63,26 @@ def idempotency_key(request: Request) -> bytes | None:
     return hashlib.sha256(key.encode()).digest()
 
 
-def fingerprint(command: commands.Command) -> bytes:
-    """Return a digest that is equal for equal commands."""
-    return hashlib.sha256(commands.kind(command).encode() + b"\0" + commands.encode(command)).digest()
+def command_request(  # noqa: PLR0913 - one parameter for each part of a request
+    request: Request, settings: Settings, *, slug: str, event_id: UUID, command: Command, actor: str
+) -> CommandRequest:
+    """Return the request for this command, with the key and the preference of the request's headers."""
+    kind, payload, key = commands.kind(command), commands.encode(command), idempotency_key(request)
+    return CommandRequest(
+        event_id=event_id,
+        id=ids.new_id(),
+        kind=kind,
+        payload=payload,
+        actor=actor,
+        idempotency_key=key,
+        fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
+        slug=slug,
+        wait_seconds=wait_seconds(request, settings),
+    )
 
 
 def wait_seconds(request: Request, settings: Settings) -> float:
-    """Return how long the client wants to wait for a decision, as its `Prefer` header (RFC 7240) says."""
+    """Return the seconds that the client wants to wait for a decision, by its `Prefer` header (RFC 7240)."""
     prefer = request.headers.get("prefer")
     if prefer is None:
         return settings.answer_wait_seconds

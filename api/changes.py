@@ -8,7 +8,10 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import RowMapping
 from starlette.responses import Response
 
-from api import answers, bodies, documentation_admin, queries, submission
+from api import answers, bodies, documentation_admin
+from api.commands import submit
+from api.commands.submit import Decided
+from api.queries import events
 from api.schemas import (
     Event,
     EventCounter,
@@ -21,7 +24,6 @@ from api.schemas import (
 )
 from api.security import writer
 from api.service import Service, registration_not_found
-from api.submission import Decided
 from shared.domain import commands, outcomes
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
@@ -62,8 +64,8 @@ async def change_status(
     if isinstance(decided, Response):
         return decided
     changed = _expect(StatusChanged, decided)
-    reading = service.read(lambda connection: queries.registration(connection, event_id, registration_id))
-    row = await submission.told(decided, reading)
+    reading = service.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await submit.shown(decided, reading)
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
@@ -116,9 +118,10 @@ async def _submit(
     service: Service, request: Request, event_id: UUID, command: Command, actor: str
 ) -> Decided | Response:
     slug = await service.event_slug(event_id)
-    return await submission.submit(
-        service, request, slug=slug, event_id=event_id, command=command, actor=actor
+    submitted = bodies.command_request(
+        request, service.settings, slug=slug, event_id=event_id, command=command, actor=actor
     )
+    return await submit.submit(service, submitted)
 
 
 def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
@@ -130,14 +133,14 @@ async def _must_be_there(service: Service, request: Request, event_id: UUID, reg
     """Refuse what names nothing without a command; under a key, it may be the replay of a deletion."""
     if bodies.idempotency_key(request) is not None:
         return
-    row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
+    row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()
 
 
 async def _event(service: Service, decided: Decided, event_id: UUID) -> RowMapping:
-    reading = service.read(lambda connection: queries.event_by_id(connection, event_id))
-    return await submission.told(decided, reading)
+    reading = service.read(lambda connection: events.event_by_id(connection, event_id))
+    return await submit.shown(decided, reading)
 
 
 async def _counter(service: Service, decided: Decided, event_id: UUID) -> EventCounter:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from api import answers
 from api.answers import ProblemError
-from api.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
+from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from shared.domain import ids
 
 log = structlog.get_logger(__name__)

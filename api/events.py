@@ -11,9 +11,10 @@ from sqlalchemy import RowMapping, insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
-from api import answers, bodies, documentation_admin, queries
+from api import answers, bodies, documentation_admin
 from api.answers import ProblemError
-from api.intake import AcceptanceUnknown
+from api.commands.intake import AcceptanceUnknown
+from api.queries import events
 from api.schemas import (
     Event,
     EventPage,
@@ -52,7 +53,7 @@ async def create_event(request: Request) -> Response:
             await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(asked)))
         except IntegrityError as error:
             raise _creation_problem(error, asked.slug) from error
-        event = await queries.event_by_id(connection, id_)
+        event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
         except DBAPIError as error:
@@ -65,7 +66,7 @@ async def create_event(request: Request) -> Response:
 async def list_events(request: Request, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT) -> Response:
     """List events, oldest first."""
     service: Service = request.app.state.service
-    rows = await service.read(lambda connection: queries.events(connection, after=cursor, limit=limit))
+    rows = await service.read(lambda connection: events.events(connection, after=cursor, limit=limit))
     return answers.body(EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id")))
 
 
@@ -73,7 +74,7 @@ async def list_events(request: Request, cursor: UUID | None = None, limit: Limit
 async def read_event(event_id: UUID, request: Request) -> Response:
     """Return all of an event."""
     service: Service = request.app.state.service
-    event = await service.read(lambda connection: queries.event_by_id(connection, event_id))
+    event = await service.read(lambda connection: events.event_by_id(connection, event_id))
     if event is None:
         raise event_not_found()
     return answers.body(_event(event))
@@ -92,7 +93,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     service: Service = request.app.state.service
     after = _after(cursor)
     rows = await service.read(
-        lambda connection: queries.registrations(
+        lambda connection: events.registrations(
             connection, event_id, status=status, q=q, after=after, limit=limit
         )
     )
@@ -108,7 +109,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 async def read_registration(event_id: UUID, registration_id: UUID, request: Request) -> Response:
     """Return one registration."""
     service: Service = request.app.state.service
-    row = await service.read(lambda connection: queries.registration(connection, event_id, registration_id))
+    row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
         raise registration_not_found()
     return answers.body(Registration(**row))
@@ -122,7 +123,7 @@ async def list_audit_entries(
     service: Service = request.app.state.service
     after = _after(cursor)
     rows = await service.read(
-        lambda connection: queries.audit_entries(connection, event_id, after=after, limit=limit)
+        lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
         await _must_exist(service, event_id)
@@ -134,7 +135,7 @@ async def list_audit_entries(
 async def read_counter(event_id: UUID, request: Request) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
     service: Service = request.app.state.service
-    row = await service.read(lambda connection: queries.counter(connection, event_id))
+    row = await service.read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise event_not_found()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
@@ -146,7 +147,7 @@ def _event(row: RowMapping) -> Event:
 
 
 async def _must_exist(service: Service, event_id: UUID) -> None:
-    if await service.read(lambda connection: queries.event_by_id(connection, event_id)) is None:
+    if await service.read(lambda connection: events.event_by_id(connection, event_id)) is None:
         raise event_not_found()
 
 

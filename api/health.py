@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from api import answers, documentation, queries
+from api import answers, documentation
+from api.queries import events
 from api.schemas import Readiness
 from api.service import Service
 from shared.postgres import locks
@@ -57,7 +58,7 @@ async def _within_time(check: "asyncio.Future[dict[str, str]] | object") -> dict
 async def _database(service: Service) -> dict[str, str]:
     async with service.engine.connect() as connection:
         try:
-            current = await connection.run_sync(queries.schema_is_current)
+            current = await connection.run_sync(events.schema_is_current)
         except SQLAlchemyError:
             return {"database": _FINE, "schema": "run admitone migrate"}
         workers = await connection.run_sync(locks.workers)

@@ -13,8 +13,10 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
-from api import answers, documentation_admin, explaining, queries
+from api import answers, documentation_admin
 from api.answers import ProblemError
+from api.queries import events
+from api.queries import explain as explanations
 from api.schemas_insight import Explanation, Stats, StatusStats
 from api.security import reader
 from api.service import Service, event_not_found, registration_not_found
@@ -120,17 +122,17 @@ async def export(
 async def _figures(
     connection: AsyncConnection, event_id: UUID
 ) -> tuple[RowMapping | None, Sequence[Row[Any]], Row[Any]]:
-    event = await queries.event_by_id(connection, event_id)
+    event = await events.event_by_id(connection, event_id)
     rows = (await connection.execute(_STATUS_STATS, {"event_id": event_id})).all()
     return event, rows, (await connection.execute(_COMMAND_STATS, {"event_id": event_id})).one()
 
 
 async def _explanation(connection: AsyncConnection, event_id: UUID, id_: UUID) -> Explanation | None:
-    event = await queries.event_by_id(connection, event_id)
-    registration = await queries.registration(connection, event_id, id_)
+    event = await events.event_by_id(connection, event_id)
+    registration = await events.registration(connection, event_id, id_)
     if event is None or registration is None:
         return None
-    return await explaining.explain(connection, event, registration)
+    return await explanations.explain(connection, event, registration)
 
 
 async def _copied(service: Service, statement: sql.Composed) -> AsyncIterator[bytes]:

@@ -76,5 +76,5 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Release all who wait, then drain as usual."""
-        self._app.state.service.waiting.release()
+        self._app.state.service.waiter.release()
         await super().shutdown(sockets)

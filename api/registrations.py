@@ -9,11 +9,13 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api import answers, bodies, documentation, queries, submission
+from api import answers, bodies, documentation
 from api.answers import ProblemError
+from api.commands import submit
+from api.queries import events
 from api.schemas import Availability, Receipt, ReceiptStatus
 from api.service import Service, event_not_found
-from shared.domain import ids, outcomes
+from shared.domain import ids
 from shared.domain.commands import ChangeStatus, Status
 
 PUBLIC_ACTOR = "public"
@@ -26,7 +28,7 @@ router = APIRouter(tags=["Registering"])
 async def availability(slug: str, request: Request) -> Response:
     """Tell what is left of an event, and whether it can be registered for now."""
     service: Service = request.app.state.service
-    event = await service.read(lambda connection: queries.event_by_slug(connection, slug))
+    event = await service.read(lambda connection: events.event_by_slug(connection, slug))
     if event is None:
         raise event_not_found()
     return answers.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
@@ -42,11 +44,14 @@ async def register(slug: str, request: Request) -> Response:
     service: Service = request.app.state.service
     command = await bodies.read_registration(request, service.settings)
     event_id = await service.event_id(slug)
-    if await service.sold_out.refuses(event_id, command, bodies.idempotency_key(request)):
-        raise ProblemError(HTTPStatus.CONFLICT, outcomes.EVENT_FULL.code, outcomes.EVENT_FULL.detail)
-    decided = await submission.submit(
-        service, request, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
+    submitted = bodies.command_request(
+        request, service.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )
+    if submitted.idempotency_key is None and event_id in service.full_events:
+        refusal = await service.full_events.refusal(event_id, command)
+        if refusal is not None:
+            raise ProblemError(HTTPStatus.CONFLICT, refusal.code, refusal.detail)
+    decided = await submit.submit(service, submitted)
     if isinstance(decided, Response):
         return decided
     content = answers.receipt(decided.receipt_id, decided.outcome)
@@ -64,7 +69,7 @@ async def read_receipt(
     found = await _receipt(service, event_id, id_)
     if found.status is ReceiptStatus.PENDING and wait:
         seconds = min(wait, service.settings.answer_wait_seconds_max)
-        await service.waiting.outcome(event_id, id_, seconds)
+        await service.waiter.outcome(event_id, id_, seconds)
         found = await _receipt(service, event_id, id_)
     headers = {}
     if found.ahead is not None:
@@ -80,12 +85,15 @@ async def cancel(slug: str, receipt_id: str, request: Request) -> Response:
     event_id = await service.event_id(slug)
     await _receipt(service, event_id, id_)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
-    decided = await submission.submit(
-        service, request, slug=slug, event_id=event_id, command=command, actor=HOLDER_ACTOR
+    decided = await submit.submit(
+        service,
+        bodies.command_request(
+            request, service.settings, slug=slug, event_id=event_id, command=command, actor=HOLDER_ACTOR
+        ),
     )
     if isinstance(decided, Response):
         return decided
-    cancelled = await submission.told(decided, service.receipts.read(event_id, id_))
+    cancelled = await submit.shown(decided, service.receipts.read(event_id, id_))
     return answers.body(cancelled, headers=decided.headers)
 
 

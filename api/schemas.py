@@ -9,21 +9,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shared.domain import commands
 from shared.domain.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
+from shared.domain.event import EventState
 
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[
     str,
     Meta(pattern=SLUG + commands.AT_THE_END, max_length=100, description="lower case, digits and hyphens"),
 ]
-
-
-class EventState(StrEnum):
-    """Whether registration is possible at the moment."""
-
-    SCHEDULED = "SCHEDULED"
-    OPEN = "OPEN"
-    PAUSED = "PAUSED"
-    CLOSED = "CLOSED"
 
 
 class ReceiptStatus(StrEnum):

@@ -1,6 +1,7 @@
 """What the routes work with: one of each per process, made at start and closed at the end."""
 
 import re
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from uuid import UUID
@@ -9,17 +10,19 @@ import redis.asyncio
 from celery import Celery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import queries, schemas
+from api import schemas
 from api.answers import ProblemError
-from api.bell import Bell
-from api.intake import Intake
-from api.owners import Owners
-from api.pace import Pace
-from api.reading import Found, Query, Reader
-from api.receipts import Receipts
-from api.rings import rings
-from api.soldout import SoldOut
-from api.waiting import Waiting
+from api.commands.early_refusal import FullEvents
+from api.commands.intake import Intake
+from api.commands.ledger_fallback import LedgerFallback
+from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.owner_cache import OwnerCache
+from api.commands.result_poller import ResultPoller
+from api.commands.retry_after import Pace
+from api.commands.waker import CelerySender, Waker
+from api.queries import events
+from api.queries.reader import Found, Query, Reader
+from api.queries.receipts import Receipts
 from shared.messaging import queues, results
 from shared.postgres import connections
 from shared.settings import Settings
@@ -36,13 +39,16 @@ class Service:
     engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
-    bell: Bell
     intake: Intake
-    waiting: Waiting
+    waker: Waker
+    sender: CelerySender
+    waiter: OutcomeWaiter
+    poller: ResultPoller
+    fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
     pace: Pace
-    sold_out: SoldOut
+    full_events: FullEvents
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
@@ -56,7 +62,7 @@ class Service:
             return known
         if not _SLUG.fullmatch(slug):
             raise event_not_found()
-        found = await self.read(lambda connection: queries.event_id(connection, slug))
+        found = await self.read(lambda connection: events.event_id(connection, slug))
         if found is None:
             raise event_not_found()
         if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
@@ -66,7 +72,7 @@ class Service:
 
     async def event_slug(self, event_id: UUID) -> str:
         """Return the event's slug; 404 if there is no such event."""
-        slug = await self.read(lambda connection: queries.event_slug(connection, event_id))
+        slug = await self.read(lambda connection: events.event_slug(connection, event_id))
         if slug is None:
             raise event_not_found()
         return slug
@@ -74,8 +80,10 @@ class Service:
     async def close(self) -> None:
         """Finish what was begun, then let go of all connections."""
         await self.intake.close()
-        await self.bell.close()
-        await self.waiting.close()
+        await self.waker.close()
+        self.sender.close()
+        await self.poller.close()
+        await self.fallback.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -88,19 +96,27 @@ def open_service(settings: Settings) -> Service:
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
-    bell = Bell(rings(celery, settings), Owners(autocommit))
+    sender = CelerySender(celery)
+    waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
+    waiter = OutcomeWaiter(settings.ledger_read_seconds)
+    poller = ResultPoller(waiter, redis_client, settings, waker.outcome_seen)
+    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
+    waiter.readers = (poller.start, fallback.start)
     return Service(
         settings=settings,
         engine=engine,
         redis=redis_client,
         celery=celery,
-        bell=bell,
-        intake=Intake(bell, settings),
-        waiting=Waiting(autocommit, redis_client, settings, bell.heard),
+        intake=Intake(settings),
+        waker=waker,
+        sender=sender,
+        waiter=waiter,
+        poller=poller,
+        fallback=fallback,
         reader=reader,
         receipts=Receipts(reader),
         pace=Pace(autocommit),
-        sold_out=SoldOut(autocommit),
+        full_events=FullEvents(autocommit),
     )
 
 

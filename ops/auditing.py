@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from shared.domain import audit
+from shared.domain.event import Change
 
 _ROWS_AT_ONCE = 5_000
 
@@ -104,9 +105,8 @@ def _check(connection: Connection, event: _Entry) -> Audited:
 def _broken(row: _Entry, number: int, previous: bytes) -> str | None:
     if row.number != number:
         return f"entry {number} is missing"
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
-    found = bytes(values.pop("hash"))
-    if audit.chain(bytes(previous), audit.Entry(**values)) != found:
+    change = Change(**{name: getattr(row, name) for name in Change.__struct_fields__})
+    if audit.chain(bytes(previous), row.event_id, number, row.at, change) != bytes(row.hash):
         return f"entry {number} is broken: its hash does not follow from it and the entry before"
     return None
 

@@ -18,7 +18,7 @@ from shared.domain.commands import HealCounter
 from shared.domain.outcomes import CounterHealed, Outcome
 from shared.messaging import queues
 from shared.postgres import connections, ledger, locks
-from shared.postgres.ledger import Asked
+from shared.postgres.ledger import NewCommand
 from shared.settings import Settings
 
 ACTOR = "verify"
@@ -138,35 +138,35 @@ def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> 
 async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
     engine = connections.async_engine(settings)
     celery = queues.celery_app(settings)
-    command = HealCounter(reason="found by verify")
-    asked = [
-        Asked(
+    heal = HealCounter(reason="found by verify")
+    new = [
+        NewCommand(
             event_id=event.id,
             id=ids.new_id(),
-            kind=commands.kind(command),
-            payload=commands.encode(command),
+            kind=commands.kind(heal),
+            payload=commands.encode(heal),
             actor=ACTOR,
         )
         for event in drifted
     ]
     try:
         async with await connections.accepting_session(settings) as session:
-            await ledger.accept(session, asked)
+            await ledger.accept(session, new)
     except psycopg.Error as error:
         raise VerificationError(f"the ledger does not take the commands: {error}") from error
-    for one in asked:
-        with suppress(Exception):  # a broker that is away: the owner's tick finds the command
-            queues.ring(celery, one.event_id, [one.id])
+    for command in new:
+        with suppress(Exception):  # without the broker the owner's tick finds the command
+            queues.wake(celery, [command.event_id])
     deadline = time.monotonic() + HEAL_SECONDS_MAX
     outcomes: dict[UUID, Outcome] = {}
-    while len(outcomes) < len(asked):
+    while len(outcomes) < len(new):
         if time.monotonic() > deadline:
             raise VerificationError(
                 f"not decided within {HEAL_SECONDS_MAX} s; the commands stay in the ledger"
             )
         await asyncio.sleep(_POLL_SECONDS)
         async with engine.connect() as connection:
-            outcomes = await ledger.settled(connection, [(one.event_id, one.id) for one in asked])
+            outcomes = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
     await engine.dispose()
     if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
         raise VerificationError(f"not healed: {outcomes}")

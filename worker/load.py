@@ -1,270 +1,202 @@
-"""Holds events and loads their rosters: all that deciding their pending commands can ask for.
+"""Locks events and loads their rosters: all that the decisions on their pending commands can ask for.
 
-Whoever holds an event's row holds it to the end of the transaction, in which everything decided is
-written. An event that another session holds is not waited for but left for later, so that it keeps no
-other event waiting.
+A row lock lasts to the end of the transaction, which also saves the decisions. An event that another session
+has locked is not waited for but left for later, so that it does not delay the other events.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from psycopg.errors import LockNotAvailable
-from sqlalchemy import Connection, RowMapping, text
+import psycopg
+from psycopg.rows import TupleRow, dict_row
 
-from shared.domain import commands
+from shared.domain import audit, commands
 from shared.domain.commands import (
-    Accepted,
     ChangeEvent,
     ChangeStatus,
     DeleteRegistration,
     HealCounter,
+    PendingCommand,
     Register,
     Status,
 )
-from shared.domain.event import Recount, Registration, Terms
+from shared.domain.event import EventChanges, EventSettings, Recount, Registration
 from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
-from shared.postgres import arrays, connections, ledger, locks
-from shared.postgres.ledger import Pending
+from shared.postgres import arrays, statements
+
+_SQL = Path(__file__).parent / "sql"
+LOCK_EVENTS = statements.load(_SQL / "lock_events.sql")
+FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
+FIND_HOLDERS = statements.load(_SQL / "find_holders.sql")
+READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
+RECOUNT = statements.load(_SQL / "recount.sql")
+
+_EVENTS_WITH_FULL_SHARE = 8
+"""In a batch of more events no event gets more than this share of it."""
+
+Session = psycopg.Connection[TupleRow]
+PendingRow = tuple[UUID, int, str, msgspec.Raw, str, datetime]
+"""`(id, seq, kind, payload, actor, accepted_at)` of a pending command, its payload not read yet."""
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
-    """Somebody else changed what was about to be changed here; the transaction must be rolled back."""
+    """Another session changed a row of this batch; the transaction must be rolled back."""
 
 
-class Held(msgspec.Struct, frozen=True, array_like=True):
-    """An event whose row this transaction holds, as it is now, with its pending commands.
+class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """An event whose row this transaction has locked, with its first pending commands in ledger order.
 
-    `last_hash` is that of its newest audit entry in hexadecimal, None when it has none; `now` is the
+    `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
     transaction's time.
     """
 
     id: UUID
-    spots_reserved: int
-    waitlist_length: int
     audit_seq: int
     last_hash: str | None
     now: datetime
-    pending: list[Pending]
-    terms: Terms
+    spots_reserved: int
+    waitlist_length: int
+    settings: EventSettings
+    pending: list[PendingRow]
 
 
-class Loaded(msgspec.Struct, kw_only=True):
-    """A roster, and the event that it was loaded of, as it was then or when last written."""
+class LoadedEvent:
+    """A locked event with its roster, and the end of its audit trail as saved so far."""
 
-    event: Held
-    roster: Roster
+    def __init__(self, locked: LockedEvent, roster: Roster) -> None:
+        self.id = locked.id
+        self.roster = roster
+        self.audit_seq = locked.audit_seq
+        self._last_hash = bytes.fromhex(locked.last_hash) if locked.last_hash else audit.BEFORE_THE_FIRST
+        self._now = locked.now
 
-    def written(self, last_hash: bytes) -> None:
-        """Let later changes count from here: those so far are written, the last with this hash."""
-        self.event = msgspec.structs.replace(
-            self.event,
-            spots_reserved=self.roster.spots_reserved,
-            waitlist_length=self.roster.waitlist.length,
-            audit_seq=self.event.audit_seq + len(self.roster.changes),
-            last_hash=last_hash.hex(),
-            terms=self.roster.terms,
-        )
-        self.roster.written()
-
-
-_TERMS = ", ".join(
-    f"'{name}', {column}"
-    for column, name in zip(Terms.__struct_fields__, Terms.__struct_encode_fields__, strict=True)
-)
-# One statement, so one look at the ledger and no lock where nothing is pending. The look may be older
-# than the row that is then held: what a second owner did in between is found out here or on settling.
-_HOLD = f"""
-    SELECT json_build_array(
-        event.id, event.spots_reserved, waitlist_length, audit_seq, encode(hash, 'hex'), now(), commands,
-        json_build_object({_TERMS})
-    )::text
-    FROM ({ledger.PENDING}) AS pending
-    CROSS JOIN LATERAL (
-        SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED
-    ) AS event
-    LEFT JOIN audit_entry ON audit_entry.event_id = event.id AND audit_entry.number = event.audit_seq
-"""
-_DECODER = msgspec.json.Decoder(Held)
-_EVENTS_WITH_FULL_SHARE = 8
-
-_REGISTRATION_COLUMNS = "id, seq, command_id, name, email, spots_count, status"
-
-_NAMED = text(f"""
-    SELECT {_REGISTRATION_COLUMNS} FROM registration
-    WHERE event_id = :event_id AND id = ANY(CAST(:ids AS uuid[]))
-""")
-
-_HOLDERS = text("""
-    SELECT holder.*
-    FROM ROWS FROM (
-        unnest(CAST(:event_ids AS uuid[])), jsonb_array_elements_text(CAST(:email_keys AS jsonb))
-    ) AS asked (event_id, email_key)
-    CROSS JOIN LATERAL (
-        SELECT event_id, email_key, id FROM registration
-        WHERE event_id = asked.event_id AND email_key = asked.email_key AND status <> 'CANCELLED'
-        OFFSET 0
-    ) AS holder
-""")
-
-# Hops from size to size along the index, and takes of each as many from the head as could be
-# promoted into `freed` spots, or be among those `leaving`, and one more: the next head.
-_WAITERS = text(f"""
-    WITH RECURSIVE size AS (
-        SELECT min(spots_count) AS spots FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
-        UNION ALL
-        SELECT (SELECT min(spots_count) FROM registration
-                WHERE event_id = :event_id AND status = 'WAITLIST' AND spots_count > size.spots)
-        FROM size WHERE size.spots IS NOT NULL
-    )
-    SELECT waiter.*
-    FROM size CROSS JOIN LATERAL (
-        SELECT {_REGISTRATION_COLUMNS} FROM registration
-        WHERE event_id = :event_id AND status = 'WAITLIST' AND spots_count = size.spots
-        ORDER BY seq LIMIT CAST(:freed AS bigint) / size.spots + :leaving + 1
-    ) AS waiter
-    WHERE size.spots IS NOT NULL
-""")
-
-_RECOUNT = text("""
-    SELECT coalesce(sum(spots_count) FILTER (WHERE status = 'CONFIRMED'), 0) AS confirmed_spots,
-           count(*) FILTER (WHERE status = 'WAITLIST') AS waitlist_length,
-           coalesce((SELECT spots_reserved FROM audit_entry WHERE event_id = :event_id
-                     ORDER BY number DESC LIMIT 1), 0) AS audited_spots
-    FROM registration WHERE event_id = :event_id
-""")
+    def append_to_trail(self, taken: EventChanges) -> list[bytes]:
+        """Return the hashes of the audit entries of these changes, each chained to the entry before."""
+        hashes = []
+        for number, change in enumerate(taken.changes, self.audit_seq + 1):
+            self._last_hash = audit.chain(self._last_hash, self.id, number, self._now, change)
+            hashes.append(self._last_hash)
+        self.audit_seq += len(hashes)
+        return hashes
 
 
-def hold(
-    connection: Connection, event_ids: Collection[UUID], limit: int, coming: UUID | None = None
-) -> list[Held]:
-    """Begin the transaction, and hold those of these events that have pending commands until it ends.
+_DECODER = msgspec.json.Decoder(LockedEvent)
 
-    At most `limit` commands in all; of very many events none gets more than a share of it. A command that
-    is `coming` for an event is waited for, but not for long.
+
+def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
+    """Lock those of these events that have pending commands, until the transaction ends.
+
+    At most `commands_max` commands in all; of very many events none gets more than a share of it. Raises
+    `Overtaken` when the look at the ledger was older than an event's row.
     """
-    share = limit if len(event_ids) <= _EVENTS_WITH_FULL_SHARE else -(-limit // _EVENTS_WITH_FULL_SHARE)
-    parameters = {"event_ids": arrays.ids(event_ids), "share": share, "limit": limit}
-    session = connections.session(connection)
-    assert session.autocommit, "else the driver begins by itself, in a round trip of its own"
-    try:
-        with session.pipeline():
-            session.execute(b"BEGIN")
-            if coming is not None:
-                session.execute(ledger.AWAIT_COMING.encode(), {"coming": locks.coming_key(coming)})
-                session.execute(b"COMMIT AND CHAIN")
-            found = session.execute(_HOLD.encode(), parameters)
-    except LockNotAvailable:
-        if coming is None:
-            raise
-        session.rollback()
-        return hold(connection, event_ids, limit)  # others are there; what comes late is rung for again
-    held = [_DECODER.decode(row) for (row,) in found]
-    if any(event.audit_seq > 0 and event.last_hash is None for event in held):
+    few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
+    share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
+    parameters = {"event_ids": arrays.uuids(event_ids), "share": share, "commands_max": commands_max}
+    events = [_DECODER.decode(row) for (row,) in session.execute(LOCK_EVENTS, parameters)]
+    if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
-    return held
+    return events
 
 
-def load(connection: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
-    """Return the held events' rosters, with all that deciding these commands can ask of them."""
-    named = [_named(connection, event.id, accepted) for event, accepted in decidable]
-    holders = _holders(connection, decidable, named)
+def rosters(
+    session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
+) -> list[LoadedEvent]:
+    """Return the events' rosters, with all that deciding these commands can ask of them."""
+    named = [_named(session, event.id, pending) for event, pending in decidable]
+    holders = _holders(session, decidable, named)
     return [
-        Loaded(
-            event=event,
-            roster=_roster(connection, event, accepted, {r.id: r for r in registrations}, holders[event.id]),
-        )
-        for (event, accepted), registrations in zip(decidable, named, strict=True)
+        LoadedEvent(event, _roster(session, event, pending, registrations, holders.get(event.id, {})))
+        for (event, pending), registrations in zip(decidable, named, strict=True)
     ]
 
 
 def _roster(
-    connection: Connection,
-    event: Held,
-    accepted: Sequence[Accepted],
-    named: dict[UUID, Registration],
+    session: Session,
+    event: LockedEvent,
+    pending: Sequence[PendingCommand],
+    named: Sequence[Registration],
     holders: dict[str, UUID],
 ) -> Roster:
-    waiters = _waiters(connection, event, named.values(), accepted)
+    heals = any(isinstance(command.command, HealCounter) for command in pending)
+    reach = _reach(event, pending, named, heals=heals)
+    waiters = [] if reach is None else _registrations(session, READ_WAITLIST, {"event_id": event.id, **reach})
     return Roster(
-        terms=event.terms,
+        settings=event.settings,
         spots_reserved=event.spots_reserved,
-        waitlist=Waitlist.of((w.waiter for w in waiters), event.waitlist_length),
-        registrations={**{w.id: w for w in waiters}, **named},
+        waitlist=Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length),
+        registrations={registration.id: registration for registration in (*waiters, *named)},
         holders=holders,
-        recount=_recount(connection, event.id) if _heals(accepted) else None,
+        recount=_recount(session, event.id) if heals else None,
     )
 
 
-def _named(connection: Connection, event_id: UUID, accepted: Sequence[Accepted]) -> list[Registration]:
+def _named(session: Session, event_id: UUID, pending: Sequence[PendingCommand]) -> list[Registration]:
     ids = [
-        a.command.registration_id
-        for a in accepted
-        if isinstance(a.command, ChangeStatus | DeleteRegistration)
+        command.command.registration_id
+        for command in pending
+        if isinstance(command.command, ChangeStatus | DeleteRegistration)
     ]
     if not ids:
         return []
-    parameters = {"event_id": event_id, "ids": arrays.ids(ids)}
-    return _registrations(connection.execute(_NAMED, parameters).mappings())
+    return _registrations(session, FIND_REGISTRATIONS, {"event_id": event_id, "ids": arrays.uuids(ids)})
 
 
-def _waiters(
-    connection: Connection, event: Held, named: Collection[Registration], accepted: Sequence[Accepted]
-) -> list[Registration]:
-    """Return the heads of the waitlist's lines, as far as these commands can possibly reach."""
-    heals = _heals(accepted)
+def _reach(
+    event: LockedEvent, pending: Sequence[PendingCommand], named: Sequence[Registration], *, heals: bool
+) -> dict[str, int] | None:
+    """Return how far into the waitlist these commands can reach; None when they cannot reach it at all."""
     if event.waitlist_length == 0 and not heals:
-        return []
-    only_registers = all(isinstance(a.command, Register) for a in accepted)
-    if only_registers and event.spots_reserved >= event.terms.capacity:
-        return []  # nothing is free and nothing will be: nobody can pass anybody
-    changes = [a.command for a in accepted if isinstance(a.command, ChangeEvent)]
-    capacity = max([event.terms.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))])
-    freed = max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
-    if heals:
-        freed = capacity
-    if not (event.terms.auto_promote or changes):
+        return None
+    only_registers = all(isinstance(command.command, Register) for command in pending)
+    if only_registers and event.spots_reserved >= event.settings.capacity:
+        return None  # no spot is free and none will be: no registration can pass another
+    changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
+    capacity = max([event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))])
+    freed = capacity if heals else max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
+    if not (event.settings.auto_promote or changes):
         freed = 0
-    leaving = sum(isinstance(a.command, ChangeStatus | DeleteRegistration) for a in accepted)
-    parameters = {"event_id": event.id, "freed": freed, "leaving": leaving}
-    return _registrations(connection.execute(_WAITERS, parameters).mappings())
-
-
-def _registrations(rows: Iterable[RowMapping]) -> list[Registration]:
-    return [Registration(**{**row, "status": Status(row["status"])}) for row in rows]
+    leaving = sum(isinstance(command.command, ChangeStatus | DeleteRegistration) for command in pending)
+    return {"freed": freed, "leaving": leaving}
 
 
 def _holders(
-    connection: Connection,
-    decidable: Sequence[tuple[Held, Sequence[Accepted]]],
+    session: Session,
+    decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]],
     named: Sequence[Sequence[Registration]],
 ) -> dict[UUID, dict[str, UUID]]:
-    """Return of each event which active registrations hold the email addresses that are spoken of."""
+    """Return for each event the active registrations that hold the email addresses of these commands."""
     asked = [
         (event.id, commands.email_key(email))
-        for (event, accepted), registrations in zip(decidable, named, strict=True)
+        for (event, pending), registrations in zip(decidable, named, strict=True)
         for email in {
-            *(a.command.email for a in accepted if isinstance(a.command, Register)),
-            *(r.email for r in registrations),
+            *(command.command.email for command in pending if isinstance(command.command, Register)),
+            *(registration.email for registration in registrations),
         }
         if email is not None
     ]
-    holders: dict[UUID, dict[str, UUID]] = {event.id: {} for event, _ in decidable}
+    holders: dict[UUID, dict[str, UUID]] = {}
     if asked:
         parameters = {
-            "event_ids": arrays.ids(event_id for event_id, _ in asked),
-            "email_keys": arrays.json(key for _, key in asked),
+            "event_ids": arrays.uuids(event_id for event_id, _ in asked),
+            "email_keys": arrays.texts(key for _, key in asked),
         }
-        for row in connection.execute(_HOLDERS, parameters):
-            holders[row.event_id][row.email_key] = row.id
+        for event_id, email_key, id_ in session.execute(FIND_HOLDERS, parameters):
+            holders.setdefault(event_id, {})[email_key] = id_
     return holders
 
 
-def _heals(accepted: Sequence[Accepted]) -> bool:
-    return any(isinstance(a.command, HealCounter) for a in accepted)
+def _registrations(session: Session, statement: bytes, parameters: Mapping[str, Any]) -> list[Registration]:
+    with session.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(statement, parameters).fetchall()
+    return [Registration(**{**row, "status": Status(row["status"])}) for row in rows]
 
 
-def _recount(connection: Connection, event_id: UUID) -> Recount:
-    return Recount(**connection.execute(_RECOUNT, {"event_id": event_id}).mappings().one())
+def _recount(session: Session, event_id: UUID) -> Recount:
+    with session.cursor(row_factory=dict_row) as cursor:
+        (row,) = cursor.execute(RECOUNT, {"event_id": event_id}).fetchall()
+    return Recount(**row)

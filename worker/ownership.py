@@ -1,12 +1,12 @@
-"""Which event queues this process owns.
+"""The events that this process owns.
 
 Invariants:
 
 1. A process owns an event while its database session holds the event's advisory lock.
-2. That session is also the one that commits the event's transactions: who lost the lock has lost
-   the session, and cannot commit.
-3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers
-   is PostgreSQL's own list of locks; nobody has to beat a heart, and the dead leave it at once.
+2. The same session commits the event's transactions: a worker that loses the lock has lost its session, and
+   cannot commit.
+3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers is
+   PostgreSQL's own list of locks. There are no heartbeats: the server releases a dead session's locks.
 4. Workers agree on who should own what by rendezvous hashing over that list: when one joins or
    leaves, only its own share of the events moves.
 """
@@ -17,9 +17,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, connections, locks
 
 _WORKER_NUMBER_BITS = 31
 
@@ -43,8 +45,8 @@ _UNLOCK = text("SELECT pg_advisory_unlock(lock) FROM unnest(CAST(:locks AS bigin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moved:
-    """What one look around changed, and which owned events have pending commands."""
+class OwnershipChange:
+    """The events that a rebalance gained and lost, and the owned events that have pending commands."""
 
     gained: Collection[UUID]
     lost: Collection[UUID]
@@ -62,16 +64,21 @@ class Ownership:
     _workers: frozenset[int] = frozenset()
     _winners: dict[UUID, int] = field(default_factory=dict)
 
+    @property
+    def session(self) -> "psycopg.Connection[TupleRow]":
+        """The driver's own connection, which applies the batches."""
+        return connections.session(self.connection)
+
     def join(self) -> None:
         """Become one of the live workers."""
         with self.connection.begin():
             self.connection.execute(_JOIN, {"lock_class": locks.WORKER, "number": self.number})
 
-    def look_around(self) -> Moved:
-        """Give up what is another's now, take what is ours and free, and find who has commands pending."""
+    def rebalance(self) -> OwnershipChange:
+        """Unlock events that another worker should own, lock those that this one should own and are free."""
         with self.connection.begin():
             pending = backlog.events_pending(self.connection)
-            self._see(locks.worker_numbers(self.connection))
+            self._note_workers(locks.worker_numbers(self.connection))
             limit = {"limit": self.events_max * len(self._workers)}
             active = pending | set(self.connection.execute(_OPEN_EVENTS, limit).scalars())
             ours = {event_id for event_id in active if self._winner(event_id) == self.number}
@@ -79,9 +86,9 @@ class Ownership:
             self._unlock(lost)
             gained = self._lock(ours - self.events)
         self.events = self.events - lost | gained
-        return Moved(gained=gained, lost=lost, pending=pending & self.events)
+        return OwnershipChange(gained=gained, lost=lost, pending=pending & self.events)
 
-    def _see(self, workers: frozenset[int]) -> None:
+    def _note_workers(self, workers: frozenset[int]) -> None:
         assert self.number in workers, "the session no longer holds its own lock"
         if workers != self._workers:
             self._workers = workers

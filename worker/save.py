@@ -1,266 +1,169 @@
-"""Saves what decisions changed: the only writer of `registration`, `audit_entry` and the counters.
+"""Saves the changes of decisions: the only writer of `registration`, `audit_entry` and the counters.
 
-All of it happens in the transaction that holds the events' rows. What most batches need, for however
-many events, is one statement: the guarded counters, new registrations, the trail, the outcomes. Every
-statement insists on having changed what it should have changed, so that the commit can be sent after it
-without waiting for what comes of it.
+All statements of a batch belong to the transaction that has locked the events' rows. Most batches, of however
+many events, need one statement a part: the guarded counters, new registrations, the audit trail, the
+outcomes. Row counts are compared before the commit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection
 
-from shared.domain import commands
+from shared.domain import commands, outcomes
 from shared.domain.commands import Status
-from shared.domain.event import Registration, Terms
-from shared.domain.roster import Roster
-from shared.postgres import arrays, connections, ledger, rows
-from shared.postgres.ledger import Pending, Settled
-from shared.postgres.rows import Given, Rows
-from worker import audit_trail
-from worker.load import Loaded, Overtaken
+from shared.domain.event import EventChanges, Registration
+from shared.domain.outcomes import SettledCommand
+from shared.postgres import arrays, statements
+from worker.load import LoadedEvent, Overtaken, Session
+
+_SQL = Path(__file__).parent / "sql"
+SAVE_BATCH = statements.load(_SQL / "save_batch.sql")
+SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
+HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
+DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
+UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
+
+_Taken = tuple[LoadedEvent, EventChanges]
 
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
     """The counter would have passed the capacity; the transaction must be rolled back."""
 
 
-_GUARD_REFUSED, _OVERTAKEN = "AO001", "AO002"
-"""The SQLSTATEs with which `insist` refuses."""
+class BatchWriter:
+    """Sends statements in pipeline mode: PostgreSQL executes one part while the next part is decided.
 
-_CHANGED = """
-    WITH changed AS ({change} RETURNING 1)
-    SELECT insist((SELECT count(*) FROM changed), {rows}, '{otherwise}')
-"""
+    `check` must come before the commit.
+    """
 
-_GUARD = """
-    UPDATE event
-    SET spots_reserved = spots_reserved + moved.spots_delta,
-        waitlist_length = waitlist_length + moved.waitlist_delta,
-        overbooked_spots =
-            least(overbooked_spots, greatest(spots_reserved + moved.spots_delta - {capacity}, 0)),
-        audit_seq = audit_seq + moved.entries,
-        updated_at = now(){settings}
-    FROM {moved}
-    CROSS JOIN LATERAL (SELECT ctid FROM event WHERE id = moved.event_id OFFSET 0) AS found
-    WHERE event.ctid = found.ctid
-      AND (moved.spots_delta <= 0 OR spots_reserved + moved.spots_delta <= {capacity})
-"""
-_MOVED = Rows(
-    "moved", event_id=rows.ID, spots_delta=rows.INTEGER, waitlist_delta=rows.INTEGER, entries=rows.BIGINT
-)
-_GUARD_COUNTERS = _GUARD.format(capacity="capacity", settings="", moved="{moved}")
-_GUARD_SETTINGS = _CHANGED.format(
-    change=_GUARD.format(
-        capacity="CAST(%(capacity)s AS integer)",
-        settings="".join(f", {name} = %({name})s" for name in Terms.__struct_fields__),
-        moved="""(VALUES (
-            CAST(%(event_id)s AS uuid), CAST(%(spots_delta)s AS integer), CAST(%(waitlist_delta)s AS integer),
-            CAST(%(entries)s AS bigint)
-        )) AS moved (event_id, spots_delta, waitlist_delta, entries)""",
-    ),
-    rows="1",
-    otherwise=_GUARD_REFUSED,
-)
-
-# Only here may the counter rise past the capacity: to say that the rows already do.
-_HEAL = _CHANGED.format(
-    change="""
-        UPDATE event
-        SET spots_reserved = %(confirmed_spots)s, waitlist_length = %(waitlist_length)s,
-            overbooked_spots = greatest(%(confirmed_spots)s - capacity, 0)
-        WHERE id = %(event_id)s
-    """,
-    rows="1",
-    otherwise=_OVERTAKEN,
-)
-
-_FOUND = """
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM registration WHERE event_id = named.event_id AND id = named.id OFFSET 0
-    ) AS found
-    WHERE registration.ctid = found.ctid
-"""
-_NAMED = "cardinality(CAST(%(ids)s AS uuid[]))"
-
-_DELETE = _CHANGED.format(
-    change=f"""
-        DELETE FROM registration
-        USING ROWS FROM (
-            unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[]))
-        ) AS named (event_id, id)
-        {_FOUND}
-    """,
-    rows=_NAMED,
-    otherwise=_OVERTAKEN,
-)
-
-_UPDATE = _CHANGED.format(
-    change=f"""
-        UPDATE registration
-        SET status = named.status, seq = named.seq, updated_at = now()
-        FROM ROWS FROM (
-            unnest(CAST(%(event_ids)s AS uuid[])), unnest(CAST(%(ids)s AS uuid[])),
-            jsonb_array_elements_text(CAST(%(statuses)s AS jsonb)), unnest(CAST(%(seqs)s AS bigint[]))
-        ) AS named (event_id, id, status, seq)
-        {_FOUND}
-    """,
-    rows=_NAMED,
-    otherwise=_OVERTAKEN,
-)
-
-_ENTERED = Rows(
-    "entered",
-    event_id=rows.ID,
-    id=rows.ID,
-    seq=rows.BIGINT,
-    command_id=rows.ID,
-    name=rows.TEXT,
-    email=rows.TEXT,
-    email_key=rows.TEXT,
-    spots_count=rows.INTEGER,
-    status=rows.TEXT,
-)
-_ENTER = """
-    INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
-    SELECT event_id, id, seq, command_id, name, email, email_key, spots_count, status
-    FROM {entered}
-"""
-
-_SAVE = f"""
-    WITH moved AS ({_GUARD_COUNTERS} RETURNING event.id),
-         entered AS ({_ENTER}),
-         noted AS ({audit_trail.APPEND}),
-         settled AS ({ledger.SETTLE} RETURNING command.id)
-    SELECT insist((SELECT count(*) FROM moved), {{moved_count}}, '{_GUARD_REFUSED}'),
-           insist((SELECT count(*) FROM settled), {{settled_count}}, '{_OVERTAKEN}')
-"""
-
-
-class Writer:
-    """Sends what decisions change to the database, which writes it while the next are made."""
-
-    def __init__(self, session: psycopg.Connection[TupleRow]) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
+        self._guarded: list[tuple[psycopg.Cursor[TupleRow], tuple[int, int]]] = []
+        self._counted: list[tuple[psycopg.Cursor[TupleRow], int, type[Exception]]] = []
 
-    def save(self, decided: Sequence[Loaded], pending: Sequence[Pending], settled: Sequence[Settled]) -> None:
-        """Send what the rosters' decisions have changed, and the outcomes of what was pending.
+    def save(self, events: Sequence[LoadedEvent], settled: Sequence[SettledCommand]) -> None:
+        """Send the events' changes since they were last sent, and these outcomes."""
+        taken = [(event, event.roster.take_changes()) for event in events if event.roster.changes]
+        for event, changes in taken:
+            if changes.recount is not None:
+                self._heal(event.id, changes)
+            if changes.settings is not None:
+                self._save_settings(event.id, changes)
+        # Registrations that leave go first, so that their places and email addresses are free for others.
+        self._delete([(event.id, id_) for event, changes in taken for id_ in changes.deleted])
+        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
+        self._update([(event_id, r) for event_id, r in updated if r.status is Status.CANCELLED])
+        self._update([(event_id, r) for event_id, r in updated if r.status is not Status.CANCELLED])
+        moved = [(event, changes) for event, changes in taken if changes.settings is None]
+        parameters = {**_moved(moved), **_entered(taken), **_noted(taken), **_settled(settled)}
+        self._guarded.append((self._session.execute(SAVE_BATCH, parameters), (len(moved), len(settled))))
 
-        The rosters go on from there.
-        """
-        changed = [loaded for loaded in decided if loaded.roster.changes]
-        counted = [loaded for loaded in changed if not self._move_at_once(loaded)]
-        # Those who leave go first, so that whoever comes may have their place, or their email address.
-        self._delete([(one.event.id, id_) for one in changed for id_ in _gone(one.roster)])
-        kept = [(one.event.id, registration) for one in changed for registration in _kept(one.roster)]
-        self._update([(event, r) for event, r in kept if r.status is Status.CANCELLED])
-        self._update([(event, r) for event, r in kept if r.status is not Status.CANCELLED])
-        noted = [audit_trail.entries(one.event, one.roster.changes) for one in changed]
-        statement, parameters = rows.stated(
-            _SAVE,
-            _moving(counted),
-            _entering([(one.event.id, r) for one in changed for r in _entered(one.roster)]),
-            audit_trail.appending(noted),
-            ledger.settling(pending, settled),
-        )
-        self._session.execute(statement, parameters)
-        for loaded, entries in zip(changed, noted, strict=True):
-            loaded.written(entries[-1].digest)
+    def check(self) -> None:
+        """Compare all row counts; raises `GuardRefused`, `Overtaken` or psycopg's errors."""
+        for cursor, expected, error in self._counted:
+            if cursor.rowcount != expected:
+                raise error
+        for cursor, (moved, settled) in self._guarded:
+            counts = cursor.fetchone()
+            assert counts is not None, "the statement returns one row"
+            if counts[0] != moved:
+                raise GuardRefused
+            if counts[1] != settled:
+                raise Overtaken
 
-    def _move_at_once(self, loaded: Loaded) -> bool:
-        """Move the counters in a statement of their own where more than they change; tell whether."""
-        event, roster = loaded.event, loaded.roster
-        spots, waiting = event.spots_reserved, event.waitlist_length
-        if roster.recount is not None:
-            spots, waiting = roster.recount.confirmed_spots, roster.recount.waitlist_length
-            counted = {"event_id": event.id, "confirmed_spots": spots, "waitlist_length": waiting}
-            self._send(_HEAL, counted)
-        elif roster.terms == event.terms:
-            return False
+    def _heal(self, event_id: UUID, changes: EventChanges) -> None:
+        recount = changes.recount
+        assert recount is not None, "only a heal comes here"
+        counted = {"confirmed_spots": recount.confirmed_spots, "waitlist_length": recount.waitlist_length}
+        self._send(HEAL_COUNTERS, {"event_id": event_id, **counted}, 1, Overtaken)
+
+    def _save_settings(self, event_id: UUID, changes: EventChanges) -> None:
         moved = {
-            "event_id": event.id,
-            "spots_delta": roster.spots_reserved - spots,
-            "waitlist_delta": roster.waitlist.length - waiting,
-            "entries": len(roster.changes),
+            "spots": changes.spots_delta,
+            "waiting": changes.waitlist_delta,
+            "entries": len(changes.changes),
         }
-        self._send(_GUARD_SETTINGS, {**moved, **msgspec.structs.asdict(roster.terms)})
-        return True
+        settings = msgspec.structs.asdict(changes.settings) if changes.settings else {}
+        self._send(SAVE_SETTINGS, {"event_id": event_id, **moved, **settings}, 1, GuardRefused)
 
     def _delete(self, gone: Sequence[tuple[UUID, UUID]]) -> None:
         if gone:
             events, ids = zip(*gone, strict=True)
-            parameters = {"event_ids": arrays.ids(events), "ids": arrays.ids(ids)}
-            self._send(_DELETE, parameters)
+            parameters = {"event_ids": arrays.uuids(events), "ids": arrays.uuids(ids)}
+            self._send(DELETE_REGISTRATIONS, parameters, len(gone), Overtaken)
 
-    def _update(self, changed: Sequence[tuple[UUID, Registration]]) -> None:
-        if changed:
+    def _update(self, updated: Sequence[tuple[UUID, Registration]]) -> None:
+        if updated:
             parameters = {
-                "event_ids": arrays.ids(event_id for event_id, _ in changed),
-                "ids": arrays.ids(r.id for _, r in changed),
-                "statuses": arrays.json(r.status for _, r in changed),
-                "seqs": arrays.numbers(r.seq for _, r in changed),
+                "event_ids": arrays.uuids(event_id for event_id, _ in updated),
+                "ids": arrays.uuids(r.id for _, r in updated),
+                "statuses": arrays.texts(r.status for _, r in updated),
+                "seqs": arrays.numbers(r.seq for _, r in updated),
             }
-            self._send(_UPDATE, parameters)
+            self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
 
-    def _send(self, statement: str, parameters: dict[str, Any]) -> None:
-        self._session.execute(statement.encode(), parameters)
-
-
-@contextmanager
-def writing(connection: Connection, meanwhile: Callable[[], None]) -> Iterator[Writer]:
-    """Write while the block goes on deciding; when it ends, all is written and committed.
-
-    What there is to do `meanwhile` is done once all has been sent, and must not raise.
-
-    Raises `GuardRefused`, `Overtaken` or psycopg's errors, and then nothing is, unless what broke is the
-    connection: then nobody knows.
-    """
-    session = connections.session(connection)
-    try:
-        with session.pipeline():
-            yield Writer(session)
-            session.execute(b"COMMIT")
-            meanwhile()
-    except psycopg.Error as error:
-        if error.sqlstate == _GUARD_REFUSED:
-            raise GuardRefused("a counter does not move past its capacity") from error
-        if error.sqlstate == _OVERTAKEN:
-            raise Overtaken from error
-        raise
+    def _send(self, statement: bytes, parameters: Any, rows: int, error: type[Exception]) -> None:  # noqa: ANN401
+        self._counted.append((self._session.execute(statement, parameters), rows, error))
 
 
-def _gone(roster: Roster) -> set[UUID]:
-    return roster.deleted - roster.entered
+def _moved(taken: Sequence[_Taken]) -> dict[str, object]:
+    return {
+        "moved_event_ids": arrays.uuids(event.id for event, _ in taken),
+        "moved_spots": arrays.numbers(changes.spots_delta for _, changes in taken),
+        "moved_waiting": arrays.numbers(changes.waitlist_delta for _, changes in taken),
+        "moved_entries": arrays.numbers(len(changes.changes) for _, changes in taken),
+    }
 
 
-def _kept(roster: Roster) -> list[Registration]:
-    return [roster.registrations[id_] for id_ in roster.changed - roster.entered - roster.deleted]
+def _entered(taken: Sequence[_Taken]) -> dict[str, object]:
+    registrations = [r for _, changes in taken for r in changes.entered]
+    return {
+        "entered_event_ids": arrays.uuids(event.id for event, changes in taken for _ in changes.entered),
+        "entered_ids": arrays.uuids(r.id for r in registrations),
+        "entered_seqs": arrays.numbers(r.seq for r in registrations),
+        "entered_command_ids": arrays.uuids(r.command_id for r in registrations),
+        "entered_names": arrays.texts(r.name for r in registrations),
+        "entered_emails": arrays.texts(r.email for r in registrations),
+        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for r in registrations),
+        "entered_spots_counts": arrays.numbers(r.spots_count for r in registrations),
+        "entered_statuses": arrays.texts(r.status for r in registrations),
+    }
 
 
-def _entered(roster: Roster) -> list[Registration]:
-    return [roster.registrations[id_] for id_ in roster.entered - roster.deleted]
+def _noted(taken: Sequence[_Taken]) -> dict[str, object]:
+    first = [(event, event.audit_seq + 1, changes) for event, changes in taken]
+    noted = [change for _, changes in taken for change in changes.changes]
+    return {
+        "noted_event_ids": arrays.uuids(event.id for event, changes in taken for _ in changes.changes),
+        "noted_numbers": arrays.numbers(
+            number for _, start, changes in first for number in range(start, start + len(changes.changes))
+        ),
+        "noted_hashes": arrays.digests(
+            digest for event, changes in taken for digest in event.append_to_trail(changes)
+        ),
+        "noted_command_ids": arrays.uuids(change.command_id for change in noted),
+        "noted_kinds": arrays.texts(change.kind for change in noted),
+        "noted_actors": arrays.texts(change.actor for change in noted),
+        "noted_reasons": arrays.texts(change.reason for change in noted),
+        "noted_registration_ids": arrays.uuids(change.registration_id for change in noted),
+        "noted_from_statuses": arrays.texts(change.from_status for change in noted),
+        "noted_to_statuses": arrays.texts(change.to_status for change in noted),
+        "noted_before_afters": arrays.jsons(
+            msgspec.json.encode(change.before_after) if change.before_after else None for change in noted
+        ),
+        "noted_spots_deltas": arrays.numbers(change.spots_delta for change in noted),
+        "noted_spots_reserved": arrays.numbers(change.spots_reserved for change in noted),
+    }
 
 
-def _moving(counted: Sequence[Loaded]) -> Given:
-    return _MOVED.of(
-        counted,
-        event_id=(one.event.id for one in counted),
-        spots_delta=(one.roster.spots_reserved - one.event.spots_reserved for one in counted),
-        waitlist_delta=(one.roster.waitlist.length - one.event.waitlist_length for one in counted),
-        entries=(len(one.roster.changes) for one in counted),
-    )
-
-
-def _entering(entered: Sequence[tuple[UUID, Registration]]) -> Given:
-    registrations = [registration for _, registration in entered]
-    return _ENTERED.of(
-        registrations,
-        event_id=(event_id for event_id, _ in entered),
-        email_key=(r.email and commands.email_key(r.email) for r in registrations),
-    )
+def _settled(settled: Sequence[SettledCommand]) -> dict[str, object]:
+    return {
+        "settled_event_ids": arrays.uuids(command.event_id for command in settled),
+        "settled_ids": arrays.uuids(command.command_id for command in settled),
+        "settled_outcomes": arrays.jsons(outcomes.encode(command.outcome) for command in settled),
+    }

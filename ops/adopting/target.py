@@ -10,6 +10,7 @@ from ops.adopting.cleaning import CleanEvent, CleanRegistration
 from ops.adopting.links import AdoptionError, Link
 from shared.domain import audit
 from shared.domain.commands import Status
+from shared.domain.event import Change
 from shared.postgres import tables
 
 KIND = "adopt"
@@ -149,21 +150,17 @@ class Writing:
         """Count one registration in, and return its audit entry as a row."""
         self.registrations += 1
         self.spots_reserved += one.spots_held
-        entry = audit.Entry(
-            event_id=self._event_id,
-            number=self.registrations,
-            command_id=None,
+        change = Change(
             kind=KIND,
+            command_id=None,
             actor=ACTOR,
             reason=None,
             registration_id=one.id,
             from_status=None,
             to_status=one.status.value,
-            before_after=None,
             spots_delta=one.spots_held,
             spots_reserved=self.spots_reserved,
-            at=self._at,
         )
-        self._hash = audit.chain(self._hash, entry)
-        place = entry.event_id, entry.number, KIND, ACTOR, one.id, entry.to_status
+        self._hash = audit.chain(self._hash, self._event_id, self.registrations, self._at, change)
+        place = self._event_id, self.registrations, KIND, ACTOR, one.id, one.status.value
         return *place, one.spots_held, self.spots_reserved, self._at, self._hash

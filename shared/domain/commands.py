@@ -1,7 +1,7 @@
-"""What can be asked: every change is one of these commands, accepted first and decided later.
+"""The commands: every change is a command, accepted first and decided later.
 
-A command is a frozen value that holds all that its decision needs from the one who asked. Its JSON
-form (camelCase, as clients send it) is what the ledger keeps.
+A command is a frozen value that holds all that its decision needs from the client. The ledger keeps its
+JSON form (camelCase, as clients send it).
 """
 
 from datetime import UTC, datetime
@@ -19,8 +19,7 @@ NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 320
 REASON_LENGTH_MAX = 500
 
-# Anything printable, with something other than white space in it: control characters would
-# not survive PostgreSQL's jsonb, and nobody is called by one.
+# Any printable text that is not only white space: PostgreSQL's jsonb cannot hold all control characters.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 
 # Python's `$` also matches before a last line feed.
@@ -38,7 +37,7 @@ PolicyName = Literal["strict_fifo", "skip_unfit"]
 
 
 class Status(StrEnum):
-    """What a registration is at a moment."""
+    """The status of a registration."""
 
     CONFIRMED = "CONFIRMED"
     WAITLIST = "WAITLIST"
@@ -46,7 +45,7 @@ class Status(StrEnum):
 
 
 class UnreadableCommand(Exception):  # noqa: N818 - reads as the sentence "raise UnreadableCommand"
-    """The ledger holds a command that this version cannot read; the message says which part."""
+    """The ledger holds a command that this version cannot read; the message names the part."""
 
 
 class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -75,9 +74,9 @@ class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forb
 class ChangeEvent(
     Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Change an event's settings; what is left out stays as it is."""
+    """Change an event's settings; a setting that is left out stays as it is."""
 
-    title: Annotated[Name, Meta(description="shown to everybody")] | UnsetType = UNSET
+    title: Annotated[Name, Meta(description="shown in public")] | UnsetType = UNSET
     capacity: Spots | UnsetType = UNSET
     waitlist_enabled: bool | UnsetType = UNSET
     waitlist_limit: Spots | UnsetType | None = UNSET
@@ -105,10 +104,10 @@ class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
 Command: TypeAlias = Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter
 
 
-class Accepted(Struct, frozen=True, kw_only=True):
-    """A command with its place in the ledger.
+class PendingCommand(Struct, frozen=True, kw_only=True):
+    """A command with its place in the ledger, not decided yet.
 
-    `accepted_at` is the database's clock at the moment of accepting.
+    `accepted_at` is the database's clock when the command was accepted.
     """
 
     command: Command
@@ -119,7 +118,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
     @property
     def registration_id(self) -> UUID:
-        """The id of the registration that it makes, if it makes one; derived each time."""
+        """The id of the registration that a `Register` command makes; it follows from the command's id."""
         return ids.registration_id(self.id)
 
 

@@ -1,20 +1,30 @@
-"""What an event consists of while its owner decides: settings, registrations, changes (pure)."""
+"""An event while its owner decides: settings, registrations and changes (pure)."""
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import ChangeEvent, Status
+from shared.domain.commands import ChangeEvent, Kind, Status
 from shared.domain.promotion import Policy, Waiter
 
 PROMOTION = "promotion"
-"""The kind of a change that no command asked for by name: freed spots went to whoever was next."""
+"""The kind of a change that no command names: a waiting registration took freed spots."""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class EventState(StrEnum):
+    """Whether an event takes registrations at the moment."""
+
+    SCHEDULED = "SCHEDULED"
+    OPEN = "OPEN"
+    PAUSED = "PAUSED"
+    CLOSED = "CLOSED"
+
+
+class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The settings of an event that decisions depend on; `waitlist_limit` None means no limit."""
 
     title: str
@@ -28,8 +38,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     closes_at: datetime | None
     paused: bool
 
-    def changed(self, command: ChangeEvent) -> "Terms":
-        """Return the settings with what the command gives."""
+    def state(self, at: datetime) -> EventState:
+        """Return whether a registration that is accepted at this moment is taken; closed precedes paused."""
+        if self.closes_at is not None and at >= self.closes_at:
+            return EventState.CLOSED
+        if self.opens_at is not None and at < self.opens_at:
+            return EventState.SCHEDULED
+        return EventState.PAUSED if self.paused else EventState.OPEN
+
+    def changed(self, command: ChangeEvent) -> "EventSettings":
+        """Return the settings with the values that the command gives."""
         given = {
             name: value
             for name in self.__struct_fields__
@@ -39,7 +57,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             given["promotion_policy"] = Policy(given["promotion_policy"])
         return msgspec.structs.replace(self, **given)
 
-    def differences(self, after: "Terms") -> dict[str, tuple[Any, Any]]:
+    def differences(self, after: "EventSettings") -> dict[str, tuple[Any, Any]]:
         """Return `(before, after)` of every setting that differs, as plain values under its name in JSON."""
         old, new = msgspec.to_builtins(self), msgspec.to_builtins(after)
         return {
@@ -50,7 +68,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """One party at the event; `seq` is its place. Adopted ones were made by no command."""
+    """One party at the event; `seq` is its place. An adopted registration has no command."""
 
     id: UUID
     seq: int
@@ -62,44 +80,59 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def spots_held(self) -> int:
-        """How many spots of the capacity it takes."""
+        """Spots of the capacity that the registration takes."""
         return self.spots_count if self.status is Status.CONFIRMED else 0
 
     @property
     def waiter(self) -> Waiter:
-        """It in the waitlist."""
+        """The registration as an entry of the waitlist."""
         return Waiter(self.seq, self.id, self.spots_count)
 
     def become(self, status: Status, *, seq: int | None = None) -> "Registration":
-        """Return it with another status, and another place where one is given."""
+        """Return the registration with another status, and with another place if one is given."""
         return msgspec.structs.replace(self, status=status, seq=self.seq if seq is None else seq)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the audit trail, without its number, time and hash.
+    """One change of an event, as the audit trail keeps it, without number, time and hash.
 
-    A change of a registration's status has its id; of the event's settings or counter has none.
-    `before_after` holds `[before, after]` of every setting that changed.
+    A change of a registration's status has `registration_id`; a change of the event's settings or counter
+    has none. `before_after` holds `[before, after]` of every setting that changed. Only an entry of an
+    adopted registration has no command.
     """
 
-    kind: str
-    command_id: UUID
+    kind: Kind | str
+    command_id: UUID | None
     actor: str
     reason: str | None
     registration_id: UUID | None
-    from_status: Status | None
-    to_status: Status | None
+    from_status: str | None
+    to_status: str | None
     spots_delta: int
     spots_reserved: int
-    before_after: Mapping[str, tuple[Any, Any]] | None = None
+    before_after: Mapping[str, Any] | None = None
 
 
 class Recount(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rows say, whatever the counters do, and where the audit trail ends.
-
-    Confirmed spots and registrations that wait; `audited_spots` is the counter after the last entry.
-    """
+    """The sums of an event's rows, whatever the counters say, and the counter after the last audit entry."""
 
     confirmed_spots: int
     waitlist_length: int
     audited_spots: int
+
+
+class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decisions changed and that is not saved yet.
+
+    `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
+    deltas then count from the recount.
+    """
+
+    changes: list[Change]
+    entered: list[Registration]
+    updated: list[Registration]
+    deleted: list[UUID]
+    settings: EventSettings | None
+    recount: Recount | None
+    spots_delta: int
+    waitlist_delta: int

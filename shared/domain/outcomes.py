@@ -1,7 +1,7 @@
-"""What can be answered: every accepted command gets exactly one of these outcomes, for good.
+"""The outcomes: every accepted command gets exactly one of them, for good.
 
-An expected "no" is a `Refused` with a code, never an exception. `Failed` is for what should not
-happen: the command could not be decided, changed nothing, and names an incident to look up in the log.
+An expected "no" is a `Refused` with a code, never an exception. `Failed` is an error: the command could
+not be decided and changed nothing, and the log has the incident that the outcome names.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from shared.domain.commands import Status
 
 
 class RefusalCode(StrEnum):
-    """Why a command was refused, in order of precedence: the first that applies is the answer."""
+    """The reason of a refusal, in order of precedence: the first that applies is the answer."""
 
     REGISTRATION_NOT_FOUND = "REGISTRATION_NOT_FOUND"
     """The registration is not there, or no longer."""
@@ -27,7 +27,7 @@ class RefusalCode(StrEnum):
     ALREADY_REGISTERED = "ALREADY_REGISTERED"
     """The email address holds another active registration at the event."""
     EVENT_FULL = "EVENT_FULL"
-    """Nothing is free for this party, and the waitlist takes nobody."""
+    """No spots are free for this party, and the waitlist is closed or at its limit."""
     CAPACITY_EXCEEDED = "CAPACITY_EXCEEDED"
     """The registration needs more spots than are left."""
     CAPACITY_BELOW_RESERVED = "CAPACITY_BELOW_RESERVED"
@@ -85,7 +85,7 @@ class CounterHealed(
 ):
     """The counters equal the rows; `drift` is what the counter of spots was too high by.
 
-    `overbooked_spots` is by how much the event really is oversold: nobody is confirmed until it fits.
+    `overbooked_spots` are the confirmed spots beyond the capacity; none is confirmed until they are gone.
     """
 
     drift: int
@@ -121,8 +121,16 @@ Outcome: TypeAlias = (
     | Failed
 )
 
+
+class SettledCommand(Struct, frozen=True, kw_only=True):
+    """An event's command with its one outcome."""
+
+    event_id: UUID
+    command_id: UUID
+    outcome: Outcome
+
+
 EVENT_FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")
-"""The same words, whoever says it: the event's owner, or the API of an event that is sold out."""
 
 _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 

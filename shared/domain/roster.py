@@ -6,7 +6,7 @@ Invariants, after every decision:
 1. A decision that confirms leaves `spots_reserved <= capacity`.
 2. `spots_reserved` moves by the spots delta of exactly the changes that are written down.
 3. A refusal writes no change.
-4. Nobody takes spots ahead of a waiting party whom the event's policy would promote.
+4. No party takes spots ahead of a waiting party that the event's policy would promote.
 
     register, fits ─────▶ CONFIRMED ── cancel ──▶ CANCELLED
                             ▲   │                   │   ▲
@@ -25,16 +25,17 @@ from uuid import UUID
 
 from shared.domain import commands, outcomes, promotion, rules
 from shared.domain.commands import (
-    Accepted,
     ChangeEvent,
     ChangeStatus,
     DeleteRegistration,
     HealCounter,
+    Kind,
+    PendingCommand,
     Register,
     Status,
     email_key,
 )
-from shared.domain.event import PROMOTION, Change, Recount, Registration, Terms
+from shared.domain.event import PROMOTION, Change, EventChanges, EventSettings, Recount, Registration
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
@@ -46,17 +47,20 @@ from shared.domain.outcomes import (
 )
 from shared.domain.promotion import Waiter, Waitlist
 
+_HEAL: Kind = "heal_counter"
+_CHANGE_EVENT: Kind = "change_event"
+
 
 @dataclass(kw_only=True, slots=True)
 class Roster:
-    """An event as of now, and the changes that the decisions since loading have made.
+    """An event as of now, and the changes of the decisions that are not saved yet.
 
-    `registrations` has at least all that the commands to be decided name and all known waiters;
-    `holders` maps the email keys that those commands can touch to the active registration that
+    `registrations` has at least all registrations that the commands to be decided name and all known
+    waiters; `holders` maps the email keys that those commands can touch to the active registration that
     holds each. `recount` is there when a counter is to be healed.
     """
 
-    terms: Terms
+    settings: EventSettings
     spots_reserved: int
     waitlist: Waitlist
     registrations: dict[UUID, Registration]
@@ -70,40 +74,57 @@ class Roster:
     @property
     def spots_left(self) -> int:
         """Free spots; negative when the event is oversold."""
-        return self.terms.capacity - self.spots_reserved
+        return self.settings.capacity - self.spots_reserved
 
-    def written(self) -> None:
-        """Forget the changes so far: they are written down."""
+    def take_changes(self) -> EventChanges:
+        """Return the changes of the decisions since the last call; the caller saves them."""
+        kinds = {change.kind for change in self.changes}
+        healed = _HEAL in kinds
+        taken = EventChanges(
+            changes=self.changes,
+            entered=[self.registrations[id_] for id_ in self.entered - self.deleted],
+            updated=[self.registrations[id_] for id_ in self.changed - self.entered - self.deleted],
+            deleted=list(self.deleted - self.entered),
+            settings=self.settings if _CHANGE_EVENT in kinds else None,
+            recount=self.recount if healed else None,
+            # A heal's own delta leads from the trail's last counter to the rows, not from the database's.
+            spots_delta=sum(change.spots_delta for change in self.changes if change.kind != _HEAL),
+            waitlist_delta=sum(
+                (change.to_status == Status.WAITLIST) - (change.from_status == Status.WAITLIST)
+                for change in self.changes
+            ),
+        )
         self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
+        return taken
 
-    def decide(self, accepted: Accepted) -> Outcome:
-        """Return the one outcome of a command and write down what it changes."""
-        match accepted.command:
+    def decide(self, pending: PendingCommand) -> Outcome:
+        """Return the one outcome of a command, and note its changes."""
+        match pending.command:
             case Register() as command:
-                return self._register(accepted, command)
+                return self._register(pending, command)
             case ChangeStatus() as command:
-                return self._change_status(accepted, command)
+                return self._change_status(pending, command)
             case DeleteRegistration() as command:
-                return self._delete(accepted, command)
+                return self._delete(pending, command)
             case ChangeEvent() as command:
-                return self._change_event(accepted, command)
+                return self._change_event(pending, command)
             case HealCounter() as command:
-                return self._heal(accepted, command)
-        assert_never(accepted.command)
+                return self._heal(pending, command)
+        assert_never(pending.command)
 
-    def _register(self, accepted: Accepted, command: Register) -> Outcome:
-        refusal = rules.against_registering(self.terms, accepted.accepted_at, command, self.holders)
+    def _register(self, pending: PendingCommand, command: Register) -> Outcome:
+        refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
         if refusal is not None:
             return refusal
         has_room = self._waitlist_has_room()
         if has_room:
-            self._promote(accepted)
+            self._promote(pending)
         if self._newcomer_may_confirm(command.spots_count):
-            registration_id = self._enter(accepted, command, Status.CONFIRMED)
+            registration_id = self._enter(pending, command, Status.CONFIRMED)
             return Confirmed(registration_id=registration_id, spots_count=command.spots_count)
         if not has_room:
             return outcomes.EVENT_FULL
-        registration_id = self._enter(accepted, command, Status.WAITLIST)
+        registration_id = self._enter(pending, command, Status.WAITLIST)
         return Waitlisted(
             registration_id=registration_id,
             spots_count=command.spots_count,
@@ -112,28 +133,28 @@ class Roster:
 
     def _newcomer_may_confirm(self, spots_count: int) -> bool:
         return promotion.newcomer_may_confirm(
-            self.terms.promotion_policy, self.waitlist, spots_count=spots_count, spots_left=self.spots_left
+            self.settings.promotion_policy, self.waitlist, spots_count=spots_count, spots_left=self.spots_left
         )
 
     def _waitlist_has_room(self) -> bool:
-        limit = self.terms.waitlist_limit
-        return self.terms.waitlist_enabled and (limit is None or self.waitlist.length < limit)
+        limit = self.settings.waitlist_limit
+        return self.settings.waitlist_enabled and (limit is None or self.waitlist.length < limit)
 
-    def _enter(self, accepted: Accepted, command: Register, status: Status) -> UUID:
+    def _enter(self, pending: PendingCommand, command: Register, status: Status) -> UUID:
         registration = Registration(
-            id=accepted.registration_id,
-            seq=accepted.seq,
-            command_id=accepted.id,
+            id=pending.registration_id,
+            seq=pending.seq,
+            command_id=pending.id,
             name=command.name,
             email=command.email,
             spots_count=command.spots_count,
             status=status,
         )
         self.entered.add(registration.id)
-        self._move(accepted, None, registration)
+        self._move(pending, None, registration)
         return registration.id
 
-    def _change_status(self, accepted: Accepted, command: ChangeStatus) -> Outcome:
+    def _change_status(self, pending: PendingCommand, command: ChangeStatus) -> Outcome:
         before = self.registrations.get(command.registration_id)
         if before is None:
             return rules.NOT_FOUND
@@ -142,36 +163,36 @@ class Roster:
             return refusal
         if before.status is not command.status:
             # To the waitlist is to its tail: the place of the command that moved it there.
-            seq = accepted.seq if command.status is Status.WAITLIST else None
+            seq = pending.seq if command.status is Status.WAITLIST else None
             after = before.become(command.status, seq=seq)
-            self._move(accepted, before, after, reason=command.reason)
-            self._promote(accepted, but=after.waiter)
+            self._move(pending, before, after, reason=command.reason)
+            self._promote(pending, but=after.waiter)
         return StatusChanged(registration_id=before.id, from_status=before.status, to_status=command.status)
 
-    def _delete(self, accepted: Accepted, command: DeleteRegistration) -> Outcome:
+    def _delete(self, pending: PendingCommand, command: DeleteRegistration) -> Outcome:
         before = self.registrations.get(command.registration_id)
         if before is None:
             return rules.NOT_FOUND
         self.deleted.add(before.id)
-        self._move(accepted, before, None, reason=command.reason)
-        self._promote(accepted)
+        self._move(pending, before, None, reason=command.reason)
+        self._promote(pending)
         return RegistrationDeleted(
             registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
         )
 
-    def _change_event(self, accepted: Accepted, command: ChangeEvent) -> Outcome:
-        before, after = self.terms, self.terms.changed(command)
+    def _change_event(self, pending: PendingCommand, command: ChangeEvent) -> Outcome:
+        before, after = self.settings, self.settings.changed(command)
         refusal = rules.against_settings(before, after, self.spots_reserved)
         if refusal is not None:
             return refusal
         differences = before.differences(after)
         if differences:
-            self.terms = after
+            self.settings = after
             reason = command.reason if isinstance(command.reason, str) else None
-            self._note(accepted, reason=reason, before_after=differences)
-        return EventChanged(changed=tuple(differences), promoted=self._promote(accepted))
+            self._note(pending, reason=reason, before_after=differences)
+        return EventChanged(changed=tuple(differences), promoted=self._promote(pending))
 
-    def _heal(self, accepted: Accepted, command: HealCounter) -> Outcome:
+    def _heal(self, pending: PendingCommand, command: HealCounter) -> Outcome:
         assert self.recount is not None, "healing needs a recount"
         found, counted = (self.spots_reserved, self.waitlist.length), self.recount
         drift = found[0] - counted.confirmed_spots
@@ -183,45 +204,45 @@ class Roster:
             )
             if before != after
         }
-        # What moved the counter is not in the trail, which goes on from where it ended itself.
+        # The trail has no entry for whatever moved the counter; it goes on from its own last counter.
         self.spots_reserved, self.waitlist.length = counted.audited_spots, counted.waitlist_length
         spots_delta = counted.confirmed_spots - counted.audited_spots
         if differences or spots_delta:
             self._note(
-                accepted, reason=command.reason, spots_delta=spots_delta, before_after=differences or None
+                pending, reason=command.reason, spots_delta=spots_delta, before_after=differences or None
             )
         healed = CounterHealed(
             drift=drift, spots_reserved=self.spots_reserved, overbooked_spots=max(-self.spots_left, 0)
         )
-        self._promote(accepted)
+        self._promote(pending)
         return healed
 
-    def _promote(self, accepted: Accepted, *, but: Waiter | None = None) -> int:
-        """Offer what is free to the waitlist, and return how many took it.
+    def _promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
+        """Offer free spots to the waitlist, and return how many registrations took them.
 
-        `but` is whom this very command put there: an admin who moves somebody to the waitlist does
-        not see them come straight back. The next command that frees spots offers them to everybody.
+        `but` is the registration that this very command moved to the waitlist: it does not come straight
+        back. The next command that frees spots offers them to that registration as well.
         """
         promoted = 0
-        while self.terms.auto_promote:
-            waiter = promotion.next_up(self.terms.promotion_policy, self.waitlist, self.spots_left)
+        while self.settings.auto_promote:
+            waiter = promotion.next_up(self.settings.promotion_policy, self.waitlist, self.spots_left)
             if waiter is None or waiter == but:
                 break
             before = self.registrations[waiter.id]
-            self._move(accepted, before, before.become(Status.CONFIRMED), kind=PROMOTION)
+            self._move(pending, before, before.become(Status.CONFIRMED), kind=PROMOTION)
             promoted += 1
         return promoted
 
     def _move(
         self,
-        accepted: Accepted,
+        pending: PendingCommand,
         before: Registration | None,
         after: Registration | None,
         *,
         kind: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Carry one registration's change through everything that the roster keeps."""
+        """Apply one registration's change to all parts of the roster."""
         if before is not None:
             self._leave(before)
         if after is not None:
@@ -230,7 +251,7 @@ class Roster:
         assert one is not None, "something must have moved"
         held_before, held_after = (before.spots_held if before else 0), (after.spots_held if after else 0)
         self._note(
-            accepted,
+            pending,
             kind=kind,
             reason=reason,
             registration_id=one.id,
@@ -256,7 +277,7 @@ class Roster:
 
     def _note(  # noqa: PLR0913 - one for each column of an entry that may differ
         self,
-        accepted: Accepted,
+        pending: PendingCommand,
         *,
         kind: str | None = None,
         reason: str | None = None,
@@ -269,9 +290,9 @@ class Roster:
         self.spots_reserved += spots_delta
         self.changes.append(
             Change(
-                kind=kind or commands.kind(accepted.command),
-                command_id=accepted.id,
-                actor=accepted.actor,
+                kind=kind or commands.kind(pending.command),
+                command_id=pending.id,
+                actor=pending.actor,
                 reason=reason,
                 registration_id=registration_id,
                 from_status=from_status,

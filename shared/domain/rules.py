@@ -1,4 +1,4 @@
-"""Why a command is refused: each rule looks at what it needs and says no, or nothing (pure).
+"""The rules of refusal: each returns the refusal of a command, or None (pure).
 
 `RefusalCode` lists the codes in their order of precedence.
 """
@@ -8,26 +8,29 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.domain.commands import Register, Status, email_key
-from shared.domain.event import Registration, Terms
+from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 
 
 def against_registering(
-    terms: Terms, accepted_at: datetime, command: Register, holders: Mapping[str, UUID]
+    settings: EventSettings, accepted_at: datetime, command: Register, holders: Mapping[str, UUID]
 ) -> Refused | None:
-    """Refuse a registration that was accepted outside the window, is too large or a second one."""
-    if terms.opens_at is not None and accepted_at < terms.opens_at:
-        return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
-    if terms.closes_at is not None and accepted_at >= terms.closes_at:
-        return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
-    if terms.paused:
-        return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
-    if command.spots_count > terms.max_spots_per_registration:
+    """Refuse a registration outside the window, in a pause, of too large a party or of a known holder."""
+    match settings.state(accepted_at):
+        case EventState.SCHEDULED:
+            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
+        case EventState.CLOSED:
+            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
+        case EventState.PAUSED:
+            return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
+        case EventState.OPEN:
+            pass
+    if command.spots_count > settings.max_spots_per_registration:
         return _refused(
             RefusalCode.TOO_MANY_SPOTS,
-            f"One registration may have at most {terms.max_spots_per_registration} spots.",
+            f"One registration may have at most {settings.max_spots_per_registration} spots.",
         )
     return _against_a_second(command.email, None, holders)
 
@@ -54,7 +57,7 @@ def against_becoming(
     return None
 
 
-def against_settings(before: Terms, after: Terms, spots_reserved: int) -> Refused | None:
+def against_settings(before: EventSettings, after: EventSettings, spots_reserved: int) -> Refused | None:
     """Refuse a capacity below what is confirmed, and a window that ends before it begins."""
     if after.capacity != before.capacity and after.capacity < spots_reserved:
         return _refused(

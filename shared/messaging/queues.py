@@ -1,7 +1,7 @@
-"""The event queues: Celery's configuration, one queue per event, and the ring that wakes its owner.
+"""The event queues: Celery's configuration, one queue per event, and the message that wakes its owner.
 
-A message says that an event has commands; it carries their ids and no payload. It may be lost,
-doubled or late without harm, because the owner takes what is pending from the ledger.
+A message carries event ids and nothing else. It may be lost, doubled or late without harm, because the owner
+reads the pending commands from the ledger.
 
 Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
 `admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.
@@ -13,9 +13,7 @@ from uuid import UUID
 
 from celery import Celery
 from kombu import Exchange, Queue
-from msgspec import json
 
-from shared.domain import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
@@ -23,7 +21,6 @@ _IDLE_QUEUE = "admitone"
 # The default exchange routes by the queue's name and leaves no binding behind for every event.
 _DEFAULT_EXCHANGE = Exchange("")
 _SOCKET_SECONDS_MAX = 5
-_PERSISTENT = 2
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -66,68 +63,25 @@ def event_queue_name(event_id: UUID) -> str:
     return f"event.{event_id}"
 
 
-def ring(app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()) -> None:
-    """Tell the event's owner that commands are in the ledger; blocks, and raises when the broker is gone.
+def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
+    """Tell the owner of these events that they have commands in the ledger.
 
-    `others` are events of the same owner that have commands too.
+    All events have the same owner; the message goes to the first one's queue. Blocks, and raises when the
+    broker is gone.
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=_arguments(event_id, command_ids, others),
-        argsrepr=_shortly(event_id),
-        queue=event_queue(event_id),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
+        args=([str(event_id) for event_id in event_ids],),
+        argsrepr=f"({len(event_ids)} events)",  # Celery's own repr costs as much as sending
+        queue=event_queue(event_ids[0]),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
     )
 
 
-def redis_message(
-    app: Celery, event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID] = ()
-) -> bytes:
-    """Return what `ring` adds, through kombu, to the head of the Redis list that is the event's queue."""
-    task = app.amqp.as_task_v2(
-        str(ids.new_id()),
-        APPLY_COMMANDS,
-        args=_arguments(event_id, command_ids, others),
-        argsrepr=_shortly(event_id),
-        ignore_result=True,
-    )
-    return json.encode(
-        {
-            "body": json.encode(task.body),  # bytes become base64
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": task.headers,
-            "properties": {
-                **task.properties,
-                "body_encoding": "base64",
-                "delivery_info": {"exchange": "", "routing_key": event_queue_name(event_id)},
-                "delivery_mode": _PERSISTENT,
-                "delivery_tag": str(ids.new_id()),
-                "priority": 0,
-            },
-        }
-    )
-
-
-def _arguments(
-    event_id: UUID, command_ids: Sequence[UUID], others: Sequence[UUID]
-) -> tuple[str | list[str], ...]:
-    return (str(event_id), _texts(command_ids), *([_texts(others)] if others else []))
-
-
-def _shortly(event_id: UUID) -> str:
-    """Return the arguments for people; what Celery makes of them by itself costs as much as sending."""
-    return f"({event_id}, …)"
-
-
-def _texts(ids: Sequence[UUID]) -> list[str]:
-    return [str(id_) for id_ in ids]
-
-
 def _queue(name: str) -> Queue:
-    # A message is taken for good when it is delivered: keeping account of it costs more than losing it.
+    # A delivered message is deleted. A lost one costs at most a tick, because the owner reads the ledger.
     return Queue(name, _DEFAULT_EXCHANGE, routing_key=name, no_ack=True)
 
 

@@ -1,12 +1,13 @@
-"""Many values as one parameter: what a batch sends to PostgreSQL.
+"""Columns of values as one parameter each, in the form in which PostgreSQL takes them at the least cost.
 
-A driver turns a list into an array element by element, which costs more than all deciding. So ids and
-digests go as the bytes that PostgreSQL keeps, which it need not parse; whole columns of numbers and JSON
-go as text that is encoded at once: of numbers that is, but for its brackets, an array literal.
+A driver turns a list into an array element by element, at more than the cost of all decisions. So a column
+goes as the bytes that PostgreSQL's `array_recv` reads. A column of numbers goes as an array literal, which
+is JSON but for its brackets. Each statement casts its parameters (`:'ids'::uuid[]`); the server takes a
+parameter's type from the cast.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
@@ -15,73 +16,53 @@ from psycopg.adapt import Dumper
 from psycopg.postgres import types
 from psycopg.pq import Format
 
-# As PostgreSQL's array_recv reads it: dimensions, whether there are nulls, the elements' type, how many they
-# are, the first one's number; then each element after its length.
+# Dimensions, whether there are nulls, the elements' type, their count, the first one's number.
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
-_ID_LENGTH = _LENGTH.pack(16)
+_JSONB_VERSION = b"\x01"
+_UUID, _BYTEA, _TEXT, _JSONB = (types[name].oid for name in ("uuid", "bytea", "text", "jsonb"))
 
 
-class Ids(bytes):
-    """A `uuid[]` in PostgreSQL's binary format."""
+class Array(bytes):
+    """An array in PostgreSQL's binary format."""
 
 
-class Digests(bytes):
-    """A `bytea[]` in PostgreSQL's binary format."""
-
-
-class _AsItIs(Dumper):
+class _ArrayDumper(Dumper):
     format = Format.BINARY
 
     def dump(self, obj: bytes) -> bytes:
         return obj
 
 
-class _IdsDumper(_AsItIs):
-    oid = types["uuid"].array_oid
+psycopg.adapters.register_dumper(Array, _ArrayDumper)  # for every connection that is made from now on
 
 
-class _DigestsDumper(_AsItIs):
-    oid = types["bytea"].array_oid
-
-
-# Every connection that is made from now on knows them.
-psycopg.adapters.register_dumper(Ids, _IdsDumper)
-psycopg.adapters.register_dumper(Digests, _DigestsDumper)
-
-
-def ids(values: Iterable[UUID | None]) -> Ids:
+def uuids(values: Iterable[UUID | None]) -> Array:
     """Return a `uuid[]`."""
-    elements = [_NULL if value is None else _ID_LENGTH + value.bytes for value in values]
-    return Ids(_array(types["uuid"].oid, elements))
+    return _array(_UUID, (None if value is None else value.bytes for value in values))
 
 
-def digests(values: Iterable[bytes | None]) -> Digests:
+def digests(values: Iterable[bytes | None]) -> Array:
     """Return a `bytea[]`."""
-    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
-    return Digests(_array(types["bytea"].oid, elements))
+    return _array(_BYTEA, values)
+
+
+def texts(values: Iterable[str | None]) -> Array:
+    """Return a `text[]`."""
+    return _array(_TEXT, (None if value is None else value.encode() for value in values))
+
+
+def jsons(values: Iterable[bytes | None]) -> Array:
+    """Return a `jsonb[]` of values that are JSON already."""
+    return _array(_JSONB, (None if value is None else _JSONB_VERSION + value for value in values))
 
 
 def numbers(values: Iterable[int]) -> str:
     """Return a literal of `integer[]` or `bigint[]`."""
-    return "{" + json(values)[1:-1] + "}"
+    return "{" + msgspec.json.encode(list(values))[1:-1].decode() + "}"
 
 
-def tids(values: Iterable[str]) -> str:
-    """Return a literal of `tid[]`, of rows' places such as `(0,1)`."""
-    return "{" + ",".join(f'"{value}"' for value in values) + "}"
-
-
-def json(values: Iterable[object]) -> str:
-    """Return a JSON array, for `jsonb_array_elements` or `jsonb_array_elements_text`."""
-    return msgspec.json.encode(list(values)).decode()
-
-
-def raw_json(values: Iterable[bytes]) -> str:
-    """Return a JSON array of values that are JSON already."""
-    return "[" + b",".join(values).decode() + "]"
-
-
-def _array(element_type: int, elements: Sequence[bytes]) -> bytes:
-    return _HEADER.pack(1, 1, element_type, len(elements), 1) + b"".join(elements)
+def _array(element_type: int, values: Iterable[bytes | None]) -> Array:
+    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
+    return Array(_HEADER.pack(1, 1, element_type, len(elements), 1) + b"".join(elements))

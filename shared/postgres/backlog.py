@@ -1,4 +1,4 @@
-"""What waits in the ledger, and how fast it goes: read by whoever waits, looks around or watches."""
+"""The backlog: the pending commands in the ledger, and the rate at which they are settled."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -50,8 +50,8 @@ async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]])
     """Return for those `(event_id, command_id)` that are pending how many commands count before each."""
     pairs = list(asked)
     parameters = {
-        "event_ids": arrays.ids({event_id for event_id, _ in pairs}),
-        "ids": arrays.ids(id_ for _, id_ in pairs),
+        "event_ids": arrays.uuids({event_id for event_id, _ in pairs}),
+        "ids": arrays.uuids(id_ for _, id_ in pairs),
     }
     return {row.id: row.ahead for row in await connection.execute(_AHEAD, parameters)}
 

@@ -1,11 +1,8 @@
-"""The advisory locks that say who is a worker, who owns which event, and for which a command is coming.
+"""The advisory locks that name the workers and the owners of events.
 
-The first two are session locks of a worker's one database connection: a shared lock `(WORKER, number)`
-that names the worker, and an exclusive lock `event_key(event_id)` for each event that it owns. Whoever
-wants to know the live workers asks PostgreSQL for its locks.
-
-The third, `(COMING, coming_key(event_id))`, is shared by the statements that accept a command of which the
-owner has been told already. It ends with their commits, so that who waits for it finds the command.
+Both are session locks of a worker's one database connection: a shared lock `(WORKER, number)` that names the
+worker, and an exclusive lock `event_key(event_id)` for each event that it owns. The live workers and the
+owners are read from PostgreSQL's own list of locks.
 """
 
 import hashlib
@@ -18,7 +15,6 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
-COMING = 0x0AD3170F
 
 _WORKER_NUMBERS = text("""
     SELECT objid::bigint FROM pg_locks
@@ -48,7 +44,7 @@ _WORKERS = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """A live worker: who it is, when its session last spoke, and the keys of the events it owns."""
+    """A live worker: its host and process, when its session last spoke, and the keys of its events."""
 
     host: str
     pid: int
@@ -61,11 +57,6 @@ def event_key(event_id: UUID) -> int:
     """Return the signed 64-bit key of an event's lock."""
     digest = hashlib.blake2b(event_id.bytes, digest_size=8, person=b"event-owner").digest()
     return int.from_bytes(digest, "big", signed=True)
-
-
-def coming_key(event_id: UUID) -> int:
-    """Return the signed 32-bit key of the lock under which commands come; events may share one."""
-    return event_key(event_id) >> 32
 
 
 def worker_numbers(connection: Connection) -> frozenset[int]:

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from shared.domain import ids, promotion
-from shared.domain.commands import Accepted
+from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
 from shared.postgres import ledger, rows
 from shared.postgres.connections import worker_connection
@@ -391,7 +391,7 @@ def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_pro
     loaded: list[int] = []
     loading = load.load
 
-    def counting(on: Connection, decidable: Sequence[tuple[Held, Sequence[Accepted]]]) -> list[Loaded]:
+    def counting(on: Connection, decidable: Sequence[tuple[Held, Sequence[PendingCommand]]]) -> list[Loaded]:
         found = loading(on, decidable)
         loaded.extend(len(one.roster.registrations) for one in found)
         return found

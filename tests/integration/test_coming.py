@@ -6,19 +6,18 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from api.rings import rings
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from api import bell
-from api.bell import Bell
-from api.intake import Intake
-from api.owners import Owners
-from api.rings import rings
+from api.commands.intake import Intake
+from api.commands.owner_cache import Owners
+from api.commands.waker import Bell
 from shared.domain import ids
 from shared.messaging import queues, results
 from shared.postgres import connections, ledger, locks
-from shared.postgres.ledger import Asked, Settled
+from shared.postgres.ledger import NewCommand, Settled
 from shared.settings import Settings
 from tests.databases import as_worker, run
 from tests.simulation.histories import SETTINGS
@@ -34,9 +33,9 @@ _WHO_WAITS = "SELECT FROM pg_locks WHERE locktype = :kind AND NOT granted"
 _WHAT_IS_COMING = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :lock_class AND granted"
 
 
-def asked(event_id: UUID) -> Asked:
+def asked(event_id: UUID) -> NewCommand:
     payload = json.dumps({"name": "User", "email": None, "spotsCount": 1}).encode()
-    return Asked(event_id=event_id, id=ids.new_id(), kind="register", payload=payload, actor="public")
+    return NewCommand(event_id=event_id, id=ids.new_id(), kind="register", payload=payload, actor="public")
 
 
 @pytest.fixture

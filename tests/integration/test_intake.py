@@ -5,16 +5,16 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
+from api.rings import rings
 from sqlalchemy import Connection, make_url, text
 
-from api.bell import Bell
-from api.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
-from api.owners import Owners
-from api.rings import rings
+from api.commands.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
+from api.commands.owner_cache import Owners
+from api.commands.waker import Bell
 from shared.domain import ids
 from shared.messaging import queues
 from shared.postgres import connections
-from shared.postgres.ledger import Asked, Receipt
+from shared.postgres.ledger import NewCommand, Receipt
 from shared.settings import Settings
 
 EVENT = ids.new_id()
@@ -24,8 +24,10 @@ _CUT_OFF = text("""
 """)
 
 
-def asked(payload: bytes = b'{"name":"User"}', key: bytes | None = None, body: bytes | None = None) -> Asked:
-    return Asked(
+def asked(
+    payload: bytes = b'{"name":"User"}', key: bytes | None = None, body: bytes | None = None
+) -> NewCommand:
+    return NewCommand(
         event_id=EVENT,
         id=ids.new_id(),
         kind="register",

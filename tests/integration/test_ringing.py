@@ -9,13 +9,12 @@ from uuid import UUID
 
 import pytest
 import redis
+from api.rings import rings
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from api import bell
-from api.bell import Bell
-from api.owners import Owners
-from api.rings import rings
+from api.commands.owner_cache import Owners
+from api.commands.waker import Bell
 from shared.domain import ids
 from shared.messaging import queues, results
 from shared.postgres import connections, locks

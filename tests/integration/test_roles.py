@@ -12,7 +12,7 @@ from ops import tidying
 from shared.domain import commands, ids
 from shared.domain.commands import Register
 from shared.postgres import ledger
-from shared.postgres.ledger import Asked
+from shared.postgres.ledger import NewCommand
 from tests.databases import as_worker
 from tests.stage import CHECKOUT
 from worker import batch
@@ -34,10 +34,10 @@ def as_role(database: str, role: str) -> Connection:
     return as_worker(database, options=f"-c role={role}")
 
 
-def accept_as_api(database: str, **asked: bytes) -> Asked:
+def accept_as_api(database: str, **asked: bytes) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
-    one = Asked(
+    one = NewCommand(
         event_id=ids.new_id(),
         id=ids.new_id(),
         kind=commands.kind(command),
@@ -52,7 +52,7 @@ def accept_as_api(database: str, **asked: bytes) -> Asked:
         async with session:
             statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
             await session.execute(statement, [one.event_id, str(one.event_id)])
-            assert await ledger.accept(session, [one]) == [ledger.Receipt(command_id=one.id)]
+            assert await ledger.accept(session, [one]) == [ledger.Acceptance(command_id=one.id)]
 
     asyncio.run(accept())
     return one

@@ -5,12 +5,12 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from shared.postgres.rows import Rows
 from sqlalchemy import make_url
 
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed
 from shared.postgres import rows
-from shared.postgres.rows import Rows
 
 ROWS = Rows(
     "given",

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import redis
 
-from api import news, waiting
-from api.ending import end
-from api.waiting import Waiting
+from api.commands.outcome_waiter import Waiting
+from api.tasks import end
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed
 from shared.messaging import results

@@ -7,8 +7,8 @@ from uuid import UUID
 import msgspec
 
 from shared.domain import commands, outcomes
-from shared.domain.commands import Accepted
-from shared.domain.event import Change, Recount, Terms
+from shared.domain.commands import PendingCommand
+from shared.domain.event import Change, EventSettings, Recount
 from shared.domain.promotion import Policy, Waitlist
 from shared.domain.roster import Roster
 from tests.simulation import auditor, histories, worlds
@@ -23,7 +23,7 @@ class InMemory:
         terms = {worlds.column(name): value for name, value in settings.items()}
         terms["promotion_policy"] = Policy(terms["promotion_policy"])
         self.roster = Roster(
-            terms=Terms(**terms), spots_reserved=0, waitlist=Waitlist(), registrations={}, holders={}
+            terms=EventSettings(**terms), spots_reserved=0, waitlist=Waitlist(), registrations={}, holders={}
         )
         self.commands: list[Told] = []
 
@@ -45,7 +45,7 @@ class InMemory:
             waitlist_length=sum(r.status == "WAITLIST" for r in found),
             audited_spots=self.roster.changes[-1].spots_reserved if self.roster.changes else 0,
         )
-        accepted = Accepted(
+        accepted = PendingCommand(
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
             id=UUID(told.id),
             seq=told.seq,

@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from shared.postgres.rows import Given
 from sqlalchemy import text
+from worker.audit_trail import Chained
 
 from shared.domain import audit, promotion, roster, rules
-from shared.domain.commands import Accepted, Register, Status
+from shared.domain.commands import PendingCommand, Register, Status
 from shared.domain.event import Change, Registration
 from shared.domain.outcomes import Outcome, Refused
 from shared.domain.promotion import Policy, Waiter, Waitlist
 from shared.domain.roster import Roster
-from shared.postgres.rows import Given
 from worker import audit_trail, save
-from worker.audit_trail import Chained
 from worker.load import Held
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -26,7 +26,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def frees_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     note = Roster._note
 
-    def mutant(self: Roster, accepted: Accepted, **facts: Any) -> None:
+    def mutant(self: Roster, accepted: PendingCommand, **facts: Any) -> None:
         if facts.get("from_status") is Status.CANCELLED and facts.get("to_status") is None:
             facts["spots_delta"] = -1
         note(self, accepted, **facts)
@@ -37,7 +37,7 @@ def frees_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def frees_nothing_on_demotion(monkeypatch: pytest.MonkeyPatch) -> None:
     note = Roster._note
 
-    def mutant(self: Roster, accepted: Accepted, **facts: Any) -> None:
+    def mutant(self: Roster, accepted: PendingCommand, **facts: Any) -> None:
         if facts.get("from_status") is Status.CONFIRMED and facts.get("to_status") is Status.WAITLIST:
             facts["spots_delta"] = 0
         note(self, accepted, **facts)
@@ -80,7 +80,7 @@ def promotes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     promote = Roster._promote
 
-    def mutant(self: Roster, accepted: Accepted, *, but: Waiter | None = None) -> int:
+    def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         terms, self.terms = self.terms, msgspec.structs.replace(self.terms, auto_promote=True)
         promoted = promote(self, accepted, but=but)
         self.terms = terms
@@ -100,7 +100,7 @@ def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> N
 def enters_whom_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = Roster._register
 
-    def mutant(self: Roster, accepted: Accepted, command: Register) -> Outcome:
+    def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
         outcome = decide(self, accepted, command)
         if isinstance(outcome, Refused):
             self._enter(accepted, command, Status.WAITLIST)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, make_url, text
 
 from shared.domain import ids, outcomes
 from shared.postgres import ledger
-from shared.postgres.ledger import Asked
+from shared.postgres.ledger import NewCommand
 from tests.simulation import histories, mutants, worlds
 from tests.simulation.histories import History, change, delete, heal, history, move, register
 from tests.simulation.in_memory import InMemory
@@ -249,7 +249,7 @@ def _asked_twice_under_one_key(database: str, connection: Connection) -> list[st
         asyncio.run(
             _accept(
                 database,
-                Asked(
+                NewCommand(
                     event_id=world.event_id,
                     id=ids.new_id(),
                     kind="register",
@@ -265,7 +265,7 @@ def _asked_twice_under_one_key(database: str, connection: Connection) -> list[st
     return witness.objections
 
 
-async def _accept(database: str, asked: Asked) -> None:
+async def _accept(database: str, asked: NewCommand) -> None:
     plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
     async with await psycopg.AsyncConnection.connect(plain) as session:
         await ledger.accept(session, [asked])

@@ -10,16 +10,16 @@ import pytest
 
 from shared.domain import ids
 from shared.domain.commands import (
-    Accepted,
     ChangeEvent,
     ChangeStatus,
     Command,
     DeleteRegistration,
     HealCounter,
+    PendingCommand,
     Register,
     Status,
 )
-from shared.domain.event import Change, Recount, Terms
+from shared.domain.event import Change, EventSettings, Recount
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
@@ -36,7 +36,7 @@ from shared.domain.roster import Roster
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 
-TERMS = Terms(
+TERMS = EventSettings(
     title="A drop",
     capacity=4,
     waitlist_enabled=True,
@@ -83,7 +83,7 @@ class Event:
         """Have the next command decided."""
         self.asked += 1
         return self.roster.decide(
-            Accepted(
+            PendingCommand(
                 command=command,
                 id=asked_by(self.asked),
                 seq=self.asked,

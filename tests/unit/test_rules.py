@@ -9,14 +9,14 @@ import pytest
 
 from shared.domain import rules
 from shared.domain.commands import ChangeEvent, Register, Status
-from shared.domain.event import Registration, Terms
+from shared.domain.event import EventSettings, Registration
 from shared.domain.outcomes import RefusalCode, Refused
 from shared.domain.promotion import Policy
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)
 
-TERMS = Terms(
+TERMS = EventSettings(
     title="A drop",
     capacity=10,
     waitlist_enabled=True,
@@ -40,7 +40,7 @@ ADA = Registration(
 HELD_BY_ANOTHER = {"ada@example.org": UUID(int=2)}
 
 
-def terms(**settings: Any) -> Terms:
+def terms(**settings: Any) -> EventSettings:
     return msgspec.structs.replace(TERMS, **settings)
 
 

@@ -1,4 +1,4 @@
-"""What has become of commands, as of now: one reading for all who ask, and their places in line."""
+"""Receipts: the state of commands as of now, one read for many, and positions on the waitlist."""
 
 import time
 from array import array
@@ -11,15 +11,15 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import answers
-from api.reading import Reader
+from api.queries.batch_loader import BatchLoader
+from api.queries.reader import Reader
 from api.schemas import Receipt, ReceiptStatus, RegistrationBrief
-from api.together import Together
 from shared.domain import outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
 from shared.postgres import arrays, backlog
 
-_TOGETHER_MAX = 500
+_BATCH_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100
 # Counting a long line takes long: it is counted anew at most so often that this is the share of the
 # time spent counting, and a place is as old as that at the most.
@@ -28,7 +28,7 @@ _COUNTING_SHARE = 0.05
 _RECEIPTS = text("""
     SELECT command.event_id, command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
            registration.status, registration.spots_count, registration.seq, event.audit_seq
-    FROM ROWS FROM (unnest(CAST(:event_ids AS uuid[])), unnest(CAST(:ids AS uuid[]))) AS asked (event_id, id)
+    FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
     LEFT JOIN registration ON registration.event_id = asked.event_id
@@ -45,7 +45,7 @@ _Question = tuple[UUID, UUID]
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """Who waits at an event: their places in order, when and for how long they were counted."""
+    """The places of an event's waiting registrations in order, when and for how long they were counted."""
 
     audit_seq: int
     seqs: "array[int]"
@@ -58,15 +58,15 @@ class Receipts:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._together: Together[_Question, Receipt | None] = Together(self._read, _TOGETHER_MAX)
+        self._loader: BatchLoader[_Question, Receipt | None] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
     async def read(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
-        """Return what has become of a command; None for an id that was never issued at this event.
+        """Return the state of a command; None for an id that was never issued at this event.
 
-        A registration shows what it is now, not what it was when it was decided.
+        A registration is shown as it is now, not as it was decided.
         """
-        return await self._together.ask((event_id, receipt_id))
+        return await self._loader.load((event_id, receipt_id))
 
     async def _read(self, asked: Sequence[_Question]) -> list[Receipt | None]:
         return await self._reader.read(lambda connection: self._receipts(connection, asked), snapshot=True)
@@ -75,8 +75,8 @@ class Receipts:
         self, connection: AsyncConnection, asked: Sequence[_Question]
     ) -> list[Receipt | None]:
         parameters = {
-            "event_ids": arrays.ids(event_id for event_id, _ in asked),
-            "ids": arrays.ids(receipt_id for _, receipt_id in asked),
+            "event_ids": arrays.uuids(event_id for event_id, _ in asked),
+            "ids": arrays.uuids(receipt_id for _, receipt_id in asked),
         }
         found = {
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)

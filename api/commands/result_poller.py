@@ -1,0 +1,111 @@
+"""Polls the result backend for all requests that wait: when a batch is announced, and every 50 ms."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from uuid import UUID
+
+import redis
+import redis.asyncio
+import structlog
+
+from api.commands.outcome_waiter import OutcomeWaiter
+from api.tasks import SingleTask
+from shared.messaging import results
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 0.05
+"""The pause between two polls without an announcement; it covers announcements that were missed."""
+_RETRY_SECONDS = 0.1
+_LISTEN_AGAIN_SECONDS = 1
+
+
+class ResultPoller:
+    """Reads the results of awaited commands, one read for many; tells `outcome_seen` of their events."""
+
+    def __init__(
+        self,
+        waiter: OutcomeWaiter,
+        client: "redis.asyncio.Redis",
+        settings: Settings,
+        outcome_seen: Callable[[UUID], None],
+    ) -> None:
+        self._waiter = waiter
+        self._client = client
+        self._outcome_seen = outcome_seen
+        self._read_max = settings.answer_read_max
+        self._result_url = settings.result_url
+        self._announced: set[UUID] = set()
+        self._woken = asyncio.Event()
+        self._poll_at = 0.0
+        self._poller = SingleTask(self._poll)
+        self._listener = SingleTask(self._listen)
+
+    def start(self) -> None:
+        """Poll for as long as a request waits; listen to announcements from now on."""
+        self._listener.ensure_running()
+        self._poller.ensure_running()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._listener.cancel()
+        await self._poller.cancel()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for event_ids in results.announcements(self._result_url):
+                    self._announced.update(event_id for event_id in event_ids if event_id in self._waiter)
+                    if self._announced:
+                        self._woken.set()
+            except redis.RedisError as error:
+                log.warning("announcements_not_readable", error=repr(error))
+            except Exception:  # polling still helps, whatever the error is
+                log.exception("announcements_not_readable")
+            await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
+
+    async def _poll(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while self._waiter:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._woken.wait()
+            self._woken.clear()
+            event_ids, self._announced = self._announced, set()
+            if clock() >= self._poll_at:
+                self._poll_at = clock() + _POLL_SECONDS
+                event_ids.update(self._waiter.next_events(self._read_max))
+            try:
+                while event_ids:
+                    event_ids = await self._read(event_ids)
+            except redis.RedisError as error:
+                log.warning("results_not_readable", error=repr(error))
+                await self._leave_to_the_ledger()
+            except Exception:  # the other requests still wait, whatever the error is
+                log.exception("results_not_readable")
+                await self._leave_to_the_ledger()
+
+    async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
+        """Answer commands of these events; return the events whose commands were all found settled."""
+        share = max(1, self._read_max // len(event_ids))
+        asked = [awaited for event_id in event_ids for awaited in self._waiter.first(event_id, share)]
+        settled, unsettled = set(), set()
+        for first in range(0, len(asked), self._read_max):
+            part = asked[first : first + self._read_max]
+            outcomes = await results.read(self._client, [awaited.result_key for awaited in part])
+            for awaited, outcome in zip(part, outcomes, strict=True):
+                if outcome is None:
+                    unsettled.add(awaited.event_id)
+                else:
+                    settled.add(awaited.event_id)
+                    self._waiter.answer(awaited, outcome)
+        for event_id in settled:
+            self._outcome_seen(event_id)
+        return settled - unsettled
+
+    async def _leave_to_the_ledger(self) -> None:
+        for awaited in self._waiter:
+            awaited.ledger_at = 0
+        await asyncio.sleep(_RETRY_SECONDS)

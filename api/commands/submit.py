@@ -1,0 +1,126 @@
+"""The one way of a command from a request to its outcome: accept, wake the owner, wait, answer."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from api import answers
+from api.answers import ProblemError
+from api.queries.reader import Found
+from shared.domain import outcomes
+from shared.domain.outcomes import Failed, Outcome, Refused
+from shared.postgres import ledger
+from shared.postgres.ledger import NewCommand
+
+if TYPE_CHECKING:
+    from api.service import Service
+
+log = structlog.get_logger(__name__)
+
+
+class CommandRequest(NewCommand, frozen=True, kw_only=True):
+    """A command as a client asks for it, and how long the client waits for its outcome."""
+
+    slug: str
+    wait_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """A command's successful outcome, and the headers that go with every answer about it."""
+
+    receipt_id: UUID
+    outcome: Outcome
+    headers: dict[str, str]
+
+
+async def submit(service: "Service", request: CommandRequest) -> Decided | Response:
+    """Return the command's outcome, or the 202 to answer with when it is not known in time.
+
+    Raises the problem of a refusal, of a failure, or of a command that was not accepted.
+    """
+    acceptance = await service.intake.accept(request)  # committed: it will have exactly one outcome
+    if not acceptance.same_request:
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            "This Idempotency-Key was used to ask for something else.",
+        )
+    event_id, receipt_id = request.event_id, acceptance.command_id
+    headers = {"location": receipt_url(request.slug, receipt_id)}
+    outcome: Outcome | None = None
+    if acceptance.replayed:
+        headers["idempotent-replayed"] = "true"
+        outcome = await _recorded_outcome(service, event_id, receipt_id)
+    else:
+        service.waker.wake(event_id)
+    if outcome is None and request.wait_seconds > 0:
+        outcome = await service.waiter.outcome(event_id, receipt_id, request.wait_seconds)
+        if outcome is None:
+            outcome = await _recorded_outcome(service, event_id, receipt_id)
+    if outcome is None:
+        return await _pending(service, event_id, receipt_id, headers)
+    if outcome == outcomes.EVENT_FULL:
+        service.full_events.add(event_id)
+    if isinstance(outcome, Refused | Failed):
+        raise answers.unsuccessful(receipt_id, outcome, headers)
+    return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
+
+
+def receipt_url(slug: str, receipt_id: UUID) -> str:
+    """Return the path of a receipt."""
+    return f"/api/p/{slug}/receipts/{receipt_id}"
+
+
+async def shown(decided: Decided, reading: Awaitable[Found | None]) -> Found:
+    """Return what an answer shows besides the outcome; a problem with the receipt if it cannot be shown."""
+    try:
+        found = await reading
+    except (SQLAlchemyError, OSError) as error:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "ANSWER_UNAVAILABLE",
+            "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
+            headers={**decided.headers, "retry-after": str(answers.RETRY_SECONDS)},
+            receipt_id=decided.receipt_id,
+        ) from error
+    if found is None:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            "REGISTRATION_NOT_FOUND",
+            "The command was decided, and the registration has been deleted since.",
+            headers=decided.headers,
+            receipt_id=decided.receipt_id,
+        )
+    return found
+
+
+async def _recorded_outcome(service: "Service", event_id: UUID, command_id: UUID) -> Outcome | None:
+    pairs = [(event_id, command_id)]
+    found = await _if_readable(service.read(lambda connection: ledger.outcomes_of(connection, pairs)))
+    return None if found is None else found.get(command_id)
+
+
+async def _pending(service: "Service", event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
+    found = await _if_readable(service.receipts.read(event_id, command_id))
+    ahead = None if found is None else found.ahead or 0
+    seconds = answers.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
+    return answers.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
+
+
+async def _if_readable(reading: Awaitable[Found | None]) -> Found | None:
+    """Return what is read; None when the database has gone since it accepted the command.
+
+    An accepted command must not be answered as if it were not there.
+    """
+    try:
+        return await reading
+    except (SQLAlchemyError, OSError) as error:
+        log.warning("accepted_but_not_readable", error=repr(error))
+        return None

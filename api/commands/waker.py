@@ -1,0 +1,90 @@
+"""Wakes the owners of events that have new commands, with as few messages as possible.
+
+The waker sends at once when it is idle. After that it waits until an outcome of one of these events has been
+seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get commands meanwhile share the next
+messages. An owner with a crowd looks for more commands by itself, so most of these need no message at all.
+
+A message that fails is logged and forgotten: the command is in the ledger, and the event's owner finds it at
+its next tick.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+from celery import Celery
+
+from api.tasks import SingleTask
+from shared.messaging import queues
+
+log = structlog.get_logger(__name__)
+
+_OUTCOME_SECONDS_MAX = 0.05
+_GRACE_SECONDS = 0.001
+"""After an outcome, before the next message: an owner with a crowd has taken the next commands by then."""
+
+Send = Callable[[Sequence[UUID]], Awaitable[None]]
+GroupByOwner = Callable[[Collection[UUID]], Awaitable[list[list[UUID]]]]
+
+
+class Waker:
+    """Sends wake messages from a task of its own: no request waits for the broker."""
+
+    def __init__(self, send: Send, group_by_owner: GroupByOwner) -> None:
+        self._send = send
+        self._group_by_owner = group_by_owner
+        self._due: dict[UUID, None] = {}
+        self._awaited: set[UUID] = set()
+        self._outcome = asyncio.Event()
+        self._sender = SingleTask(self._send_all)
+
+    def wake(self, event_id: UUID) -> None:
+        """Wake the event's owner soon; never raises, never waits."""
+        self._due[event_id] = None
+        self._sender.ensure_running()
+
+    def outcome_seen(self, event_id: UUID) -> None:
+        """Note that the event's owner is at work."""
+        if event_id in self._awaited:
+            self._outcome.set()
+
+    async def close(self) -> None:
+        """Return when all messages that are due are sent."""
+        await self._sender.finish()
+
+    async def _send_all(self) -> None:
+        while self._due:
+            event_ids, self._due = list(self._due), {}
+            self._awaited = set(event_ids)
+            self._outcome.clear()
+            groups = [event_ids] if len(event_ids) == 1 else await self._group_by_owner(event_ids)
+            for group in groups:
+                try:
+                    await self._send(group)
+                except Exception as error:  # noqa: BLE001 - the ledger has the command, whatever the error is
+                    log.warning("wake_failed", event_id=str(group[0]), error=repr(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OUTCOME_SECONDS_MAX):
+                    await self._outcome.wait()
+            if self._due:
+                await asyncio.sleep(_GRACE_SECONDS)
+
+
+class CelerySender:
+    """Sends wake messages through Celery, which blocks: in a thread of its own."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
+
+    async def send(self, event_ids: Sequence[UUID]) -> None:
+        """Send one message for these events of one owner; raises when the broker is gone."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, queues.wake, self._celery, event_ids)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()

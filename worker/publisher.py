@@ -1,0 +1,36 @@
+"""Publishes outcomes to the result backend, without ever getting in the way of deciding."""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from shared.domain.outcomes import SettledCommand
+from shared.messaging.results import ResultWriter
+
+log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS = 5
+"""After a failure: a result backend that hangs must not cost every batch its time-out."""
+
+
+class Publisher:
+    """Offers committed outcomes to the API processes; the ledger has them whether this succeeds or not."""
+
+    def __init__(self, writer: ResultWriter, clock: Callable[[], float]) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._paused_until = 0.0
+
+    def publish(self, settled: Sequence[SettledCommand]) -> None:
+        """Store and announce outcomes, unless the result backend failed a moment ago; never raises."""
+        if not settled or self._clock() < self._paused_until:
+            return
+        try:
+            self._writer.write(settled)
+        except Exception as error:  # noqa: BLE001 - the outcomes are committed, whatever the error is
+            self._paused_until = self._clock() + _PAUSE_SECONDS
+            log.warning("results_not_stored", count=len(settled), error=str(error))
+
+    def close(self) -> None:
+        """Close the connection to the result backend."""
+        self._writer.close()

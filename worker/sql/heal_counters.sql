@@ -1,0 +1,7 @@
+-- Sets an event's counters to the sums of its rows. Only this statement may raise the counter past the
+-- capacity: to say that the rows already do.
+UPDATE event
+SET spots_reserved = :'confirmed_spots'::integer,
+    waitlist_length = :'waitlist_length'::integer,
+    overbooked_spots = greatest(:'confirmed_spots'::integer - capacity, 0)
+WHERE id = :'event_id'::uuid

@@ -1,0 +1,42 @@
+-- The events among these that have pending commands, one JSON text each, with their first commands in ledger
+-- order: at most `share` of one event and `commands_max` in all. Locks the events' rows; an event that another
+-- session holds is left out (SKIP LOCKED). Events take turns, so that a crowd at one event does not keep the
+-- others' commands out of the batch. Without pending commands nothing is locked.
+SELECT json_build_object(
+    'id', event.id,
+    'auditSeq', event.audit_seq,
+    'lastHash', encode(audit_entry.hash, 'hex'),
+    'now', now(),
+    'spotsReserved', event.spots_reserved,
+    'waitlistLength', event.waitlist_length,
+    'settings', json_build_object(
+        'title', event.title,
+        'capacity', event.capacity,
+        'waitlistEnabled', event.waitlist_enabled,
+        'waitlistLimit', event.waitlist_limit,
+        'promotionPolicy', event.promotion_policy,
+        'autoPromote', event.auto_promote,
+        'maxSpotsPerRegistration', event.max_spots_per_registration,
+        'opensAt', event.opens_at,
+        'closesAt', event.closes_at,
+        'paused', event.paused
+    ),
+    'pending', pending.commands
+)::text
+FROM (
+    SELECT event_id,
+           json_agg(json_build_array(id, seq, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
+    FROM (
+        SELECT asked.event_id, first.*, row_number() OVER (PARTITION BY asked.event_id ORDER BY seq) AS turn
+        FROM unnest(:'event_ids'::uuid[]) AS asked (event_id)
+        CROSS JOIN LATERAL (
+            SELECT id, seq, kind, payload, actor, accepted_at FROM command
+            WHERE command.event_id = asked.event_id AND settled_at IS NULL
+            ORDER BY seq LIMIT :'share'::bigint
+        ) AS first
+        ORDER BY turn, seq LIMIT :'commands_max'::bigint
+    ) AS taken
+    GROUP BY event_id
+) AS pending
+CROSS JOIN LATERAL (SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED) AS event
+LEFT JOIN audit_entry ON audit_entry.event_id = event.id AND audit_entry.number = event.audit_seq
