@@ -106,9 +106,9 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     """Return the receipt of a command that was settled just now."""
     match outcome:
         case Confirmed(registration_id=id_, spots_count=spots):
-            return _of_registration(receipt_id, id_, Status.CONFIRMED, spots, None)
+            status, position = Status.CONFIRMED, None
         case Waitlisted(registration_id=id_, spots_count=spots, position=position):
-            return _of_registration(receipt_id, id_, Status.WAITLIST, spots, position)
+            status = Status.WAITLIST
         case StatusChanged(to_status=status):
             return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status))
         case RegistrationDeleted():
@@ -120,13 +120,7 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             return Receipt(receipt_id=receipt_id, status=ReceiptStatus.REFUSED, refusal=refusal)
         case Failed(incident_id=incident_id):
             return Receipt(receipt_id=receipt_id, status=ReceiptStatus.FAILED, incident_id=incident_id)
-    assert_never(outcome)
-
-
-def _of_registration(
-    receipt_id: UUID, id_: UUID, status: Status, spots_count: int, position: int | None
-) -> Receipt:
-    registration = RegistrationBrief(
-        id=id_, status=status, spots_count=spots_count, waitlist_position=position
-    )
+        case _:
+            assert_never(outcome)
+    registration = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=position)
     return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status), registration=registration)

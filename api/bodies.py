@@ -30,7 +30,14 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", "Send the body as application/json."
         )
-    content = await _bounded(request, bytes_max)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise _too_large(bytes_max)
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > bytes_max:
+            raise _too_large(bytes_max)
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -51,23 +58,13 @@ async def read_registration(request: Request, settings: Settings) -> Register:
     return msgspec.structs.replace(command, email=address.normalized)
 
 
-def idempotency_key(request: Request) -> bytes | None:
-    """Return the digest of the client's `Idempotency-Key`, None when there is none."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not key or len(key) > IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-        raise invalid(
-            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters."
-        )
-    return hashlib.sha256(key.encode()).digest()
-
-
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     request: Request, settings: Settings, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
     """Return the request for this command, with the key and the preference of the request's headers."""
-    kind, payload, key = commands.kind(command), commands.encode(command), idempotency_key(request)
+    kind, payload = commands.KINDS[type(command)], commands.encode(command)
+    header, prefer = request.headers.get("idempotency-key"), request.headers.get("prefer")
+    key = None if header is None else _key_digest(header)
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -77,19 +74,8 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         idempotency_key=key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
         slug=slug,
-        wait_seconds=wait_seconds(request, settings),
+        wait_seconds=settings.answer_wait_seconds if prefer is None else _wait_seconds(prefer, settings),
     )
-
-
-def wait_seconds(request: Request, settings: Settings) -> float:
-    """Return the seconds that the client wants to wait for a decision, by its `Prefer` header (RFC 7240)."""
-    prefer = request.headers.get("prefer")
-    if prefer is None:
-        return settings.answer_wait_seconds
-    wait = _PREFER_WAIT.search(prefer)
-    if wait is not None:
-        return min(int(wait[1]), settings.answer_wait_seconds_max)
-    return 0 if "respond-async" in prefer else settings.answer_wait_seconds
 
 
 def sentence(message: str) -> str:
@@ -111,16 +97,20 @@ def invalid(detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail)
 
 
-async def _bounded(request: Request, bytes_max: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > bytes_max:
-        raise _too_large(bytes_max)
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > bytes_max:
-            raise _too_large(bytes_max)
-    return bytes(content)
+def _key_digest(key: str) -> bytes:
+    if not key or len(key) > IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
+        raise invalid(
+            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters."
+        )
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _wait_seconds(prefer: str, settings: Settings) -> float:
+    """Return the seconds that a client prefers to wait for a decision (RFC 7240)."""
+    wait = _PREFER_WAIT.search(prefer)
+    if wait is not None:
+        return min(int(wait[1]), settings.answer_wait_seconds_max)
+    return 0 if "respond-async" in prefer else settings.answer_wait_seconds
 
 
 def _too_large(bytes_max: int) -> ProblemError:

@@ -47,8 +47,9 @@ async def register(slug: str, request: Request) -> Response:
     submitted = bodies.command_request(
         request, service.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )
-    if submitted.idempotency_key is None and event_id in service.full_events:
-        refusal = await service.full_events.refusal(event_id, command)
+    full_event = service.full_events.loaders.get(event_id)
+    if full_event is not None and submitted.idempotency_key is None:
+        refusal = await full_event.load(command)
         if refusal is not None:
             raise ProblemError(HTTPStatus.CONFLICT, refusal.code, refusal.detail)
     decided = await submit.submit(service, submitted)

@@ -101,7 +101,7 @@ def open_service(settings: Settings) -> Service:
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcome_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
-    waiter.readers = (poller.start, fallback.start)
+    waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     return Service(
         settings=settings,
         engine=engine,

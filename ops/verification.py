@@ -143,7 +143,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         NewCommand(
             event_id=event.id,
             id=ids.new_id(),
-            kind=commands.kind(heal),
+            kind=commands.KINDS[type(heal)],
             payload=commands.encode(heal),
             actor=ACTOR,
         )

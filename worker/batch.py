@@ -81,14 +81,30 @@ def apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> l
 
 
 def _apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[SettledCommand]:
+    settled: list[SettledCommand] = []
     with session.transaction():
-        locked = [(event, _batch(event)) for event in load.lock_events(session, event_ids, commands_max)]
-        if not locked:
-            return []
+        locked = load.lock_events(session, event_ids, commands_max)
+        batches = [[_read(event.id, row) for row in _batch(event)] for event in locked]
+        decidable = [
+            (event, [command for command in batch if isinstance(command, PendingCommand)])
+            for event, batch in zip(locked, batches, strict=True)
+        ]
+        loaded = load.rosters(session, decidable)
+        turns = [(e, command) for e, batch in zip(loaded, batches, strict=True) for command in batch]
+        writer = BatchWriter(session)
         try:
-            return _decide_and_save(session, locked)
+            with session.pipeline():
+                for part in _parts(turns):  # PostgreSQL writes one part while the next is decided
+                    decided = [_decide(event, command) for event, command in part]
+                    writer.save({event.id: event for event, _ in part}.values(), decided)
+                    settled += decided
+            writer.check()
         except (*_POISON, DecisionRaised) as error:
-            raise BatchRefused([id_ for _, rows in locked for id_, *_ in rows]) from error
+            raise BatchRefused([row[0] for event in locked for row in _batch(event)]) from error
+    for _, command in turns:
+        if isinstance(command, _Incident):
+            command.tell()
+    return settled
 
 
 def _batch(event: LockedEvent) -> list[PendingRow]:
@@ -97,27 +113,6 @@ def _batch(event: LockedEvent) -> list[PendingRow]:
         if kind == _HEAL_COUNTER:
             return event.pending[: max(place, 1)]
     return event.pending
-
-
-def _decide_and_save(
-    session: Session, locked: Sequence[tuple[LockedEvent, Sequence[PendingRow]]]
-) -> list[SettledCommand]:
-    read = [(event, [_read(event.id, row) for row in rows]) for event, rows in locked]
-    loaded = load.rosters(
-        session, [(event, [c for c in batch if isinstance(c, PendingCommand)]) for event, batch in read]
-    )
-    turns = [(event, command) for event, (_, batch) in zip(loaded, read, strict=True) for command in batch]
-    writer, settled = BatchWriter(session), []
-    with session.pipeline():
-        for part in _parts(turns):
-            decided = [_decide(event, command) for event, command in part]
-            writer.save(list({event.id: event for event, _ in part}.values()), decided)
-            settled += decided
-    writer.check()
-    for _, command in turns:
-        if isinstance(command, _Incident):
-            command.tell()
-    return settled
 
 
 def _parts(turns: Sequence[_Turn]) -> Iterator[Sequence[_Turn]]:

@@ -4,10 +4,9 @@ A row lock lasts to the end of the transaction, which also saves the decisions. 
 has locked is not waited for but left for later, so that it does not delay the other events.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -65,22 +64,21 @@ class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
     pending: list[PendingRow]
 
 
-class LoadedEvent:
+class LoadedEvent(msgspec.Struct, eq=False):
     """A locked event with its roster, and the end of its audit trail as saved so far."""
 
-    def __init__(self, locked: LockedEvent, roster: Roster) -> None:
-        self.id = locked.id
-        self.roster = roster
-        self.audit_seq = locked.audit_seq
-        self._last_hash = bytes.fromhex(locked.last_hash) if locked.last_hash else audit.BEFORE_THE_FIRST
-        self._now = locked.now
+    id: UUID
+    roster: Roster
+    now: datetime
+    audit_seq: int
+    last_hash: bytes
 
     def append_to_trail(self, taken: EventChanges) -> list[bytes]:
         """Return the hashes of the audit entries of these changes, each chained to the entry before."""
         hashes = []
         for number, change in enumerate(taken.changes, self.audit_seq + 1):
-            self._last_hash = audit.chain(self._last_hash, self.id, number, self._now, change)
-            hashes.append(self._last_hash)
+            self.last_hash = audit.chain(self.last_hash, self.id, number, self.now, change)
+            hashes.append(self.last_hash)
         self.audit_seq += len(hashes)
         return hashes
 
@@ -107,10 +105,29 @@ def rosters(
     session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
 ) -> list[LoadedEvent]:
     """Return the events' rosters, with all that deciding these commands can ask of them."""
-    named = [_named(session, event.id, pending) for event, pending in decidable]
-    holders = _holders(session, decidable, named)
+    named: list[list[Registration]] = []
+    emails: set[tuple[UUID, str]] = set()
+    for event, pending in decidable:
+        ids = [
+            command.command.registration_id
+            for command in pending
+            if isinstance(command.command, ChangeStatus | DeleteRegistration)
+        ]
+        named.append(
+            _registrations(session, FIND_REGISTRATIONS, event.id, ids=arrays.uuids(ids)) if ids else []
+        )
+        addresses = [command.command.email for command in pending if isinstance(command.command, Register)]
+        addresses += [registration.email for registration in named[-1]]
+        emails |= {(event.id, commands.email_key(email)) for email in addresses if email is not None}
+    holders_of = _holders(session, emails) if emails else {}
     return [
-        LoadedEvent(event, _roster(session, event, pending, registrations, holders.get(event.id, {})))
+        LoadedEvent(
+            id=event.id,
+            roster=_roster(session, event, pending, registrations, holders_of.get(event.id, {})),
+            now=event.now,
+            audit_seq=event.audit_seq,
+            last_hash=bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST,
+        )
         for (event, pending), registrations in zip(decidable, named, strict=True)
     ]
 
@@ -123,76 +140,56 @@ def _roster(
     holders: dict[str, UUID],
 ) -> Roster:
     heals = any(isinstance(command.command, HealCounter) for command in pending)
-    reach = _reach(event, pending, named, heals=heals)
-    waiters = [] if reach is None else _registrations(session, READ_WAITLIST, {"event_id": event.id, **reach})
+    waiters = _waiters(session, event, pending, named, heals=heals) if event.waitlist_length or heals else []
+    waitlist = Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length) if waiters else None
     return Roster(
         settings=event.settings,
         spots_reserved=event.spots_reserved,
-        waitlist=Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length),
+        waitlist=waitlist or Waitlist(length=event.waitlist_length),
         registrations={registration.id: registration for registration in (*waiters, *named)},
         holders=holders,
         recount=_recount(session, event.id) if heals else None,
     )
 
 
-def _named(session: Session, event_id: UUID, pending: Sequence[PendingCommand]) -> list[Registration]:
-    ids = [
-        command.command.registration_id
-        for command in pending
-        if isinstance(command.command, ChangeStatus | DeleteRegistration)
-    ]
-    if not ids:
-        return []
-    return _registrations(session, FIND_REGISTRATIONS, {"event_id": event_id, "ids": arrays.uuids(ids)})
-
-
-def _reach(
-    event: LockedEvent, pending: Sequence[PendingCommand], named: Sequence[Registration], *, heals: bool
-) -> dict[str, int] | None:
-    """Return how far into the waitlist these commands can reach; None when they cannot reach it at all."""
-    if event.waitlist_length == 0 and not heals:
-        return None
+def _waiters(
+    session: Session,
+    event: LockedEvent,
+    pending: Sequence[PendingCommand],
+    named: Sequence[Registration],
+    *,
+    heals: bool,
+) -> list[Registration]:
+    """Return the head of the waitlist, as far as these commands can reach."""
     only_registers = all(isinstance(command.command, Register) for command in pending)
     if only_registers and event.spots_reserved >= event.settings.capacity:
-        return None  # no spot is free and none will be: no registration can pass another
+        return []  # no spot is free and none will be: no registration can pass another
     changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
     capacity = max([event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))])
     freed = capacity if heals else max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
     if not (event.settings.auto_promote or changes):
         freed = 0
     leaving = sum(isinstance(command.command, ChangeStatus | DeleteRegistration) for command in pending)
-    return {"freed": freed, "leaving": leaving}
+    return _registrations(session, READ_WAITLIST, event.id, freed=freed, leaving=leaving)
 
 
-def _holders(
-    session: Session,
-    decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]],
-    named: Sequence[Sequence[Registration]],
-) -> dict[UUID, dict[str, UUID]]:
-    """Return for each event the active registrations that hold the email addresses of these commands."""
-    asked = [
-        (event.id, commands.email_key(email))
-        for (event, pending), registrations in zip(decidable, named, strict=True)
-        for email in {
-            *(command.command.email for command in pending if isinstance(command.command, Register)),
-            *(registration.email for registration in registrations),
-        }
-        if email is not None
-    ]
+def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUID, dict[str, UUID]]:
+    """Return for each event the active registrations that hold these email addresses."""
+    parameters = {
+        "event_ids": arrays.uuids(event_id for event_id, _ in emails),
+        "email_keys": arrays.texts(key for _, key in emails),
+    }
     holders: dict[UUID, dict[str, UUID]] = {}
-    if asked:
-        parameters = {
-            "event_ids": arrays.uuids(event_id for event_id, _ in asked),
-            "email_keys": arrays.texts(key for _, key in asked),
-        }
-        for event_id, email_key, id_ in session.execute(FIND_HOLDERS, parameters):
-            holders.setdefault(event_id, {})[email_key] = id_
+    for event_id, email_key, id_ in session.execute(FIND_HOLDERS, parameters):
+        holders.setdefault(event_id, {})[email_key] = id_
     return holders
 
 
-def _registrations(session: Session, statement: bytes, parameters: Mapping[str, Any]) -> list[Registration]:
+def _registrations(
+    session: Session, statement: bytes, event_id: UUID, **parameters: object
+) -> list[Registration]:
     with session.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(statement, parameters).fetchall()
+        rows = cursor.execute(statement, {"event_id": event_id, **parameters}).fetchall()
     return [Registration(**{**row, "status": Status(row["status"])}) for row in rows]
 
 

@@ -95,12 +95,12 @@ class Owner:
         self._scheduled = False
         seconds = self.settings.tick_seconds if self._consumer is None else _SLICE_SECONDS
         until = self._clock() + seconds
-        while self._queue and self._clock() < until:
+        while self._queue.ready and self._clock() < until:
             self._apply_batch()
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._queue and self._consumer is not None and not self._scheduled:
+        if self._queue.ready and self._consumer is not None and not self._scheduled:
             self._scheduled = True
             self._consumer.call_soon(self._apply_for_a_while)
 
@@ -126,8 +126,10 @@ class Owner:
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
+            connection = connections.worker_connection(self.settings)
             ownership = Ownership(
-                connection=connections.worker_connection(self.settings),
+                connection=connection,
+                session=connections.session(connection),
                 events_max=self.settings.owned_events_max,
             )
             try:

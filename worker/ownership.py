@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
-from shared.postgres import backlog, connections, locks
+from shared.postgres import backlog, locks
 
 _WORKER_NUMBER_BITS = 31
 
@@ -55,19 +55,15 @@ class OwnershipChange:
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns; ends with the session."""
+    """The events that one database session owns; `session` is the connection as the driver knows it."""
 
     connection: Connection
+    session: "psycopg.Connection[TupleRow]"
     events_max: int
     number: int = field(default_factory=lambda: secrets.randbits(_WORKER_NUMBER_BITS))
     events: set[UUID] = field(default_factory=set)
     _workers: frozenset[int] = frozenset()
     _winners: dict[UUID, int] = field(default_factory=dict)
-
-    @property
-    def session(self) -> "psycopg.Connection[TupleRow]":
-        """The driver's own connection, which applies the batches."""
-        return connections.session(self.connection)
 
     def join(self) -> None:
         """Become one of the live workers."""

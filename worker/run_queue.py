@@ -18,23 +18,19 @@ EVENTS_PER_BATCH_MAX = 100
 
 
 class RunQueue:
-    """Events in the order in which they are ready, each with the most commands that its next batch takes."""
+    """Events in the order in which they are `ready`, each with the size of its next batch."""
 
     def __init__(self, batch_max: int, backlog_batch_max: int) -> None:
         self._batch_max = batch_max
         self._backlog_batch_max = backlog_batch_max
-        self._ready: dict[UUID, int] = {}
+        self.ready: dict[UUID, int] = {}
         self._isolated: set[UUID] = set()
         self._failing: set[UUID] = set()
-
-    def __bool__(self) -> bool:
-        """Tell whether an event is ready."""
-        return bool(self._ready)
 
     def add(self, event_ids: Collection[UUID]) -> None:
         """Let events be ready, behind those that are."""
         for event_id in event_ids:
-            self._ready.setdefault(event_id, self._batch_max)
+            self.ready.setdefault(event_id, self._batch_max)
 
     def tick(self) -> None:
         """Try failing events again; events that succeeded alone rejoin the shared batches."""
@@ -43,12 +39,12 @@ class RunQueue:
 
     def next_batch(self, owned: Collection[UUID]) -> tuple[list[UUID], int]:
         """Take the events that are applied next, all of them owned, and the most commands to take."""
-        first = next(iter(self._ready))
+        first = next(iter(self.ready))
         if first in self._isolated:
             batch = [first]
         else:
-            batch = [e for e in islice(self._ready, EVENTS_PER_BATCH_MAX) if e not in self._isolated]
-        commands_max = max(self._ready.pop(event_id) for event_id in batch)
+            batch = [e for e in islice(self.ready, EVENTS_PER_BATCH_MAX) if e not in self._isolated]
+        commands_max = max(self.ready.pop(event_id) for event_id in batch)
         return [e for e in batch if e in owned and e not in self._failing], commands_max
 
     def settled(self, batch: Sequence[UUID], commands: Sequence[SettledCommand], commands_max: int) -> None:
@@ -58,7 +54,7 @@ class RunQueue:
         the events of which several commands were settled, or the batch's only event: a crowd sends on.
         """
         if len(commands) >= commands_max:
-            self._ready |= dict.fromkeys(batch, self._backlog_batch_max)
+            self.ready |= dict.fromkeys(batch, self._backlog_batch_max)
             return
         counts = Counter(command.event_id for command in commands)
         self.add([event_id for event_id, count in counts.items() if count > 1 or len(counts) == 1])

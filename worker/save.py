@@ -5,18 +5,18 @@ many events, need one statement a part: the guarded counters, new registrations,
 outcomes. Row counts are compared before the commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg.rows import TupleRow
 
-from shared.domain import commands, outcomes
+from shared.domain import commands
 from shared.domain.commands import Status
-from shared.domain.event import EventChanges, Registration
+from shared.domain.event import EventChanges, EventSettings, Recount, Registration
 from shared.domain.outcomes import SettledCommand
 from shared.postgres import arrays, statements
 from worker.load import LoadedEvent, Overtaken, Session
@@ -35,40 +35,42 @@ class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise Guar
     """The counter would have passed the capacity; the transaction must be rolled back."""
 
 
+@dataclass
 class BatchWriter:
     """Sends statements in pipeline mode: PostgreSQL executes one part while the next part is decided.
 
     `check` must come before the commit.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._guarded: list[tuple[psycopg.Cursor[TupleRow], tuple[int, int]]] = []
-        self._counted: list[tuple[psycopg.Cursor[TupleRow], int, type[Exception]]] = []
+    session: Session
+    _saved: list[tuple[psycopg.Cursor[TupleRow], tuple[int, int]]] = field(default_factory=list)
+    _counted: list[tuple[psycopg.Cursor[TupleRow], int, type[Exception]]] = field(default_factory=list)
 
-    def save(self, events: Sequence[LoadedEvent], settled: Sequence[SettledCommand]) -> None:
+    def save(self, events: Iterable[LoadedEvent], settled: Sequence[SettledCommand]) -> None:
         """Send the events' changes since they were last sent, and these outcomes."""
         taken = [(event, event.roster.take_changes()) for event in events if event.roster.changes]
         for event, changes in taken:
             if changes.recount is not None:
-                self._heal(event.id, changes)
+                self._heal(event.id, changes.recount)
             if changes.settings is not None:
-                self._save_settings(event.id, changes)
+                self._save_settings(event.id, changes.settings, changes)
         # Registrations that leave go first, so that their places and email addresses are free for others.
-        self._delete([(event.id, id_) for event, changes in taken for id_ in changes.deleted])
+        if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
+            self._delete(deleted)
         updated = [(event.id, r) for event, changes in taken for r in changes.updated]
-        self._update([(event_id, r) for event_id, r in updated if r.status is Status.CANCELLED])
-        self._update([(event_id, r) for event_id, r in updated if r.status is not Status.CANCELLED])
+        for leaving in (True, False):
+            if rows := [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]:
+                self._update(rows)
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
-        parameters = {**_moved(moved), **_entered(taken), **_noted(taken), **_settled(settled)}
-        self._guarded.append((self._session.execute(SAVE_BATCH, parameters), (len(moved), len(settled))))
+        cursor = self.session.execute(SAVE_BATCH, _parameters(moved, taken, settled))
+        self._saved.append((cursor, (len(moved), len(settled))))
 
     def check(self) -> None:
         """Compare all row counts; raises `GuardRefused`, `Overtaken` or psycopg's errors."""
         for cursor, expected, error in self._counted:
             if cursor.rowcount != expected:
                 raise error
-        for cursor, (moved, settled) in self._guarded:
+        for cursor, (moved, settled) in self._saved:
             counts = cursor.fetchone()
             assert counts is not None, "the statement returns one row"
             if counts[0] != moved:
@@ -76,94 +78,83 @@ class BatchWriter:
             if counts[1] != settled:
                 raise Overtaken
 
-    def _heal(self, event_id: UUID, changes: EventChanges) -> None:
-        recount = changes.recount
-        assert recount is not None, "only a heal comes here"
+    def _heal(self, event_id: UUID, recount: Recount) -> None:
         counted = {"confirmed_spots": recount.confirmed_spots, "waitlist_length": recount.waitlist_length}
         self._send(HEAL_COUNTERS, {"event_id": event_id, **counted}, 1, Overtaken)
 
-    def _save_settings(self, event_id: UUID, changes: EventChanges) -> None:
+    def _save_settings(self, event_id: UUID, settings: EventSettings, changes: EventChanges) -> None:
         moved = {
             "spots": changes.spots_delta,
             "waiting": changes.waitlist_delta,
             "entries": len(changes.changes),
         }
-        settings = msgspec.structs.asdict(changes.settings) if changes.settings else {}
-        self._send(SAVE_SETTINGS, {"event_id": event_id, **moved, **settings}, 1, GuardRefused)
+        parameters = {"event_id": event_id, **moved, **msgspec.structs.asdict(settings)}
+        self._send(SAVE_SETTINGS, parameters, 1, GuardRefused)
 
-    def _delete(self, gone: Sequence[tuple[UUID, UUID]]) -> None:
-        if gone:
-            events, ids = zip(*gone, strict=True)
-            parameters = {"event_ids": arrays.uuids(events), "ids": arrays.uuids(ids)}
-            self._send(DELETE_REGISTRATIONS, parameters, len(gone), Overtaken)
+    def _delete(self, deleted: Sequence[tuple[UUID, UUID]]) -> None:
+        parameters = {
+            "event_ids": arrays.uuids(event_id for event_id, _ in deleted),
+            "ids": arrays.uuids(id_ for _, id_ in deleted),
+        }
+        self._send(DELETE_REGISTRATIONS, parameters, len(deleted), Overtaken)
 
     def _update(self, updated: Sequence[tuple[UUID, Registration]]) -> None:
-        if updated:
-            parameters = {
-                "event_ids": arrays.uuids(event_id for event_id, _ in updated),
-                "ids": arrays.uuids(r.id for _, r in updated),
-                "statuses": arrays.texts(r.status for _, r in updated),
-                "seqs": arrays.numbers(r.seq for _, r in updated),
-            }
-            self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
+        parameters = {
+            "event_ids": arrays.uuids(event_id for event_id, _ in updated),
+            "ids": arrays.uuids(r.id for _, r in updated),
+            "statuses": arrays.texts(r.status for _, r in updated),
+            "seqs": arrays.numbers(r.seq for _, r in updated),
+        }
+        self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
 
-    def _send(self, statement: bytes, parameters: Any, rows: int, error: type[Exception]) -> None:  # noqa: ANN401
-        self._counted.append((self._session.execute(statement, parameters), rows, error))
+    def _send(
+        self, statement: bytes, parameters: Mapping[str, object], rows: int, error: type[Exception]
+    ) -> None:
+        self._counted.append((self.session.execute(statement, parameters), rows, error))
 
 
-def _moved(taken: Sequence[_Taken]) -> dict[str, object]:
+def _parameters(
+    moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
+) -> dict[str, object]:
+    """Return the parameters of `save_batch.sql`, a column each."""
+    numbers = [
+        number
+        for event, changes in taken
+        for number in range(event.audit_seq + 1, event.audit_seq + 1 + len(changes.changes))
+    ]
+    entered = [(event.id, r) for event, changes in taken for r in changes.entered]
+    noted = [(event.id, change) for event, changes in taken for change in changes.changes]
+    hashes = [digest for event, changes in taken for digest in event.append_to_trail(changes)]
     return {
-        "moved_event_ids": arrays.uuids(event.id for event, _ in taken),
-        "moved_spots": arrays.numbers(changes.spots_delta for _, changes in taken),
-        "moved_waiting": arrays.numbers(changes.waitlist_delta for _, changes in taken),
-        "moved_entries": arrays.numbers(len(changes.changes) for _, changes in taken),
-    }
-
-
-def _entered(taken: Sequence[_Taken]) -> dict[str, object]:
-    registrations = [r for _, changes in taken for r in changes.entered]
-    return {
-        "entered_event_ids": arrays.uuids(event.id for event, changes in taken for _ in changes.entered),
-        "entered_ids": arrays.uuids(r.id for r in registrations),
-        "entered_seqs": arrays.numbers(r.seq for r in registrations),
-        "entered_command_ids": arrays.uuids(r.command_id for r in registrations),
-        "entered_names": arrays.texts(r.name for r in registrations),
-        "entered_emails": arrays.texts(r.email for r in registrations),
-        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for r in registrations),
-        "entered_spots_counts": arrays.numbers(r.spots_count for r in registrations),
-        "entered_statuses": arrays.texts(r.status for r in registrations),
-    }
-
-
-def _noted(taken: Sequence[_Taken]) -> dict[str, object]:
-    first = [(event, event.audit_seq + 1, changes) for event, changes in taken]
-    noted = [change for _, changes in taken for change in changes.changes]
-    return {
-        "noted_event_ids": arrays.uuids(event.id for event, changes in taken for _ in changes.changes),
-        "noted_numbers": arrays.numbers(
-            number for _, start, changes in first for number in range(start, start + len(changes.changes))
-        ),
-        "noted_hashes": arrays.digests(
-            digest for event, changes in taken for digest in event.append_to_trail(changes)
-        ),
-        "noted_command_ids": arrays.uuids(change.command_id for change in noted),
-        "noted_kinds": arrays.texts(change.kind for change in noted),
-        "noted_actors": arrays.texts(change.actor for change in noted),
-        "noted_reasons": arrays.texts(change.reason for change in noted),
-        "noted_registration_ids": arrays.uuids(change.registration_id for change in noted),
-        "noted_from_statuses": arrays.texts(change.from_status for change in noted),
-        "noted_to_statuses": arrays.texts(change.to_status for change in noted),
+        "moved_event_ids": arrays.uuids(event.id for event, _ in moved),
+        "moved_spots": arrays.numbers(changes.spots_delta for _, changes in moved),
+        "moved_waiting": arrays.numbers(changes.waitlist_delta for _, changes in moved),
+        "moved_entries": arrays.numbers(len(changes.changes) for _, changes in moved),
+        "entered_event_ids": arrays.uuids(event_id for event_id, _ in entered),
+        "entered_ids": arrays.uuids(r.id for _, r in entered),
+        "entered_seqs": arrays.numbers(r.seq for _, r in entered),
+        "entered_command_ids": arrays.uuids(r.command_id for _, r in entered),
+        "entered_names": arrays.texts(r.name for _, r in entered),
+        "entered_emails": arrays.texts(r.email for _, r in entered),
+        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for _, r in entered),
+        "entered_spots_counts": arrays.numbers(r.spots_count for _, r in entered),
+        "entered_statuses": arrays.texts(r.status for _, r in entered),
+        "noted_event_ids": arrays.uuids(event_id for event_id, _ in noted),
+        "noted_numbers": arrays.numbers(numbers),
+        "noted_hashes": arrays.digests(hashes),
+        "noted_command_ids": arrays.uuids(change.command_id for _, change in noted),
+        "noted_kinds": arrays.texts(change.kind for _, change in noted),
+        "noted_actors": arrays.texts(change.actor for _, change in noted),
+        "noted_reasons": arrays.texts(change.reason for _, change in noted),
+        "noted_registration_ids": arrays.uuids(change.registration_id for _, change in noted),
+        "noted_from_statuses": arrays.texts(change.from_status for _, change in noted),
+        "noted_to_statuses": arrays.texts(change.to_status for _, change in noted),
         "noted_before_afters": arrays.jsons(
-            msgspec.json.encode(change.before_after) if change.before_after else None for change in noted
+            msgspec.json.encode(change.before_after) if change.before_after else None for _, change in noted
         ),
-        "noted_spots_deltas": arrays.numbers(change.spots_delta for change in noted),
-        "noted_spots_reserved": arrays.numbers(change.spots_reserved for change in noted),
-    }
-
-
-def _settled(settled: Sequence[SettledCommand]) -> dict[str, object]:
-    return {
+        "noted_spots_deltas": arrays.numbers(change.spots_delta for _, change in noted),
+        "noted_spots_reserved": arrays.numbers(change.spots_reserved for _, change in noted),
         "settled_event_ids": arrays.uuids(command.event_id for command in settled),
         "settled_ids": arrays.uuids(command.command_id for command in settled),
-        "settled_outcomes": arrays.jsons(outcomes.encode(command.outcome) for command in settled),
+        "settled_outcomes": arrays.jsons(msgspec.json.encode(command.outcome) for command in settled),
     }

@@ -69,26 +69,22 @@ _DECODER = msgspec.json.Decoder(_FullEvent)
 
 
 class FullEvents:
-    """The events that were full when their owner last refused a registration."""
+    """The events that were full when their owner last refused a registration.
+
+    `loaders` has for each of them the read that asks for a refusal.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
+        self.loaders: dict[UUID, BatchLoader[Register, Refused | None]] = {}
         self._engine = engine
-        self._events: dict[UUID, BatchLoader[Register, Refused | None]] = {}
-
-    def __contains__(self, event_id: UUID) -> bool:
-        """Tell whether registrations of this event ask for a refusal first."""
-        return event_id in self._events
 
     def add(self, event_id: UUID) -> None:
         """Let registrations of this event ask for a refusal first: its owner has just refused one as full."""
-        if event_id not in self._events and len(self._events) < _EVENTS_MAX:
-            self._events[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
-
-    async def refusal(self, event_id: UUID, command: Register) -> Refused | None:
-        """Return the refusal that the owner would certainly give, if it would."""
-        return await self._events[event_id].load(command)
+        if event_id not in self.loaders and len(self.loaders) < _EVENTS_MAX:
+            self.loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
 
     async def _read(self, event_id: UUID, asked: Sequence[Register]) -> Sequence[Refused | None]:
+        """Return for each command the refusal that the owner would certainly give, if it would."""
         keys = [commands.email_key(command.email) for command in asked if command.email is not None]
         parameters = {"event_id": event_id, "email_keys": arrays.texts(keys)}
         try:
@@ -100,7 +96,7 @@ class FullEvents:
         event = None if found is None else _DECODER.decode(found)
         refusals = [None if event is None else _refusal(event, command) for command in asked]
         if None in refusals:  # the event is not full any more, or cannot be read
-            self._events.pop(event_id, None)
+            self.loaders.pop(event_id, None)
         return refusals
 
 

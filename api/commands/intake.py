@@ -48,30 +48,26 @@ class Shares:
     def __init__(self, batch_max: int, waiting_max: int) -> None:
         self._batch_max = batch_max
         self._waiting_max = waiting_max
-        self._waiting: dict[UUID, deque[_Turn]] = {}
-
-    def __bool__(self) -> bool:
-        """Tell whether a command waits."""
-        return bool(self._waiting)
+        self.waiting: dict[UUID, deque[_Turn]] = {}
 
     def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
         """Let a command wait behind those of its event; raises `IntakeFull`."""
-        queue = self._waiting.setdefault(command.event_id, deque())
+        queue = self.waiting.setdefault(command.event_id, deque())
         if len(queue) >= self._waiting_max:
             raise IntakeFull
         queue.append((command, accepted))
 
     def next_batch(self) -> list[_Turn]:
         """Take an equal share of every event's commands; events that wait longest come first."""
-        share = max(1, self._batch_max // len(self._waiting))
+        share = max(1, self._batch_max // len(self.waiting))
         batch: list[_Turn] = []
-        for event_id in list(self._waiting):
+        for event_id in list(self.waiting):
             if len(batch) >= self._batch_max:
                 break
-            queue = self._waiting.pop(event_id)
+            queue = self.waiting.pop(event_id)
             batch += [queue.popleft() for _ in range(min(share, len(queue)))]
             if queue:
-                self._waiting[event_id] = queue  # at the end: the other events come first next time
+                self.waiting[event_id] = queue  # at the end: the other events come first next time
         return batch
 
 
@@ -80,14 +76,14 @@ class Intake:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._waiting = Shares(settings.intake_batch_max, settings.intake_waiting_max)
+        self._shares = Shares(settings.intake_batch_max, settings.intake_waiting_max)
         self._writer = SingleTask(self._write_all)
         self._session: psycopg.AsyncConnection[TupleRow] | None = None
 
     async def accept(self, command: NewCommand) -> Acceptance:
         """Return once the command is committed; raises one of this module's errors when it is not."""
         accepted: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
-        self._waiting.add(command, accepted)
+        self._shares.add(command, accepted)
         self._writer.ensure_running()
         return await accepted
 
@@ -98,8 +94,8 @@ class Intake:
             await self._session.close()
 
     async def _write_all(self) -> None:
-        while self._waiting:
-            await self._write(self._waiting.next_batch())
+        while self._shares.waiting:
+            await self._write(self._shares.next_batch())
 
     async def _write(self, batch: Sequence[_Turn]) -> None:
         """Write a batch; a command that the database refuses fails alone."""

@@ -1,7 +1,8 @@
 """Reads outcomes from the ledger where the result backend has had none for too long."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -9,24 +10,25 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
 from api.tasks import SingleTask
+from shared.domain.outcomes import Outcome
 from shared.postgres import ledger
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 0.05
-
 
 class LedgerFallback:
-    """Asks the ledger for each awaited command at its `ledger_at`, one read for all that are due."""
+    """Asks the ledger for outcomes, one read for all commands that are overdue when it begins."""
 
     def __init__(self, waiter: OutcomeWaiter, engine: AsyncEngine, ledger_read_seconds: float) -> None:
         self._waiter = waiter
         self._engine = engine
-        self._ledger_read_seconds = ledger_read_seconds
+        self._again_seconds = ledger_read_seconds
+        self._overdue: list[AwaitedCommand] = []
         self._reader = SingleTask(self._read_all)
 
-    def start(self) -> None:
-        """Look for overdue commands for as long as a request waits."""
+    def ask(self, awaited: AwaitedCommand) -> None:
+        """Answer this command from the ledger, now or as soon as it has the outcome."""
+        self._overdue.append(awaited)
         self._reader.ensure_running()
 
     async def close(self) -> None:
@@ -34,24 +36,19 @@ class LedgerFallback:
         await self._reader.cancel()
 
     async def _read_all(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while self._waiter:
-            await asyncio.sleep(_LOOK_SECONDS)
-            due = [awaited for awaited in self._waiter if awaited.ledger_at <= clock()]
-            if due:
-                await self._read(due)
-                for awaited in due:
-                    awaited.ledger_at = clock() + self._ledger_read_seconds
-
-    async def _read(self, due: Sequence[AwaitedCommand]) -> None:
-        try:
-            async with self._engine.connect() as connection:
-                found = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("ledger_not_readable", error=repr(error))
-        except Exception:  # the other requests still wait, whatever the error is
-            log.exception("ledger_not_readable")
-        else:
-            for awaited in due:
+        while self._overdue:
+            overdue, self._overdue = self._overdue, []
+            found: Mapping[UUID, Outcome] = {}
+            try:
+                async with self._engine.connect() as connection:
+                    pairs = {(awaited.event_id, awaited.command_id) for awaited in overdue}
+                    found = await ledger.outcomes_of(connection, pairs)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("ledger_not_readable", error=repr(error))
+            except Exception:  # the other requests still wait, whatever the error is
+                log.exception("ledger_not_readable")
+            for awaited in overdue:
                 if awaited.command_id in found:
                     self._waiter.answer(awaited, found[awaited.command_id])
+                elif awaited.answers:
+                    asyncio.get_running_loop().call_later(self._again_seconds, self.ask, awaited)

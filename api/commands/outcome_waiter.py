@@ -5,12 +5,12 @@ recorded outcome or nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable
 from uuid import UUID
 
 import msgspec
 
+from api.tasks import SingleTask
 from shared.domain.outcomes import Outcome
 from shared.messaging import results
 
@@ -18,64 +18,52 @@ _Answer = asyncio.Future[Outcome | None]
 
 
 class AwaitedCommand(msgspec.Struct, kw_only=True, eq=False):
-    """A command that requests wait for; at `ledger_at`, by the loop's clock, the ledger is asked for it."""
+    """A command that requests wait for."""
 
     event_id: UUID
     command_id: UUID
     result_key: str
-    ledger_at: float
     answers: list[_Answer]
 
 
 class OutcomeWaiter:
-    """All commands whose outcome a request of this process waits for, by event in the order of acceptance.
+    """The commands whose outcome a request of this process waits for.
 
-    `readers` start whatever looks for outcomes; it ends when no request waits.
+    `by_event` has them by event, in the order in which the waiting began. `poller` runs while a request
+    waits; `ask_ledger` is called for a command whose outcome the result backend has not had in time.
     """
 
     def __init__(self, ledger_read_seconds: float) -> None:
-        self.readers: Sequence[Callable[[], None]] = ()
+        self.by_event: dict[UUID, dict[UUID, AwaitedCommand]] = {}
+        self.poller: SingleTask | None = None
+        self.ask_ledger: Callable[[AwaitedCommand], None] = lambda _: None
         self._ledger_read_seconds = ledger_read_seconds
-        self._by_event: dict[UUID, dict[UUID, AwaitedCommand]] = {}
         self._released = False
-
-    def __bool__(self) -> bool:
-        """Tell whether a request waits."""
-        return bool(self._by_event)
-
-    def __iter__(self) -> Iterator[AwaitedCommand]:
-        """Yield all commands that requests wait for."""
-        for event in self._by_event.values():
-            yield from event.values()
-
-    def __contains__(self, event_id: UUID) -> bool:
-        """Tell whether a request waits for a command of this event."""
-        return event_id in self._by_event
 
     async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
         """Return the command's outcome, or None when it is not known within `seconds`."""
         if seconds <= 0 or self._released:
             return None
         loop = asyncio.get_running_loop()
-        event = self._by_event.setdefault(event_id, {})
+        event = self.by_event.setdefault(event_id, {})
         awaited = event.get(command_id)
         if awaited is None:
             awaited = event[command_id] = AwaitedCommand(
-                event_id=event_id,
-                command_id=command_id,
-                result_key=results.key(command_id),
-                ledger_at=loop.time() + self._ledger_read_seconds,
-                answers=[],
+                event_id=event_id, command_id=command_id, result_key=results.key(command_id), answers=[]
             )
         answer: _Answer = loop.create_future()
         awaited.answers.append(answer)
-        timer = loop.call_later(seconds, _give_up, answer)
-        for start in self.readers:
-            start()
+        timers = (
+            loop.call_later(seconds, _give_up, answer),
+            loop.call_later(self._ledger_read_seconds, self.ask_ledger, awaited),
+        )
+        if self.poller is not None:
+            self.poller.ensure_running()
         try:
             return await answer
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             awaited.answers.remove(answer)
             if not awaited.answers:
                 self._forget(awaited)
@@ -87,30 +75,22 @@ class OutcomeWaiter:
             if not answer.done():
                 answer.set_result(outcome)
 
+    def all(self) -> list[AwaitedCommand]:
+        """Return all commands that requests wait for."""
+        return [awaited for event in self.by_event.values() for awaited in event.values()]
+
     def release(self) -> None:
         """Answer all requests without an outcome, now and from now on: the process is about to end."""
         self._released = True
-        for awaited in list(self):
+        for awaited in self.all():
             self.answer(awaited, None)
 
-    def first(self, event_id: UUID, count: int) -> list[AwaitedCommand]:
-        """Return the commands of an event that are awaited longest; an event settles them in this order."""
-        return list(islice(self._by_event.get(event_id, {}).values(), count))
-
-    def next_events(self, count: int) -> list[UUID]:
-        """Return so many events; the other events come first next time."""
-        event_ids = list(islice(self._by_event, count))
-        if len(event_ids) < len(self._by_event):
-            for event_id in event_ids:
-                self._by_event[event_id] = self._by_event.pop(event_id)
-        return event_ids
-
     def _forget(self, awaited: AwaitedCommand) -> None:
-        event = self._by_event.get(awaited.event_id)
+        event = self.by_event.get(awaited.event_id)
         if event is not None and event.get(awaited.command_id) is awaited:
             del event[awaited.command_id]
             if not event:
-                del self._by_event[awaited.event_id]
+                del self.by_event[awaited.event_id]
 
 
 def _give_up(answer: _Answer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from itertools import islice
 from uuid import UUID
 
 import redis
@@ -32,6 +33,7 @@ class ResultPoller:
         settings: Settings,
         outcome_seen: Callable[[UUID], None],
     ) -> None:
+        self.task = SingleTask(self._poll)
         self._waiter = waiter
         self._client = client
         self._outcome_seen = outcome_seen
@@ -40,24 +42,18 @@ class ResultPoller:
         self._announced: set[UUID] = set()
         self._woken = asyncio.Event()
         self._poll_at = 0.0
-        self._poller = SingleTask(self._poll)
         self._listener = SingleTask(self._listen)
-
-    def start(self) -> None:
-        """Poll for as long as a request waits; listen to announcements from now on."""
-        self._listener.ensure_running()
-        self._poller.ensure_running()
 
     async def close(self) -> None:
         """Stop reading."""
         await self._listener.cancel()
-        await self._poller.cancel()
+        await self.task.cancel()
 
     async def _listen(self) -> None:
         while True:
             try:
                 async for event_ids in results.announcements(self._result_url):
-                    self._announced.update(event_id for event_id in event_ids if event_id in self._waiter)
+                    self._announced.update(self._waiter.by_event.keys() & event_ids)
                     if self._announced:
                         self._woken.set()
             except redis.RedisError as error:
@@ -67,8 +63,9 @@ class ResultPoller:
             await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
 
     async def _poll(self) -> None:
+        self._listener.ensure_running()
         clock = asyncio.get_running_loop().time
-        while self._waiter:
+        while self._waiter.by_event:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._woken.wait()
@@ -76,21 +73,37 @@ class ResultPoller:
             event_ids, self._announced = self._announced, set()
             if clock() >= self._poll_at:
                 self._poll_at = clock() + _POLL_SECONDS
-                event_ids.update(self._waiter.next_events(self._read_max))
+                event_ids.update(self._next_events())
             try:
                 while event_ids:
                     event_ids = await self._read(event_ids)
-            except redis.RedisError as error:
-                log.warning("results_not_readable", error=repr(error))
-                await self._leave_to_the_ledger()
-            except Exception:  # the other requests still wait, whatever the error is
-                log.exception("results_not_readable")
-                await self._leave_to_the_ledger()
+            except Exception as error:  # the ledger has the outcomes, whatever the error is
+                known = isinstance(error, redis.RedisError)
+                log.warning("results_not_readable", error=repr(error), exc_info=not known)
+                for awaited in self._waiter.all():
+                    self._waiter.ask_ledger(awaited)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _next_events(self) -> list[UUID]:
+        """Return as many events as one read can ask for; the other events come first next time."""
+        by_event = self._waiter.by_event
+        event_ids = list(islice(by_event, self._read_max))
+        if len(event_ids) < len(by_event):
+            for event_id in event_ids:
+                by_event[event_id] = by_event.pop(event_id)
+        return event_ids
 
     async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
-        """Answer commands of these events; return the events whose commands were all found settled."""
+        """Answer commands of these events; return the events whose commands were all found settled.
+
+        An event settles its commands in order, so the ones that are awaited longest are read first.
+        """
         share = max(1, self._read_max // len(event_ids))
-        asked = [awaited for event_id in event_ids for awaited in self._waiter.first(event_id, share)]
+        asked = [
+            awaited
+            for event_id in event_ids
+            for awaited in islice(self._waiter.by_event.get(event_id, {}).values(), share)
+        ]
         settled, unsettled = set(), set()
         for first in range(0, len(asked), self._read_max):
             part = asked[first : first + self._read_max]
@@ -104,8 +117,3 @@ class ResultPoller:
         for event_id in settled:
             self._outcome_seen(event_id)
         return settled - unsettled
-
-    async def _leave_to_the_ledger(self) -> None:
-        for awaited in self._waiter:
-            awaited.ledger_at = 0
-        await asyncio.sleep(_RETRY_SECONDS)

@@ -135,11 +135,6 @@ EVENT_FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and 
 _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 
 
-def encode(outcome: Outcome) -> bytes:
-    """Return the outcome's JSON, as the ledger and the result backend keep it."""
-    return json.encode(outcome)
-
-
 def decode(payload: str | bytes) -> Outcome:
     """Read an outcome back; raises `msgspec.ValidationError` for anything else."""
     return _DECODER.decode(payload)

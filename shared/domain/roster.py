@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from shared.domain import commands, outcomes, promotion, rules
+from shared.domain import ids, outcomes, promotion, rules
 from shared.domain.commands import (
+    KINDS,
     ChangeEvent,
     ChangeStatus,
     DeleteRegistration,
@@ -116,33 +117,24 @@ class Roster:
         refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
         if refusal is not None:
             return refusal
-        has_room = self._waitlist_has_room()
+        limit = self.settings.waitlist_limit
+        has_room = self.settings.waitlist_enabled and (limit is None or self.waitlist.length < limit)
         if has_room:
             self._promote(pending)
-        if self._newcomer_may_confirm(command.spots_count):
+        spots = command.spots_count
+        if promotion.newcomer_may_confirm(
+            self.settings.promotion_policy, self.waitlist, spots_count=spots, spots_left=self.spots_left
+        ):
             registration_id = self._enter(pending, command, Status.CONFIRMED)
-            return Confirmed(registration_id=registration_id, spots_count=command.spots_count)
+            return Confirmed(registration_id=registration_id, spots_count=spots)
         if not has_room:
             return outcomes.EVENT_FULL
         registration_id = self._enter(pending, command, Status.WAITLIST)
-        return Waitlisted(
-            registration_id=registration_id,
-            spots_count=command.spots_count,
-            position=self.waitlist.length,
-        )
-
-    def _newcomer_may_confirm(self, spots_count: int) -> bool:
-        return promotion.newcomer_may_confirm(
-            self.settings.promotion_policy, self.waitlist, spots_count=spots_count, spots_left=self.spots_left
-        )
-
-    def _waitlist_has_room(self) -> bool:
-        limit = self.settings.waitlist_limit
-        return self.settings.waitlist_enabled and (limit is None or self.waitlist.length < limit)
+        return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
 
     def _enter(self, pending: PendingCommand, command: Register, status: Status) -> UUID:
         registration = Registration(
-            id=pending.registration_id,
+            id=ids.registration_id(pending.id),
             seq=pending.seq,
             command_id=pending.id,
             name=command.name,
@@ -224,7 +216,7 @@ class Roster:
         back. The next command that frees spots offers them to that registration as well.
         """
         promoted = 0
-        while self.settings.auto_promote:
+        while self.settings.auto_promote and self.waitlist.length:
             waiter = promotion.next_up(self.settings.promotion_policy, self.waitlist, self.spots_left)
             if waiter is None or waiter == but:
                 break
@@ -244,36 +236,29 @@ class Roster:
     ) -> None:
         """Apply one registration's change to all parts of the roster."""
         if before is not None:
-            self._leave(before)
+            del self.registrations[before.id]
+            if before.status is Status.WAITLIST:
+                self.waitlist.remove(before.waiter)
+            if before.email is not None and before.status is not Status.CANCELLED:
+                self.holders.pop(email_key(before.email), None)
         if after is not None:
-            self._take_place(after)
-        one = after or before
-        assert one is not None, "something must have moved"
-        held_before, held_after = (before.spots_held if before else 0), (after.spots_held if after else 0)
+            self.registrations[after.id] = after
+            self.changed.add(after.id)
+            if after.status is Status.WAITLIST:
+                self.waitlist.add(after.waiter)
+            if after.email is not None and after.status is not Status.CANCELLED:
+                self.holders[email_key(after.email)] = after.id
+        moved = after or before
+        assert moved is not None, "a registration must have moved"
         self._note(
             pending,
             kind=kind,
             reason=reason,
-            registration_id=one.id,
+            registration_id=moved.id,
             from_status=before.status if before else None,
             to_status=after.status if after else None,
-            spots_delta=held_after - held_before,
+            spots_delta=(after.spots_held if after else 0) - (before.spots_held if before else 0),
         )
-
-    def _leave(self, before: Registration) -> None:
-        del self.registrations[before.id]
-        if before.status is Status.WAITLIST:
-            self.waitlist.remove(before.waiter)
-        if before.email is not None and before.status is not Status.CANCELLED:
-            self.holders.pop(email_key(before.email), None)
-
-    def _take_place(self, after: Registration) -> None:
-        self.registrations[after.id] = after
-        self.changed.add(after.id)
-        if after.status is Status.WAITLIST:
-            self.waitlist.add(after.waiter)
-        if after.email is not None and after.status is not Status.CANCELLED:
-            self.holders[email_key(after.email)] = after.id
 
     def _note(  # noqa: PLR0913 - one for each column of an entry that may differ
         self,
@@ -290,7 +275,7 @@ class Roster:
         self.spots_reserved += spots_delta
         self.changes.append(
             Change(
-                kind=kind or commands.kind(pending.command),
+                kind=kind or KINDS[type(pending.command)],
                 command_id=pending.id,
                 actor=pending.actor,
                 reason=reason,

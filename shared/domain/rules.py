@@ -32,7 +32,7 @@ def against_registering(
             RefusalCode.TOO_MANY_SPOTS,
             f"One registration may have at most {settings.max_spots_per_registration} spots.",
         )
-    return _against_a_second(command.email, None, holders)
+    return None if command.email is None else _against_a_second(command.email, None, holders)
 
 
 def against_becoming(
@@ -42,8 +42,8 @@ def against_becoming(
     if status is before.status or status is Status.CANCELLED:
         return None
     if before.status is Status.CANCELLED:
-        refusal = _against_a_second(before.email, before.id, holders)
-        if refusal is not None:
+        refusal = before.email and _against_a_second(before.email, before.id, holders)
+        if refusal:
             return refusal
     if status is Status.CONFIRMED and before.spots_count > spots_left:
         left = max(spots_left, 0)
@@ -69,8 +69,8 @@ def against_settings(before: EventSettings, after: EventSettings, spots_reserved
     return None
 
 
-def _against_a_second(email: str | None, own_id: UUID | None, holders: Mapping[str, UUID]) -> Refused | None:
-    holder = None if email is None else holders.get(email_key(email))
+def _against_a_second(email: str, own_id: UUID | None, holders: Mapping[str, UUID]) -> Refused | None:
+    holder = holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")

@@ -8,6 +8,7 @@ Keys that the broker then holds in Redis: `event.<event id>` (a list of messages
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +19,9 @@ from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
 _IDLE_QUEUE = "admitone"
-# The default exchange routes by the queue's name and leaves no binding behind for every event.
-_DEFAULT_EXCHANGE = Exchange("")
+# The default exchange routes by the queue's name and leaves no binding behind for every event. A delivered
+# message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
+_queue = partial(Queue, exchange=Exchange(""), no_ack=True)
 _SOCKET_SECONDS_MAX = 5
 
 
@@ -28,7 +30,7 @@ def celery_app(settings: Settings) -> Celery:
     app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
     app.conf.update(
         task_default_queue=_IDLE_QUEUE,
-        task_queues=[_queue(_IDLE_QUEUE)],
+        task_queues=[_queue(name=_IDLE_QUEUE, routing_key=_IDLE_QUEUE)],
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_serializer="json",
@@ -54,13 +56,8 @@ def celery_app(settings: Settings) -> Celery:
 
 
 def event_queue(event_id: UUID) -> Queue:
-    """Return the queue of an event."""
-    return _queue(event_queue_name(event_id))
-
-
-def event_queue_name(event_id: UUID) -> str:
-    """Return `event.<event id>`."""
-    return f"event.{event_id}"
+    """Return the queue of an event, `event.<event id>`."""
+    return _queue(name=f"event.{event_id}", routing_key=f"event.{event_id}")
 
 
 def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
@@ -78,11 +75,6 @@ def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
         ignore_result=True,
         retry=False,
     )
-
-
-def _queue(name: str) -> Queue:
-    # A delivered message is deleted. A lost one costs at most a tick, because the owner reads the ledger.
-    return Queue(name, _DEFAULT_EXCHANGE, routing_key=name, no_ack=True)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:

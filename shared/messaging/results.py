@@ -19,7 +19,6 @@ import redis.asyncio
 import structlog
 from msgspec import DecodeError, Struct, json
 
-from shared.domain import outcomes
 from shared.domain.outcomes import Outcome, SettledCommand
 
 log = structlog.get_logger(__name__)
@@ -85,7 +84,7 @@ class ResultWriter:
         done_at = datetime.now(UTC).isoformat().encode()
         ids = [str(task_id(command.command_id)) for command in settled]
         values = [
-            _VALUE % (outcomes.encode(command.outcome), done_at, id_.encode())
+            _VALUE % (json.encode(command.outcome), done_at, id_.encode())
             for command, id_ in zip(settled, ids, strict=True)
         ]
         announcement = json.encode(list({command.event_id for command in settled}))
@@ -99,8 +98,14 @@ class ResultWriter:
 
 async def read(client: "redis.asyncio.Redis", keys: Sequence[str]) -> list[Outcome | None]:
     """Return the outcome under each key, None where there is none; raises `redis.RedisError`."""
-    values = await client.mget(keys)
-    return [None if value is None else _decode(key, value) for key, value in zip(keys, values, strict=True)]
+    found: list[Outcome | None] = []
+    for key_, value in zip(keys, await client.mget(keys), strict=True):
+        try:
+            found.append(None if value is None else _STORED.decode(value).result)
+        except DecodeError as error:
+            log.warning("result_unreadable", key=key_, error=str(error))
+            found.append(None)
+    return found
 
 
 async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
@@ -118,14 +123,6 @@ async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
         await subscription.subscribe(_CHANNEL)
         async for message in subscription.listen():
             yield _ANNOUNCEMENT.decode(message["data"]) if message["type"] == "message" else []
-
-
-def _decode(key: str, value: bytes | str) -> Outcome | None:
-    try:
-        return _STORED.decode(value).result
-    except DecodeError as error:
-        log.warning("result_unreadable", key=key, error=str(error))
-        return None
 
 
 def _redis_url(result_url: str) -> str:

@@ -7,7 +7,9 @@ parameter's type from the cast.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,12 +18,12 @@ from psycopg.adapt import Dumper
 from psycopg.postgres import types
 from psycopg.pq import Format
 
+_Value = TypeVar("_Value")
+
 # Dimensions, whether there are nulls, the elements' type, their count, the first one's number.
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
-_JSONB_VERSION = b"\x01"
-_UUID, _BYTEA, _TEXT, _JSONB = (types[name].oid for name in ("uuid", "bytea", "text", "jsonb"))
 
 
 class Array(bytes):
@@ -38,31 +40,20 @@ class _ArrayDumper(Dumper):
 psycopg.adapters.register_dumper(Array, _ArrayDumper)  # for every connection that is made from now on
 
 
-def uuids(values: Iterable[UUID | None]) -> Array:
-    """Return a `uuid[]`."""
-    return _array(_UUID, (None if value is None else value.bytes for value in values))
+def _array(element: str, encode: Callable[[_Value], bytes], values: Iterable[_Value | None]) -> Array:
+    encoded = [None if value is None else encode(value) for value in values]
+    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in encoded]
+    return Array(_HEADER.pack(1, 1, types[element].oid, len(elements), 1) + b"".join(elements))
 
 
-def digests(values: Iterable[bytes | None]) -> Array:
-    """Return a `bytea[]`."""
-    return _array(_BYTEA, values)
-
-
-def texts(values: Iterable[str | None]) -> Array:
-    """Return a `text[]`."""
-    return _array(_TEXT, (None if value is None else value.encode() for value in values))
-
-
-def jsons(values: Iterable[bytes | None]) -> Array:
-    """Return a `jsonb[]` of values that are JSON already."""
-    return _array(_JSONB, (None if value is None else _JSONB_VERSION + value for value in values))
+_Encoder = Callable[[Iterable[_Value | None]], Array]
+uuids: _Encoder[UUID] = partial(_array, "uuid", lambda value: value.bytes)
+digests: _Encoder[bytes] = partial(_array, "bytea", lambda value: value)
+texts: _Encoder[str] = partial(_array, "text", str.encode)
+jsons: _Encoder[bytes] = partial(_array, "jsonb", lambda value: b"\x01" + value)
+"""Return a `uuid[]`, `bytea[]`, `text[]` or `jsonb[]`; the values of a `jsonb[]` are JSON already."""
 
 
 def numbers(values: Iterable[int]) -> str:
     """Return a literal of `integer[]` or `bigint[]`."""
     return "{" + msgspec.json.encode(list(values))[1:-1].decode() + "}"
-
-
-def _array(element_type: int, values: Iterable[bytes | None]) -> Array:
-    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values]
-    return Array(_HEADER.pack(1, 1, element_type, len(elements), 1) + b"".join(elements))
