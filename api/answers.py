@@ -1,12 +1,14 @@
 """How answers look in HTTP: the only mapping from outcomes to statuses, and problem details (RFC 9457)."""
 
 from http import HTTPStatus
-from typing import Any, assert_never
+from typing import assert_never
 from uuid import UUID
 
 from msgspec import Struct, json
 from starlette.responses import Response
 
+from api import problems
+from api.problems import ProblemError, ProblemType
 from api.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
 from shared.domain import ids
 from shared.domain.commands import Status
@@ -16,7 +18,6 @@ from shared.domain.outcomes import (
     EventChanged,
     Failed,
     Outcome,
-    RefusalCode,
     Refused,
     RegistrationDeleted,
     StatusChanged,
@@ -25,34 +26,6 @@ from shared.domain.outcomes import (
 
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
-RETRY_SECONDS = 1
-
-# As RFC 9110 names them; which names Python has depends on its version.
-_TITLES = {
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
-}
-_REFUSAL_STATUS = {RefusalCode.REGISTRATION_NOT_FOUND: HTTPStatus.NOT_FOUND}
-
-
-class ProblemError(Exception):
-    """A request that gets a problem for an answer; raised anywhere, rendered once."""
-
-    def __init__(
-        self,
-        status: HTTPStatus,
-        code: str,
-        detail: str,
-        *,
-        headers: dict[str, str] | None = None,
-        **more: Any,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.headers = headers or {}
-        self.more = more
 
 
 def body(value: Struct, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
@@ -65,7 +38,7 @@ def problem(error: ProblemError, request_id: str | None = None) -> Response:
     request_id = request_id or str(ids.new_id())
     content = Problem(
         type=f"urn:admitone:problem:{error.code.lower().replace('_', '-')}",
-        title=_TITLES.get(error.status, error.status.phrase),
+        title=problems.title(error.status),
         status=error.status,
         detail=error.detail,
         code=error.code,
@@ -82,16 +55,10 @@ def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str,
         case Refused(code=code, detail=detail):
             spots = {"spots_left": outcome.spots_left, "spots_needed": outcome.spots_needed}
             more = {name: count for name, count in spots.items() if count is not None}
-            status = _REFUSAL_STATUS.get(code, HTTPStatus.CONFLICT)
-            return ProblemError(status, code, detail, headers=headers, receipt_id=receipt_id, **more)
+            return problems.of_refusal(code).error(detail, headers=headers, receipt_id=receipt_id, **more)
         case Failed(incident_id=incident_id):
-            return ProblemError(
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-                "COMMAND_FAILED",
-                "The command could not be decided and changed nothing.",
-                headers=headers,
-                receipt_id=receipt_id,
-                incident_id=incident_id,
+            return ProblemType.COMMAND_FAILED.error(
+                headers=headers, receipt_id=receipt_id, incident_id=incident_id
             )
     assert_never(outcome)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from http import HTTPStatus
 from typing import TypeVar
 from uuid import UUID
 
@@ -10,8 +9,8 @@ import msgspec
 from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
-from api.answers import ProblemError
 from api.commands.submit import CommandRequest
+from api.problems import ProblemError, ProblemType
 from shared.domain import commands, ids
 from shared.domain.commands import Command, Register
 from shared.settings import Settings
@@ -27,9 +26,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
     """Return the decoded body; raises the problem 413, 415 or 422 that tells what is wrong with it."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise ProblemError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", "Send the body as application/json."
-        )
+        raise ProblemType.UNSUPPORTED_MEDIA_TYPE.error()
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > bytes_max:
         raise _too_large(bytes_max)
@@ -94,7 +91,7 @@ def sentence(message: str) -> str:
 
 def invalid(detail: str) -> ProblemError:
     """Return the problem of a request that can never succeed as it is."""
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail)
+    return ProblemType.INVALID_REQUEST.error(detail)
 
 
 def _key_digest(key: str) -> bytes:
@@ -114,6 +111,4 @@ def _wait_seconds(prefer: str, settings: Settings) -> float:
 
 
 def _too_large(bytes_max: int) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", f"The body may have at most {bytes_max} bytes."
-    )
+    return ProblemType.BODY_TOO_LARGE.error(f"The body may have at most {bytes_max} bytes.")

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api import answers, bodies, documentation_admin
 from api.commands import submit
 from api.commands.submit import Decided
+from api.problems import ProblemType
 from api.queries import events
 from api.schemas import (
     Event,
@@ -23,7 +24,7 @@ from api.schemas import (
     StatusChange,
 )
 from api.security import writer
-from api.service import Service, registration_not_found
+from api.service import Service
 from shared.domain import commands, outcomes
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
@@ -135,7 +136,7 @@ async def _must_be_there(service: Service, request: Request, event_id: UUID, reg
         return
     row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
-        raise registration_not_found()
+        raise ProblemType.REGISTRATION_NOT_FOUND.error()
 
 
 async def _event(service: Service, decided: Decided, event_id: UUID) -> RowMapping:

@@ -1,12 +1,15 @@
 """How routes are described to OpenAPI, and what many of them have in common."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from api import examples, schemas
+from api import answers, examples, schemas
+from api.problems import ProblemType
 
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
 LOCATION = {"Location": {"description": "The receipt.", "schema": {"type": "string"}}}
 
 
@@ -26,30 +29,35 @@ def answer(
     }
 
 
-def problem(
-    status: int, title: str, *codes: str, detail: str, headers: dict[str, Any] | None = None, **more: Any
-) -> dict[str, Any]:
-    """Describe a problem answer, with an example for each code that it can carry."""
-    shown = {
-        code: {
-            "value": {
-                "type": f"urn:admitone:problem:{code.lower().replace('_', '-')}",
-                "title": title,
-                "status": status,
-                "detail": detail,
-                "code": code,
-                "requestId": examples.RECEIPT_ID,
-                **more,
-            }
-        }
-        for code in codes
-    }
-    content = {"application/problem+json": {"schema": reference(schemas.Problem), "examples": shown}}
+def problems(*types: ProblemType) -> dict[int, dict[str, Any]]:
+    """Describe the answers that carry these problems, by status, with an example of each problem."""
     return {
-        "description": f"{detail} Codes: {', '.join(codes)}.",
-        "headers": headers or {},
-        "content": content,
+        status: _problem_answer([type_ for type_ in types if type_.status is status])
+        for status in sorted({type_.status for type_ in types})
     }
+
+
+def _problem_answer(types: Sequence[ProblemType]) -> dict[str, Any]:
+    headers = {name: header for type_ in types for name, header in _headers(type_).items()}
+    shown = {type_.name: {"value": _example(type_)} for type_ in types}
+    return {
+        "description": "\n".join(f"- `{type_.name}`: {type_.detail}" for type_ in types),
+        "headers": headers,
+        "content": {"application/problem+json": {"schema": reference(schemas.Problem), "examples": shown}},
+    }
+
+
+def _headers(type_: ProblemType) -> dict[str, Any]:
+    """Return the headers of a problem's answer: its own, and the place of the receipt that it names."""
+    own = {
+        name: header for name, header in (RETRY_AFTER | CHALLENGE).items() if name.lower() in type_.headers
+    }
+    return own | LOCATION if "receipt_id" in type_.members else own
+
+
+def _example(type_: ProblemType) -> object:
+    error = type_.error(**{member: examples.PROBLEM_MEMBERS[member] for member in type_.members})
+    return msgspec.json.decode(answers.problem(error, examples.RECEIPT_ID).body)
 
 
 def reference(body: type[msgspec.Struct]) -> dict[str, str]:
@@ -58,19 +66,21 @@ def reference(body: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def route(
-    answers: dict[int, dict[str, Any]], body: type[msgspec.Struct] | None = None, **more: Any
+    usual: dict[int, dict[str, Any]],
+    *problem_types: ProblemType,
+    body: type[msgspec.Struct] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Return the arguments by which a route is documented; the lowest status is the usual one."""
     extra: dict[str, Any] = {}
     if body is not None:
         content = {"application/json": {"schema": reference(body), "examples": more.pop("examples")}}
-        extra["requestBody"] = {"required": True, "content": content}
+        extra["requestBody"] = {"required": more.pop("body_required", True), "content": content}
     if "parameters" in more:
         extra["parameters"] = more.pop("parameters")
-    first = min(answers)
     return {
-        "status_code": first,
-        "responses": answers,
+        "status_code": min(usual),
+        "responses": usual | problems(*problem_types, ProblemType.INTERNAL_ERROR),
         "openapi_extra": extra,
         "response_model": None,
         **more,
@@ -93,71 +103,24 @@ PREFER = header(
     "Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"
 )
 
-NO_EVENT = problem(404, "Not Found", "EVENT_NOT_FOUND", detail="There is no such event.")
+# What any look into the tables can meet.
+READ_PROBLEMS = (ProblemType.INVALID_REQUEST, ProblemType.LEDGER_UNAVAILABLE)
 
-NO_DATABASE = problem(
-    503,
-    "Service Unavailable",
-    "LEDGER_UNAVAILABLE",
-    detail="The ledger cannot be reached; nothing was accepted.",
-    headers=RETRY_AFTER,
-)
-
-BODY_PROBLEMS = {
-    413: problem(413, "Content Too Large", "BODY_TOO_LARGE", detail="The body is too large."),
-    415: problem(
-        415, "Unsupported Media Type", "UNSUPPORTED_MEDIA_TYPE", detail="Send the body as application/json."
-    ),
-}
-
-INVALID = problem(422, "Unprocessable Content", "INVALID_REQUEST", detail="spotsCount: expected `int` >= 1.")
+BODY_PROBLEMS = (ProblemType.CLIENT_GONE, ProblemType.BODY_TOO_LARGE, ProblemType.UNSUPPORTED_MEDIA_TYPE)
 
 # What any command can meet besides its own refusals.
-COMMAND_PROBLEMS = {
-    422: problem(
-        422,
-        "Unprocessable Content",
-        "INVALID_REQUEST",
-        "IDEMPOTENCY_KEY_REUSED",
-        detail="The request is invalid, or its key was used for something else; nothing was accepted.",
-    ),
-    500: problem(
-        500,
-        "Internal Server Error",
-        "COMMAND_FAILED",
-        detail="The command could not be decided and changed nothing.",
-        receiptId=examples.RECEIPT_ID,
-        incidentId=examples.REGISTRATION_ID,
-    ),
-    503: problem(
-        503,
-        "Service Unavailable",
-        "INTAKE_FULL",
-        "LEDGER_UNAVAILABLE",
-        detail="Nothing was accepted; try again.",
-        headers=RETRY_AFTER,
-    ),
-    504: problem(
-        504,
-        "Gateway Timeout",
-        "ACCEPTANCE_UNKNOWN",
-        detail="The ledger was lost while it accepted; ask again with the same Idempotency-Key.",
-    ),
-}
+COMMAND_PROBLEMS = (
+    ProblemType.EVENT_NOT_FOUND,
+    ProblemType.INVALID_REQUEST,
+    ProblemType.IDEMPOTENCY_KEY_REUSED,
+    ProblemType.COMMAND_FAILED,
+    ProblemType.INTAKE_FULL,
+    ProblemType.LEDGER_UNAVAILABLE,
+    ProblemType.ACCEPTANCE_UNKNOWN,
+)
 
 # A change tells more than its outcome, which takes a reading after it.
-CHANGE_PROBLEMS = {
-    **COMMAND_PROBLEMS,
-    503: problem(
-        503,
-        "Service Unavailable",
-        "INTAKE_FULL",
-        "LEDGER_UNAVAILABLE",
-        "ANSWER_UNAVAILABLE",
-        detail="Nothing was accepted; with a receipt, it was decided and cannot be shown now.",
-        headers=RETRY_AFTER,
-    ),
-}
+CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 
 PENDING_ANSWER = answer(
     "Accepted; not decided yet.", schemas.Receipt, {**LOCATION, **RETRY_AFTER}, pending=examples.PENDING

@@ -6,9 +6,9 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import describing, examples, schemas
+from api import describing, examples, schemas, schemas_insight
+from api.problems import ProblemType
 from shared.domain.commands import ChangeEvent, Register
-from shared.domain.outcomes import RefusalCode
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -22,21 +22,12 @@ APPLICATION: dict[str, Any] = {
     "redoc_url": None,
 }
 
-_REGISTER_REFUSALS = (
-    RefusalCode.REGISTRATION_CLOSED,
-    RefusalCode.EVENT_PAUSED,
-    RefusalCode.TOO_MANY_SPOTS,
-    RefusalCode.ALREADY_REGISTERED,
-    RefusalCode.EVENT_FULL,
-)
-
 AVAILABILITY = describing.route(
     {
         200: describing.answer("What is left now.", schemas.Availability, open=examples.AVAILABILITY),
-        404: describing.NO_EVENT,
-        422: describing.INVALID,
-        503: describing.NO_DATABASE,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
+    *describing.READ_PROBLEMS,
 )
 
 REGISTER = describing.route(
@@ -54,18 +45,14 @@ REGISTER = describing.route(
             {**describing.LOCATION, **describing.RETRY_AFTER},
             pending=examples.PENDING,
         ),
-        404: describing.NO_EVENT,
-        409: describing.problem(
-            409,
-            "Conflict",
-            *(code.value for code in _REGISTER_REFUSALS),
-            detail="The command was refused and changed nothing.",
-            headers=describing.LOCATION,
-            receiptId=examples.RECEIPT_ID,
-        ),
-        **describing.BODY_PROBLEMS,
-        **describing.COMMAND_PROBLEMS,
     },
+    ProblemType.REGISTRATION_CLOSED,
+    ProblemType.EVENT_PAUSED,
+    ProblemType.TOO_MANY_SPOTS,
+    ProblemType.ALREADY_REGISTERED,
+    ProblemType.EVENT_FULL,
+    *describing.BODY_PROBLEMS,
+    *describing.COMMAND_PROBLEMS,
     body=Register,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
@@ -84,16 +71,10 @@ RECEIPT = describing.route(
             pending=examples.PENDING,
             refused=examples.REFUSED,
         ),
-        404: describing.problem(
-            404,
-            "Not Found",
-            "RECEIPT_NOT_FOUND",
-            "EVENT_NOT_FOUND",
-            detail="No such receipt was ever issued here.",
-        ),
-        422: describing.INVALID,
-        503: describing.NO_DATABASE,
-    }
+    },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.EVENT_NOT_FOUND,
+    *describing.READ_PROBLEMS,
 )
 
 CANCEL = describing.route(
@@ -113,16 +94,10 @@ CANCEL = describing.route(
             },
         ),
         202: describing.PENDING_ANSWER,
-        404: describing.problem(
-            404,
-            "Not Found",
-            "RECEIPT_NOT_FOUND",
-            "EVENT_NOT_FOUND",
-            "REGISTRATION_NOT_FOUND",
-            detail="There is nothing to cancel.",
-        ),
-        **describing.CHANGE_PROBLEMS,
     },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.REGISTRATION_NOT_FOUND,
+    *describing.CHANGE_PROBLEMS,
     parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
 )
 
@@ -175,7 +150,7 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for body in vars(schemas).values()
+            for body in (vars(schemas) | vars(schemas_insight)).values()
             if isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
         ),
     ]

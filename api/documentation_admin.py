@@ -3,135 +3,116 @@
 from typing import Any
 
 from api import describing, examples, schemas, schemas_insight
+from api.problems import ProblemType
 from shared.domain.commands import ChangeEvent
-from shared.domain.outcomes import RefusalCode
-
-_KEY_PROBLEMS = {
-    401: describing.problem(401, "Unauthorized", "UNAUTHORIZED", detail="Send a valid admin key."),
-    403: describing.problem(403, "Forbidden", "FORBIDDEN", detail="This key may only read."),
-}
 
 
-def _admin(answers: dict[int, dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return describing.route(
-        {422: describing.INVALID, 503: describing.NO_DATABASE, **answers, **_KEY_PROBLEMS}, **more
+def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
+    return describing.route(usual, ProblemType.UNAUTHORIZED, *problems, *describing.READ_PROBLEMS)
+
+
+def _write(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
+    return describing.route(usual, ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, *problems, **more)
+
+
+def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
+    return _write(
+        {**usual, 202: describing.PENDING_ANSWER},
+        *problems,
+        *describing.CHANGE_PROBLEMS,
+        parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+        **more,
     )
 
 
 _COUNTER_EXAMPLE = {"capacity": 100, "spotsReserved": 99, "spotsLeft": 1, "waitlistLength": 0}
 
-_NO_REGISTRATION = describing.problem(
-    404, "Not Found", "REGISTRATION_NOT_FOUND", "EVENT_NOT_FOUND", detail="There is no such registration."
-)
-
-
-def _refused(*codes: RefusalCode, detail: str, **more: Any) -> dict[str, Any]:
-    return describing.problem(
-        409,
-        "Conflict",
-        *(code.value for code in codes),
-        detail=detail,
-        headers=describing.LOCATION,
-        receiptId=examples.RECEIPT_ID,
-        **more,
-    )
-
-
-CREATE_EVENT = _admin(
+CREATE_EVENT = _write(
     {
         201: describing.answer(
             "Created.", schemas.Event, describing.LOCATION, created=examples.EVENT_EXAMPLE
         ),
-        409: describing.problem(
-            409, "Conflict", "SLUG_TAKEN", detail="There is an event of this slug already."
-        ),
-        **describing.BODY_PROBLEMS,
     },
+    ProblemType.SLUG_TAKEN,
+    ProblemType.ACCEPTANCE_UNKNOWN,
+    *describing.BODY_PROBLEMS,
+    *describing.READ_PROBLEMS,
     body=schemas.NewEvent,
     examples={"drop": {"value": {"slug": "demo", "title": "Demonstration drop", "capacity": 100}}},
 )
 
-EVENTS = _admin(
+EVENTS = _read(
     {
         200: describing.answer(
             "A page.", schemas.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
         )
-    }
+    },
 )
 
-EVENT = _admin(
+EVENT = _read(
     {
         200: describing.answer("The event.", schemas.Event, event=examples.EVENT_EXAMPLE),
-        404: describing.NO_EVENT,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATIONS = _admin(
+REGISTRATIONS = _read(
     {
         200: describing.answer(
             "A page.",
             schemas.RegistrationPage,
             page={"items": [examples.REGISTRATION_EXAMPLE], "nextCursor": "4711"},
         ),
-        404: describing.NO_EVENT,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATION = _admin(
+REGISTRATION = _read(
     {
         200: describing.answer(
             "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
         ),
-        404: describing.problem(
-            404, "Not Found", "REGISTRATION_NOT_FOUND", detail="There is no such registration."
-        ),
-    }
+    },
+    ProblemType.REGISTRATION_NOT_FOUND,
 )
 
-AUDIT = _admin(
+AUDIT = _read(
     {
         200: describing.answer(
             "A page.", schemas_insight.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
         ),
-        404: describing.NO_EVENT,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
 )
 
-COUNTER = _admin(
+COUNTER = _read(
     {
         200: describing.answer(
             "In sync when the drift is zero.",
             schemas_insight.Counter,
             counter={"spotsReserved": 99, "actualConfirmed": 99, "drift": 0},
         ),
-        404: describing.NO_EVENT,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
 )
 
-CHANGE_EVENT = _admin(
+CHANGE_EVENT = _change(
     {
         200: describing.answer(
             "Changed.", schemas.Event, describing.LOCATION, changed=examples.EVENT_EXAMPLE
         ),
-        202: describing.PENDING_ANSWER,
-        **describing.CHANGE_PROBLEMS,
-        404: describing.NO_EVENT,
-        409: _refused(
-            RefusalCode.CAPACITY_BELOW_RESERVED,
-            RefusalCode.WINDOW_INVALID,
-            detail="99 spots are confirmed; the capacity cannot be 50.",
-        ),
-        **describing.BODY_PROBLEMS,
     },
+    ProblemType.CAPACITY_BELOW_RESERVED,
+    ProblemType.WINDOW_INVALID,
+    *describing.BODY_PROBLEMS,
     body=ChangeEvent,
     examples={
         "larger": {"value": {"capacity": 120, "reason": "a second stand"}},
         "pause": {"value": {"paused": True}},
     },
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
 )
 
-CHANGE_STATUS = _admin(
+CHANGE_STATUS = _change(
     {
         200: describing.answer(
             "Changed, or as it was.",
@@ -144,24 +125,16 @@ CHANGE_STATUS = _admin(
                 "event": _COUNTER_EXAMPLE,
             },
         ),
-        202: describing.PENDING_ANSWER,
-        **describing.CHANGE_PROBLEMS,
-        404: _NO_REGISTRATION,
-        409: _refused(
-            RefusalCode.CAPACITY_EXCEEDED,
-            RefusalCode.ALREADY_REGISTERED,
-            detail="The registration needs 4 spots; 1 is left.",
-            spotsLeft=1,
-            spotsNeeded=4,
-        ),
-        **describing.BODY_PROBLEMS,
     },
+    ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.CAPACITY_EXCEEDED,
+    ProblemType.ALREADY_REGISTERED,
+    *describing.BODY_PROBLEMS,
     body=schemas.StatusChange,
     examples={"promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}}},
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
 )
 
-DELETE_REGISTRATION = _admin(
+DELETE_REGISTRATION = _change(
     {
         200: describing.answer(
             "Gone.",
@@ -174,14 +147,11 @@ DELETE_REGISTRATION = _admin(
                 "event": _COUNTER_EXAMPLE,
             },
         ),
-        202: describing.PENDING_ANSWER,
-        **describing.CHANGE_PROBLEMS,
-        404: _NO_REGISTRATION,
     },
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+    ProblemType.REGISTRATION_NOT_FOUND,
 )
 
-HEAL_COUNTER = _admin(
+HEAL_COUNTER = _change(
     {
         200: describing.answer(
             "The counter equals the rows.",
@@ -189,15 +159,14 @@ HEAL_COUNTER = _admin(
             describing.LOCATION,
             healed={"receiptId": examples.RECEIPT_ID, "drift": 2, "spotsReserved": 97, "overbookedSpots": 0},
         ),
-        202: describing.PENDING_ANSWER,
-        **describing.CHANGE_PROBLEMS,
-        404: describing.NO_EVENT,
-        **describing.BODY_PROBLEMS,
     },
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+    *describing.BODY_PROBLEMS,
+    body=schemas.Healing,
+    body_required=False,
+    examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
 )
 
-STATS = _admin(
+STATS = _read(
     {
         200: describing.answer(
             "Counted now.",
@@ -213,11 +182,11 @@ STATS = _admin(
                 "decidedPerMinute": 83,
             },
         ),
-        404: describing.NO_EVENT,
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
 )
 
-EXPLAIN = _admin(
+EXPLAIN = _read(
     {
         200: describing.answer(
             "Why it has its status.",
@@ -239,11 +208,11 @@ EXPLAIN = _admin(
                 "steps": [],
             },
         ),
-        404: _NO_REGISTRATION,
-    }
+    },
+    ProblemType.REGISTRATION_NOT_FOUND,
 )
 
-EXPORT = _admin(
+EXPORT = _read(
     {
         200: {
             "description": "All registrations, a line each.",
@@ -252,14 +221,7 @@ EXPORT = _admin(
                 "application/x-ndjson": {"example": '{"id": "…", "seq": 4711, "name": "User A"}\n'},
             },
         },
-        404: describing.NO_EVENT,
-        503: describing.problem(
-            503,
-            "Service Unavailable",
-            "EXPORT_BUSY",
-            "LEDGER_UNAVAILABLE",
-            detail="Other exports are running.",
-            headers=describing.RETRY_AFTER,
-        ),
-    }
+    },
+    ProblemType.EVENT_NOT_FOUND,
+    ProblemType.EXPORT_BUSY,
 )

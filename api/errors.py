@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api import answers
-from api.answers import ProblemError
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
+from api.problems import ProblemError, ProblemType
 from shared.domain import ids
 
 log = structlog.get_logger(__name__)
@@ -53,58 +53,38 @@ def _validation_problem(_: Request, error: Exception) -> ProblemError:
         {"field": ".".join(str(part) for part in e["loc"][1:]), "reason": e["msg"]} for e in error.errors()
     ]
     detail = " ".join(f"{p['field']}: {p['reason']}." for p in problems)
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail, errors=problems)
+    return ProblemType.INVALID_REQUEST.error(detail, errors=problems)
 
 
 def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:
     log.warning("ledger_unavailable", error=repr(error))
-    return _unavailable("LEDGER_UNAVAILABLE", "The ledger cannot be reached; nothing was accepted.")
+    return ProblemType.LEDGER_UNAVAILABLE.error()
 
 
 def _unstorable(_: Request, __: Exception) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", "The database cannot hold or find such a value."
-    )
+    return ProblemType.INVALID_REQUEST.error("The database cannot hold or find such a value.")
 
 
 def _gone(_: Request, __: Exception) -> ProblemError:
-    return ProblemError(HTTPStatus.BAD_REQUEST, "CLIENT_GONE", "The client left before the request's end.")
+    return ProblemType.CLIENT_GONE.error()
 
 
 def _intake_full(_: Request, __: Exception) -> ProblemError:
-    return _unavailable("INTAKE_FULL", "Too many commands wait to be accepted; nothing was accepted.")
-
-
-def _unavailable(code: str, detail: str) -> ProblemError:
-    headers = {"retry-after": str(answers.RETRY_SECONDS)}
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, code, detail, headers=headers)
+    return ProblemType.INTAKE_FULL.error()
 
 
 def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.GATEWAY_TIMEOUT,
-        "ACCEPTANCE_UNKNOWN",
-        "The ledger was lost while it accepted; ask again with the same Idempotency-Key to learn the answer.",
-    )
+    return ProblemType.ACCEPTANCE_UNKNOWN.error()
 
 
 def _command_rejected(_: Request, __: Exception) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "INVALID_REQUEST",
-        "The ledger cannot hold this; nothing was accepted.",
-    )
+    return ProblemType.INVALID_REQUEST.error("The ledger cannot hold this; nothing was accepted.")
 
 
 def _unforeseen(request: Request, error: Exception) -> ProblemError:
     incident_id = ids.new_id()
     log.error("unforeseen_error", path=request.url.path, incident_id=str(incident_id), exc_info=error)
-    return ProblemError(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "INTERNAL_ERROR",
-        "Something unforeseen happened; the log has the incident.",
-        incident_id=incident_id,
-    )
+    return ProblemType.INTERNAL_ERROR.error(incident_id=incident_id)
 
 
 _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {

@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
 from api import answers, bodies, documentation_admin
-from api.answers import ProblemError
 from api.commands.intake import AcceptanceUnknown
+from api.problems import ProblemError, ProblemType
 from api.queries import events
 from api.schemas import (
     Event,
@@ -24,7 +24,7 @@ from api.schemas import (
 )
 from api.schemas_insight import AuditEntry, AuditPage, Counter
 from api.security import reader, writer
-from api.service import Service, event_not_found, registration_not_found
+from api.service import Service
 from shared.domain import ids
 from shared.domain.commands import Status
 from shared.postgres import tables
@@ -76,7 +76,7 @@ async def read_event(event_id: UUID, request: Request) -> Response:
     service: Service = request.app.state.service
     event = await service.read(lambda connection: events.event_by_id(connection, event_id))
     if event is None:
-        raise event_not_found()
+        raise ProblemType.EVENT_NOT_FOUND.error()
     return answers.body(_event(event))
 
 
@@ -111,7 +111,7 @@ async def read_registration(event_id: UUID, registration_id: UUID, request: Requ
     service: Service = request.app.state.service
     row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
-        raise registration_not_found()
+        raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return answers.body(Registration(**row))
 
 
@@ -137,7 +137,7 @@ async def read_counter(event_id: UUID, request: Request) -> Response:
     service: Service = request.app.state.service
     row = await service.read(lambda connection: events.counter(connection, event_id))
     if row is None:
-        raise event_not_found()
+        raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
     return answers.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
 
@@ -148,7 +148,7 @@ def _event(row: RowMapping) -> Event:
 
 async def _must_exist(service: Service, event_id: UUID) -> None:
     if await service.read(lambda connection: events.event_by_id(connection, event_id)) is None:
-        raise event_not_found()
+        raise ProblemType.EVENT_NOT_FOUND.error()
 
 
 def _after(cursor: str | None) -> int:
@@ -166,5 +166,5 @@ def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows
 def _creation_problem(error: IntegrityError, slug: str) -> ProblemError:
     """Map the violated constraint to what the client can do about it."""
     if "event_slug_key" in str(error.orig):
-        return ProblemError(HTTPStatus.CONFLICT, "SLUG_TAKEN", f"There is an event {slug!r} already.")
+        return ProblemType.SLUG_TAKEN.error(f"There is an event {slug!r} already.")
     return bodies.invalid("The database refuses these values.")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from http import HTTPStatus
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
 from api import answers, documentation_admin
-from api.answers import ProblemError
+from api.problems import ProblemType
 from api.queries import events
 from api.queries import explain as explanations
 from api.schemas_insight import Explanation, Stats, StatusStats
 from api.security import reader
-from api.service import Service, event_not_found, registration_not_found
+from api.service import Service
 from shared.domain.commands import Status
 
 EXPORTS_AT_ONCE_MAX = 2
@@ -63,7 +62,7 @@ async def read_stats(event_id: UUID, request: Request) -> Response:
     service: Service = request.app.state.service
     event, rows, flow = await service.read(lambda connection: _figures(connection, event_id), snapshot=True)
     if event is None:
-        raise event_not_found()
+        raise ProblemType.EVENT_NOT_FOUND.error()
     by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
     nothing = StatusStats(registrations=0, spots=0)
     content = Stats(
@@ -90,7 +89,7 @@ async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Re
         lambda connection: _explanation(connection, event_id, registration_id), snapshot=True
     )
     if found is None:
-        raise registration_not_found()
+        raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return answers.body(found)
 
 
@@ -109,10 +108,7 @@ async def export(
     service: Service = request.app.state.service
     slug = await service.event_slug(event_id)
     if _exporting.locked():
-        headers = {"retry-after": "10"}
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "EXPORT_BUSY", "Other exports are running.", headers=headers
-        )
+        raise ProblemType.EXPORT_BUSY.error()
     statement, media_type = _FORMATS[format_]
     disposition = {"content-disposition": f'attachment; filename="{slug}.{format_}"'}
     rows = _copied(service, statement.format(event_id=sql.Literal(event_id)))

@@ -9,12 +9,12 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api import answers, bodies, documentation
-from api.answers import ProblemError
+from api import answers, bodies, documentation, problems
 from api.commands import submit
+from api.problems import ProblemType
 from api.queries import events
 from api.schemas import Availability, Receipt, ReceiptStatus
-from api.service import Service, event_not_found
+from api.service import Service
 from shared.domain import ids
 from shared.domain.commands import ChangeStatus, Status
 
@@ -30,7 +30,7 @@ async def availability(slug: str, request: Request) -> Response:
     service: Service = request.app.state.service
     event = await service.read(lambda connection: events.event_by_slug(connection, slug))
     if event is None:
-        raise event_not_found()
+        raise ProblemType.EVENT_NOT_FOUND.error()
     return answers.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
 
 
@@ -51,7 +51,7 @@ async def register(slug: str, request: Request) -> Response:
     if full_event is not None and submitted.idempotency_key is None:
         refusal = await full_event.load(command)
         if refusal is not None:
-            raise ProblemError(HTTPStatus.CONFLICT, refusal.code, refusal.detail)
+            raise problems.of_refusal(refusal.code).error(refusal.detail)
     decided = await submit.submit(service, submitted)
     if isinstance(decided, Response):
         return decided
@@ -102,13 +102,13 @@ def _receipt_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _receipt_not_found() from None
+        raise ProblemType.RECEIPT_NOT_FOUND.error() from None
 
 
 async def _receipt(service: Service, event_id: UUID, id_: UUID) -> Receipt:
     found = await service.receipts.read(event_id, id_)
     if found is None:
-        raise _receipt_not_found()
+        raise ProblemType.RECEIPT_NOT_FOUND.error()
     return found
 
 
@@ -121,7 +121,3 @@ def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -
     if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")
-
-
-def _receipt_not_found() -> ProblemError:
-    return ProblemError(HTTPStatus.NOT_FOUND, "RECEIPT_NOT_FOUND", "No such receipt was ever issued here.")

@@ -2,13 +2,12 @@
 
 import secrets
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api.answers import ProblemError
+from api.problems import ProblemType
 from shared.settings import Settings
 
 
@@ -30,14 +29,9 @@ async def admin(
     """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
     held = _scopes(request.app.state.service.settings, credentials)
     if held is None:
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            "UNAUTHORIZED",
-            "Send a valid admin key as Authorization: Bearer <key>.",
-            headers={"www-authenticate": "Bearer"},
-        )
+        raise ProblemType.UNAUTHORIZED.error()
     if not held.issuperset(required.scopes):
-        raise ProblemError(HTTPStatus.FORBIDDEN, "FORBIDDEN", "This key may only read.")
+        raise ProblemType.FORBIDDEN.error()
     return "admin"
 
 

@@ -3,7 +3,6 @@
 import re
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from uuid import UUID
 
 import redis.asyncio
@@ -11,7 +10,6 @@ from celery import Celery
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import schemas
-from api.answers import ProblemError
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
@@ -20,6 +18,7 @@ from api.commands.owner_cache import OwnerCache
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.waker import CelerySender, Waker
+from api.problems import ProblemType
 from api.queries import events
 from api.queries.reader import Found, Query, Reader
 from api.queries.receipts import Receipts
@@ -61,10 +60,10 @@ class Service:
         if known is not None:
             return known
         if not _SLUG.fullmatch(slug):
-            raise event_not_found()
+            raise ProblemType.EVENT_NOT_FOUND.error()
         found = await self.read(lambda connection: events.event_id(connection, slug))
         if found is None:
-            raise event_not_found()
+            raise ProblemType.EVENT_NOT_FOUND.error()
         if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
             self._event_ids.clear()
         self._event_ids[slug] = found
@@ -74,7 +73,7 @@ class Service:
         """Return the event's slug; 404 if there is no such event."""
         slug = await self.read(lambda connection: events.event_slug(connection, event_id))
         if slug is None:
-            raise event_not_found()
+            raise ProblemType.EVENT_NOT_FOUND.error()
         return slug
 
     async def close(self) -> None:
@@ -118,13 +117,3 @@ def open_service(settings: Settings) -> Service:
         pace=Pace(autocommit),
         full_events=FullEvents(autocommit),
     )
-
-
-def event_not_found() -> ProblemError:
-    """Return the problem of an event that is not there."""
-    return ProblemError(HTTPStatus.NOT_FOUND, "EVENT_NOT_FOUND", "There is no such event.")
-
-
-def registration_not_found() -> ProblemError:
-    """Return the problem of a registration that is not there."""
-    return ProblemError(HTTPStatus.NOT_FOUND, "REGISTRATION_NOT_FOUND", "There is no such registration.")

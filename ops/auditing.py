@@ -9,6 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from shared.domain import audit
 from shared.domain.event import Change
+from shared.errors import ExpectedError
 
 _ROWS_AT_ONCE = 5_000
 
@@ -27,7 +28,7 @@ _STATUSES = text("SELECT id, status FROM registration WHERE event_id = :event_id
 _Entry = Row[tuple[object, ...]]
 
 
-class AuditError(Exception):
+class AuditError(ExpectedError):
     """What was asked cannot be audited; the message says why."""
 
 

@@ -1,31 +1,21 @@
 """The command line: `./admitone <command>`.
 
 Heavy modules are imported inside the commands, so that `--help` is fast. An expected error is one clear line
-on stderr: exit status 2 when the caller must change something, 1 when the running failed.
+on stderr, and its class has the exit status.
 """
 
 import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from ops import operating, programs
+from shared.errors import ExpectedError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-EXPECTED = {
-    ("shared.settings", "SettingsError"): 2,
-    ("ops.unprivileged", "EmbeddedError"): 2,
-    ("ops.stack", "StackError"): 1,
-    ("ops.verification", "VerificationError"): 2,
-    ("ops.auditing", "AuditError"): 2,
-    ("ops.adopting.links", "AdoptionError"): 2,
-    ("sqlalchemy.exc", "OperationalError"): 1,
-    ("sqlalchemy.exc", "ProgrammingError"): 1,
-}
-"""Errors that are told in a line, by name, since importing their modules takes time; and the exit status."""
 
 app = typer.Typer(
     add_completion=False,
@@ -165,21 +155,21 @@ def main() -> None:
     """Run the command line; an expected error ends it with a line, never a traceback."""
     try:
         app(prog_name="admitone")
+    except ExpectedError as error:
+        _end(str(error), error.exit_status)
     except Exception as error:
-        status = EXPECTED.get((type(error).__module__, type(error).__qualname__))
-        if status is None:
+        from sqlalchemy import exc  # noqa: PLC0415
+
+        if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
             raise
-        print(f"admitone: {_sentence(error)}", file=sys.stderr)
-        sys.exit(status)
+        said = str(error.orig).partition("\n")[0]
+        unmigrated = "does not exist" in said
+        _end(f"the database: {said}" + ("; has ./admitone migrate been run?" if unmigrated else ""), 1)
 
 
-def _sentence(error: Exception) -> str:
-    """Tell the database's errors in a line: what it said, without the statement."""
-    if type(error).__module__ != "sqlalchemy.exc":
-        return str(error)
-    said = str(getattr(error, "orig", error)).partition("\n")[0]
-    unmigrated = "does not exist" in said
-    return f"the database: {said}" + ("; has ./admitone migrate been run?" if unmigrated else "")
+def _end(said: str, status: int) -> NoReturn:
+    print(f"admitone: {said}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from shared.postgres import locks
+
 _CHECKOUT = Path(__file__).resolve().parent.parent
-# Any number that nothing else in the database locks: two upgrades at once run one after the other.
-_UPGRADE_LOCK = 0x0AD3_170E
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
     """Run all migrations up to `revision`; safe to call from several processes at once."""
     engine = create_engine(database_url, poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

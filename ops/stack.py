@@ -20,6 +20,7 @@ from ops import embedded, frontdoor, keeping, programs, supervision, watch
 from ops.interrupts import Interrupts
 from ops.programs import Program
 from ops.servers import Server
+from shared.errors import ExpectedError
 
 HOST = "127.0.0.1"
 BACKLOG = 4_096
@@ -35,8 +36,10 @@ VALKEY_STOP_SECONDS_MAX = 1.0
 HASTY_STOP_SECONDS_MAX = 0.5
 
 
-class StackError(Exception):
+class StackError(ExpectedError):
     """The stack could not run; the message's first line says why, log lines may follow."""
+
+    exit_status = 1
 
 
 class _Told(Exception):  # noqa: N818  # no error: a stop was asked for while the stack was starting

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from shared.errors import ExpectedError
+
 OVERFLOW_ID = 65_534
 """The kernel's default for a user or group that is nobody's."""
 PROBE_SECONDS_MAX = 10.0
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(ExpectedError):
     """The embedded servers cannot run here as things are; one line says why, log lines may follow."""
 
 

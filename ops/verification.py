@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from shared.domain import commands, ids
 from shared.domain.commands import HealCounter
 from shared.domain.outcomes import CounterHealed, Outcome
+from shared.errors import ExpectedError
 from shared.messaging import queues
 from shared.postgres import connections, ledger, locks
 from shared.postgres.ledger import NewCommand
@@ -38,7 +39,7 @@ _EVENTS = text("""
 """)
 
 
-class VerificationError(Exception):
+class VerificationError(ExpectedError):
     """What was asked cannot be verified or healed; the message says why."""
 
 

@@ -14,12 +14,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from shared.errors import ExpectedError
+
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Key = Annotated[SecretStr, Field(min_length=16)]
 
 
-class SettingsError(Exception):
+class SettingsError(ExpectedError):
     """A setting is missing or wrong; the message names each variable and says why, a line each."""
 
 

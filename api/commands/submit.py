@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -10,8 +9,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from api import answers
-from api.answers import ProblemError
+from api import answers, problems
+from api.problems import ProblemType
 from api.queries.reader import Found
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
@@ -47,11 +46,7 @@ async def submit(service: "Service", request: CommandRequest) -> Decided | Respo
     """
     acceptance = await service.intake.accept(request)  # committed: it will have exactly one outcome
     if not acceptance.same_request:
-        raise ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "IDEMPOTENCY_KEY_REUSED",
-            "This Idempotency-Key was used to ask for something else.",
-        )
+        raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
     event_id, receipt_id = request.event_id, acceptance.command_id
     headers = {"location": receipt_url(request.slug, receipt_id)}
     outcome: Outcome | None = None
@@ -83,17 +78,11 @@ async def shown(decided: Decided, reading: Awaitable[Found | None]) -> Found:
     try:
         found = await reading
     except (SQLAlchemyError, OSError) as error:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "ANSWER_UNAVAILABLE",
-            "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
-            headers={**decided.headers, "retry-after": str(answers.RETRY_SECONDS)},
-            receipt_id=decided.receipt_id,
+        raise ProblemType.ANSWER_UNAVAILABLE.error(
+            headers=decided.headers, receipt_id=decided.receipt_id
         ) from error
     if found is None:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND,
-            "REGISTRATION_NOT_FOUND",
+        raise ProblemType.REGISTRATION_NOT_FOUND.error(
             "The command was decided, and the registration has been deleted since.",
             headers=decided.headers,
             receipt_id=decided.receipt_id,
@@ -110,7 +99,7 @@ async def _recorded_outcome(service: "Service", event_id: UUID, command_id: UUID
 async def _pending(service: "Service", event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
     found = await _if_readable(service.receipts.read(event_id, command_id))
     ahead = None if found is None else found.ahead or 0
-    seconds = answers.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
+    seconds = problems.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
     return answers.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
 
 

@@ -9,6 +9,8 @@ from psycopg import IsolationLevel
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from shared.errors import ExpectedError
+
 Link = psycopg.Connection[tuple[Any, ...]]
 
 _APPLICATION = "admitone-adoption"
@@ -28,7 +30,7 @@ _PRISMA_PARAMETERS = {
 }
 
 
-class AdoptionError(Exception):
+class AdoptionError(ExpectedError):
     """The adoption cannot be done as asked, or cannot go on; the message is one line that says why."""
 
 

@@ -11,13 +11,10 @@ from ops.adopting.links import AdoptionError, Link
 from shared.domain import audit
 from shared.domain.commands import Status
 from shared.domain.event import Change
-from shared.postgres import tables
+from shared.postgres import locks, tables
 
 KIND = "adopt"
 ACTOR = "adoption"
-
-# Any number that nothing else in the database locks.
-_ADOPTION_LOCK = 0x0AD3_ADD0
 
 _IS_MIGRATED = "SELECT to_regclass('alembic_version') IS NOT NULL"
 _REVISION = "SELECT version_num FROM alembic_version"
@@ -71,7 +68,7 @@ class Target:
             raise AdoptionError(
                 f"the target is at migration {revision[0]}, not {tables.REVISION}: run `admitone migrate`"
             )
-        if not links.number(self._link.execute(_LOCK, [_ADOPTION_LOCK])):
+        if not links.number(self._link.execute(_LOCK, [locks.ADOPTION])):
             raise AdoptionError("another adoption into the target is running")
 
     @contextmanager

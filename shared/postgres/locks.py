@@ -15,6 +15,10 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
+UPGRADE = 0x0AD31710
+"""One migration at a time; a lock of a single number, like those of the events."""
+ADOPTION = 0x0AD3ADD0
+"""One adoption at a time; likewise."""
 
 _WORKER_NUMBERS = text("""
     SELECT objid::bigint FROM pg_locks

@@ -92,11 +92,13 @@ class Up:
 def as_nobody() -> tuple[str, ...]:
     """Return the prefix that makes root an ordinary user, who may at most read what is root's.
 
-    Empty in a sandbox that knows no other user.
+    Below a folder of mode 0700 the user keeps root's reach for reading, which access() counts because of the
+    bit: PostgreSQL asks access() whether its programs can be run. Empty in a sandbox without another user.
     """
     drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
     reads = "-all,+dac_read_search"
-    for prefix in ((*drop, "--"), (*drop, f"--inh-caps={reads}", f"--ambient-caps={reads}", "--")):
+    caps = (f"--inh-caps={reads}", f"--ambient-caps={reads}", "--securebits=+no_setuid_fixup")
+    for prefix in ((*drop, "--"), (*drop, *caps, "--")):
         # Through a shell: setpriv itself still has root's reach when it starts its command.
         probe = [*prefix, "sh", "-c", '"$0" -P -m ops.cli --version; exit $?', sys.executable]
         if subprocess.run(probe, env=environment(), capture_output=True, check=False).returncode == 0:

@@ -244,6 +244,12 @@ def test_a_missing_setting_is_a_line_and_not_a_traceback() -> None:
     assert (done.returncode, done.stderr) == (2, "admitone: ADMITONE_DATABASE_URL: is not set\n")
 
 
+def test_an_unreachable_database_is_a_line_too() -> None:
+    done = command_line("migrate", ADMITONE_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("admitone: the database: connection failed: ")
+
+
 def test_the_suite_gets_its_arguments_unchanged_and_its_status_is_handed_on() -> None:
     assert command_line("test", "--version").stdout.startswith("pytest ")
     done = command_line("test", "-p", "no:cacheprovider", "-k", "not this", "tests/no_such_file.py")

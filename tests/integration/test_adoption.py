@@ -19,6 +19,7 @@ from ops import adoption, auditing, verification
 from ops.adopting.report import Fate, Report
 from ops.adoption import AdoptionError
 from ops.auditing import Audited
+from shared.postgres import locks
 from tests.databases import as_worker
 from tests.stage import CHECKOUT
 from worker import batch
@@ -190,7 +191,7 @@ def test_the_trail_replays_to_the_rows_and_every_hash_follows_from_the_one_befor
         last = hashlib.sha256(last + json.dumps(facts, separators=(",", ":")).encode()).digest()
         assert (entry.number, entry.spots_reserved, bytes(entry.hash)) == (number, counter, last)
     assert statuses == dict(run(database, "SELECT id, status FROM registration"))
-    assert run(database, "SELECT spots_reserved, audit_seq FROM event") == [(counter, len(statuses))]
+    assert run(database, "SELECT spots_reserved, audit_seq FROM event") == [(counter, len(OVERSOLD))]
 
 
 def test_verifying_and_auditing_find_nothing_wrong_with_what_was_adopted(
@@ -522,7 +523,7 @@ def test_a_source_that_cannot_be_opened_is_told_without_its_password(database: s
 def test_two_adoptions_at_once_are_refused(source: str, database: str) -> None:
     plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [0x0AD3_ADD0])
+        other.execute("SELECT pg_advisory_lock(%s)", [locks.ADOPTION])
         with pytest.raises(AdoptionError, match="another adoption"):
             adopt(source, database)
 

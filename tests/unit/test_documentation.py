@@ -11,8 +11,10 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from api import problems
 from api.hotpath import HotPath
 from api.main import create_app
+from api.problems import ProblemType
 from ops import cli
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
@@ -28,10 +30,9 @@ HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
 COMMAND = re.compile(r"\./admitone ([a-z][a-z-]*)(?: (check|replay)\b)?")
 VARIABLE = re.compile(r"\bADMITONE_[A-Z_]*[A-Z]\b")
-PROBLEM = {"ProblemError", "_problem", "_unavailable"}
-"""What the API calls with a problem's code."""
-CODE = re.compile(r"[A-Z]+(_[A-Z]+)*")
-OF_THE_FRAMEWORK = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
+LOG_CALLS = {f"log.{level}": level for level in ("debug", "info", "warning", "error")} | {
+    "log.exception": "error"
+}
 NOT_A_SETTING = {"ADMITONE_PYTHON", "ADMITONE_TEST_COVERAGE"}
 """Variables of the launcher and the test suite."""
 
@@ -68,13 +69,16 @@ def commands_of(command: object, *before: str) -> Iterator[str]:
         yield from commands_of(below, *before, name)
 
 
-def problem_codes() -> Iterator[str]:
-    """Yield every code that a call in the API gives to a problem."""
-    for path in sorted((CHECKOUT / "api").glob("*.py")):
+def log_events() -> dict[str, set[str]]:
+    """Return every event that the service logs, with its levels."""
+    found: dict[str, set[str]] = {}
+    for path in (
+        path for folder in ("api", "worker", "shared", "ops") for path in CHECKOUT.glob(f"{folder}/**/*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in PROBLEM:
-                given = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-                yield from (code for code in given if isinstance(code, str) and CODE.fullmatch(code))
+            if isinstance(node, ast.Call) and (level := LOG_CALLS.get(ast.unparse(node.func))):
+                found.setdefault(ast.literal_eval(node.args[0]), set()).add(level)
+    return found
 
 
 def anchors_of(page: Path) -> set[str]:
@@ -95,15 +99,21 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert documented == {f"ADMITONE_{n.upper()}": default_of(f) for n, f in Settings.model_fields.items()}
 
 
-def test_every_refusal_code_is_documented_in_its_order_of_precedence() -> None:
-    assert list(rows_of("docs/api.md", "Refusal codes")) == [code.value for code in RefusalCode]
+def test_every_refusal_code_is_documented_in_precedence() -> None:
+    documented = [(code, row[0]) for code, row in rows_of("docs/api.md", "Refusal codes").items()]
+    assert documented == [(code, str(problems.of_refusal(code).status.value)) for code in RefusalCode]
 
 
 def test_every_problem_code_is_documented() -> None:
-    codes = set(problem_codes()) | OF_THE_FRAMEWORK
-    assert {"ACCEPTANCE_UNKNOWN", "FORBIDDEN", "INTAKE_FULL"} <= codes, "the codes are found where they are"
-    documented = set(rows_of("docs/api.md", "Refusal codes")) | set(rows_of("docs/api.md", "Problem codes"))
-    assert codes - documented == set()
+    rows = rows_of("docs/api.md", "Refusal codes") | rows_of("docs/api.md", "Problem codes")
+    assert {code: row[0] for code, row in rows.items()} == {
+        type_.name: str(type_.status.value) for type_ in ProblemType
+    }
+
+
+def test_every_log_event_is_documented() -> None:
+    rows = rows_of("docs/operating.md", "Log events")
+    assert {event: set(row[1].split(" or ")) for event, row in rows.items()} == log_events()
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

@@ -1,0 +1,155 @@
+"""The catalogue of problems: each error that the API answers with, its status, its code and its words.
+
+The code raises the catalogue's entries, OpenAPI describes routes by them, and `docs/api.md` lists them.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, unique
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+from shared.domain import outcomes
+from shared.domain.outcomes import RefusalCode
+
+RETRY_SECONDS = 1
+
+# As RFC 9110 names them; which names Python has depends on its version.
+_TITLES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_RETRY = MappingProxyType({"retry-after": str(RETRY_SECONDS)})
+
+
+class ProblemError(Exception):
+    """A request that gets a problem for an answer; raised anywhere, rendered once."""
+
+    def __init__(
+        self, status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str], **more: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.more = more
+
+
+@unique
+class ProblemType(Enum):
+    """A problem's status, detail, further members and headers; its name is its code.
+
+    The detail is what a client reads, or an example of it where each error has words of its own.
+    """
+
+    CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
+    UNAUTHORIZED = (
+        HTTPStatus.UNAUTHORIZED,
+        "Send a valid admin key as Authorization: Bearer <key>.",
+        (),
+        MappingProxyType({"www-authenticate": "Bearer"}),
+    )
+    FORBIDDEN = HTTPStatus.FORBIDDEN, "This key may only read."
+    NOT_FOUND = HTTPStatus.NOT_FOUND, "Not Found"
+    EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
+    REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
+    RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
+    METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
+    SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
+    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has not opened yet.", ("receipt_id",)
+    EVENT_PAUSED = HTTPStatus.CONFLICT, "Registration is paused.", ("receipt_id",)
+    TOO_MANY_SPOTS = HTTPStatus.CONFLICT, "One registration may have at most 10 spots.", ("receipt_id",)
+    ALREADY_REGISTERED = (
+        HTTPStatus.CONFLICT,
+        "This email address already has a registration here.",
+        ("receipt_id",),
+    )
+    EVENT_FULL = HTTPStatus.CONFLICT, outcomes.EVENT_FULL.detail, ("receipt_id",)
+    CAPACITY_EXCEEDED = (
+        HTTPStatus.CONFLICT,
+        "The registration needs 4 spots; 1 is left.",
+        ("receipt_id", "spots_left", "spots_needed"),
+    )
+    CAPACITY_BELOW_RESERVED = (
+        HTTPStatus.CONFLICT,
+        "99 spots are confirmed; the capacity cannot be 50.",
+        ("receipt_id",),
+    )
+    WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
+    BODY_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body may have at most 16384 bytes."
+    UNSUPPORTED_MEDIA_TYPE = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."
+    INVALID_REQUEST = HTTPStatus.UNPROCESSABLE_ENTITY, "spotsCount: expected `int` >= 1."
+    IDEMPOTENCY_KEY_REUSED = (
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "This Idempotency-Key was used to ask for something else.",
+    )
+    COMMAND_FAILED = (
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "The command could not be decided and changed nothing.",
+        ("receipt_id", "incident_id"),
+    )
+    INTERNAL_ERROR = (
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "Something unforeseen happened; the log has the incident.",
+        ("incident_id",),
+    )
+    INTAKE_FULL = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many commands wait to be accepted; nothing was accepted.",
+        (),
+        _RETRY,
+    )
+    LEDGER_UNAVAILABLE = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The ledger cannot be reached; nothing was accepted.",
+        (),
+        _RETRY,
+    )
+    ANSWER_UNAVAILABLE = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
+        ("receipt_id",),
+        _RETRY,
+    )
+    EXPORT_BUSY = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Other exports are running.",
+        (),
+        MappingProxyType({"retry-after": "10"}),
+    )
+    ACCEPTANCE_UNKNOWN = (
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "The ledger was lost while it accepted; ask again with the same Idempotency-Key to learn the answer.",
+    )
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        members: tuple[str, ...] = (),
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> None:
+        self.status = status
+        self.detail = detail
+        self.members = members
+        self.headers = headers
+
+    def error(
+        self, detail: str | None = None, *, headers: Mapping[str, str] = _NO_HEADERS, **more: Any
+    ) -> ProblemError:
+        """Return the error to raise; `headers` are those of this answer beside the problem's own."""
+        return ProblemError(
+            self.status, self.name, detail or self.detail, headers={**headers, **self.headers}, **more
+        )
+
+
+def of_refusal(code: RefusalCode) -> ProblemType:
+    """Return the problem that tells a refusal; both have one code."""
+    return ProblemType[code.name]
+
+
+def title(status: HTTPStatus) -> str:
+    """Return a status's name, which is a problem's title."""
+    return _TITLES.get(status, status.phrase)

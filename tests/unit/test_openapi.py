@@ -1,0 +1,181 @@
+"""The OpenAPI document is valid, and names for every route the problems that its code leads to."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from fastapi.routing import APIRoute
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.testclient import TestClient
+
+from api import changes, events, health, insight, registrations
+from api.main import create_app
+from api.problems import ProblemType
+from shared.domain.outcomes import RefusalCode
+from shared.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROUTES = [
+    route
+    for module in (registrations, events, changes, insight, health)
+    for route in module.router.routes
+    if isinstance(route, APIRoute)
+]
+LIBRARY_ERRORS = {"execute": ("DBAPIError", "DataError"), "stream": ("ClientDisconnect",)}
+"""What the libraries' methods raise of what the API turns into problems."""
+IMPOSSIBLE = {
+    *(("cancel", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other statuses
+    *((route.name, "FORBIDDEN") for route in ROUTES if route.methods == {"GET"}),  # every key may read
+    ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
+    *(
+        ("readyz", code) for code in ("INVALID_REQUEST", "LEDGER_UNAVAILABLE")
+    ),  # a check's failure is its state
+}
+"""Problems that the code leads to, by route, but not with what this route asks for."""
+Json: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[str, str]
+
+
+class Code:
+    """The functions and constants of a folder, and the names that each of them leads to."""
+
+    def __init__(self, folder: str) -> None:
+        self.defined: dict[Place, ast.AST] = {}
+        self.methods: dict[str, list[Place]] = {}
+        for path in sorted((CHECKOUT / folder).glob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    for method in node.body:
+                        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+                            place = (path.stem, f"{node.name}.{method.name}")
+                            self.defined[place] = method
+                            self.methods.setdefault(method.name, []).append(place)
+                elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    self.defined[path.stem, node.name] = node
+                elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                    self.defined[path.stem, ast.unparse(target)] = node.value
+
+    def names(self, module: str, *begin: ast.AST) -> set[str]:
+        """Return all names in these nodes and in everything that they may lead to."""
+        found: set[str] = set()
+        seen: set[int] = set()
+        todo = [(module, node) for node in begin]
+        while todo:
+            here, root = todo.pop()
+            if id(root) in seen:
+                continue
+            seen.add(id(root))
+            for node in ast.walk(root):
+                if isinstance(node, ast.Name | ast.Attribute):
+                    found.add(ast.unparse(node))
+                    todo += [(place[0], self.defined[place]) for place in self._places(here, node)]
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    method = node.func.attr
+                    found.add(method)
+                    todo += [(place[0], self.defined[place]) for place in self.methods.get(method, [])]
+        return found
+
+    def _places(self, here: str, node: ast.Name | ast.Attribute) -> Iterable[Place]:
+        """Return what a name may stand for: its module's function or constant, or a method of `self`."""
+        if isinstance(node, ast.Name):
+            return {(here, node.id)} & self.defined.keys()
+        before = ast.unparse(node.value)
+        return (
+            self.methods.get(node.attr, [])
+            if before == "self"
+            else {(before, node.attr)} & self.defined.keys()
+        )
+
+
+API, WORKER = Code("api"), Code("worker")
+
+
+def members(kind: type[Enum], names: set[str]) -> set[str]:
+    """Return the members of an enumeration that these names name."""
+    return {member for member in kind.__members__ if f"{kind.__name__}.{member}" in names}
+
+
+@cache
+def error_problems() -> dict[str, set[str]]:
+    """Return the problems that each kind of exception is translated to."""
+    table = API.defined["errors", "_TRANSLATIONS"]
+    assert isinstance(table, ast.Dict)
+    return {
+        ast.unparse(kind): members(ProblemType, API.names("errors", translate))
+        for kind, translate in zip(table.keys, table.values, strict=True)
+        if kind is not None
+    }
+
+
+@cache
+def refusals_of(command: str) -> set[str]:
+    """Return the codes by which the roster may refuse this command."""
+    return {
+        code
+        for case in ast.walk(WORKER.defined["roster", "Roster.decide"])
+        if isinstance(case, ast.match_case) and ast.unparse(case.pattern).startswith(f"{command}()")
+        for code in members(RefusalCode, WORKER.names("roster", *case.body))
+    }
+
+
+def problems_of(route: APIRoute) -> set[str]:
+    """Return the problems that the code of a route leads to."""
+    module = route.endpoint.__module__.rpartition(".")[2]
+    names = API.names(module, API.defined[module, route.endpoint.__name__])
+    if "writer" in names or route.dependencies:
+        names |= API.names("security", API.defined["security", "admin"])
+    names |= {error for name in names for error in LIBRARY_ERRORS.get(name, ())}
+    translated = {code for error, codes in error_problems().items() if error in names for code in codes}
+    refusals = {code for command in names for code in refusals_of(command)}
+    codes = members(ProblemType, names) | translated | refusals | {"INTERNAL_ERROR"}
+    return {code for code in codes if (route.name, code) not in IMPOSSIBLE}
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    url = "redis://nowhere"
+    app = create_app(Settings(database_url="postgresql://nowhere/none", broker_url=url, result_url=url))
+    found: Json = TestClient(app).get("/openapi.json").json()
+    return found
+
+
+def references(value: object) -> Iterator[str]:
+    """Yield every `$ref` below a value."""
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        for below in value.values():
+            yield from references(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from references(below)
+
+
+def test_the_document_is_valid(document: Json) -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_every_reference_resolves(document: Json) -> None:
+    named = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(references(document)) == named
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_every_problem_of_a_route_is_documented(document: Json, route: APIRoute) -> None:
+    method = min(route.methods or set())
+    documented = {
+        code
+        for answer in document["paths"][route.path][method.lower()]["responses"].values()
+        for code in answer["content"].get("application/problem+json", {}).get("examples", {})
+    }
+    assert documented == problems_of(route)
+
+
+def test_every_problem_is_documented_somewhere() -> None:
+    ours = {code for route in ROUTES for code in problems_of(route)}
+    assert ours == set(ProblemType.__members__) - {"NOT_FOUND", "METHOD_NOT_ALLOWED"}, "of no route"
