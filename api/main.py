@@ -8,9 +8,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from api import changes, documentation, errors, events, health, insight, registrations
-from api.hotpath import HotPath
-from api.service import open_service
+from api import error_handlers
+from api.edge.front import Front
+from api.openapi import public_routes
+from api.routes import changes, events, health, insight, registrations
+from api.services import open_services
 from shared import memory, telemetry
 from shared.settings import Settings
 
@@ -21,26 +23,26 @@ _KEEP_ALIVE_SECONDS = 75  # above the 60 s after which most proxies drop an idle
 _SHUTDOWN_SECONDS_MAX = 3
 
 
-def create_app(settings: Settings) -> HotPath:
+def create_app(settings: Settings) -> Front:
     """Return the application; its service lives from start-up to shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service = open_service(settings)
+        app.state.services = services = open_services(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="every admin route answers 401; set ADMITONE_ADMIN_KEY")
         memory.freeze()
         try:
             yield
         finally:
-            await service.close()
+            await services.close()
 
-    app = FastAPI(lifespan=lifespan, **documentation.APPLICATION)
+    app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
     for router in (registrations.router, events.router, changes.router, insight.router, health.router):
         app.include_router(router)
-    documentation.install(app)
-    errors.install(app)
-    return HotPath(app, errors.problem)
+    public_routes.install(app)
+    error_handlers.install(app)
+    return Front(app, registrations.DIRECT_ROUTES, error_handlers.problem)
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:
@@ -76,5 +78,5 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Release all who wait, then drain as usual."""
-        self._app.state.service.waiter.release()
+        self._app.state.services.waiter.release()
         await super().shutdown(sockets)

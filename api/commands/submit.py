@@ -2,23 +2,25 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from api import answers, problems
-from api.problems import ProblemType
-from api.queries.reader import Found
+from api.commands.early_refusal import FullEvents
+from api.commands.intake import Intake
+from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.retry_after import Pace
+from api.commands.waker import Waker
+from api.edge import problems, responses
+from api.edge.problems import ProblemType
+from api.queries.reader import Found, Reader
+from api.queries.receipts import Receipts
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
-
-if TYPE_CHECKING:
-    from api.service import Service
 
 log = structlog.get_logger(__name__)
 
@@ -39,33 +41,56 @@ class Decided:
     headers: dict[str, str]
 
 
-async def submit(service: "Service", request: CommandRequest) -> Decided | Response:
-    """Return the command's outcome, or the 202 to answer with when it is not known in time.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """The way of a command through the parts of an API process."""
 
-    Raises the problem of a refusal, of a failure, or of a command that was not accepted.
-    """
-    acceptance = await service.intake.accept(request)  # committed: it will have exactly one outcome
-    if not acceptance.same_request:
-        raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
-    event_id, receipt_id = request.event_id, acceptance.command_id
-    headers = {"location": receipt_url(request.slug, receipt_id)}
-    outcome: Outcome | None = None
-    if acceptance.replayed:
-        headers["idempotent-replayed"] = "true"
-        outcome = await _recorded_outcome(service, event_id, receipt_id)
-    else:
-        service.waker.wake(event_id)
-    if outcome is None and request.wait_seconds > 0:
-        outcome = await service.waiter.outcome(event_id, receipt_id, request.wait_seconds)
+    intake: Intake
+    waker: Waker
+    waiter: OutcomeWaiter
+    full_events: FullEvents
+    reader: Reader
+    receipts: Receipts
+    pace: Pace
+
+    async def submit(self, request: CommandRequest) -> Decided | Response:
+        """Return the command's outcome, or the 202 to answer with when it is not known in time.
+
+        Raises the problem of a refusal, of a failure, or of a command that was not accepted.
+        """
+        acceptance = await self.intake.accept(request)  # committed: it will have exactly one outcome
+        if not acceptance.same_request:
+            raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+        event_id, receipt_id = request.event_id, acceptance.command_id
+        headers = {"location": receipt_url(request.slug, receipt_id)}
+        outcome: Outcome | None = None
+        if acceptance.replayed:
+            headers["idempotent-replayed"] = "true"
+            outcome = await self._recorded_outcome(event_id, receipt_id)
+        else:
+            self.waker.wake(event_id)
+        if outcome is None and request.wait_seconds > 0:
+            outcome = await self.waiter.outcome(event_id, receipt_id, request.wait_seconds)
+            if outcome is None:
+                outcome = await self._recorded_outcome(event_id, receipt_id)
         if outcome is None:
-            outcome = await _recorded_outcome(service, event_id, receipt_id)
-    if outcome is None:
-        return await _pending(service, event_id, receipt_id, headers)
-    if outcome == outcomes.EVENT_FULL:
-        service.full_events.add(event_id)
-    if isinstance(outcome, Refused | Failed):
-        raise answers.unsuccessful(receipt_id, outcome, headers)
-    return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
+            return await self._pending(event_id, receipt_id, headers)
+        if outcome == outcomes.EVENT_FULL:
+            self.full_events.add(event_id)
+        if isinstance(outcome, Refused | Failed):
+            raise responses.unsuccessful(receipt_id, outcome, headers)
+        return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
+
+    async def _recorded_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
+        pairs = [(event_id, command_id)]
+        found = await _if_readable(self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs)))
+        return None if found is None else found.get(command_id)
+
+    async def _pending(self, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
+        found = await _if_readable(self.receipts.read(event_id, command_id))
+        ahead = None if found is None else found.ahead or 0
+        seconds = problems.RETRY_SECONDS if ahead is None else await self.pace.retry_seconds(event_id, ahead)
+        return responses.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
 
 
 def receipt_url(slug: str, receipt_id: UUID) -> str:
@@ -88,19 +113,6 @@ async def shown(decided: Decided, reading: Awaitable[Found | None]) -> Found:
             receipt_id=decided.receipt_id,
         )
     return found
-
-
-async def _recorded_outcome(service: "Service", event_id: UUID, command_id: UUID) -> Outcome | None:
-    pairs = [(event_id, command_id)]
-    found = await _if_readable(service.read(lambda connection: ledger.outcomes_of(connection, pairs)))
-    return None if found is None else found.get(command_id)
-
-
-async def _pending(service: "Service", event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-    found = await _if_readable(service.receipts.read(event_id, command_id))
-    ahead = None if found is None else found.ahead or 0
-    seconds = problems.RETRY_SECONDS if ahead is None else await service.pace.retry_seconds(event_id, ahead)
-    return answers.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
 
 
 async def _if_readable(reading: Awaitable[Found | None]) -> Found | None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.schemas_insight import Explanation, ExplanationStep
+from api.edge.schemas_insight import Explanation, ExplanationStep
 from shared.domain import audit
 from shared.domain.commands import Status
 

@@ -10,10 +10,10 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import answers
+from api.edge import responses
+from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
-from api.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from shared.domain import outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
@@ -97,7 +97,7 @@ class Receipts:
     async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> Receipt:
         outcome = outcomes.decode(row.outcome)
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
-            return answers.receipt(row.receipt_id, outcome)
+            return responses.receipt(row.receipt_id, outcome)
         if row.id is None:
             return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus.DELETED)
         registration = RegistrationBrief(

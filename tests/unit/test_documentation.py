@@ -11,10 +11,10 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from api import problems
-from api.hotpath import HotPath
+from api.edge import problems
+from api.edge.front import HotPath
 from api.main import create_app
-from api.problems import ProblemType
+from api.edge.problems import ProblemType
 from ops import cli
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings

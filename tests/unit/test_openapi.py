@@ -12,9 +12,9 @@ from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
-from api import changes, events, health, insight, registrations
+from api.routes import changes, events, health, insight, registrations
 from api.main import create_app
-from api.problems import ProblemType
+from api.edge.problems import ProblemType
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 

@@ -7,10 +7,9 @@ from uuid import UUID
 from msgspec import Struct, json
 from starlette.responses import Response
 
-from api import problems
-from api.problems import ProblemError, ProblemType
-from api.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
-from shared.domain import ids
+from api.edge import problems
+from api.edge.problems import ProblemError, ProblemType
+from api.edge.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
 from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
@@ -33,9 +32,8 @@ def body(value: Struct, status: int = HTTPStatus.OK, headers: dict[str, str] | N
     return Response(json.encode(value), status, headers, _JSON)
 
 
-def problem(error: ProblemError, request_id: str | None = None) -> Response:
-    """Return the problem as `application/problem+json`, under the client's request id or a fresh one."""
-    request_id = request_id or str(ids.new_id())
+def problem(error: ProblemError, request_id: str) -> Response:
+    """Return the problem as `application/problem+json`."""
     content = Problem(
         type=f"urn:admitone:problem:{error.code.lower().replace('_', '-')}",
         title=problems.title(error.status),
@@ -45,8 +43,7 @@ def problem(error: ProblemError, request_id: str | None = None) -> Response:
         request_id=request_id,
         **error.more,
     )
-    headers = {**error.headers, "x-request-id": request_id}
-    return Response(json.encode(content), error.status, headers, _PROBLEM_JSON)
+    return Response(json.encode(content), error.status, error.headers, _PROBLEM_JSON)
 
 
 def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str, str]) -> ProblemError:

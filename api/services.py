@@ -1,15 +1,16 @@
-"""What the routes work with: one of each per process, made at start and closed at the end."""
+"""The services of an API process, made at start and closed at the end: connections and the parts on them."""
 
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Annotated
 from uuid import UUID
 
 import redis.asyncio
 from celery import Celery
+from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import schemas
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
@@ -17,8 +18,10 @@ from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.owner_cache import OwnerCache
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
+from api.commands.submit import Submission
 from api.commands.waker import CelerySender, Waker
-from api.problems import ProblemType
+from api.edge import schemas
+from api.edge.problems import ProblemType
 from api.queries import events
 from api.queries.reader import Found, Query, Reader
 from api.queries.receipts import Receipts
@@ -31,7 +34,7 @@ _SLUG = re.compile(schemas.SLUG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Service:
+class Services:
     """The API process's connections and the parts that use them."""
 
     settings: Settings
@@ -48,6 +51,7 @@ class Service:
     receipts: Receipts
     pace: Pace
     full_events: FullEvents
+    submission: Submission
     _event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
@@ -88,8 +92,8 @@ class Service:
         self.celery.close()
 
 
-def open_service(settings: Settings) -> Service:
-    """Return a service; connections are made when first needed."""
+def open_services(settings: Settings) -> Services:
+    """Return the services; connections are made when first needed."""
     engine = connections.async_engine(settings)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     reader = Reader(engine)
@@ -101,19 +105,43 @@ def open_service(settings: Settings) -> Service:
     poller = ResultPoller(waiter, redis_client, settings, waker.outcome_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    return Service(
+    intake, receipts, pace, full_events = (
+        Intake(settings),
+        Receipts(reader),
+        Pace(autocommit),
+        FullEvents(autocommit),
+    )
+    return Services(
         settings=settings,
         engine=engine,
         redis=redis_client,
         celery=celery,
-        intake=Intake(settings),
+        intake=intake,
         waker=waker,
         sender=sender,
         waiter=waiter,
         poller=poller,
         fallback=fallback,
         reader=reader,
-        receipts=Receipts(reader),
-        pace=Pace(autocommit),
-        full_events=FullEvents(autocommit),
+        receipts=receipts,
+        pace=pace,
+        full_events=full_events,
+        submission=Submission(
+            intake=intake,
+            waker=waker,
+            waiter=waiter,
+            full_events=full_events,
+            reader=reader,
+            receipts=receipts,
+            pace=pace,
+        ),
     )
+
+
+async def _provide(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Provided = Annotated[Services, Depends(_provide)]
+"""The type of a route's parameter that is given the process's services."""

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from api.schemas import Wire
+from api.edge.schemas import Wire
 from shared.domain.commands import Status
 
 

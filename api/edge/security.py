@@ -4,10 +4,11 @@ import secrets
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import Request, Security
+from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api.problems import ProblemType
+from api.edge.problems import ProblemType
+from api.services import Provided
 from shared.settings import Settings
 
 
@@ -23,11 +24,11 @@ _bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer
 
 async def admin(
     required: SecurityScopes,
-    request: Request,
+    services: Provided,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> str:
     """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
-    held = _scopes(request.app.state.service.settings, credentials)
+    held = _scopes(services.settings, credentials)
     if held is None:
         raise ProblemType.UNAUTHORIZED.error()
     if not held.issuperset(required.scopes):

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from api import answers, examples, schemas
-from api.problems import ProblemType
+from api.edge import responses, schemas
+from api.edge.problems import ProblemType
+from api.openapi import examples
 
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
@@ -57,7 +58,7 @@ def _headers(type_: ProblemType) -> dict[str, Any]:
 
 def _example(type_: ProblemType) -> object:
     error = type_.error(**{member: examples.PROBLEM_MEMBERS[member] for member in type_.members})
-    return msgspec.json.decode(answers.problem(error, examples.RECEIPT_ID).body)
+    return msgspec.json.decode(responses.problem(error, examples.RECEIPT_ID).body)
 
 
 def reference(body: type[msgspec.Struct]) -> dict[str, str]:
@@ -125,3 +126,10 @@ CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 PENDING_ANSWER = answer(
     "Accepted; not decided yet.", schemas.Receipt, {**LOCATION, **RETRY_AFTER}, pending=examples.PENDING
 )
+
+WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": "Seconds to wait for the decision of a pending command.",
+    "schema": {"type": "number", "minimum": 0, "default": 0},
+}

@@ -6,8 +6,9 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import describing, examples, schemas, schemas_insight
-from api.problems import ProblemType
+from api.edge import schemas, schemas_insight
+from api.edge.problems import ProblemType
+from api.openapi import builders, examples
 from shared.domain.commands import ChangeEvent, Register
 
 APPLICATION: dict[str, Any] = {
@@ -22,27 +23,27 @@ APPLICATION: dict[str, Any] = {
     "redoc_url": None,
 }
 
-AVAILABILITY = describing.route(
+AVAILABILITY = builders.route(
     {
-        200: describing.answer("What is left now.", schemas.Availability, open=examples.AVAILABILITY),
+        200: builders.answer("What is left now.", schemas.Availability, open=examples.AVAILABILITY),
     },
     ProblemType.EVENT_NOT_FOUND,
-    *describing.READ_PROBLEMS,
+    *builders.READ_PROBLEMS,
 )
 
-REGISTER = describing.route(
+REGISTER = builders.route(
     {
-        201: describing.answer(
+        201: builders.answer(
             "Decided.",
             schemas.Receipt,
-            describing.LOCATION,
+            builders.LOCATION,
             confirmed=examples.CONFIRMED,
             waitlisted=examples.WAITLIST,
         ),
-        202: describing.answer(
+        202: builders.answer(
             "Accepted; not decided yet.",
             schemas.Receipt,
-            {**describing.LOCATION, **describing.RETRY_AFTER},
+            {**builders.LOCATION, **builders.RETRY_AFTER},
             pending=examples.PENDING,
         ),
     },
@@ -51,19 +52,19 @@ REGISTER = describing.route(
     ProblemType.TOO_MANY_SPOTS,
     ProblemType.ALREADY_REGISTERED,
     ProblemType.EVENT_FULL,
-    *describing.BODY_PROBLEMS,
-    *describing.COMMAND_PROBLEMS,
+    *builders.BODY_PROBLEMS,
+    *builders.COMMAND_PROBLEMS,
     body=Register,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
         "a party": {"value": {"name": "User B", "spotsCount": 4, "email": "user.b@example.org"}},
     },
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+    parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 
-RECEIPT = describing.route(
+RECEIPT = builders.route(
     {
-        200: describing.answer(
+        200: builders.answer(
             "What has become of it, as of now.",
             schemas.Receipt,
             confirmed=examples.CONFIRMED,
@@ -74,12 +75,13 @@ RECEIPT = describing.route(
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.EVENT_NOT_FOUND,
-    *describing.READ_PROBLEMS,
+    *builders.READ_PROBLEMS,
+    parameters=[builders.WAIT],
 )
 
-CANCEL = describing.route(
+CANCEL = builders.route(
     {
-        200: describing.answer(
+        200: builders.answer(
             "Cancelled, now or before.",
             schemas.Receipt,
             cancelled={
@@ -93,17 +95,17 @@ CANCEL = describing.route(
                 },
             },
         ),
-        202: describing.PENDING_ANSWER,
+        202: builders.PENDING_ANSWER,
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
-    *describing.CHANGE_PROBLEMS,
-    parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+    *builders.CHANGE_PROBLEMS,
+    parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 
 _READY = dict.fromkeys(("database", "schema", "worker", "broker", "results"), "ok")
 
-HEALTH = describing.route(
+HEALTH = builders.route(
     {
         200: {
             "description": "The process answers.",
@@ -112,10 +114,10 @@ HEALTH = describing.route(
     }
 )
 
-READINESS = describing.route(
+READINESS = builders.route(
     {
-        200: describing.answer("Ready.", schemas.Readiness, ready={"ready": True, "checks": _READY}),
-        503: describing.answer(
+        200: builders.answer("Ready.", schemas.Readiness, ready={"ready": True, "checks": _READY}),
+        503: builders.answer(
             "Not ready; the checks say why.",
             schemas.Readiness,
             no_worker={"ready": False, "checks": {**_READY, "worker": "no worker ticks"}},

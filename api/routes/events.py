@@ -11,20 +11,21 @@ from sqlalchemy import RowMapping, insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
-from api import answers, bodies, documentation_admin
 from api.commands.intake import AcceptanceUnknown
-from api.problems import ProblemError, ProblemType
-from api.queries import events
-from api.schemas import (
+from api.edge import request_bodies, responses
+from api.edge.problems import ProblemError, ProblemType
+from api.edge.schemas import (
     Event,
     EventPage,
     NewEvent,
     Registration,
     RegistrationPage,
 )
-from api.schemas_insight import AuditEntry, AuditPage, Counter
-from api.security import reader, writer
-from api.service import Service
+from api.edge.schemas_insight import AuditEntry, AuditPage, Counter
+from api.edge.security import reader, writer
+from api.openapi import admin_routes
+from api.queries import events
+from api.services import Provided, Services
 from shared.domain import ids
 from shared.domain.commands import Status
 from shared.postgres import tables
@@ -42,13 +43,12 @@ router = APIRouter(prefix="/api/events", tags=["Administering"])
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
-@router.post("", dependencies=[writer], **documentation_admin.CREATE_EVENT)
-async def create_event(request: Request) -> Response:
+@router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
+async def create_event(services: Provided, request: Request) -> Response:
     """Create an event; its slug is its public address, for good."""
-    service: Service = request.app.state.service
-    asked = await bodies.read(request, _NEW_EVENT, service.settings.body_bytes_max)
+    asked = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
     id_ = ids.new_id()
-    async with service.engine.connect() as connection:
+    async with services.engine.connect() as connection:
         try:
             await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(asked)))
         except IntegrityError as error:
@@ -59,95 +59,91 @@ async def create_event(request: Request) -> Response:
         except DBAPIError as error:
             raise AcceptanceUnknown from error
     assert event is not None, "an event that was just inserted is there"
-    return answers.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
+    return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
 
 
-@router.get("", dependencies=[reader], **documentation_admin.EVENTS)
-async def list_events(request: Request, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT) -> Response:
+@router.get("", dependencies=[reader], **admin_routes.EVENTS)
+async def list_events(
+    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+) -> Response:
     """List events, oldest first."""
-    service: Service = request.app.state.service
-    rows = await service.read(lambda connection: events.events(connection, after=cursor, limit=limit))
-    return answers.body(EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id")))
+    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
+    return responses.body(
+        EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
+    )
 
 
-@router.get("/{event_id}", dependencies=[reader], **documentation_admin.EVENT)
-async def read_event(event_id: UUID, request: Request) -> Response:
+@router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
+async def read_event(event_id: UUID, services: Provided) -> Response:
     """Return all of an event."""
-    service: Service = request.app.state.service
-    event = await service.read(lambda connection: events.event_by_id(connection, event_id))
+    event = await services.read(lambda connection: events.event_by_id(connection, event_id))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return answers.body(_event(event))
+    return responses.body(_event(event))
 
 
-@router.get("/{event_id}/registrations", dependencies=[reader], **documentation_admin.REGISTRATIONS)
+@router.get("/{event_id}/registrations", dependencies=[reader], **admin_routes.REGISTRATIONS)
 async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     event_id: UUID,
-    request: Request,
+    services: Provided,
     status: Status | None = None,
     q: Search = None,
     cursor: str | None = None,
     limit: Limit = _PAGE_DEFAULT,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
-    service: Service = request.app.state.service
     after = _after(cursor)
-    rows = await service.read(
+    rows = await services.read(
         lambda connection: events.registrations(
             connection, event_id, status=status, q=q, after=after, limit=limit
         )
     )
     if not rows:
-        await _must_exist(service, event_id)
+        await _must_exist(services, event_id)
     items = [Registration(**row) for row in rows]
-    return answers.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
+    return responses.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
 
-@router.get(
-    "/{event_id}/registrations/{registration_id}", dependencies=[reader], **documentation_admin.REGISTRATION
-)
-async def read_registration(event_id: UUID, registration_id: UUID, request: Request) -> Response:
+@router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **admin_routes.REGISTRATION)
+async def read_registration(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Return one registration."""
-    service: Service = request.app.state.service
-    row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
-    return answers.body(Registration(**row))
+    return responses.body(Registration(**row))
 
 
-@router.get("/{event_id}/audit", dependencies=[reader], **documentation_admin.AUDIT)
+@router.get("/{event_id}/audit", dependencies=[reader], **admin_routes.AUDIT)
 async def list_audit_entries(
-    event_id: UUID, request: Request, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
+    event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
     """List the audit trail by number, each entry chained to the one before."""
-    service: Service = request.app.state.service
     after = _after(cursor)
-    rows = await service.read(
+    rows = await services.read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(service, event_id)
+        await _must_exist(services, event_id)
     items = [AuditEntry(**row) for row in rows]
-    return answers.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
+    return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
 
-@router.get("/{event_id}/counter", dependencies=[reader], **documentation_admin.COUNTER)
-async def read_counter(event_id: UUID, request: Request) -> Response:
+@router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)
+async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
-    service: Service = request.app.state.service
-    row = await service.read(lambda connection: events.counter(connection, event_id))
+    row = await services.read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
-    return answers.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
+    return responses.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
 
 
 def _event(row: RowMapping) -> Event:
     return Event(**row)
 
 
-async def _must_exist(service: Service, event_id: UUID) -> None:
-    if await service.read(lambda connection: events.event_by_id(connection, event_id)) is None:
+async def _must_exist(services: Services, event_id: UUID) -> None:
+    if await services.read(lambda connection: events.event_by_id(connection, event_id)) is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
 
 
@@ -155,7 +151,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise bodies.invalid("cursor: is not one that a page gave out.")
+        raise request_bodies.invalid("cursor: is not one that a page gave out.")
     return int(cursor)
 
 
@@ -167,4 +163,4 @@ def _creation_problem(error: IntegrityError, slug: str) -> ProblemError:
     """Map the violated constraint to what the client can do about it."""
     if "event_slug_key" in str(error.orig):
         return ProblemType.SLUG_TAKEN.error(f"There is an event {slug!r} already.")
-    return bodies.invalid("The database refuses these values.")
+    return request_bodies.invalid("The database refuses these values.")

@@ -2,25 +2,26 @@
 
 from typing import Any
 
-from api import describing, examples, schemas, schemas_insight
-from api.problems import ProblemType
+from api.edge import schemas, schemas_insight
+from api.edge.problems import ProblemType
+from api.openapi import builders, examples
 from shared.domain.commands import ChangeEvent
 
 
 def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
-    return describing.route(usual, ProblemType.UNAUTHORIZED, *problems, *describing.READ_PROBLEMS)
+    return builders.route(usual, ProblemType.UNAUTHORIZED, *problems, *builders.READ_PROBLEMS)
 
 
 def _write(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
-    return describing.route(usual, ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, *problems, **more)
+    return builders.route(usual, ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, *problems, **more)
 
 
 def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
     return _write(
-        {**usual, 202: describing.PENDING_ANSWER},
+        {**usual, 202: builders.PENDING_ANSWER},
         *problems,
-        *describing.CHANGE_PROBLEMS,
-        parameters=[describing.IDEMPOTENCY_KEY, describing.PREFER],
+        *builders.CHANGE_PROBLEMS,
+        parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
         **more,
     )
 
@@ -29,21 +30,19 @@ _COUNTER_EXAMPLE = {"capacity": 100, "spotsReserved": 99, "spotsLeft": 1, "waitl
 
 CREATE_EVENT = _write(
     {
-        201: describing.answer(
-            "Created.", schemas.Event, describing.LOCATION, created=examples.EVENT_EXAMPLE
-        ),
+        201: builders.answer("Created.", schemas.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE),
     },
     ProblemType.SLUG_TAKEN,
     ProblemType.ACCEPTANCE_UNKNOWN,
-    *describing.BODY_PROBLEMS,
-    *describing.READ_PROBLEMS,
+    *builders.BODY_PROBLEMS,
+    *builders.READ_PROBLEMS,
     body=schemas.NewEvent,
     examples={"drop": {"value": {"slug": "demo", "title": "Demonstration drop", "capacity": 100}}},
 )
 
 EVENTS = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "A page.", schemas.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
         )
     },
@@ -51,14 +50,14 @@ EVENTS = _read(
 
 EVENT = _read(
     {
-        200: describing.answer("The event.", schemas.Event, event=examples.EVENT_EXAMPLE),
+        200: builders.answer("The event.", schemas.Event, event=examples.EVENT_EXAMPLE),
     },
     ProblemType.EVENT_NOT_FOUND,
 )
 
 REGISTRATIONS = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "A page.",
             schemas.RegistrationPage,
             page={"items": [examples.REGISTRATION_EXAMPLE], "nextCursor": "4711"},
@@ -69,7 +68,7 @@ REGISTRATIONS = _read(
 
 REGISTRATION = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
         ),
     },
@@ -78,7 +77,7 @@ REGISTRATION = _read(
 
 AUDIT = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "A page.", schemas_insight.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
         ),
     },
@@ -87,7 +86,7 @@ AUDIT = _read(
 
 COUNTER = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "In sync when the drift is zero.",
             schemas_insight.Counter,
             counter={"spotsReserved": 99, "actualConfirmed": 99, "drift": 0},
@@ -98,13 +97,11 @@ COUNTER = _read(
 
 CHANGE_EVENT = _change(
     {
-        200: describing.answer(
-            "Changed.", schemas.Event, describing.LOCATION, changed=examples.EVENT_EXAMPLE
-        ),
+        200: builders.answer("Changed.", schemas.Event, builders.LOCATION, changed=examples.EVENT_EXAMPLE),
     },
     ProblemType.CAPACITY_BELOW_RESERVED,
     ProblemType.WINDOW_INVALID,
-    *describing.BODY_PROBLEMS,
+    *builders.BODY_PROBLEMS,
     body=ChangeEvent,
     examples={
         "larger": {"value": {"capacity": 120, "reason": "a second stand"}},
@@ -114,10 +111,10 @@ CHANGE_EVENT = _change(
 
 CHANGE_STATUS = _change(
     {
-        200: describing.answer(
+        200: builders.answer(
             "Changed, or as it was.",
             schemas.RegistrationChanged,
-            describing.LOCATION,
+            builders.LOCATION,
             confirmed={
                 "receiptId": examples.RECEIPT_ID,
                 "changed": True,
@@ -129,17 +126,17 @@ CHANGE_STATUS = _change(
     ProblemType.REGISTRATION_NOT_FOUND,
     ProblemType.CAPACITY_EXCEEDED,
     ProblemType.ALREADY_REGISTERED,
-    *describing.BODY_PROBLEMS,
+    *builders.BODY_PROBLEMS,
     body=schemas.StatusChange,
     examples={"promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}}},
 )
 
 DELETE_REGISTRATION = _change(
     {
-        200: describing.answer(
+        200: builders.answer(
             "Gone.",
             schemas.RegistrationDeleted,
-            describing.LOCATION,
+            builders.LOCATION,
             deleted={
                 "receiptId": examples.RECEIPT_ID,
                 "registrationId": examples.REGISTRATION_ID,
@@ -153,14 +150,14 @@ DELETE_REGISTRATION = _change(
 
 HEAL_COUNTER = _change(
     {
-        200: describing.answer(
+        200: builders.answer(
             "The counter equals the rows.",
             schemas.Healed,
-            describing.LOCATION,
+            builders.LOCATION,
             healed={"receiptId": examples.RECEIPT_ID, "drift": 2, "spotsReserved": 97, "overbookedSpots": 0},
         ),
     },
-    *describing.BODY_PROBLEMS,
+    *builders.BODY_PROBLEMS,
     body=schemas.Healing,
     body_required=False,
     examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
@@ -168,7 +165,7 @@ HEAL_COUNTER = _change(
 
 STATS = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "Counted now.",
             schemas_insight.Stats,
             stats={
@@ -188,7 +185,7 @@ STATS = _read(
 
 EXPLAIN = _read(
     {
-        200: describing.answer(
+        200: builders.answer(
             "Why it has its status.",
             schemas_insight.Explanation,
             head={

@@ -4,14 +4,15 @@ import asyncio
 from http import HTTPStatus
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from api import answers, documentation
+from api.edge import responses
+from api.edge.schemas import Readiness
+from api.openapi import public_routes
 from api.queries import events
-from api.schemas import Readiness
-from api.service import Service
+from api.services import Provided, Services
 from shared.postgres import locks
 
 log = structlog.get_logger(__name__)
@@ -22,23 +23,22 @@ _FINE = "ok"
 router = APIRouter(tags=["Operating"])
 
 
-@router.get("/healthz", **documentation.HEALTH)
+@router.get("/healthz", **public_routes.HEALTH)
 async def healthz() -> Response:
     """Tell that the process answers; touches nothing else."""
     return Response('{"status":"ok"}', media_type="application/json")
 
 
-@router.get("/readyz", **documentation.READINESS)
-async def readyz(request: Request) -> Response:
+@router.get("/readyz", **public_routes.READINESS)
+async def readyz(services: Provided) -> Response:
     """Tell whether registrations would be accepted and decided."""
-    service: Service = request.app.state.service
     database, broker, results = await asyncio.gather(
-        _within_time(_database(service)), _within_time(_broker(service)), _within_time(_results(service))
+        _within_time(_database(services)), _within_time(_broker(services)), _within_time(_results(services))
     )
     checks = {**_parts(database, "database"), **_parts(broker, "broker"), **_parts(results, "results")}
     ready = all(state == _FINE for state in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    return answers.body(Readiness(ready=ready, checks=checks), status)
+    return responses.body(Readiness(ready=ready, checks=checks), status)
 
 
 def _parts(found: dict[str, str] | str, name: str) -> dict[str, str]:
@@ -55,14 +55,14 @@ async def _within_time(check: "asyncio.Future[dict[str, str]] | object") -> dict
         return "cannot be reached"
 
 
-async def _database(service: Service) -> dict[str, str]:
-    async with service.engine.connect() as connection:
+async def _database(services: Services) -> dict[str, str]:
+    async with services.engine.connect() as connection:
         try:
             current = await connection.run_sync(events.schema_is_current)
         except SQLAlchemyError:
             return {"database": _FINE, "schema": "run admitone migrate"}
         workers = await connection.run_sync(locks.workers)
-    silence = service.settings.owner_silence_seconds_max
+    silence = services.settings.owner_silence_seconds_max
     ticking = any(worker.silent_seconds < silence for worker in workers)
     return {
         "database": _FINE,
@@ -71,15 +71,15 @@ async def _database(service: Service) -> dict[str, str]:
     }
 
 
-async def _broker(service: Service) -> dict[str, str]:
+async def _broker(services: Services) -> dict[str, str]:
     def connect() -> None:
-        with service.celery.connection_for_write() as connection:
+        with services.celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0, timeout=_CHECK_SECONDS_MAX)
 
     await asyncio.to_thread(connect)
     return {"broker": _FINE}
 
 
-async def _results(service: Service) -> dict[str, str]:
-    await service.redis.ping()
+async def _results(services: Services) -> dict[str, str]:
+    await services.redis.ping()
     return {"results": _FINE}

@@ -10,7 +10,7 @@ from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
 from api.commands.submit import CommandRequest
-from api.problems import ProblemError, ProblemType
+from api.edge.problems import ProblemError, ProblemType
 from shared.domain import commands, ids
 from shared.domain.commands import Command, Register
 from shared.settings import Settings

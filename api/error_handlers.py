@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from api import answers
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
-from api.problems import ProblemError, ProblemType
+from api.edge import responses
+from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ def install(app: FastAPI) -> None:
 def problem(request: Request, error: Exception) -> Response:
     """Return the answer that tells the client about the error."""
     translate = next(_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS)
-    return answers.problem(translate(request, error), request.headers.get("x-request-id"))
+    return responses.problem(translate(request, error), request.state.request_id)
 
 
 def _ours(_: Request, error: Exception) -> ProblemError:

@@ -8,12 +8,11 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import RowMapping
 from starlette.responses import Response
 
-from api import answers, bodies, documentation_admin
 from api.commands import submit
 from api.commands.submit import Decided
-from api.problems import ProblemType
-from api.queries import events
-from api.schemas import (
+from api.edge import request_bodies, responses
+from api.edge.problems import ProblemType
+from api.edge.schemas import (
     Event,
     EventCounter,
     Healed,
@@ -23,8 +22,10 @@ from api.schemas import (
     RegistrationDeleted,
     StatusChange,
 )
-from api.security import writer
-from api.service import Service
+from api.edge.security import writer
+from api.openapi import admin_routes
+from api.queries import events
+from api.services import Provided, Services
 from shared.domain import commands, outcomes
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
@@ -41,68 +42,73 @@ ReasonGiven = Annotated[
 _Expected = TypeVar("_Expected")
 
 
-@router.patch("/{event_id}", **documentation_admin.CHANGE_EVENT)
-async def change_event(event_id: UUID, request: Request, actor: str = writer) -> Response:
+@router.patch("/{event_id}", **admin_routes.CHANGE_EVENT)
+async def change_event(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Change settings; what is left out stays. Spots that a larger capacity frees go to the waitlist."""
-    service: Service = request.app.state.service
-    command = await bodies.read(request, _CHANGE_EVENT, service.settings.body_bytes_max)
-    decided = await _submit(service, request, event_id, command, actor)
+    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
+    decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
-    return answers.body(Event(**await _event(service, decided, event_id)), headers=decided.headers)
+    return responses.body(Event(**await _event(services, decided, event_id)), headers=decided.headers)
 
 
-@router.patch("/{event_id}/registrations/{registration_id}", **documentation_admin.CHANGE_STATUS)
+@router.patch("/{event_id}/registrations/{registration_id}", **admin_routes.CHANGE_STATUS)
 async def change_status(
-    event_id: UUID, registration_id: UUID, request: Request, actor: str = writer
+    event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
-    service: Service = request.app.state.service
-    asked = await bodies.read(request, _STATUS_CHANGE, service.settings.body_bytes_max)
-    await _must_be_there(service, request, event_id, registration_id)
+    asked = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
+    await _must_be_there(services, request, event_id, registration_id)
     command = ChangeStatus(registration_id=registration_id, status=asked.status, reason=asked.reason)
-    decided = await _submit(service, request, event_id, command, actor)
+    decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
     changed = _expect(StatusChanged, decided)
-    reading = service.read(lambda connection: events.registration(connection, event_id, registration_id))
+    reading = services.read(lambda connection: events.registration(connection, event_id, registration_id))
     row = await submit.shown(decided, reading)
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
         registration=Registration(**row),
-        event=await _counter(service, decided, event_id),
+        event=await _counter(services, decided, event_id),
     )
-    return answers.body(content, headers=decided.headers)
+    return responses.body(content, headers=decided.headers)
 
 
-@router.delete("/{event_id}/registrations/{registration_id}", **documentation_admin.DELETE_REGISTRATION)
-async def delete_registration(
-    event_id: UUID, registration_id: UUID, request: Request, actor: str = writer, reason: ReasonGiven = None
+@router.delete("/{event_id}/registrations/{registration_id}", **admin_routes.DELETE_REGISTRATION)
+async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for each part of a request
+    event_id: UUID,
+    registration_id: UUID,
+    services: Provided,
+    request: Request,
+    actor: str = writer,
+    reason: ReasonGiven = None,
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
-    service: Service = request.app.state.service
-    await _must_be_there(service, request, event_id, registration_id)
+    await _must_be_there(services, request, event_id, registration_id)
     command = DeleteRegistration(registration_id=registration_id, reason=reason)
-    decided = await _submit(service, request, event_id, command, actor)
+    decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
     content = RegistrationDeleted(
         receipt_id=decided.receipt_id,
         registration_id=registration_id,
         spots_freed=_expect(outcomes.RegistrationDeleted, decided).spots_freed,
-        event=await _counter(service, decided, event_id),
+        event=await _counter(services, decided, event_id),
     )
-    return answers.body(content, headers=decided.headers)
+    return responses.body(content, headers=decided.headers)
 
 
-@router.post("/{event_id}/counter/heal", **documentation_admin.HEAL_COUNTER)
-async def heal_counter(event_id: UUID, request: Request, actor: str = writer) -> Response:
+@router.post("/{event_id}/counter/heal", **admin_routes.HEAL_COUNTER)
+async def heal_counter(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Set the counter to what the registrations say, and tell what was wrong."""
-    service: Service = request.app.state.service
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    asked = await bodies.read(request, _HEALING, service.settings.body_bytes_max) if has_body else Healing()
-    decided = await _submit(service, request, event_id, HealCounter(reason=asked.reason), actor)
+    asked = (
+        await request_bodies.read(request, _HEALING, services.settings.body_bytes_max)
+        if has_body
+        else Healing()
+    )
+    decided = await _submit(services, request, event_id, HealCounter(reason=asked.reason), actor)
     if isinstance(decided, Response):
         return decided
     healed = _expect(CounterHealed, decided)
@@ -112,17 +118,17 @@ async def heal_counter(event_id: UUID, request: Request, actor: str = writer) ->
         spots_reserved=healed.spots_reserved,
         overbooked_spots=healed.overbooked_spots,
     )
-    return answers.body(content, headers=decided.headers)
+    return responses.body(content, headers=decided.headers)
 
 
 async def _submit(
-    service: Service, request: Request, event_id: UUID, command: Command, actor: str
+    services: Services, request: Request, event_id: UUID, command: Command, actor: str
 ) -> Decided | Response:
-    slug = await service.event_slug(event_id)
-    submitted = bodies.command_request(
-        request, service.settings, slug=slug, event_id=event_id, command=command, actor=actor
+    slug = await services.event_slug(event_id)
+    submitted = request_bodies.command_request(
+        request, services.settings, slug=slug, event_id=event_id, command=command, actor=actor
     )
-    return await submit.submit(service, submitted)
+    return await services.submission.submit(submitted)
 
 
 def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
@@ -130,20 +136,20 @@ def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
     return decided.outcome
 
 
-async def _must_be_there(service: Service, request: Request, event_id: UUID, registration_id: UUID) -> None:
+async def _must_be_there(services: Services, request: Request, event_id: UUID, registration_id: UUID) -> None:
     """Refuse what names nothing without a command; under a key, it may be the replay of a deletion."""
     if "idempotency-key" in request.headers:
         return
-    row = await service.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
 
 
-async def _event(service: Service, decided: Decided, event_id: UUID) -> RowMapping:
-    reading = service.read(lambda connection: events.event_by_id(connection, event_id))
+async def _event(services: Services, decided: Decided, event_id: UUID) -> RowMapping:
+    reading = services.read(lambda connection: events.event_by_id(connection, event_id))
     return await submit.shown(decided, reading)
 
 
-async def _counter(service: Service, decided: Decided, event_id: UUID) -> EventCounter:
-    event = await _event(service, decided, event_id)
+async def _counter(services: Services, decided: Decided, event_id: UUID) -> EventCounter:
+    event = await _event(services, decided, event_id)
     return EventCounter(**{name: event[name] for name in EventCounter.__struct_fields__})

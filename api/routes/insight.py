@@ -6,19 +6,20 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import psycopg
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from psycopg import sql
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
-from api import answers, documentation_admin
-from api.problems import ProblemType
+from api.edge import responses
+from api.edge.problems import ProblemType
+from api.edge.schemas_insight import Explanation, Stats, StatusStats
+from api.edge.security import reader
+from api.openapi import admin_routes
 from api.queries import events
 from api.queries import explain as explanations
-from api.schemas_insight import Explanation, Stats, StatusStats
-from api.security import reader
-from api.service import Service
+from api.services import Provided, Services
 from shared.domain.commands import Status
 
 EXPORTS_AT_ONCE_MAX = 2
@@ -56,11 +57,10 @@ _FORMATS = {"csv": (_CSV, "text/csv; charset=utf-8"), "ndjson": (_NDJSON, "appli
 _exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
 
 
-@router.get("/{event_id}/stats", dependencies=[reader], **documentation_admin.STATS)
-async def read_stats(event_id: UUID, request: Request) -> Response:
+@router.get("/{event_id}/stats", dependencies=[reader], **admin_routes.STATS)
+async def read_stats(event_id: UUID, services: Provided) -> Response:
     """Count registrations and spots by status, and how fast commands are decided."""
-    service: Service = request.app.state.service
-    event, rows, flow = await service.read(lambda connection: _figures(connection, event_id), snapshot=True)
+    event, rows, flow = await services.read(lambda connection: _figures(connection, event_id), snapshot=True)
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
@@ -74,44 +74,42 @@ async def read_stats(event_id: UUID, request: Request) -> Response:
         pending=flow.pending,
         decided_per_minute=flow.decided_per_minute,
     )
-    return answers.body(content)
+    return responses.body(content)
 
 
 @router.get(
     "/{event_id}/registrations/{registration_id}/explain",
     dependencies=[reader],
-    **documentation_admin.EXPLAIN,
+    **admin_routes.EXPLAIN,
 )
-async def explain(event_id: UUID, registration_id: UUID, request: Request) -> Response:
+async def explain(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Tell why a registration has its status, and why it was or was not promoted."""
-    service: Service = request.app.state.service
-    found = await service.read(
+    found = await services.read(
         lambda connection: _explanation(connection, event_id, registration_id), snapshot=True
     )
     if found is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
-    return answers.body(found)
+    return responses.body(found)
 
 
 @router.get(
     "/{event_id}/export",
     dependencies=[reader],
     response_class=StreamingResponse,
-    **documentation_admin.EXPORT,
+    **admin_routes.EXPORT,
 )
 async def export(
     event_id: UUID,
-    request: Request,
+    services: Provided,
     format_: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
 ) -> Response:
     """Stream all registrations, in the order of their places, as PostgreSQL's COPY gives them."""
-    service: Service = request.app.state.service
-    slug = await service.event_slug(event_id)
+    slug = await services.event_slug(event_id)
     if _exporting.locked():
         raise ProblemType.EXPORT_BUSY.error()
     statement, media_type = _FORMATS[format_]
     disposition = {"content-disposition": f'attachment; filename="{slug}.{format_}"'}
-    rows = _copied(service, statement.format(event_id=sql.Literal(event_id)))
+    rows = _copied(services, statement.format(event_id=sql.Literal(event_id)))
     return StreamingResponse(rows, media_type=media_type, headers=disposition)
 
 
@@ -131,8 +129,8 @@ async def _explanation(connection: AsyncConnection, event_id: UUID, id_: UUID) -
     return await explanations.explain(connection, event, registration)
 
 
-async def _copied(service: Service, statement: sql.Composed) -> AsyncIterator[bytes]:
-    async with _exporting, service.engine.connect() as connection:
+async def _copied(services: Services, statement: sql.Composed) -> AsyncIterator[bytes]:
+    async with _exporting, services.engine.connect() as connection:
         raw = await connection.get_raw_connection()
         driver = raw.driver_connection
         assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"

@@ -1,0 +1,139 @@
+"""The public routes: what is left, register, what became of it, cancel."""
+
+import hashlib
+import math
+from http import HTTPStatus
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.commands import submit
+from api.edge import problems, request_bodies, responses
+from api.edge.front import direct
+from api.edge.problems import ProblemType
+from api.edge.schemas import Availability, Receipt, ReceiptStatus
+from api.openapi import public_routes
+from api.queries import events
+from api.services import Provided, Services
+from shared.domain import ids
+from shared.domain.commands import ChangeStatus, Status
+
+PUBLIC_ACTOR = "public"
+HOLDER_ACTOR = "holder"
+
+router = APIRouter(tags=["Registering"])
+
+
+@router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
+async def availability(slug: str, services: Provided) -> Response:
+    """Tell what is left of an event, and whether it can be registered for now."""
+    event = await services.read(lambda connection: events.event_by_slug(connection, slug))
+    if event is None:
+        raise ProblemType.EVENT_NOT_FOUND.error()
+    return responses.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
+
+
+@router.post("/api/p/{slug}/register", **public_routes.REGISTER)
+async def register(slug: str, services: Provided, request: Request) -> Response:
+    """Ask for spots.
+
+    The command is in the ledger before anything is answered. Decided in time: 201, or 409 with the
+    reason. Otherwise 202 with a receipt that will have exactly one outcome.
+    """
+    command = await request_bodies.read_registration(request, services.settings)
+    event_id = await services.event_id(slug)
+    submitted = request_bodies.command_request(
+        request, services.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
+    )
+    full_event = services.full_events.loaders.get(event_id)
+    if full_event is not None and submitted.idempotency_key is None:
+        refusal = await full_event.load(command)
+        if refusal is not None:
+            raise problems.of_refusal(refusal.code).error(refusal.detail)
+    decided = await services.submission.submit(submitted)
+    if isinstance(decided, Response):
+        return decided
+    content = responses.receipt(decided.receipt_id, decided.outcome)
+    return responses.body(content, HTTPStatus.CREATED, decided.headers)
+
+
+@router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
+async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
+    """Tell what has become of a command, as of now; `wait` holds the answer back until it is decided."""
+    id_ = _receipt_id(receipt_id)
+    event_id = await services.event_id(slug)
+    found = await _receipt(services, event_id, id_)
+    wait_seconds = _wait_seconds(request)
+    if found.status is ReceiptStatus.PENDING and wait_seconds:
+        seconds = min(wait_seconds, services.settings.answer_wait_seconds_max)
+        await services.waiter.outcome(event_id, id_, seconds)
+        found = await _receipt(services, event_id, id_)
+    headers = {}
+    if found.ahead is not None:
+        headers["retry-after"] = str(await services.pace.retry_seconds(event_id, found.ahead))
+    return _unless_known(request, found, headers)
+
+
+@router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
+async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
+    """Cancel one's own registration; holding its receipt is the right to."""
+    id_ = _receipt_id(receipt_id)
+    event_id = await services.event_id(slug)
+    await _receipt(services, event_id, id_)
+    command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
+    submitted = request_bodies.command_request(
+        request, services.settings, slug=slug, event_id=event_id, command=command, actor=HOLDER_ACTOR
+    )
+    decided = await services.submission.submit(submitted)
+    if isinstance(decided, Response):
+        return decided
+    cancelled = await submit.shown(decided, services.receipts.read(event_id, id_))
+    return responses.body(cancelled, headers=decided.headers)
+
+
+DIRECT_ROUTES = [
+    direct("POST", "/api/p/{slug}/register", register),
+    direct("GET", "/api/p/{slug}/receipts/{receipt_id}", read_receipt),
+]
+"""The routes that a crowd takes, without FastAPI; see `api/edge/front.py`."""
+
+
+def _wait_seconds(request: Request) -> float:
+    """Return the seconds that the query asks to wait."""
+    text = request.query_params.get("wait")
+    if text is None:
+        return 0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise request_bodies.invalid("wait: expected a number of seconds, 0 or more.")
+    return seconds
+
+
+def _receipt_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ProblemType.RECEIPT_NOT_FOUND.error() from None
+
+
+async def _receipt(services: Services, event_id: UUID, id_: UUID) -> Receipt:
+    found = await services.receipts.read(event_id, id_)
+    if found is None:
+        raise ProblemType.RECEIPT_NOT_FOUND.error()
+    return found
+
+
+def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:
+    """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
+    encoded = msgspec.json.encode(content)
+    headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
+    headers["cache-control"] = "private, no-cache"
+    known = request.headers.get("if-none-match", "")
+    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(encoded, HTTPStatus.OK, headers, "application/json")
