@@ -70,13 +70,13 @@ def serve(settings: Settings, fd: int | None = None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends without leaving anybody unanswered: who still waits for a decision gets their receipt."""
+    """Answers every request that waits for a decision with its receipt before it ends."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Release all who wait, then drain as usual."""
+        """Release the waiting requests, then drain as usual."""
         self._app.state.services.waiter.release()
         await super().shutdown(sockets)

@@ -111,7 +111,7 @@ def handle_at_once(_task: object, app: Any, *_: object, **__: object) -> Callabl
         try:
             (event_ids,), _, _ = message.payload
             owner.wake([UUID(event_id) for event_id in event_ids])
-        except Exception:  # the ticks find the pending commands, whatever is wrong with the message
+        except Exception:  # any error: the ticks find the pending commands
             log.exception("wake_not_understood")
 
     return receive

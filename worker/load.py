@@ -48,7 +48,7 @@ class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtak
 
 
 class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """An event whose row this transaction has locked, with its first pending commands in ledger order.
+    """An event that this transaction has locked, with its first pending commands in ledger order.
 
     `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
     transaction's time.

@@ -7,7 +7,7 @@ Invariants:
    cannot commit.
 3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers is
    PostgreSQL's own list of locks. There are no heartbeats: the server releases a dead session's locks.
-4. Workers agree on who should own what by rendezvous hashing over that list: when one joins or
+4. Workers agree on the owner of each event by rendezvous hashing over that list: when one joins or
    leaves, only its own share of the events moves.
 """
 

@@ -27,7 +27,7 @@ class Publisher:
             return
         try:
             self._writer.write(settled)
-        except Exception as error:  # noqa: BLE001 - the outcomes are committed, whatever the error is
+        except Exception as error:  # noqa: BLE001 - any error: the outcomes are committed
             self._paused_until = self._clock() + _PAUSE_SECONDS
             log.warning("results_not_stored", count=len(settled), error=str(error))
 

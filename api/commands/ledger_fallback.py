@@ -45,7 +45,7 @@ class LedgerFallback:
                     found = await ledger.outcomes_of(connection, pairs)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("ledger_not_readable", error=repr(error))
-            except Exception:  # the other requests still wait, whatever the error is
+            except Exception:  # any error: the other requests still wait
                 log.exception("ledger_not_readable")
             for awaited in overdue:
                 if awaited.command_id in found:

@@ -27,10 +27,10 @@ class AwaitedCommand(msgspec.Struct, kw_only=True, eq=False):
 
 
 class OutcomeWaiter:
-    """The commands whose outcome a request of this process waits for.
+    """The commands of which requests of this process await the outcome.
 
     `by_event` has them by event, in the order in which the waiting began. `poller` runs while a request
-    waits; `ask_ledger` is called for a command whose outcome the result backend has not had in time.
+    waits; `ask_ledger` is called for a command when the result backend has had no outcome of it in time.
     """
 
     def __init__(self, ledger_read_seconds: float) -> None:

@@ -58,7 +58,7 @@ class ResultPoller:
                         self._woken.set()
             except redis.RedisError as error:
                 log.warning("announcements_not_readable", error=repr(error))
-            except Exception:  # polling still helps, whatever the error is
+            except Exception:  # any error: polling still helps
                 log.exception("announcements_not_readable")
             await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
 
@@ -77,7 +77,7 @@ class ResultPoller:
             try:
                 while event_ids:
                     event_ids = await self._read(event_ids)
-            except Exception as error:  # the ledger has the outcomes, whatever the error is
+            except Exception as error:  # any error: the ledger has the outcomes
                 known = isinstance(error, redis.RedisError)
                 log.warning("results_not_readable", error=repr(error), exc_info=not known)
                 for awaited in self._waiter.all():
@@ -94,7 +94,7 @@ class ResultPoller:
         return event_ids
 
     async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
-        """Answer commands of these events; return the events whose commands were all found settled.
+        """Answer commands of these events; return the events of which all were found settled.
 
         An event settles its commands in order, so the ones that are awaited longest are read first.
         """

@@ -42,7 +42,7 @@ class Pace:
             return rate
         if len(self._measured) >= _EVENTS_REMEMBERED_MAX:
             self._measured.clear()
-        self._measured[event_id] = now, rate  # whoever asks meanwhile is served with what is known
+        self._measured[event_id] = now, rate  # requests that ask meanwhile get the last known rate
         try:
             async with self._engine.connect() as connection:
                 rate = await backlog.settled_per_second(connection, event_id)

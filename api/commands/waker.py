@@ -64,7 +64,7 @@ class Waker:
             for group in groups:
                 try:
                     await self._send(group)
-                except Exception as error:  # noqa: BLE001 - the ledger has the command, whatever the error is
+                except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
                     log.warning("wake_failed", event_id=str(group[0]), error=repr(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OUTCOME_SECONDS_MAX):

@@ -19,7 +19,7 @@ Slug = Annotated[
 
 
 class ReceiptStatus(StrEnum):
-    """What has become of what was asked, as of now."""
+    """The state of a command and of its registration, as of now."""
 
     PENDING = "PENDING"
     CONFIRMED = "CONFIRMED"
@@ -60,7 +60,7 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
 
 
 class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What everybody may know of an event."""
+    """The public facts of an event."""
 
     slug: str
     title: str
@@ -151,7 +151,7 @@ class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What a deletion freed, and the event's counter after it."""
+    """The spots that a deletion freed, and the event's counter after it."""
 
     receipt_id: UUID
     registration_id: UUID
@@ -166,7 +166,7 @@ class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
 
 
 class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What healing found; `drift` is what the counter was too high by."""
+    """The result of a heal; `drift` is what the counter was too high by."""
 
     receipt_id: UUID
     drift: int
@@ -182,7 +182,7 @@ class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What has become of a command; `ahead` counts the commands before it while it is pending."""
+    """The state of a command; `ahead` counts the commands before it while it is pending."""
 
     receipt_id: UUID
     status: ReceiptStatus

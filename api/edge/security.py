@@ -1,4 +1,4 @@
-"""Who may use the admin routes: bearer keys, each with its scopes."""
+"""Access to the admin routes: bearer keys, each with its scopes."""
 
 import secrets
 from enum import StrEnum
@@ -13,7 +13,7 @@ from shared.settings import Settings
 
 
 class Scope(StrEnum):
-    """What a key allows."""
+    """The permissions of a key."""
 
     READ = "read"
     WRITE = "write"

@@ -1,4 +1,4 @@
-"""What OpenAPI says of the admin routes: an example of every answer."""
+"""The OpenAPI descriptions of the admin routes, with an example of every answer."""
 
 from typing import Any
 

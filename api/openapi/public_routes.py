@@ -1,4 +1,4 @@
-"""What OpenAPI says of the public routes; all schemas are taken from the bodies' own types."""
+"""The OpenAPI descriptions of the public routes; all schemas come from the bodies' own types."""
 
 from typing import Any
 

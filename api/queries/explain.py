@@ -63,7 +63,7 @@ async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list
 
 
 def _past(registration: RowMapping, step: ExplanationStep) -> str:
-    """Tell one step: what happened, by whom, and the counter at that moment."""
+    """Tell one step: the change, its actor, and the counter at that moment."""
     needs = registration["spots_count"]
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"

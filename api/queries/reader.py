@@ -1,4 +1,4 @@
-"""Reads from the database: on whatever connection is free, again on another when that one is dead."""
+"""Reads from the database on a free connection, and again on another when that one is dead."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
@@ -20,7 +20,7 @@ class Reader:
         """Return what `query` reads; with `snapshot`, all its statements see the same moment.
 
         A connection that turns out to be dead, as all are after the database restarted, is replaced
-        and the query repeated once: reading twice harms nobody.
+        and the query repeated once: a second read does no harm.
         """
         isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
         try:

@@ -50,7 +50,7 @@ async def _within_time(check: "asyncio.Future[dict[str, str]] | object") -> dict
         return await asyncio.wait_for(check, _CHECK_SECONDS_MAX)  # type: ignore[arg-type]
     except TimeoutError:
         return f"no answer within {_CHECK_SECONDS_MAX} s"
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is the answer
+    except Exception as error:  # noqa: BLE001 - any error of a part is the answer
         log.warning("not_ready", error=repr(error))
         return "cannot be reached"
 

@@ -24,7 +24,7 @@ BEFORE_THE_FIRST = bytes(32)
 
 
 def chain(previous: bytes, event_id: UUID, number: int, at: datetime, change: Change) -> bytes:
-    """Return the 32-byte hash of an entry after the entry whose hash is `previous`."""
+    """Return the 32-byte hash of an entry after an entry with the hash `previous`."""
     facts = [
         event_id,
         number,

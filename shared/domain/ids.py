@@ -1,6 +1,6 @@
 """Identifiers: time-ordered UUIDs (RFC 9562, version 7), made here because PostgreSQL 15 cannot.
 
-A receipt is its command's id, and whoever holds it may cancel: 74 of its bits come from the
+A receipt is its command's id, and a secret that allows to cancel: 74 of its bits come from the
 operating system's random source, none from a counter that a neighbour's receipt would give away.
 """
 
@@ -24,7 +24,7 @@ def registration_id(command_id: UUID) -> UUID:
     """Return the id of the registration that this command makes.
 
     It follows from the command, so deciding twice names the same registration; it is a one-way
-    digest, so that who sees a registration's id cannot derive the receipt.
+    digest, so that a registration's id does not give the receipt away.
     """
     digest = _REGISTRATION.copy()
     digest.update(command_id.bytes)

@@ -1,4 +1,4 @@
-"""Who takes spots that are free: the rules between those who wait and those who come (pure)."""
+"""The rules by which waiting parties and newcomers take free spots (pure)."""
 
 import heapq
 from collections.abc import Iterable
@@ -29,9 +29,9 @@ class Waiter:
 
 @dataclass(slots=True)
 class Waitlist:
-    """Those who wait, in line by the size of their party.
+    """The waiting registrations, in line by the size of their party.
 
-    It need not know everybody: of each size it knows as many from the head as can possibly be
+    It need not know all of them: of each size it knows as many from the head as can possibly be
     promoted or leave before it is thrown away. `length` counts all.
     """
 
@@ -49,13 +49,13 @@ class Waitlist:
         return waitlist
 
     def add(self, waiter: Waiter) -> None:
-        """Let somebody wait, in the place that `seq` gives."""
+        """Add a registration, in the place that `seq` gives."""
         heapq.heappush(self._lines.setdefault(waiter.spots_count, []), waiter)
         self._known.add(waiter.seq)
         self.length += 1
 
     def remove(self, waiter: Waiter) -> None:
-        """Take somebody out of the line, from whatever place."""
+        """Take a registration out of the line, from any place."""
         self._known.discard(waiter.seq)
         self.length -= 1
 
@@ -73,7 +73,7 @@ class Waitlist:
 
 
 def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | None:
-    """Return who takes the free spots next, None when the policy lets nobody have them.
+    """Return the registration that takes free spots next, None when the policy promotes none.
 
     `spots_left` is negative when the event is oversold.
     """
@@ -90,7 +90,7 @@ def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | Non
 
 
 def newcomer_may_confirm(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
-    """Tell whether a new party may take spots without barging past anyone whom the policy would promote."""
+    """Tell whether a new party may take spots without passing a waiting one that the policy would promote."""
     if spots_count > spots_left:
         return False
     match policy:

@@ -196,7 +196,7 @@ class Roster:
             )
             if before != after
         }
-        # The trail has no entry for whatever moved the counter; it goes on from its own last counter.
+        # The trail has no entry for the change that moved the counter; it goes on from its own last counter.
         self.spots_reserved, self.waitlist.length = counted.audited_spots, counted.waitlist_length
         spots_delta = counted.confirmed_spots - counted.audited_spots
         if differences or spots_delta:

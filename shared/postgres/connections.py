@@ -23,7 +23,9 @@ _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 )
-_LOCK_SECONDS_MAX = 0.25  # for a registration's row that somebody else holds; held events are skipped
+_LOCK_SECONDS_MAX = (
+    0.25  # for a registration's row that another session has locked; locked events are skipped
+)
 
 
 def async_engine(settings: Settings) -> AsyncEngine:
@@ -47,7 +49,7 @@ async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[Tuple
 
 
 def worker_connection(settings: Settings) -> Connection:
-    """Return a new connection whose session ends by itself when its process hangs; nothing begins by itself.
+    """Return a new connection with a session that PostgreSQL ends when its process hangs.
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
     `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
