@@ -114,7 +114,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recount(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of an event's rows, and the counter after the last audit entry; independent of the counters."""
+    """The sums of an event's rows, and the counter after its last audit entry."""
 
     confirmed_spots: int
     waitlist_length: int
