@@ -9,9 +9,10 @@ import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import psycopg
@@ -44,6 +45,7 @@ SELECT EXISTS (SELECT FROM command WHERE settled_at IS NULL)
     OR EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE %s AND state <> 'idle')
 """
 _SERVICE_APPLICATIONS = "admitone-%"
+_Server = TypeVar("_Server", Postgres, Valkey)
 _DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
 
 
@@ -73,7 +75,7 @@ class Arena:
         for number in range(workers):
             worker = Process(
                 f"worker-{number + 1}",
-                ["ops.cli", "worker"],
+                processes.module("ops.cli", "worker"),
                 environment=processes.environment(**self._service()),
                 folder=self.folder,
             )
@@ -137,12 +139,9 @@ class Arena:
             program.stop()
 
     def _falls_quiet(self, application: str, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        quiet = 0
-        while quiet < QUIET_LOOKS and time.monotonic() < until:
-            quiet = quiet + 1 if self.database.execute(_BUSY, [application]).fetchone() == (False,) else 0
-            time.sleep(POLL_SECONDS)
-        return quiet == QUIET_LOOKS
+        return falls_quiet(
+            lambda: self.database.execute(_BUSY, [application]).fetchone() != (False,), seconds
+        )
 
     def _check(self, until: float, late: str) -> None:
         for process in (self.api, *self.workers):
@@ -152,15 +151,16 @@ class Arena:
         time.sleep(POLL_SECONDS)
 
     def _serve(self, ends: ExitStack, name: str, *argv: str, ready_path: str, **variables: str) -> HttpServer:
-        """Start a server; its listening socket's descriptor is the last of its arguments."""
+        """Start a server; its listening socket, which outlives its restarts, is the last argument."""
         listener = ends.enter_context(processes.listen())
         server = HttpServer(
             name,
-            [*argv, str(listener.fileno())],
+            processes.module(*argv, str(listener.fileno())),
             environment=processes.environment(**variables),
             folder=self.folder,
-            listener=listener,
+            port=listener.getsockname()[1],
             ready_path=ready_path,
+            pass_fds=[listener.fileno()],
         )
         self._programs.append(server)
         server.start()
@@ -181,17 +181,12 @@ class Arena:
 @contextmanager
 def opened(workers: int) -> Iterator[Arena]:
     """Run everything while the block lasts; raises `EmbeddedError` or `BenchmarkError` when it cannot run."""
-    _allow_open_files()
+    allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
         folder = Path(made)
-        data = embedded.prepare(folder / "data")
-        ends.enter_context(embedded.locked(data))
-        postgres, valkey = Postgres(data), Valkey(data)
-        for server in (postgres, valkey):
-            ends.callback(server.stop, crash=True)  # its data goes with the folder
-            server.start()
-        for server in (postgres, valkey):
-            server.wait_ready()
+        data = ends.enter_context(data_folder(folder / "data"))
+        postgres = ends.enter_context(running(Postgres(data)))
+        valkey = ends.enter_context(running(Valkey(data)))
         addresses = embedded.addresses(data)
         schema.upgrade(addresses.database_url)
         arena = Arena(folder, addresses, postgres, valkey)
@@ -202,7 +197,37 @@ def opened(workers: int) -> Iterator[Arena]:
         yield arena
 
 
-def _allow_open_files() -> None:
+def falls_quiet(is_busy: Callable[[], bool], seconds: float) -> bool:
+    """Tell whether nothing is busy for `QUIET_LOOKS` looks in a row, at the latest after so many seconds."""
+    until = time.monotonic() + seconds
+    quiet = 0
+    while quiet < QUIET_LOOKS and time.monotonic() < until:
+        quiet = 0 if is_busy() else quiet + 1
+        time.sleep(POLL_SECONDS)
+    return quiet == QUIET_LOOKS
+
+
+@contextmanager
+def data_folder(path: Path) -> Iterator[Path]:
+    """Make a data folder for embedded servers, and hold it while the block lasts."""
+    data = embedded.prepare(path)
+    with embedded.locked(data):
+        yield data
+
+
+@contextmanager
+def running(server: _Server) -> Iterator[_Server]:
+    """Run an embedded server while the block lasts; its data goes with its folder."""
+    try:
+        server.start()
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop(crash=True)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files; it holds for the programs that are started after it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -2,6 +2,11 @@
 
 Reads a load as JSON from standard input and writes what it heard to standard output. Bounded by the
 load's seconds, and in an open loop by the number of its requests.
+
+An open loop sends each request when its arrival is due, whatever the answers do: no arrival waits for another
+one, unless all connections of the load are busy. An arrival that has found no connection by the end of the
+load is never sent. Such arrivals, and those that were answered with an error, count as later than any answer
+can be, so that a service that stalls cannot look fast.
 """
 
 import asyncio
@@ -9,7 +14,9 @@ import itertools
 import math
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from time import perf_counter
 
 import msgspec
@@ -20,6 +27,8 @@ from benchmarks.load import Heard, Load
 from ops import crowd
 from ops.programs import CHECKOUT
 
+ANSWER_SECONDS_MAX = 15.0
+"""A request that has no answer by then is an error."""
 END_SECONDS_MAX = 60
 LOST_PAUSE_SECONDS = 0.01
 MS = 1_000
@@ -50,6 +59,11 @@ class _Tally:
         self.errors = 0
         self.times_ms: list[float] = []
 
+    @property
+    def sent(self) -> int:
+        """Return the number of requests that have an answer or an error."""
+        return len(self.times_ms) + self.errors
+
     async def ask(self, connection: crowd.Connection, since: float) -> None:
         """Send one request; its time counts from `since`."""
         load = self.load
@@ -71,33 +85,65 @@ async def generate(load: Load) -> Heard:
     begin = perf_counter()
     if load.per_second is None:
         await asyncio.gather(*(_again_and_again(tally, begin) for _ in range(load.connections)))
-    else:
-        starts = itertools.count()
-        await asyncio.gather(*(_on_time(tally, begin, starts) for _ in range(load.connections)))
-    return _heard(tally, perf_counter() - begin)
+        return _heard(tally, perf_counter() - begin)
+    arrivals = round(load.per_second * load.seconds)
+    late_ms = await _OpenLoop(tally).run(arrivals)
+    heard = _heard(tally, perf_counter() - begin, lost=arrivals - len(tally.times_ms))
+    return msgspec.structs.replace(heard, unsent=arrivals - tally.sent, late_p99_ms=late_ms)
+
+
+def _connection(load: Load) -> crowd.Connection:
+    return crowd.Connection(load.url, request_seconds_max=ANSWER_SECONDS_MAX)
 
 
 async def _again_and_again(tally: _Tally, begin: float) -> None:
-    async with crowd.Connection(tally.load.url) as connection:
+    async with _connection(tally.load) as connection:
         while (now := perf_counter()) - begin < tally.load.seconds:
             await tally.ask(connection, now)
 
 
-async def _on_time(tally: _Tally, begin: float, starts: "itertools.count[int]") -> None:
-    """Take the next request that nobody has, and send it when it is due, or later when all were busy."""
-    rate = tally.load.per_second
-    assert rate is not None, "an open loop has a rate"
-    async with crowd.Connection(tally.load.url) as connection:
-        while (start := next(starts)) < rate * tally.load.seconds:
-            due = begin + start / rate
-            await asyncio.sleep(due - perf_counter())
-            await tally.ask(connection, due)
+class _OpenLoop:
+    """Requests that start by the clock, each on a connection that is free at the time."""
+
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+        # The last one that became free is taken first, so that only as many are opened as are needed.
+        self._connections = [_connection(tally.load) for _ in range(tally.load.connections)]
+        self._free = self._connections.copy()
+        self._waiting: deque[float] = deque()
+
+    async def run(self, arrivals: int) -> float:
+        """Send all arrivals that can be sent; return the 99th percentile in ms of how late the clock was."""
+        late_ms: list[float] = []
+        async with AsyncExitStack() as ends, asyncio.TaskGroup() as tasks:
+            for connection in self._connections:
+                await ends.enter_async_context(connection)
+            begin, seconds = perf_counter(), self._tally.load.seconds
+            self._end = begin + seconds
+            for number in range(arrivals):
+                due = begin + number * seconds / arrivals
+                await asyncio.sleep(due - perf_counter())  # lets the answers in also when the clock is late
+                late_ms.append((perf_counter() - due) * MS)
+                if self._free:
+                    tasks.create_task(self._send(self._free.pop(), due))
+                else:
+                    self._waiting.append(due)
+        return percentile(sorted(late_ms), 99)
+
+    async def _send(self, connection: crowd.Connection, due: float) -> None:
+        """Send an arrival, and then those that have found no connection, the oldest first."""
+        await self._tally.ask(connection, due)
+        while self._waiting and perf_counter() < self._end:
+            await self._tally.ask(connection, self._waiting.popleft())
+        self._free.append(connection)
 
 
-def _heard(tally: _Tally, seconds: float) -> Heard:
-    times = sorted(tally.times_ms)
+def _heard(tally: _Tally, seconds: float, lost: int = 0) -> Heard:
+    """Return what was heard; each lost request takes as long as the latest answer could."""
+    longest_ms = (tally.load.seconds + ANSWER_SECONDS_MAX) * MS
+    times = sorted([*tally.times_ms, *[longest_ms] * lost])
     return Heard(
-        answers=len(times),
+        answers=len(tally.times_ms),
         errors=tally.errors,
         seconds=seconds,
         p50_ms=percentile(times, 50),

@@ -4,23 +4,27 @@ import os
 import platform
 from pathlib import Path
 
+import psycopg
+import redis
+from psycopg.rows import TupleRow
+
 from benchmarks import loading
-from benchmarks.arena import Arena
 
 _GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
 
 
-def describe(arena: Arena) -> dict[str, str]:
+def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> dict[str, str]:
     """Return what there is, in words."""
-    valkey = arena.results.info("server")
+    valkey = results.info("server")
     assert isinstance(valkey, dict), "a blocking client answers at once"
+    (postgresql,) = database.execute("SHOW server_version").fetchone() or ("unknown",)
     return {
         "cpu": _line_of("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(_line_of('/proc/meminfo', 'MemTotal').split()[0]) / _GIB:.1f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "postgresql": arena.one("SHOW server_version"),
+        "postgresql": postgresql,
         "valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
         "generator": loading.tool(),
     }

@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -29,6 +30,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `cpu_us` is microseconds of processor time per answer, by group of processes. Times to answer are
     milliseconds. `oversold` counts confirmed spots beyond capacity, over the whole measurement.
     `others_share` is the part of the machine that was busy for anything else at the time.
+    `unsent` and `late_p99_ms` are an open loop's: requests that found no connection, and how late the
+    generator sent the others.
     """
 
     contestant: str
@@ -47,6 +50,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     cpu_us: dict[str, float]
     others_share: float
     violations: list[str]
+    unsent: int = 0
+    late_p99_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +80,28 @@ def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None =
     ground = ground_of(arena, trial)
     warmed = loading.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
-    asked = msgspec.structs.replace(ground.load, seconds=seconds, per_second=per_second)
-    watched = _watch(arena, trial.contestant, asked)
+    asked = msgspec.structs.replace(ground.load, seconds=seconds)
+    if per_second is not None:
+        asked = open_loop(asked, per_second)
+    watched = watch(asked, arena.groups(trial.contestant), arena.folder, arena.wait_settled)
     arena.calm(trial.contestant)
     found = ground.check(warmed.answers + watched.heard.answers)
     return _measurement(trial, watched, found)
 
 
-def _watch(arena: Arena, contestant: str, asked: Load) -> Watched:
+def open_loop(asked: Load, per_second: float) -> Load:
+    """Return the same requests as arrivals at that rate."""
+    return msgspec.structs.replace(asked, per_second=per_second, connections=plan.OPEN_LOOP_CONNECTIONS)
+
+
+def watch(
+    asked: Load, groups: Mapping[str, Collection[int]], folder: Path, wait_settled: Callable[[], bool]
+) -> Watched:
     """Put the load on, and account for it until everything that it asked for is decided."""
-    groups, cores = arena.groups(contestant), len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     before, busy, begin = cpu.used_us(groups), cpu.machine_us(), time.perf_counter()
-    heard = loading.run(asked, arena.folder)
-    settled = arena.wait_settled()  # who accepts quickly pays for deciding all the same
+    heard = loading.run(asked, folder)
+    settled = wait_settled()  # who accepts quickly pays for deciding all the same
     after, seconds = cpu.used_us(groups), time.perf_counter() - begin
     used = {**{name: after[name] - before[name] for name in before}, cpu.GENERATOR: heard.cpu_us}
     others_us = cpu.machine_us() - busy - sum(used.values())
@@ -113,19 +127,22 @@ def _measurement(trial: Trial, watched: Watched, found: Found) -> Measurement:
         oversold=found.oversold,
         cpu_us={name: us / max(heard.answers, 1) for name, us in watched.used_us.items()},
         others_share=watched.others_share,
-        violations=[*_answers_right(trial, watched), *found.violations],
+        violations=[
+            *(answers_wrong(watched) if trial.contestant in plan.SERVICE else []),
+            *found.violations,
+        ],
+        unsent=heard.unsent,
+        late_p99_ms=heard.late_p99_ms,
     )
 
 
-def _answers_right(trial: Trial, watched: Watched) -> list[str]:
+def answers_wrong(watched: Watched) -> list[str]:
     """Return what is wrong with the service's answers as a whole."""
-    if trial.contestant not in plan.SERVICE:
-        return []
     heard = watched.heard
     wrong = [] if watched.settled else ["accepted registrations stay undecided"]
     if heard.errors:
         wrong.append(f"{heard.errors} of the answers were errors")
-    if heard.max_ms >= DECISION_WAIT_MS:
+    if heard.max_ms >= DECISION_WAIT_MS and heard.late_p99_ms is None:  # an open loop counts from earlier
         wrong.append(f"an answer took {heard.max_ms:.0f} ms: it may not have been a decision")
     return wrong
 

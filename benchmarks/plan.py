@@ -20,6 +20,8 @@ MAIN_CONNECTIONS = 256
 """Where rows and events are varied, and all is compared."""
 OPEN_LOOP_SHARE = 0.7
 """Of the decided/s that the closed loop measured."""
+OPEN_LOOP_CONNECTIONS = 1_000
+"""So many that an arrival finds one free unless the service stalls."""
 WARM_UP_SECONDS = 1
 QUICK_SECONDS_ELSEWHERE = 1
 

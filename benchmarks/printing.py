@@ -1,11 +1,13 @@
 """Shows a report on a terminal."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import cpu, plan
@@ -15,6 +17,21 @@ from benchmarks.report import Line, OpenLoop, Report
 WIDTH_WITHOUT_TERMINAL = 120
 NOT_MEASURED = "not measured"
 _NAMES = {cpu.API: "API", cpu.WORKER: "worker", cpu.POSTGRES: "PostgreSQL", cpu.VALKEY: "Valkey"}
+
+
+Progressed = Callable[[str], None]
+"""Is told what was measured, after each measurement."""
+
+
+@contextmanager
+def progress(total: int, *, quiet: bool) -> Iterator[Progressed]:
+    """Show on a terminal how many of so many measurements are done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("starting", total=total)
+        yield lambda what: bar.update(task, advance=1, description=what)
 
 
 def show(report: Report) -> None:
@@ -95,8 +112,9 @@ def _open_loop(found: OpenLoop) -> str:
     one = found.measured
     return (
         f"open loop, {found.asked_per_second:,.0f}/s asked: {one.per_second:,.0f}/s decided, "
-        f"from the intended send p50 {one.p50_ms:.1f} ms, p95 {one.p95_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, "
-        f"{one.errors} errors, generator {one.cpu_us[cpu.GENERATOR]:.0f} µs each"
+        f"from the intended send p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, max {one.max_ms:.1f} ms; "
+        f"{one.errors} errors, {one.unsent} could not be sent; the generator used "
+        f"{found.generator_core_share:.0%} of a core and sent up to {one.late_p99_ms:.1f} ms late (p99)"
     )
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,13 +30,22 @@ class BenchmarkError(Exception):
 class Process:
     """One program with a log of its own; it may be started again."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], *, environment: Mapping[str, str], folder: Path
+    def __init__(  # noqa: PLR0913 - a process with all that it is started with
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        checkout: Path = CHECKOUT,
+        pass_fds: Collection[int] = (),
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._argv = argv
-        self._environment = environment
+        self._environment = {**environment, "PYTHONPATH": str(checkout)}
+        self._checkout = checkout
+        self._pass_fds = pass_fds
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,11 +57,11 @@ class Process:
     def start(self) -> None:
         """Start the program; does not wait until it is ready."""
         self._process = supervision.spawn(
-            [*supervision.dies_with_parent(signal.SIGTERM), sys.executable, "-m", *self._argv],
+            [*supervision.dies_with_parent(signal.SIGTERM), *self._argv],
             log=self.log,
-            env={**self._environment, "PYTHONPATH": str(CHECKOUT)},
-            cwd=CHECKOUT,
-            pass_fds=self._handles(),
+            env=self._environment,
+            cwd=self._checkout,
+            pass_fds=self._pass_fds,
         )
 
     def ask_to_stop(self) -> None:
@@ -71,26 +80,26 @@ class Process:
         if self._process is not None and (status := self._process.poll()) is not None:
             raise BenchmarkError(f"{self.name} ended (exit status {status}){supervision.tail(self.log)}")
 
-    def _handles(self) -> Sequence[int]:
-        return ()
-
 
 class HttpServer(Process):
-    """A program that serves a listening socket of this process, which outlives its restarts."""
+    """A program that serves a port of the loopback interface."""
 
-    def __init__(  # noqa: PLR0913 - a process, its socket and its sign of readiness
+    def __init__(  # noqa: PLR0913 - a process, its port and its sign of readiness
         self,
         name: str,
         argv: Sequence[str],
         *,
         environment: Mapping[str, str],
         folder: Path,
-        listener: socket.socket,
+        port: int,
         ready_path: str,
+        checkout: Path = CHECKOUT,
+        pass_fds: Collection[int] = (),
     ) -> None:
-        super().__init__(name, argv, environment=environment, folder=folder)
-        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
-        self._listener = listener
+        super().__init__(
+            name, argv, environment=environment, folder=folder, checkout=checkout, pass_fds=pass_fds
+        )
+        self.url = f"http://{HOST}:{port}"
         self._ready_path = ready_path
 
     def wait_ready(self) -> None:
@@ -108,8 +117,10 @@ class HttpServer(Process):
                 await asyncio.sleep(READY_POLL_SECONDS)
         raise BenchmarkError(f"{self.name} is not ready{supervision.tail(self.log)}")
 
-    def _handles(self) -> Sequence[int]:
-        return (self._listener.fileno(),)
+
+def module(*argv: str) -> list[str]:
+    """Return what starts a module of this checkout: its name, and its arguments."""
+    return [sys.executable, "-m", *argv]
 
 
 def listen() -> socket.socket:

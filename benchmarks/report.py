@@ -62,9 +62,13 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenLoop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The service under arrivals at a fixed rate; times count from when each should have been sent."""
+    """The service under arrivals at a fixed rate; times count from when each should have been sent.
+
+    `generator_core_share` is the part of a core that the generator needed to send at that rate.
+    """
 
     asked_per_second: float
+    generator_core_share: float
     measured: Measurement
 
 

@@ -2,22 +2,20 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Unpack
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, machine, measure, plan, plot, printing, report
+from benchmarks import bulk, cpu, machine, measure, plan, plot, printing, report
 from benchmarks import drop as drops
 from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
 from benchmarks.plan import Options, Plan, Trial
+from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import OpenLoop, Report, Results
 from ops import own_stack
@@ -25,8 +23,6 @@ from ops.unprivileged import EmbeddedError
 
 OUTPUT = Path(".admitone-bench")
 REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
-
-Progressed = Callable[[str], None]
 
 
 def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[Options]) -> int:
@@ -37,8 +33,11 @@ def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[O
     """
     try:
         asked = plan.plan(**options)
-        with own_stack.stopped_like_interrupted():
-            found = _with_progress(asked, quiet=as_json)
+        with (
+            own_stack.stopped_like_interrupted(),
+            printing.progress(steps(asked), quiet=as_json) as progressed,
+        ):
+            found = run(asked, progressed)
     except (BenchmarkError, EmbeddedError) as error:
         print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - told to a person
         return 2
@@ -87,13 +86,18 @@ def _open_loop(arena: Arena, asked: Plan, results: Results) -> OpenLoop:
     rate = plan.OPEN_LOOP_SHARE * results.decided_per_second(asked.main)
     trial = Trial(plan.DECIDED, asked.main, asked.rounds)
     measured = measure.measure(arena, trial, asked.seconds, per_second=rate)
-    return OpenLoop(asked_per_second=rate, measured=measured)
+    used_us = measured.cpu_us[cpu.GENERATOR] * measured.answers
+    return OpenLoop(
+        asked_per_second=rate,
+        generator_core_share=used_us / (asked.seconds * measure.US_PER_SECOND),
+        measured=measured,
+    )
 
 
 def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop, dropped: Drop | None) -> Report:
     rates, used = report.bulk_medians(results)
     return Report(
-        machine=machine.describe(arena),
+        machine=machine.describe(arena.database, arena.results),
         durability=arena.durability(),
         seconds=asked.seconds,
         rounds=asked.rounds,
@@ -126,16 +130,3 @@ def _keep(found: Report, asked: Plan, output: Path) -> None:
     content = msgspec.json.format(msgspec.json.encode(found))
     (output / REPORT_FILE).write_bytes(content + b"\n")
     (output / PICTURE_FILE).write_text(plot.picture(found.lines, asked), encoding="utf-8")
-
-
-def _with_progress(asked: Plan, *, quiet: bool) -> Report:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("starting", total=steps(asked))
-
-        def progressed(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
-        return run(asked, progressed)

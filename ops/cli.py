@@ -125,6 +125,13 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     drop: Annotated[
         int | None, typer.Option(min=0, help="Registrations of the drop in which memory is watched; 0: none.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="REV", help="Judge this version beside that git revision, in turns.")
+    ] = None,
+    turns: Annotated[int | None, typer.Option(help="Of each version, with --against; 9 or more.")] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="With --against: only these, such as closed-256,drain,open.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
         ".admitone-bench"
     ),
@@ -132,7 +139,24 @@ def bench(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Measure this service and the other ways of registering, side by side on this machine."""
     from benchmarks import run  # noqa: PLC0415
+    from benchmarks.judge import run as judge_run  # noqa: PLC0415
 
+    if against is not None:
+        if any(option is not None for option in (connections, rows, events, rounds, drop)):
+            raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")
+        raise typer.Exit(
+            judge_run.command(
+                against,
+                quick=quick,
+                only=figures,
+                turns=turns,
+                seconds=seconds,
+                as_json=as_json,
+                output=output,
+            )
+        )
+    if figures is not None or turns is not None:
+        raise typer.BadParameter("--figures and --turns go with --against")
     raise typer.Exit(
         run.command(
             quick=quick,

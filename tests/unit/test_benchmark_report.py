@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -146,7 +147,10 @@ def answering(*statuses: int) -> Answering:
 async def heard_from(serve: Answering, **changes: Any) -> Heard:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        return await generator.generate(a_load(url=url, **changes))
+        heard = await generator.generate(a_load(url=url, **changes))
+        if handlers := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(handlers)
+        return heard
 
 
 def test_a_closed_loop_tells_expected_answers_from_others() -> None:
@@ -158,7 +162,28 @@ def test_a_closed_loop_tells_expected_answers_from_others() -> None:
 
 def test_an_open_loop_sends_what_its_rate_asks_for_and_no_more() -> None:
     heard = asyncio.run(heard_from(answering(201), per_second=50.0))
-    assert (heard.answers, heard.errors) == (50, 0)
+    assert (heard.answers, heard.errors, heard.unsent) == (50, 0, 0)
+
+
+def test_a_silent_server_gets_the_worst_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "ANSWER_SECONDS_MAX", 1.5)
+
+    async def answer_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    heard = asyncio.run(heard_from(answer_nothing, per_second=50.0))
+    assert (heard.answers, heard.errors, heard.unsent) == (0, 2, 48)
+    assert heard.p50_ms == heard.p99_ms == heard.max_ms == 2_500
+
+
+def test_an_error_counts_as_the_worst_time() -> None:
+    heard = asyncio.run(heard_from(answering(201, 503), per_second=50.0))
+    assert (heard.answers, heard.errors, heard.unsent) == (25, 25, 0)
+    assert heard.p95_ms == heard.max_ms == (1 + generator.ANSWER_SECONDS_MAX) * 1_000
+    assert heard.p50_ms < 1_000
 
 
 def test_a_server_that_is_not_there_is_an_error_and_no_end() -> None:
@@ -301,7 +326,11 @@ def a_report(results: Results, *violations: str) -> Report:
         lines=results.lines(),
         bulk=rates,
         bulk_cpu_us=used,
-        open_loop=OpenLoop(asked_per_second=70, measured=a_measurement(DECIDED, 70)),
+        open_loop=OpenLoop(
+            asked_per_second=70,
+            generator_core_share=0.5,
+            measured=a_measurement(DECIDED, 70, unsent=3, late_p99_ms=1.0),
+        ),
         drop=Drop(
             registrations=1_000,
             per_second=500,
@@ -318,6 +347,7 @@ def test_a_person_is_shown_everything(capsys: pytest.CaptureFixture[str]) -> Non
     results = Results([a_measurement(EMPTY, 1_000), a_measurement(DECIDED, 1_234)], [a_bulk(LIMIT, 5_000)])
     printing.show(a_report(results, "an event is oversold [1 times]"))
     shown = capsys.readouterr().out
+    shown = " ".join(shown.split())  # a long line is broken at the terminal's width
     for part in (
         "fsync=on",
         "1,234",
@@ -325,6 +355,8 @@ def test_a_person_is_shown_everything(capsys: pytest.CaptureFixture[str]) -> Non
         "not measured",
         "oversold [1 times]",
         "open loop, 70/s",
+        "3 could not be sent",
+        "50% of a core",
         "up to 25%",
         "a drop of 1,000 registrations at 500/s: API 80 MB before, 95 at most, 90 after",
     ):

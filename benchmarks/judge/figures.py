@@ -1,0 +1,181 @@
+"""The figures by which a version is judged, and how one turn measures each of them."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+
+import msgspec
+import uvloop
+
+from benchmarks import cpu, loading, measure, plan, receipts
+from benchmarks.judge.version import Events, Version
+from benchmarks.load import Load
+from benchmarks.measure import US_PER_SECOND, Watched
+from benchmarks.processes import BenchmarkError
+
+CLOSED_256, CLOSED_16, CLOSED_1, DRAIN, OPEN, EVENTS_1000 = FIGURES = (
+    "closed-256",
+    "closed-16",
+    "closed-1",
+    "drain",
+    "open",
+    "events-1000",
+)
+PER_SECOND, P50, P99 = "decided/s", "p50 ms", "p99 ms"
+API_CPU, WORKER_CPU, POSTGRES_CPU = "API CPU µs", "worker CPU µs", "PostgreSQL CPU µs"
+DRAIN_COMMANDS = 20_000
+FILL_SECONDS = 1
+IDLE = "idle"
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One figure of one version in one turn.
+
+    `values` are the figure's by name; processor time is microseconds per decision. The core shares are parts
+    of one core, `others_share` is the part of the whole machine that other programs used. `unsent` and
+    `late_p99_ms` are an open loop's, as in `benchmarks.load.Heard`.
+    """
+
+    values: dict[str, float]
+    errors: int = 0
+    unsent: int = 0
+    late_p99_ms: float = 0.0
+    generator_core_share: float = 0.0
+    idle_core_share: float = 0.0
+    others_share: float = 0.0
+    violations: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a turn measures: a version while the other one is idle, for so many seconds."""
+
+    version: Version
+    idle: Version
+    seconds: int
+    open_per_second: float | None = None
+
+    @property
+    def groups(self) -> dict[str, Collection[int]]:
+        """Return the processes to account for, by group."""
+        return {**self.version.groups(), IDLE: self.idle.own_pids}
+
+
+def measure_turn(figure: str, turn: Turn) -> Measured:
+    """Measure a figure once; raises `BenchmarkError` when the version does not answer as it should."""
+    return _MEASURES[figure](turn)
+
+
+def _closed(turn: Turn, connections: int, events: int = 1) -> Measured:
+    with turn.version.events(events) as made:
+        load = registrations(turn.version, made, connections, turn.seconds)
+        watched, violations = _watch(turn, made, load)
+    heard, used = watched.heard, watched.used_us
+    values = {
+        PER_SECOND: heard.per_second,
+        P50: heard.p50_ms,
+        P99: heard.p99_ms,
+        **_cpu_us(used, max(heard.answers, 1)),
+    }
+    return _measured(turn, watched, values, violations)
+
+
+def _open(turn: Turn) -> Measured:
+    assert turn.open_per_second is not None, "the closed loop is measured first"
+    with turn.version.events(1) as made:
+        load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, turn.seconds)
+        watched, violations = _watch(turn, made, load, turn.open_per_second)
+    values = {P50: watched.heard.p50_ms, P99: watched.heard.p99_ms}
+    return _measured(turn, watched, values, violations)
+
+
+def _drain(turn: Turn) -> Measured:
+    """Fill the ledger while the event's row is locked, and have the workers decide it all at once."""
+    version = turn.version
+    with version.events(1) as made:
+        with version.rows_locked(made):
+            accepted = _fill(turn, made)
+            if version.pending(made) < accepted:
+                raise BenchmarkError(f"{version.name} decided commands of an event whose row is locked")
+            before = cpu.used_us(version.groups())
+        settled = version.wait_settled(made)
+        after = cpu.used_us(version.groups())
+        violations = version.violations(made, accepted)
+        per_second = version.drained_per_second(made)
+    used = _cpu_us({name: after[name] - before[name] for name in after}, accepted)
+    del used[API_CPU]
+    return Measured(
+        values={PER_SECOND: per_second, **used},
+        violations=[*violations, *([] if settled else ["the backlog was not decided in time"])],
+    )
+
+
+def _fill(turn: Turn, made: Events) -> int:
+    """Have commands accepted until there are enough; return how many."""
+    load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, FILL_SECONDS)
+    load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
+    accepted = 0
+    while accepted < DRAIN_COMMANDS:
+        heard = loading.run(load, turn.version.folder)
+        if not heard.answers or heard.errors:
+            raise BenchmarkError(f"{turn.version.name} accepted {heard.answers}, with {heard.errors} errors")
+        accepted += heard.answers
+    return accepted
+
+
+def _watch(
+    turn: Turn, made: Events, load: Load, per_second: float | None = None
+) -> tuple[Watched, list[str]]:
+    """Warm the version up, put the load on, and check the answers and the tables."""
+    version = turn.version
+    uvloop.run(receipts.probe(load))
+    warmed = loading.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
+    version.wait_settled(made)
+    asked = load if per_second is None else measure.open_loop(load, per_second)
+    watched = measure.watch(asked, turn.groups, version.folder, lambda: version.wait_settled(made))
+    answered = 1 + warmed.answers + watched.heard.answers
+    return watched, [*measure.answers_wrong(watched), *version.violations(made, answered)]
+
+
+def registrations(version: Version, made: Events, connections: int, seconds: int) -> Load:
+    """Return registrations for all these events in turn."""
+    return Load(
+        url=version.url,
+        method="POST",
+        paths=[f"/api/p/{slug}/register" for slug in made.values()],
+        headers=measure.HEADERS,
+        body=measure.BODY,
+        expected=HTTPStatus.CREATED,
+        connections=connections,
+        seconds=seconds,
+    )
+
+
+def _cpu_us(used_us: Mapping[str, float], decisions: int) -> dict[str, float]:
+    names = {API_CPU: cpu.API, WORKER_CPU: cpu.WORKER, POSTGRES_CPU: cpu.POSTGRES}
+    return {name: used_us[group] / decisions for name, group in names.items()}
+
+
+def _measured(turn: Turn, watched: Watched, values: dict[str, float], violations: list[str]) -> Measured:
+    heard = watched.heard
+    return Measured(
+        values=values,
+        errors=heard.errors,
+        unsent=heard.unsent,
+        late_p99_ms=heard.late_p99_ms or 0.0,
+        generator_core_share=heard.cpu_us / (turn.seconds * US_PER_SECOND),
+        idle_core_share=watched.used_us[IDLE] / (turn.seconds * US_PER_SECOND),
+        others_share=watched.others_share,
+        violations=violations,
+    )
+
+
+_MEASURES: Mapping[str, Callable[[Turn], Measured]] = {
+    CLOSED_256: partial(_closed, connections=plan.MAIN_CONNECTIONS),
+    CLOSED_16: partial(_closed, connections=16),
+    CLOSED_1: partial(_closed, connections=1),
+    DRAIN: _drain,
+    OPEN: _open,
+    EVENTS_1000: partial(_closed, connections=plan.MAIN_CONNECTIONS, events=1_000),
+}

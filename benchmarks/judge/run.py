@@ -1,0 +1,184 @@
+"""`admitone bench --against REV`: this version beside another one, in turns, on one machine."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import psycopg
+
+from benchmarks import arena, machine, plan, printing
+from benchmarks.judge import checkouts, figures, judgement, report
+from benchmarks.judge.figures import Turn
+from benchmarks.judge.judgement import OTHER, THIS, Judgement, Turned
+from benchmarks.judge.version import Version
+from benchmarks.printing import Progressed
+from benchmarks.processes import BenchmarkError
+from ops import embedded, own_stack
+from ops.embedded import Postgres, Valkey
+from ops.programs import CHECKOUT
+from ops.unprivileged import EmbeddedError
+from shared.messaging import results
+
+REPORT_FILE = "judgement.json"
+DEFAULT_FIGURES = tuple(name for name in figures.FIGURES if name != figures.EVENTS_1000)
+SECONDS, SECONDS_QUICK = 3, 1
+WORKERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be judged; refuses what makes no sense."""
+
+    against: str
+    figures: tuple[str, ...]
+    turns_each: int
+    turns_min: int
+    seconds: int
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.figures) - set(figures.FIGURES)):
+            raise BenchmarkError(f"{unknown[0]!r} is none of the figures {', '.join(figures.FIGURES)}")
+        if not self.turns_min <= self.turns_each <= plan.ROUNDS_MAX:
+            raise BenchmarkError(f"turns must be {self.turns_min} to {plan.ROUNDS_MAX}")
+        if not 1 <= self.seconds <= plan.SECONDS_MAX:
+            raise BenchmarkError(f"seconds must be 1 to {plan.SECONDS_MAX}")
+
+
+def asked(
+    against: str, *, quick: bool = False, only: str | None, turns: int | None, seconds: int | None
+) -> Asked:
+    """Return what the options ask for. An open loop needs the maximum that the closed one measures."""
+    wanted = set(only.split(",")) if only else set(DEFAULT_FIGURES)
+    if figures.OPEN in wanted:
+        wanted.add(figures.CLOSED_256)
+    known = [name for name in figures.FIGURES if name in wanted]
+    return Asked(
+        against=against,
+        figures=(*known, *sorted(wanted.difference(known))),
+        turns_each=turns or (judgement.TURNS_QUICK if quick else judgement.TURNS_MIN),
+        turns_min=1 if quick else judgement.TURNS_MIN,
+        seconds=seconds or (SECONDS_QUICK if quick else SECONDS),
+    )
+
+
+def command(  # noqa: PLR0913 - one parameter for each option
+    against: str,
+    *,
+    quick: bool = False,
+    only: str | None = None,
+    turns: int | None = None,
+    seconds: int | None = None,
+    as_json: bool = False,
+    output: Path,
+) -> int:
+    """Judge this version against a revision, show and keep the judgement; return the exit code.
+
+    0: everything was measured and every answer was right; 1: something was wrong, and the judgement says
+    what; 2: it could not take place, and standard error says why.
+    """
+    try:
+        wanted = asked(against, quick=quick, only=only, turns=turns, seconds=seconds)
+        total = 2 * wanted.turns_each * len(wanted.figures)
+        with (
+            own_stack.stopped_like_interrupted(),
+            printing.progress(total, quiet=as_json) as progressed,
+        ):
+            found = judge(wanted, progressed)
+    except (BenchmarkError, EmbeddedError) as error:
+        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - told to a person
+        return 2
+    output.mkdir(parents=True, exist_ok=True)
+    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))  # noqa: T201
+    else:
+        report.show(found)
+        print(f"Kept in {output / REPORT_FILE}")  # noqa: T201
+    return 1 if found.violations else 0
+
+
+def judge(wanted: Asked, progressed: Progressed = lambda _what: None) -> Judgement:
+    """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` when that cannot be."""
+    names = {THIS: checkouts.described(), OTHER: checkouts.commit_of(wanted.against)}
+    with running(names[OTHER]) as (versions, described):
+        turns, open_per_second = _measure_all(versions, wanted, progressed)
+    return Judgement(
+        machine=described,
+        this=names[THIS],
+        other=names[OTHER],
+        seconds=wanted.seconds,
+        turns_each=wanted.turns_each,
+        workers=WORKERS,
+        open_loop_per_second=open_per_second,
+        comparisons=judgement.compare(turns),
+        turns=turns,
+        violations=judgement.violations(turns),
+    )
+
+
+def _measure_all(
+    versions: Mapping[str, Version], wanted: Asked, progressed: Progressed
+) -> tuple[list[Turned], float | None]:
+    """Measure each figure in turns, one figure after the other; the first turns of all are not counted."""
+    turns: list[Turned] = []
+    open_per_second = None
+    for version in (THIS, OTHER):
+        figures.measure_turn(figures.CLOSED_256, _turn(versions, version, seconds=1))
+    for figure in wanted.figures:
+        if figure == figures.OPEN:
+            open_per_second = plan.OPEN_LOOP_SHARE * _lower_maximum(turns)
+        for pair, version in judgement.order(wanted.turns_each):
+            turn = _turn(versions, version, wanted.seconds, open_per_second)
+            measured = figures.measure_turn(figure, turn)
+            turns.append(Turned(figure=figure, version=version, pair=pair, measured=measured))
+            progressed(figure)
+    return turns, open_per_second
+
+
+def _turn(
+    versions: Mapping[str, Version], version: str, seconds: int, open_per_second: float | None = None
+) -> Turn:
+    idle = versions[OTHER if version == THIS else THIS]
+    return Turn(version=versions[version], idle=idle, seconds=seconds, open_per_second=open_per_second)
+
+
+def _lower_maximum(turns: list[Turned]) -> float:
+    """Return the decided/s that both versions reach in the closed loop."""
+    return min(
+        median(judgement.values_of(turns, version, figures.CLOSED_256, figures.PER_SECOND))
+        for version in (THIS, OTHER)
+    )
+
+
+@contextmanager
+def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
+    """Run both versions while the block lasts; all that was made for them is removed at the end."""
+    arena.allow_open_files()
+    with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
+        folder = Path(made)
+        checkout = checkouts.export(commit, folder)
+        data = ends.enter_context(arena.data_folder(folder / "data"))
+        postgres = ends.enter_context(arena.running(Postgres(data)))
+        versions = {}
+        for name, files in ((THIS, CHECKOUT), (OTHER, checkout)):
+            own = ends.enter_context(arena.data_folder(folder / name))
+            valkey = ends.enter_context(arena.running(Valkey(own)))
+            versions[name] = Version(name, files, folder, postgres, valkey)
+            versions[name].start(ends, WORKERS)
+        yield versions, _machine(data, folder / THIS)
+
+
+def _machine(data: Path, own: Path) -> dict[str, str]:
+    url = embedded.addresses(data).database_url.replace("+psycopg", "")
+    client = results.connect(embedded.addresses(own).result_url)
+    try:
+        with psycopg.connect(url) as database:
+            return machine.describe(database, client)
+    finally:
+        client.close()

@@ -1,0 +1,249 @@
+"""One version of the service, seen from outside: its programs, its HTTP routes, and three tables.
+
+A version is started with its own launcher, on a database and a Valkey of its own: Redis channels are not
+divided by database numbers, so an idle version would hear the announcements of the other one. PostgreSQL is
+shared. Nothing here knows how a version decides: it is asked over HTTP, and judged by what is in `event`,
+`registration` and `command`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import psycopg
+import uvloop
+from psycopg import sql
+from psycopg.rows import TupleRow
+from sqlalchemy import URL, make_url
+
+from benchmarks import arena, cpu, processes
+from benchmarks.judge import checkouts
+from benchmarks.processes import BenchmarkError, HttpServer, Process
+from ops import crowd, embedded, own_stack
+from ops.embedded import Postgres, Valkey
+
+SPOTS = 500
+"""Of each event; all later registrations wait."""
+SETTLED_SECONDS_MAX = 120.0
+ADMIN_CONNECTIONS = 16
+
+_BUSY = """
+SELECT EXISTS (SELECT FROM command WHERE event_id = ANY(%s) AND settled_at IS NULL)
+    OR EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()
+                 AND backend_type = 'client backend' AND state <> 'idle')
+"""
+# It conflicts with every change of the event's row, and not with foreign keys that refer to it.
+_LOCK = "SELECT FROM event WHERE id = ANY(%s) FOR NO KEY UPDATE"
+_PENDING = "SELECT count(*) FROM command WHERE event_id = ANY(%s) AND settled_at IS NULL"
+_BATCHES = """
+SELECT settled_at, count(*) FROM command WHERE event_id = ANY(%s) AND settled_at IS NOT NULL
+GROUP BY settled_at ORDER BY settled_at
+"""
+_CONFIRMED = """
+coalesce((SELECT sum(spots_count) FROM registration WHERE event_id = event.id AND status = 'CONFIRMED'), 0)
+"""
+_RULES = {
+    "events are oversold": f"""
+        SELECT count(*) FROM event
+        WHERE id = ANY(%(events)s) AND greatest({_CONFIRMED}, spots_reserved) > capacity""",
+    "counters differ from their rows": f"""
+        SELECT count(*) FROM event WHERE id = ANY(%(events)s) AND spots_reserved <> {_CONFIRMED}""",
+    "commands are pending": """
+        SELECT count(*) FROM command WHERE event_id = ANY(%(events)s) AND settled_at IS NULL""",
+    "answered registrations are missing": """
+        SELECT %(answered)s - least(%(answered)s, count(*)) FROM registration
+        WHERE event_id = ANY(%(events)s)""",
+}
+"""What must not be, and a statement that counts how often it is."""
+
+Events = dict[UUID, str]
+"""The events of a turn: id and slug."""
+
+
+class _Made(msgspec.Struct, frozen=True):
+    id: UUID
+
+
+class Version:
+    """A version that runs: its processes, its address, and a connection of the judge's to its database."""
+
+    def __init__(self, name: str, checkout: Path, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
+        self.name = name
+        self.folder = folder
+        self._checkout = checkout
+        self._postgres, self._valkey = postgres, valkey
+        self._key = secrets.token_urlsafe(32)
+        self._database_url = make_url(embedded.addresses(postgres.data).database_url)
+        self._workers: list[Process] = []
+
+    def start(self, ends: ExitStack, workers: int) -> None:
+        """Make the database, start the programs, and return when the API is ready."""
+        self._create_database()
+        self.database = ends.enter_context(self._connect())
+        environment = self._environment()
+        program = str(self._checkout / checkouts.PROGRAM)
+        checkouts.run([program, "migrate"], self._checkout, environment, self.folder / "migrate.log")
+        port = own_stack.free_port()
+        self._api = HttpServer(
+            f"{self.name}-api",
+            [program, "api", "--port", str(port)],
+            environment=environment,
+            folder=self.folder,
+            port=port,
+            ready_path="/readyz",
+            checkout=self._checkout,
+        )
+        self._workers = [
+            Process(
+                f"{self.name}-worker-{number + 1}",
+                [program, "worker"],
+                environment=environment,
+                folder=self.folder,
+                checkout=self._checkout,
+            )
+            for number in range(workers)
+        ]
+        ends.callback(self._stop)
+        for process in (*self._workers, self._api):
+            process.start()
+        self._api.wait_ready()
+
+    @property
+    def url(self) -> str:
+        """The address of the version's API."""
+        return self._api.url
+
+    def groups(self) -> dict[str, list[int]]:
+        """Return the processes that work for this version, by group; PostgreSQL works for all versions."""
+        return {
+            cpu.API: [self._api.pid],
+            cpu.WORKER: [worker.pid for worker in self._workers],
+            cpu.POSTGRES: [self._postgres.pid],
+            cpu.VALKEY: [self._valkey.pid],
+        }
+
+    @property
+    def own_pids(self) -> list[int]:
+        """Return the processes that work for this version alone."""
+        return [self._api.pid, self._valkey.pid, *(worker.pid for worker in self._workers)]
+
+    @contextmanager
+    def events(self, count: int) -> Iterator[Events]:
+        """Make open events for the block; afterwards close them, and do the servers' background work."""
+        slugs = [f"judge-{secrets.token_hex(6)}-{number}" for number in range(count)]
+        asked = [
+            ("POST", "/api/events", {"slug": slug, "title": "A drop", "capacity": SPOTS}) for slug in slugs
+        ]
+        answers = uvloop.run(self._administer(asked))
+        events = {
+            msgspec.json.decode(answer, type=_Made).id: slug
+            for answer, slug in zip(answers, slugs, strict=True)
+        }
+        yield events
+        closing = {"closesAt": "2000-01-01T00:00:00Z"}
+        uvloop.run(self._administer([("PATCH", f"/api/events/{id_}", closing) for id_ in events]))
+        self.wait_settled(events)
+        self.database.execute("VACUUM (ANALYZE)")
+        self.database.execute("CHECKPOINT")
+
+    @contextmanager
+    def rows_locked(self, events: Events) -> Iterator[None]:
+        """Lock the events' rows for the block, so that no worker can decide their commands."""
+        with self._connect() as connection, connection.transaction():
+            connection.execute(_LOCK, [list(events)])
+            yield
+
+    def wait_settled(self, events: Events) -> bool:
+        """Tell whether nothing of these events is pending, at the latest after `SETTLED_SECONDS_MAX`."""
+
+        def is_busy() -> bool:
+            for process in (self._api, *self._workers):
+                process.check()
+            return self.database.execute(_BUSY, [list(events)]).fetchone() != (False,)
+
+        return arena.falls_quiet(is_busy, SETTLED_SECONDS_MAX)
+
+    def pending(self, events: Events) -> int:
+        """Count the commands of these events that are not decided."""
+        (count,) = self._row(_PENDING, [list(events)])
+        return int(count)
+
+    def drained_per_second(self, events: Events) -> float:
+        """Return the rate at which the commands of these events were settled.
+
+        It counts from the first batch's transaction to the last one's. How long the worker took to begin is
+        not counted, so the first batch is not either.
+        """
+        batches = self.database.execute(_BATCHES, [list(events)]).fetchall()
+        seconds = (batches[-1][0] - batches[0][0]).total_seconds() if batches else 0.0
+        return float(sum(count for _, count in batches[1:]) / seconds) if seconds else 0.0
+
+    def violations(self, events: Events, answered: int) -> list[str]:
+        """Return a sentence for each broken rule, after `answered` registrations were answered."""
+        bound = {"events": list(events), "answered": answered}
+        found = {rule: self._row(statement, bound)[0] for rule, statement in _RULES.items()}
+        return [f"{rule} ({count})" for rule, count in found.items() if count]
+
+    def _row(self, statement: str, bound: Sequence[object] | dict[str, object]) -> TupleRow:
+        row = self.database.execute(statement.encode(), bound).fetchone()
+        assert row is not None, "an aggregate yields a row"
+        return row
+
+    async def _administer(self, asked: Sequence[tuple[str, str, object]]) -> list[bytes]:
+        """Send admin requests over a few connections; return the bodies of the answers in order."""
+        shares = [range(first, len(asked), ADMIN_CONNECTIONS) for first in range(ADMIN_CONNECTIONS)]
+        bodies: dict[int, bytes] = {}
+
+        async def send(share: range) -> None:
+            async with crowd.Connection(self.url) as connection:
+                for number in share:
+                    bodies[number] = await self._send(connection, *asked[number])
+
+        await asyncio.gather(*map(send, shares))
+        return [bodies[number] for number in range(len(asked))]
+
+    async def _send(self, connection: crowd.Connection, method: str, path: str, body: object) -> bytes:
+        headers = {"content-type": "application/json", "authorization": f"Bearer {self._key}"}
+        try:
+            answer = await connection.request(method, path, headers, msgspec.json.encode(body))
+        except crowd.ConnectionLost as lost:
+            raise BenchmarkError(f"{self.name}: {method} {path} was not answered: {lost}") from lost
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            said = answer.body[:500].decode(errors="replace")
+            raise BenchmarkError(f"{self.name}: {method} {path} answered HTTP {answer.status}: {said}")
+        return answer.body
+
+    def _create_database(self) -> None:
+        with psycopg.connect(_plain(self._database_url), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
+        self._database_url = self._database_url.set(database=self.name)
+
+    def _connect(self) -> psycopg.Connection[TupleRow]:
+        return psycopg.connect(_plain(self._database_url), autocommit=True)
+
+    def _environment(self) -> dict[str, str]:
+        valkey = embedded.addresses(self._valkey.data)
+        return processes.environment(
+            ADMITONE_DATABASE_URL=self._database_url.render_as_string(hide_password=False),
+            ADMITONE_BROKER_URL=valkey.broker_url,
+            ADMITONE_RESULT_URL=valkey.result_url,
+            ADMITONE_ADMIN_KEY=self._key,
+        )
+
+    def _stop(self) -> None:
+        """Ask all at once, then wait for each."""
+        for process in (self._api, *self._workers):
+            process.ask_to_stop()
+        for process in (self._api, *self._workers):
+            process.stop()
+
+
+def _plain(url: URL) -> str:
+    """Return the URL as the driver itself reads it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
