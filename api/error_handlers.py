@@ -33,7 +33,7 @@ def install(app: FastAPI) -> None:
 def problem(request: Request, error: Exception) -> Response:
     """Return the answer that tells the client about the error."""
     translate = next(_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS)
-    return responses.problem(translate(request, error), request.state.request_id)
+    return responses.problem(translate(request, error), request.scope["request_id"])
 
 
 def _ours(_: Request, error: Exception) -> ProblemError:

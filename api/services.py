@@ -11,6 +11,7 @@ from celery import Celery
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.commands import wake_senders
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
@@ -19,7 +20,8 @@ from api.commands.owner_cache import OwnerCache
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
-from api.commands.waker import CelerySender, Waker
+from api.commands.wake_senders import WakeSender
+from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
@@ -43,7 +45,7 @@ class Services:
     celery: Celery
     intake: Intake
     waker: Waker
-    sender: CelerySender
+    sender: WakeSender
     waiter: OutcomeWaiter
     poller: ResultPoller
     fallback: LedgerFallback
@@ -84,7 +86,7 @@ class Services:
         """Finish what was begun, then let go of all connections."""
         await self.intake.close()
         await self.waker.close()
-        self.sender.close()
+        await self.sender.close()
         await self.poller.close()
         await self.fallback.close()
         await self.redis.aclose()
@@ -99,7 +101,7 @@ def open_services(settings: Settings) -> Services:
     reader = Reader(engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
-    sender = CelerySender(celery)
+    sender = wake_senders.connect(celery, settings)
     waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcome_seen)

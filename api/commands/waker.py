@@ -10,15 +10,12 @@ its next tick.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import UUID
 
 import structlog
-from celery import Celery
 
 from api.tasks import SingleTask
-from shared.messaging import queues
 
 log = structlog.get_logger(__name__)
 
@@ -71,20 +68,3 @@ class Waker:
                     await self._outcome.wait()
             if self._due:
                 await asyncio.sleep(_GRACE_SECONDS)
-
-
-class CelerySender:
-    """Sends wake messages through Celery, which blocks: in a thread of its own."""
-
-    def __init__(self, celery: Celery) -> None:
-        self._celery = celery
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
-
-    async def send(self, event_ids: Sequence[UUID]) -> None:
-        """Send one message for these events of one owner; raises when the broker is gone."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, queues.wake, self._celery, event_ids)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()

@@ -6,19 +6,19 @@ handlers themselves, so a middleware that is added to the FastAPI application do
 every answer needs belongs here.
 """
 
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from api.services import Services
-from shared.domain import ids
 
-REQUEST_ID = "x-request-id"
+_REQUEST_ID = b"x-request-id"
 
 
 class Front:
@@ -36,17 +36,16 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        request_id = request.headers.get(REQUEST_ID) or str(ids.new_id())
-        scope["app"], request.state.request_id = self.app, request_id
-        id_header = (REQUEST_ID.encode(), request_id.encode("latin-1"))
+        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
+        request_id = given or b"%032x" % random.getrandbits(128)
+        scope["app"], scope["request_id"] = self.app, request_id.decode("latin-1")
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*message["headers"], (_REQUEST_ID, request_id)]
             await send(message)
 
         try:
@@ -54,15 +53,19 @@ class Front:
         except Exception as error:
             if started:
                 raise
-            await self._problem(request, error)(scope, receive, send_with_id)
+            await self._problem(Request(scope, receive), error)(scope, receive, send_with_id)
 
 
-def direct(method: str, path: str, endpoint: Callable[..., Awaitable[Response]]) -> Route:
-    """Return a route to a FastAPI endpoint without FastAPI: it gets path parameters, request and services."""
+class Direct:
+    """A FastAPI endpoint as an ASGI application of its own: it gets path parameters, request and services."""
 
-    async def answer(request: Request) -> Response:
+    def __init__(self, endpoint: Callable[..., Awaitable[Response]]) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        request = Request(scope, receive)
         services: Services = request.app.state.services
         arguments: dict[str, Any] = request.path_params
-        return await endpoint(**arguments, services=services, request=request)
-
-    return Route(path, answer, methods=[method])
+        response = await self._endpoint(**arguments, services=services, request=request)
+        await response(scope, receive, send)

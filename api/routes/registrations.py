@@ -8,10 +8,11 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from api.commands import submit
 from api.edge import problems, request_bodies, responses
-from api.edge.front import direct
+from api.edge.front import Direct
 from api.edge.problems import ProblemType
 from api.edge.schemas import Availability, Receipt, ReceiptStatus
 from api.openapi import public_routes
@@ -94,8 +95,8 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
 
 
 DIRECT_ROUTES = [
-    direct("POST", "/api/p/{slug}/register", register),
-    direct("GET", "/api/p/{slug}/receipts/{receipt_id}", read_receipt),
+    Route("/api/p/{slug}/register", Direct(register), methods=["POST"]),
+    Route("/api/p/{slug}/receipts/{receipt_id}", Direct(read_receipt), methods=["GET"]),
 ]
 """The routes that a crowd takes, without FastAPI; see `api/edge/front.py`."""
 

@@ -14,7 +14,9 @@ from uuid import UUID
 
 from celery import Celery
 from kombu import Exchange, Queue
+from msgspec import json
 
+from shared.domain import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
@@ -23,6 +25,9 @@ _IDLE_QUEUE = "admitone"
 # message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
 _SOCKET_SECONDS_MAX = 5
+_PERSISTENT = 2
+_ARGUMENTS_SHOWN = "(events,)"
+"""For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -68,13 +73,47 @@ def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=([str(event_id) for event_id in event_ids],),
-        argsrepr=f"({len(event_ids)} events)",  # Celery's own repr costs as much as sending
+        args=_arguments(event_ids),
+        argsrepr=_ARGUMENTS_SHOWN,
         queue=event_queue(event_ids[0]),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
     )
+
+
+def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
+    """Return the Redis list and the text that `wake` adds to it through Celery and kombu.
+
+    The envelope is kombu's own (`kombu.transport.virtual`); a test holds it to a message that Celery sent.
+    """
+    queue = f"event.{event_ids[0]}"
+    task = app.amqp.as_task_v2(
+        str(ids.new_id()),
+        APPLY_COMMANDS,
+        args=_arguments(event_ids),
+        argsrepr=_ARGUMENTS_SHOWN,
+        ignore_result=True,
+    )
+    message = {
+        "body": json.encode(task.body),  # bytes become base64
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": task.headers,
+        "properties": {
+            **task.properties,
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "delivery_mode": _PERSISTENT,
+            "delivery_tag": str(ids.new_id()),
+            "priority": 0,
+        },
+    }
+    return queue, json.encode(message)
+
+
+def _arguments(event_ids: Sequence[UUID]) -> tuple[list[str]]:
+    return ([str(event_id) for event_id in event_ids],)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
