@@ -38,9 +38,10 @@ def create_app(settings: Settings) -> Front:
             await services.close()
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    for router in (registrations.router, events.router, changes.router, insight.router, health.router):
+    routers = (registrations.router, events.router, changes.router, insight.router, health.router)
+    for router in routers:
         app.include_router(router)
-    public_routes.install(app)
+    public_routes.install(app, routers)
     error_handlers.install(app)
     return Front(app, registrations.DIRECT_ROUTES, error_handlers.problem)
 

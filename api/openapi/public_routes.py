@@ -1,10 +1,12 @@
 """The OpenAPI descriptions of the public routes; all schemas come from the bodies' own types."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
@@ -62,21 +64,28 @@ REGISTER = builders.route(
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 
+_ETAG = {"ETag": {"description": "Changes with the receipt.", "schema": {"type": "string"}}}
+
 RECEIPT = builders.route(
     {
         200: builders.answer(
             "What has become of it, as of now.",
             schemas.Receipt,
+            {**builders.RETRY_AFTER, **_ETAG},
             confirmed=examples.CONFIRMED,
             waitlisted=examples.WAITLIST,
             pending=examples.PENDING,
             refused=examples.REFUSED,
         ),
+        304: {"description": "The client has this receipt as it is.", "headers": _ETAG},
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.EVENT_NOT_FOUND,
     *builders.READ_PROBLEMS,
-    parameters=[builders.WAIT],
+    parameters=[
+        builders.WAIT,
+        builders.header("If-None-Match", "The `ETag` of an earlier answer.", '"b2ecc7275ec16ac9"'),
+    ],
 )
 
 CANCEL = builders.route(
@@ -126,8 +135,8 @@ READINESS = builders.route(
 )
 
 
-def install(app: FastAPI) -> None:
-    """Make the application's OpenAPI document include the schemas of all bodies."""
+def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
+    """Make the application's OpenAPI document include the schemas of all bodies, and whole examples."""
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
@@ -140,10 +149,20 @@ def install(app: FastAPI) -> None:
             )
             components = document.setdefault("components", {}).setdefault("schemas", {})
             components.update(_components())
+            _restore_examples(document, routers)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) -> None:
+    """Put the answers in as the routes give them: FastAPI leaves every null out of an example."""
+    for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+        for method in route.methods or ():
+            described = document["paths"][route.path_format][method.lower()]["responses"]
+            for status, answer in route.responses.items():
+                described[str(status)].update(answer)
 
 
 def _components() -> dict[str, Any]:

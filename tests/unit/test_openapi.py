@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from fastapi.routing import APIRoute
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
@@ -92,7 +93,7 @@ class Code:
         )
 
 
-API, WORKER = Code("api"), Code("worker")
+API, DOMAIN = Code("api"), Code("shared/domain")
 
 
 def members(kind: type[Enum], names: set[str]) -> set[str]:
@@ -117,9 +118,9 @@ def refusals_of(command: str) -> set[str]:
     """Return the codes by which the roster may refuse this command."""
     return {
         code
-        for case in ast.walk(WORKER.defined["roster", "Roster.decide"])
+        for case in ast.walk(DOMAIN.defined["roster", "Roster.decide"])
         if isinstance(case, ast.match_case) and ast.unparse(case.pattern).startswith(f"{command}()")
-        for code in members(RefusalCode, WORKER.names("roster", *case.body))
+        for code in members(RefusalCode, DOMAIN.names("roster", *case.body))
     }
 
 
@@ -165,13 +166,28 @@ def test_every_reference_resolves(document: Json) -> None:
     assert set(references(document)) == named
 
 
+def examples(value: object) -> Iterator[tuple[Json, object]]:
+    """Yield every example below a value, with its schema."""
+    if isinstance(value, dict):
+        yield from ((value["schema"], one["value"]) for one in value.get("examples", {}).values())
+        for below in value.values():
+            yield from examples(below)
+
+
+def test_every_example_is_of_its_schema(document: Json) -> None:
+    shown = list(examples(document["paths"]))
+    assert len(shown) > len(ROUTES)
+    for schema, example in shown:
+        OAS31Validator({**schema, "components": document["components"]}).validate(example)
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_problem_of_a_route_is_documented(document: Json, route: APIRoute) -> None:
     method = min(route.methods or set())
     documented = {
         code
         for answer in document["paths"][route.path][method.lower()]["responses"].values()
-        for code in answer["content"].get("application/problem+json", {}).get("examples", {})
+        for code in answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
     }
     assert documented == problems_of(route)
 
