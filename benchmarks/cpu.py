@@ -5,11 +5,13 @@ The kernel counts in ticks, usually 10 ms: over seconds of load that is exact en
 
 import os
 import resource
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-US_PER_TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
+US_PER_SECOND = 1_000_000
+US_PER_TICK = US_PER_SECOND / os.sysconf("SC_CLK_TCK")
 API, WORKER, POSTGRES, VALKEY, GENERATOR = GROUPS = ("api", "worker", "postgres", "valkey", "generator")
 
 # Places in /proc/<pid>/stat, counted from behind the command's name, which may hold anything.
@@ -22,6 +24,24 @@ class Seen:
 
     parent: int
     ticks: int
+
+
+class Meter:
+    """What is used of the processors from now on, by group and by other programs."""
+
+    def __init__(self, groups: Mapping[str, Collection[int]]) -> None:
+        self._groups = groups
+        self._before, self._busy, self._begin = used_us(groups), machine_us(), time.perf_counter()
+
+    def read(self, generator_us: float = 0.0) -> tuple[dict[str, float], float]:
+        """Return the microseconds that each group has used, and the part of the machine that others used.
+
+        The generator's processes have ended and been waited for: they are in no group, nor among the others.
+        """
+        after, seconds = used_us(self._groups), time.perf_counter() - self._begin
+        used = {name: after[name] - self._before[name] for name in after}
+        others_us = machine_us() - self._busy - sum(used.values()) - generator_us
+        return used, max(others_us, 0) / (seconds * len(os.sched_getaffinity(0)) * US_PER_SECOND)
 
 
 def used_us(groups: Mapping[str, Collection[int]]) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """Measures one contestant once: fresh tables, a warm-up, the load, then whether the answers were right."""
 
-import os
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,7 +17,6 @@ from benchmarks.plan import Point, Trial
 BODY = '{"name":"User A","spotsCount":1}'
 HEADERS = {"content-type": "application/json"}
 RESPOND_ASYNC = {**HEADERS, "prefer": "respond-async"}
-US_PER_SECOND = 1_000_000
 DECISION_WAIT_MS = 5_000
 """How long the service lets a registration wait for its decision before it answers 202 instead of 201."""
 
@@ -98,15 +95,16 @@ def watch(
     asked: Load, groups: Mapping[str, Collection[int]], folder: Path, wait_settled: Callable[[], bool]
 ) -> Watched:
     """Put the load on, and account for it until everything that it asked for is decided."""
-    cores = len(os.sched_getaffinity(0))
-    before, busy, begin = cpu.used_us(groups), cpu.machine_us(), time.perf_counter()
+    meter = cpu.Meter(groups)
     heard = loading.run(asked, folder)
     settled = wait_settled()  # who accepts quickly pays for deciding all the same
-    after, seconds = cpu.used_us(groups), time.perf_counter() - begin
-    used = {**{name: after[name] - before[name] for name in before}, cpu.GENERATOR: heard.cpu_us}
-    others_us = cpu.machine_us() - busy - sum(used.values())
-    share = max(others_us, 0) / (seconds * cores * US_PER_SECOND)
-    return Watched(heard=heard, used_us=used, others_share=share, settled=settled)
+    used, others_share = meter.read(heard.cpu_us)
+    return Watched(
+        heard=heard,
+        used_us={**used, cpu.GENERATOR: heard.cpu_us},
+        others_share=others_share,
+        settled=settled,
+    )
 
 
 def _measurement(trial: Trial, watched: Watched, found: Found) -> Measurement:

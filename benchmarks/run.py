@@ -89,7 +89,7 @@ def _open_loop(arena: Arena, asked: Plan, results: Results) -> OpenLoop:
     used_us = measured.cpu_us[cpu.GENERATOR] * measured.answers
     return OpenLoop(
         asked_per_second=rate,
-        generator_core_share=used_us / (asked.seconds * measure.US_PER_SECOND),
+        generator_core_share=used_us / (asked.seconds * cpu.US_PER_SECOND),
         measured=measured,
     )
 

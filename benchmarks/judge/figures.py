@@ -1,5 +1,6 @@
 """The figures by which a version is judged, and how one turn measures each of them."""
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import uvloop
 from benchmarks import cpu, loading, measure, plan, receipts
 from benchmarks.judge.version import Events, Version
 from benchmarks.load import Load
-from benchmarks.measure import US_PER_SECOND, Watched
+from benchmarks.measure import Watched
 from benchmarks.processes import BenchmarkError
 
 CLOSED_256, CLOSED_16, CLOSED_1, DRAIN, OPEN, EVENTS_1000 = FIGURES = (
@@ -98,15 +99,17 @@ def _drain(turn: Turn) -> Measured:
             accepted = _fill(turn, made)
             if version.pending(made) < accepted:
                 raise BenchmarkError(f"{version.name} decided commands of an event whose row is locked")
-            before = cpu.used_us(version.groups())
+            meter, begin = cpu.Meter(turn.groups), time.perf_counter()
         settled = version.wait_settled(made)
-        after = cpu.used_us(version.groups())
+        seconds, (used, others_share) = time.perf_counter() - begin, meter.read()
         violations = version.violations(made, accepted)
         per_second = version.drained_per_second(made)
-    used = _cpu_us({name: after[name] - before[name] for name in after}, accepted)
-    del used[API_CPU]
+    costs = _cpu_us(used, accepted)
+    del costs[API_CPU]
     return Measured(
-        values={PER_SECOND: per_second, **used},
+        values={PER_SECOND: per_second, **costs},
+        idle_core_share=used[IDLE] / (seconds * cpu.US_PER_SECOND),
+        others_share=others_share,
         violations=[*violations, *([] if settled else ["the backlog was not decided in time"])],
     )
 
@@ -164,8 +167,8 @@ def _measured(turn: Turn, watched: Watched, values: dict[str, float], violations
         errors=heard.errors,
         unsent=heard.unsent,
         late_p99_ms=heard.late_p99_ms or 0.0,
-        generator_core_share=heard.cpu_us / (turn.seconds * US_PER_SECOND),
-        idle_core_share=watched.used_us[IDLE] / (turn.seconds * US_PER_SECOND),
+        generator_core_share=heard.cpu_us / (turn.seconds * cpu.US_PER_SECOND),
+        idle_core_share=watched.used_us[IDLE] / (turn.seconds * cpu.US_PER_SECOND),
         others_share=watched.others_share,
         violations=violations,
     )

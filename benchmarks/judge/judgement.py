@@ -32,7 +32,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One value of a figure: the medians of both versions, and the ratios of this one's to the other's.
 
     `ratio` is the median of the pairs' ratios and `quartiles` are their first and third. They are null where
-    there are too few pairs in which the other version's value is not zero.
+    there are too few pairs in which the other version's value is not zero. `pairs_won` counts the pairs in
+    which this version was the better one.
     """
 
     figure: str
@@ -40,6 +41,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     higher_is_better: bool
     this: float
     other: float
+    pairs_won: int
+    pairs: int
     ratio: float | None
     quartiles: tuple[float, float] | None
 
@@ -90,12 +93,15 @@ def violations(turns: Sequence[Turned]) -> list[str]:
 def _comparison(turns: Sequence[Turned], figure: str, value: str) -> Comparison:
     this, other = (values_of(turns, version, figure, value) for version in (THIS, OTHER))
     ratios = [one / another for one, another in zip(this, other, strict=True) if another]
+    higher_is_better = value in _HIGHER_IS_BETTER
     return Comparison(
         figure=figure,
         value=value,
-        higher_is_better=value in _HIGHER_IS_BETTER,
+        higher_is_better=higher_is_better,
         this=median(this),
         other=median(other),
+        pairs_won=sum(ratio > 1 if higher_is_better else ratio < 1 for ratio in ratios),
+        pairs=len(ratios),
         ratio=median(ratios) if ratios else None,
         quartiles=_quartiles(ratios) if len(ratios) > 1 else None,
     )

@@ -29,9 +29,8 @@ def show(found: Judgement) -> None:
 
 def _table(found: Judgement) -> Table:
     table = Table("figure", "value", box=SIMPLE_HEAD, pad_edge=False)
-    for column in (THIS, OTHER, "ratio", "quartiles"):
+    for column in (THIS, OTHER, "ratio", "quartiles", "pairs won"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("better")
     last = ""
     for one in found.comparisons:
         figure = "" if one.figure == last else one.figure
@@ -43,14 +42,7 @@ def _table(found: Judgement) -> Table:
 def _ratio(one: Comparison) -> tuple[str, str, str]:
     ratio = "-" if one.ratio is None else f"{one.ratio:.3f}"
     quartiles = "-" if one.quartiles is None else "{:.3f} to {:.3f}".format(*one.quartiles)
-    return ratio, quartiles, better(one)
-
-
-def better(one: Comparison) -> str:
-    """Return the version that is better, if both quartiles of the ratio say so."""
-    if one.quartiles is None or one.quartiles[0] <= 1 <= one.quartiles[1]:
-        return ""
-    return THIS if (one.quartiles[0] > 1) == one.higher_is_better else OTHER
+    return ratio, quartiles, f"{one.pairs_won} of {one.pairs}"
 
 
 def _open_loop(found: Judgement) -> list[str]:

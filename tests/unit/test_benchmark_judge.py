@@ -64,6 +64,8 @@ def test_ratios_are_taken_within_pairs() -> None:
         higher_is_better=True,
         this=40,
         other=10,
+        pairs_won=3,
+        pairs=5,
         ratio=2,
         quartiles=(1, 3),
     )
@@ -75,17 +77,9 @@ def test_a_pair_without_a_value_is_skipped() -> None:
     assert (found.ratio, found.quartiles) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("rates", "better"),
-    [
-        ([(3, 1), (2, 1), (4, 1)], [THIS, THIS]),
-        ([(1, 3), (1, 2), (1, 4)], [OTHER, OTHER]),
-        ([(1, 3), (2, 2), (4, 1)], ["", ""]),
-        ([(3, 1)], ["", ""]),
-    ],
-)
-def test_both_quartiles_must_agree(rates: Rates, better: list[str]) -> None:
-    assert [report.better(one) for one in judgement.compare(turns_of(rates))] == better
+def test_a_lower_time_wins_the_pair() -> None:
+    found = judgement.compare(turns_of([(3, 1), (1, 2), (4, 1), (2, 2)]))
+    assert [(one.value, one.pairs_won, one.pairs) for one in found] == [(PER_SECOND, 2, 4), (P99, 2, 4)]
 
 
 def test_an_open_loop_measures_the_maximum_first() -> None:
@@ -127,7 +121,7 @@ def test_a_judgement_shows_everything(capsys: pytest.CaptureFixture[str]) -> Non
     for part in (
         "aaaaaaa-dirty",
         "bbbbbbb",
-        "open decided/s 30.0 10.0 3.000 2.500 to 3.500 this",
+        "open decided/s 30.0 10.0 3.000 2.500 to 3.500 3 of 3",
         "700/s asked of both",
         "9 to this version, 9 to the other",
         "25% of a core",
