@@ -24,8 +24,9 @@ from sqlalchemy.pool import NullPool
 from benchmarks import cpu, processes
 from benchmarks.contestants import store
 from benchmarks.processes import BenchmarkError, HttpServer, Process
-from ops import embedded, schema
+from ops import embedded
 from ops.embedded import Postgres, Servers, Valkey
+from ops.maintenance import schema
 from shared.messaging import results
 from shared.postgres import locks
 

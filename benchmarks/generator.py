@@ -24,8 +24,8 @@ import uvloop
 
 from benchmarks import cpu
 from benchmarks.load import Heard, Load
-from ops import crowd
-from ops.programs import CHECKOUT
+from ops.rehearsal import http_client
+from ops.stack.programs import CHECKOUT
 
 ANSWER_SECONDS_MAX = 15.0
 """A request that has no answer by then is an error."""
@@ -64,12 +64,12 @@ class _Tally:
         """Return the number of requests that have an answer or an error."""
         return len(self.times_ms) + self.errors
 
-    async def ask(self, connection: crowd.Connection, since: float) -> None:
+    async def ask(self, connection: http_client.Connection, since: float) -> None:
         """Send one request; its time counts from `since`."""
         load = self.load
         try:
             answer = await connection.request(load.method, next(self.paths), load.headers, self.body)
-        except crowd.ConnectionLost:
+        except http_client.ConnectionLost:
             self.errors += 1
             await asyncio.sleep(LOST_PAUSE_SECONDS)
             return
@@ -92,8 +92,8 @@ async def generate(load: Load) -> Heard:
     return msgspec.structs.replace(heard, unsent=arrivals - tally.sent, late_p99_ms=late_ms)
 
 
-def _connection(load: Load) -> crowd.Connection:
-    return crowd.Connection(load.url, request_seconds_max=ANSWER_SECONDS_MAX)
+def _connection(load: Load) -> http_client.Connection:
+    return http_client.Connection(load.url, request_seconds_max=ANSWER_SECONDS_MAX)
 
 
 async def _again_and_again(tally: _Tally, begin: float) -> None:
@@ -130,7 +130,7 @@ class _OpenLoop:
                     self._waiting.append(due)
         return percentile(sorted(late_ms), 99)
 
-    async def _send(self, connection: crowd.Connection, due: float) -> None:
+    async def _send(self, connection: http_client.Connection, due: float) -> None:
         """Send an arrival, and then those that have found no connection, the oldest first."""
         await self._tally.ask(connection, due)
         while self._waiting and perf_counter() < self._end:

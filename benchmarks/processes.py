@@ -14,8 +14,9 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.contestants import serving
-from ops import crowd, supervision
-from ops.programs import CHECKOUT
+from ops import child_processes
+from ops.rehearsal import http_client
+from ops.stack.programs import CHECKOUT
 
 READY_SECONDS_MAX = 60.0
 READY_POLL_SECONDS = 0.05
@@ -56,8 +57,8 @@ class Process:
 
     def start(self) -> None:
         """Start the program; does not wait until it is ready."""
-        self._process = supervision.spawn(
-            [*supervision.dies_with_parent(signal.SIGTERM), *self._argv],
+        self._process = child_processes.spawn(
+            [*child_processes.dies_with_parent(signal.SIGTERM), *self._argv],
             log=self.log,
             env=self._environment,
             cwd=self._checkout,
@@ -72,13 +73,13 @@ class Process:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop the program, if it was started; what does not go is killed."""
         if self._process is not None:
-            supervision.stop(self._process, number, STOP_SECONDS_MAX)
+            child_processes.stop(self._process, number, STOP_SECONDS_MAX)
             self._process = None
 
     def check(self) -> None:
         """Raise `BenchmarkError` with the program's last words if it has ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
-            raise BenchmarkError(f"{self.name} ended (exit status {status}){supervision.tail(self.log)}")
+            raise BenchmarkError(f"{self.name} ended (exit status {status}){child_processes.tail(self.log)}")
 
 
 class HttpServer(Process):
@@ -108,14 +109,14 @@ class HttpServer(Process):
 
     async def _until_ready(self) -> None:
         until = time.monotonic() + READY_SECONDS_MAX
-        async with crowd.Connection(self.url) as connection:
+        async with http_client.Connection(self.url) as connection:
             while time.monotonic() < until:
                 self.check()
-                with suppress(crowd.ConnectionLost):
+                with suppress(http_client.ConnectionLost):
                     if (await connection.request("GET", self._ready_path)).status < serving.SERVER_ERROR_MIN:
                         return
                 await asyncio.sleep(READY_POLL_SECONDS)
-        raise BenchmarkError(f"{self.name} is not ready{supervision.tail(self.log)}")
+        raise BenchmarkError(f"{self.name} is not ready{child_processes.tail(self.log)}")
 
 
 def module(*argv: str) -> list[str]:

@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks.load import Load
 from benchmarks.processes import BenchmarkError
-from ops import crowd
+from ops.rehearsal import http_client
 
 RECEIPTS = 256
 """How many different receipts are polled in turn."""
@@ -19,7 +19,7 @@ class _Receipt(msgspec.Struct, frozen=True, rename="camel"):
 
 async def probe(load: Load) -> None:
     """Send one request of the load; raises `BenchmarkError` when its answer is not the expected one."""
-    async with crowd.Connection(load.url) as connection:
+    async with http_client.Connection(load.url) as connection:
         answer = await _ask(connection, load, load.paths[0])
     if answer.status != load.expected:
         said = answer.body[:500].decode(errors="replace")
@@ -37,7 +37,7 @@ async def polls(load: Load) -> Load:
 
 async def _receipts(load: Load, paths: list[str]) -> list[str]:
     receipts = []
-    async with crowd.Connection(load.url) as connection:
+    async with http_client.Connection(load.url) as connection:
         for path in paths:
             answer = await _ask(connection, load, path)
             receipt = msgspec.json.decode(answer.body, type=_Receipt)
@@ -45,8 +45,8 @@ async def _receipts(load: Load, paths: list[str]) -> list[str]:
     return receipts
 
 
-async def _ask(connection: crowd.Connection, load: Load, path: str) -> crowd.Answer:
+async def _ask(connection: http_client.Connection, load: Load, path: str) -> http_client.Answer:
     try:
         return await connection.request(load.method, path, load.headers, load.body.encode())
-    except crowd.ConnectionLost as lost:
+    except http_client.ConnectionLost as lost:
         raise BenchmarkError(f"{load.url}{path} did not answer: {lost}") from lost

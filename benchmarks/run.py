@@ -18,8 +18,8 @@ from benchmarks.plan import Options, Plan, Trial
 from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import OpenLoop, Report, Results
-from ops import own_stack
-from ops.unprivileged import EmbeddedError
+from ops.embedded.unprivileged import EmbeddedError
+from ops.rehearsal import temporary_stack
 
 OUTPUT = Path(".admitone-bench")
 REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
@@ -34,7 +34,7 @@ def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[O
     try:
         asked = plan.plan(**options)
         with (
-            own_stack.stopped_like_interrupted(),
+            temporary_stack.stopped_like_interrupted(),
             printing.progress(steps(asked), quiet=as_json) as progressed,
         ):
             found = run(asked, progressed)

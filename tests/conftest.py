@@ -10,7 +10,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Connection, make_url
 
-from ops import embedded, schema
+from ops import embedded
+from ops.maintenance import schema
 from ops.embedded import Servers
 from shared.settings import Settings
 from tests.databases import as_worker

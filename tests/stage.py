@@ -19,7 +19,8 @@ import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
-from ops import embedded, schema
+from ops import embedded
+from ops.maintenance import schema
 from ops.embedded import Servers
 
 CHECKOUT = Path(__file__).resolve().parent.parent

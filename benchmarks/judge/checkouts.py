@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.processes import BenchmarkError
-from ops import supervision
-from ops.programs import CHECKOUT
+from ops import child_processes
+from ops.stack.programs import CHECKOUT
 
 RUN_SECONDS_MAX = 600.0
 """Installing packages takes seconds, or minutes where none is cached."""
@@ -43,17 +43,17 @@ def export(commit: str, folder: Path) -> Path:
 
 def run(argv: Sequence[str], checkout: Path, environment: Mapping[str, str], log: Path) -> None:
     """Run a program to its end; raises `BenchmarkError` with its last words when it fails."""
-    process = supervision.spawn(argv, log=log, env=environment, cwd=checkout)
+    process = child_processes.spawn(argv, log=log, env=environment, cwd=checkout)
     try:
         status = process.wait(RUN_SECONDS_MAX)
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{' '.join(argv)} does not end{supervision.tail(log)}") from None
+        raise BenchmarkError(f"{' '.join(argv)} does not end{child_processes.tail(log)}") from None
     finally:
         if process.poll() is None:  # its children belong to its session
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if status != 0:
-        raise BenchmarkError(f"{' '.join(argv)} failed (exit status {status}){supervision.tail(log)}")
+        raise BenchmarkError(f"{' '.join(argv)} failed (exit status {status}){child_processes.tail(log)}")
 
 
 def _git(*argv: str) -> str:

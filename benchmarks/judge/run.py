@@ -19,10 +19,11 @@ from benchmarks.judge.judgement import OTHER, THIS, Judgement, Turned
 from benchmarks.judge.version import Version
 from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
-from ops import embedded, own_stack
+from ops import embedded
 from ops.embedded import Postgres, Valkey
-from ops.programs import CHECKOUT
-from ops.unprivileged import EmbeddedError
+from ops.embedded.unprivileged import EmbeddedError
+from ops.rehearsal import temporary_stack
+from ops.stack.programs import CHECKOUT
 from shared.messaging import results
 
 REPORT_FILE = "judgement.json"
@@ -86,7 +87,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         wanted = asked(against, quick=quick, only=only, turns=turns, seconds=seconds)
         total = 2 * wanted.turns_each * len(wanted.figures)
         with (
-            own_stack.stopped_like_interrupted(),
+            temporary_stack.stopped_like_interrupted(),
             printing.progress(total, quiet=as_json) as progressed,
         ):
             found = judge(wanted, progressed)

@@ -24,8 +24,9 @@ from sqlalchemy import URL, make_url
 from benchmarks import arena, cpu, processes
 from benchmarks.judge import checkouts
 from benchmarks.processes import BenchmarkError, HttpServer, Process
-from ops import crowd, embedded, own_stack
+from ops import embedded
 from ops.embedded import Postgres, Valkey
+from ops.rehearsal import http_client, temporary_stack
 
 SPOTS = 500
 """Of each event; all later registrations wait."""
@@ -89,7 +90,7 @@ class Version:
         environment = self._environment()
         program = str(self._checkout / checkouts.PROGRAM)
         checkouts.run([program, "migrate"], self._checkout, environment, self.folder / "migrate.log")
-        port = own_stack.free_port()
+        port = temporary_stack.free_port()
         self._api = HttpServer(
             f"{self.name}-api",
             [program, "api", "--port", str(port)],
@@ -201,18 +202,18 @@ class Version:
         bodies: dict[int, bytes] = {}
 
         async def send(share: range) -> None:
-            async with crowd.Connection(self.url) as connection:
+            async with http_client.Connection(self.url) as connection:
                 for number in share:
                     bodies[number] = await self._send(connection, *asked[number])
 
         await asyncio.gather(*map(send, shares))
         return [bodies[number] for number in range(len(asked))]
 
-    async def _send(self, connection: crowd.Connection, method: str, path: str, body: object) -> bytes:
+    async def _send(self, connection: http_client.Connection, method: str, path: str, body: object) -> bytes:
         headers = {"content-type": "application/json", "authorization": f"Bearer {self._key}"}
         try:
             answer = await connection.request(method, path, headers, msgspec.json.encode(body))
-        except crowd.ConnectionLost as lost:
+        except http_client.ConnectionLost as lost:
             raise BenchmarkError(f"{self.name}: {method} {path} was not answered: {lost}") from lost
         if answer.status >= HTTPStatus.BAD_REQUEST:
             said = answer.body[:500].decode(errors="replace")

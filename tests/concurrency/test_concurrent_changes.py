@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 
-from ops import auditing
+from ops.maintenance import audit
 from tests.stage import Json, Stage
 
 RECOUNT = """
@@ -91,7 +91,7 @@ def test_a_mix_of_everything_leaves_counters_rows_and_audit_in_agreement(stage: 
     (row,) = stage.query(RECOUNT, event["id"])
     assert row["spots_reserved"] == row["confirmed"] <= row["capacity"]
     assert row["waitlist_length"] == row["waiting"]
-    (checked,) = auditing.check(stage.database_url, [event["slug"]])
-    replayed = auditing.replay(stage.database_url, event["slug"])
+    (checked,) = audit.check(stage.database_url, [event["slug"]])
+    replayed = audit.replay(stage.database_url, event["slug"])
     assert checked.problems == replayed.problems == []
     assert checked.entries > 30

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ops import folder, programs, supervision
+from ops.embedded import data_dir
+from ops.stack import programs
+from ops import child_processes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_SECONDS_MAX = 60
@@ -58,7 +60,7 @@ class Up:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                logs = [f"{log.name}:{supervision.tail(log)}" for log in (self.data / "log").glob("*")]
+                logs = [f"{log.name}:{child_processes.tail(log)}" for log in (self.data / "log").glob("*")]
                 raise AssertionError("\n".join(["it took too long", self.said, *logs]))
             time.sleep(0.05)
 
@@ -72,9 +74,9 @@ class Up:
 
     def pid_of(self, part: str) -> int:
         """Return the one process of the stack that is this part."""
-        mine = {"postgres": f"-D\0{self.data}", "valkey": str(folder.sockets(self.data) / "valkey.sock")}
+        mine = {"postgres": f"-D\0{self.data}", "valkey": str(data_dir.sockets(self.data) / "valkey.sock")}
         wanted = mine.get(part, f"ops.cli\0{part}")
-        [pid] = [p for p in processes_of(self.data) if wanted in "\0".join(supervision.arguments(p))]
+        [pid] = [p for p in processes_of(self.data) if wanted in "\0".join(child_processes.arguments(p))]
         return pid
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
@@ -130,13 +132,13 @@ def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, An
 
 def processes_of(data: Path) -> list[int]:
     """Return the processes of a data folder: servers by arguments or title, programs by their mark."""
-    marks = (str(data), str(folder.sockets(data)), f"admitone-{folder.digest(data)}")
+    marks = (str(data), str(data_dir.sockets(data)), f"admitone-{data_dir.digest(data)}")
 
     def ours(pid: int, argv: Sequence[str]) -> bool:
-        marked = supervision.environment(pid).get(programs.MARK) == str(data)
+        marked = child_processes.environment(pid).get(programs.MARK) == str(data)
         return marked or ("up" not in argv and any(mark in part for part in argv for mark in marks))
 
-    return supervision.find(ours)
+    return child_processes.find(ours)
 
 
 @contextmanager

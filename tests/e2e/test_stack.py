@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ops import keeping
+from ops.stack import state_file
 from tests.e2e.stacks import (
     NOBODY,
     READY_SECONDS_MAX,
@@ -49,7 +49,7 @@ def test_a_first_start_tells_what_a_person_needs_and_the_printed_command_works(r
 
 
 def test_other_commands_learn_where_the_stack_runs(running: Up) -> None:
-    found = keeping.running(running.data)
+    found = state_file.running(running.data)
     assert found is not None
     assert (found.pid, found.port) == (running.process.pid, running.port)
     assert found.url == f"http://127.0.0.1:{running.port}"

@@ -20,7 +20,7 @@ from kombu import Connection, Queue
 from psycopg import sql
 from sqlalchemy import make_url
 
-from ops import auditing, schema
+from ops.maintenance import audit, schema
 from ops.embedded import Servers
 from tests.stage import Json, Stage
 
@@ -75,7 +75,7 @@ def drop(stage: Stage) -> Json:
     assert cancelled.json()["status"] == "CANCELLED"
     counter = {"spotsReserved": 20, "actualConfirmed": 20, "drift": 0}
     assert stage.get(f"/api/events/{event['id']}/counter") == counter
-    replayed = auditing.replay(stage.database_url, event["slug"])
+    replayed = audit.replay(stage.database_url, event["slug"])
     assert (replayed.problems, replayed.entries) == ([], 82)
     return event
 

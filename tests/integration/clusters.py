@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg
 import redis
 
-from ops import embedded, folder, supervision
+from ops import embedded, child_processes
+from ops.embedded import data_dir
 from ops.embedded import Postgres, Servers
 
 
@@ -24,8 +25,8 @@ def valkey(servers: Servers) -> "redis.Redis":
 
 def processes_of(data: Path) -> list[int]:
     """Every process that names the folder, its sockets or its cluster in its arguments or title."""
-    marks = (str(data), str(folder.sockets(data)), f"admitone-{folder.digest(data)}")
-    return supervision.find(lambda _pid, argv: any(mark in part for part in argv for mark in marks))
+    marks = (str(data), str(data_dir.sockets(data)), f"admitone-{data_dir.digest(data)}")
+    return child_processes.find(lambda _pid, argv: any(mark in part for part in argv for mark in marks))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from benchmarks import arena as arenas
 from benchmarks import bulk, checking, drop, measure, plan, preload, run
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
-from ops import crowd
+from ops.rehearsal import http_client
 
 ROWS = 20
 
@@ -115,8 +115,8 @@ def test_what_a_contestant_sells_too_often_is_counted(arena: Arena) -> None:
 
 
 async def leave_unanswered(url: str, slug: str) -> None:
-    async with crowd.Connection(url, request_seconds_max=0.3) as connection:
-        with pytest.raises(crowd.ConnectionLost):
+    async with http_client.Connection(url, request_seconds_max=0.3) as connection:
+        with pytest.raises(http_client.ConnectionLost):
             await connection.request(
                 "POST", f"/api/p/{slug}/register", measure.HEADERS, measure.BODY.encode()
             )

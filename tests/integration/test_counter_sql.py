@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
-from ops import schema
+from ops.maintenance import schema
 from tests.databases import EMPTY, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "docs" / "sql"

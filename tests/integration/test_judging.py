@@ -12,7 +12,7 @@ from benchmarks import receipts
 from benchmarks.judge import checkouts, figures, run
 from benchmarks.judge.judgement import THIS
 from benchmarks.judge.version import Version
-from ops.programs import CHECKOUT
+from ops.stack.programs import CHECKOUT
 
 Both = tuple[dict[str, Version], dict[str, str]]
 

@@ -18,7 +18,7 @@ from sqlalchemy import Row, create_engine
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from ops import schema
+from ops.maintenance import schema
 from shared.domain import audit
 from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from ops import tidying
+from ops.maintenance import prune_keys
 from shared.domain import commands, ids
 from shared.domain.commands import Register
 from shared.postgres import ledger
@@ -102,7 +102,7 @@ def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Co
         statement = text("UPDATE command SET settled_at = settled_at - interval '31 days' WHERE id = :id")
         connection.execute(statement, {"id": old.id})
 
-    assert [tidying.forget_keys(granted, 30), tidying.forget_keys(granted, 30)] == [1, 0]
+    assert [prune_keys.forget_keys(granted, 30), prune_keys.forget_keys(granted, 30)] == [1, 0]
 
     with connection.begin():
         kept = connection.execute(text("SELECT id FROM command WHERE idempotency_key IS NOT NULL")).scalars()

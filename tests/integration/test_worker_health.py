@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from ops import health
+from ops.maintenance import worker_health
 from shared.postgres import connections
 from shared.settings import Settings
 from tests.stage import Stage
@@ -28,16 +28,16 @@ def a_worker_session(settings: Settings) -> Iterator[None]:
 
 
 def test_a_worker_lives_while_its_session_holds_its_lock(settings: Settings) -> None:
-    assert not health.worker_is_alive(settings)
+    assert not worker_health.worker_is_alive(settings)
     with a_worker_session(settings):
-        assert health.worker_is_alive(settings)
-    assert not health.worker_is_alive(settings)
+        assert worker_health.worker_is_alive(settings)
+    assert not worker_health.worker_is_alive(settings)
 
 
 def test_a_session_without_a_workers_lock_is_no_worker(settings: Settings) -> None:
     with connections.worker_connection(settings) as connection:
         connection.execute(text("SELECT 1"))
-        assert not health.worker_is_alive(settings)
+        assert not worker_health.worker_is_alive(settings)
 
 
 def test_a_worker_of_another_host_says_nothing_about_this_one(
@@ -47,19 +47,19 @@ def test_a_worker_of_another_host_says_nothing_about_this_one(
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
             stack.enter_context(a_worker_session(settings))
-        assert not health.worker_is_alive(settings)
+        assert not worker_health.worker_is_alive(settings)
 
 
 def test_a_worker_that_has_been_silent_for_too_long_does_not_live(settings: Settings) -> None:
     impatient = settings.model_copy(update={"owner_silence_seconds_max": 0.001})
     with a_worker_session(settings):
-        assert health.worker_is_alive(settings)
-        assert not health.worker_is_alive(impatient)
+        assert worker_health.worker_is_alive(settings)
+        assert not worker_health.worker_is_alive(impatient)
 
 
 def test_a_worker_does_not_live_without_the_database(settings: Settings, tmp_path: Path) -> None:
     nowhere = f"postgresql+psycopg://admitone@/admitone?host={tmp_path}"
-    assert not health.worker_is_alive(settings.model_copy(update={"database_url": nowhere}))
+    assert not worker_health.worker_is_alive(settings.model_copy(update={"database_url": nowhere}))
 
 
 def test_the_command_line_tells_by_its_exit_status(stage: Stage, settings: Settings) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import checker
-from ops.checker import Violation
-from ops.evidence import Counter, Decision, Entry, Event, Observed, Row, Snapshot
+from ops.rehearsal import checker
+from ops.rehearsal.checker import Violation
+from ops.rehearsal.evidence import Counter, Decision, Entry, Event, Observed, Row, Snapshot
 
 ReadT = TypeVar("ReadT", bound=msgspec.Struct)
 Case = tuple[list[Observed], Snapshot]

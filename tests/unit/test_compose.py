@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
 
-from ops import cli
+from ops.cli import main as cli
 from shared.settings import DatabaseSettings, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -174,7 +174,7 @@ def test_only_what_the_image_is_made_of_can_get_into_it() -> None:
 def test_the_parts_in_the_image_need_no_package_of_development() -> None:
     code = (
         "import sys; from importlib.metadata import packages_distributions as of\n"
-        "import api.main, ops.cli, ops.health, ops.schema, worker.main\n"
+        "import api.main, ops.cli, ops.maintenance.worker_health, ops.maintenance.schema, worker.main\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print(*(d for name, ds in of().items() if name in names for d in ds))"
     )

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trustme
 
-from ops import crowd, evidence
+from ops.rehearsal import http_client, evidence
 
 Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -66,10 +66,10 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 
 def test_requests_share_one_connection_and_arrive_whole() -> None:
     async def scene() -> None:
-        async with serving(saying(LIVES)) as (server, url), crowd.Connection(url) as connection:
+        async with serving(saying(LIVES)) as (server, url), http_client.Connection(url) as connection:
             answer = await connection.request("POST", "/a?b=c", {"x-key": "1"}, b'{"name":"Zo\xc3\xab"}')
             await connection.request("GET", "/next")
-        assert answer == crowd.Answer(200, {b"content-length": b"2", b"x-kind": b"Lively"}, b"ok")
+        assert answer == http_client.Answer(200, {b"content-length": b"2", b"x-kind": b"Lively"}, b"ok")
         assert server.connections == 1
         host = url.removeprefix("http://")
         assert server.requests == [
@@ -90,7 +90,7 @@ def test_an_answer_in_pieces_or_chunks_or_after_an_interim_one_is_put_together()
             await asyncio.sleep(0.01)
 
     async def scene() -> None:
-        async with serving(script) as (server, url), crowd.Connection(url) as connection:
+        async with serving(script) as (server, url), http_client.Connection(url) as connection:
             for _ in range(2):
                 answer = await connection.request("GET", "/")
                 assert (answer.status, answer.json()) == (200, {"a": 1})
@@ -102,7 +102,7 @@ def test_an_answer_in_pieces_or_chunks_or_after_an_interim_one_is_put_together()
 def test_a_server_that_says_good_bye_gets_a_new_connection() -> None:
     async def scene() -> None:
         bye = LIVES.replace("X-Kind: Lively", "Connection: close")
-        async with serving(saying(bye)) as (server, url), crowd.Connection(url) as connection:
+        async with serving(saying(bye)) as (server, url), http_client.Connection(url) as connection:
             for _ in range(3):
                 assert (await connection.request("GET", "/")).body == b"ok"
         assert server.connections == 3
@@ -117,7 +117,7 @@ def test_a_connection_closed_while_idle_is_opened_again() -> None:
         writer.close()
 
     async def scene() -> None:
-        async with serving(script) as (server, url), crowd.Connection(url) as connection:
+        async with serving(script) as (server, url), http_client.Connection(url) as connection:
             await connection.request("GET", "/")
             await asyncio.sleep(0.05)
             await connection.request("GET", "/")
@@ -139,8 +139,8 @@ def test_a_broken_answer_is_a_lost_connection_and_the_next_request_has_a_new_one
 ) -> None:
     async def scene() -> None:
         async with serving(saying(answer, LIVES)) as (server, url):
-            async with crowd.Connection(url, request_seconds_max=0.1) as connection:
-                with pytest.raises(crowd.ConnectionLost, match=reason):
+            async with http_client.Connection(url, request_seconds_max=0.1) as connection:
+                with pytest.raises(http_client.ConnectionLost, match=reason):
                     await connection.request("GET", "/")
                 assert (await connection.request("GET", "/")).body == b"ok"
             assert server.connections == 2
@@ -154,7 +154,7 @@ def test_a_cancelled_request_does_not_leave_its_answer_to_the_next() -> None:
         writer.write(LIVES.encode().replace(b"ok", b"no" if b"/slow" in request else b"ok"))
 
     async def scene() -> None:
-        async with serving(script) as (_, url), crowd.Connection(url) as connection:
+        async with serving(script) as (_, url), http_client.Connection(url) as connection:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.request("GET", "/slow"), 0.02)
             assert (await connection.request("GET", "/fast")).body == b"ok"
@@ -164,7 +164,7 @@ def test_a_cancelled_request_does_not_leave_its_answer_to_the_next() -> None:
 
 def test_a_second_request_at_the_same_time_is_a_mistake_of_the_caller() -> None:
     async def scene() -> None:
-        async with serving(saying(LIVES)) as (_, url), crowd.Connection(url) as connection:
+        async with serving(saying(LIVES)) as (_, url), http_client.Connection(url) as connection:
             await connection.request("GET", "/")
             first = asyncio.create_task(connection.request("GET", "/"))
             await asyncio.sleep(0)
@@ -179,8 +179,8 @@ def test_nobody_listening_is_a_lost_connection() -> None:
     async def scene() -> None:
         async with serving(saying(LIVES)) as (_, url):
             pass
-        async with crowd.Connection(url) as connection:
-            with pytest.raises(crowd.ConnectionLost):
+        async with http_client.Connection(url) as connection:
+            with pytest.raises(http_client.ConnectionLost):
                 await connection.request("GET", "/")
 
     run(scene())
@@ -191,7 +191,7 @@ def test_nobody_listening_is_a_lost_connection() -> None:
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"address of a service|Port could not be cast"):
-        crowd.Connection(url)
+        http_client.Connection(url)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -207,11 +207,11 @@ def test_tls_takes_only_a_certificate_it_can_verify(
     monkeypatch.setattr(crowd, "_tls_context", lambda: client)
 
     async def scene() -> None:
-        async with serving(saying(LIVES), tls) as (_, url), crowd.Connection(url) as connection:
+        async with serving(saying(LIVES), tls) as (_, url), http_client.Connection(url) as connection:
             if trusted:
                 assert (await connection.request("GET", "/")).body == b"ok"
             else:
-                with pytest.raises(crowd.ConnectionLost, match="certificate"):
+                with pytest.raises(http_client.ConnectionLost, match="certificate"):
                     await connection.request("GET", "/")
 
     run(scene())
@@ -221,8 +221,8 @@ def test_insisting_outlasts_refusals_and_losses() -> None:
     async def scene() -> None:
         later = "HTTP/1.1 503 Later\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"
         script = saying(later, "", later.replace("503", "429"), LIVES)
-        async with serving(script) as (server, url), crowd.Connection(url) as connection:
-            answer = await crowd.insist(connection, "POST", "/", until=lambda: perf_counter() + 9)
+        async with serving(script) as (server, url), http_client.Connection(url) as connection:
+            answer = await http_client.insist(connection, "POST", "/", until=lambda: perf_counter() + 9)
             assert (answer.body, connection.retries) == (b"ok", 3)
         assert len(set(server.requests)) == 1
 
@@ -233,9 +233,9 @@ def test_insisting_ends_with_the_last_reason() -> None:
     async def scene() -> None:
         later = "HTTP/1.1 503 Later\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n"
         deadline = perf_counter() + 0.3
-        async with serving(saying(later)) as (_, url), crowd.Connection(url) as connection:
-            with pytest.raises(crowd.GaveUp, match="HTTP 503"):
-                await crowd.insist(connection, "GET", "/", until=lambda: deadline)
+        async with serving(saying(later)) as (_, url), http_client.Connection(url) as connection:
+            with pytest.raises(http_client.GaveUp, match="HTTP 503"):
+                await http_client.insist(connection, "GET", "/", until=lambda: deadline)
             assert connection.retries >= 2
 
     run(scene())
@@ -274,7 +274,7 @@ def serving_event(page_of: int, **wrong: str) -> Script:
 
 def test_the_checker_reads_all_pages_of_an_event() -> None:
     async def scene() -> None:
-        async with serving(serving_event(page_of=2)) as (_, url), crowd.Connection(url) as connection:
+        async with serving(serving_event(page_of=2)) as (_, url), http_client.Connection(url) as connection:
             snapshot = await evidence.fetch(connection, "e", "secret")
         assert [row.id for row in snapshot.rows] == ["r0", "r1", "r2", "r3", "r4"]
         assert (snapshot.event.capacity, snapshot.counter.drift, snapshot.entries) == (9, 0, [])
@@ -296,7 +296,7 @@ def test_tables_that_cannot_be_read_say_which(
     monkeypatch.setattr(evidence, "PAGES_MAX", 3)
 
     async def scene() -> None:
-        async with serving(script) as (_, url), crowd.Connection(url) as connection:
+        async with serving(script) as (_, url), http_client.Connection(url) as connection:
             with pytest.raises(evidence.FetchFailed, match=words):
                 await evidence.fetch(connection, "e", key)
 
@@ -319,7 +319,7 @@ def test_an_event_that_does_not_come_to_rest_is_not_judged(monkeypatch: pytest.M
         await (restless if request.split()[1] == b"/api/events/e" else calm)(request, writer)
 
     async def scene() -> None:
-        async with serving(script) as (_, url), crowd.Connection(url) as connection:
+        async with serving(script) as (_, url), http_client.Connection(url) as connection:
             with pytest.raises(evidence.FetchFailed, match="kept changing"):
                 await evidence.fetch(connection, "e", "secret")
 

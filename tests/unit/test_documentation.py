@@ -15,7 +15,7 @@ from api.edge import problems
 from api.edge.front import HotPath
 from api.main import create_app
 from api.edge.problems import ProblemType
-from ops import cli
+from ops.cli import main as cli
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ops import frontdoor
-from ops.keeping import AdminKey
+from ops.stack import readiness
+from ops.stack.state_file import AdminKey
 
 
 @contextmanager
@@ -46,43 +46,43 @@ def api(answers: Mapping[str, tuple[int, str]]) -> Iterator[tuple[int, list[tupl
 
 def test_ready_means_200() -> None:
     with api({"GET /readyz": (200, "{}")}) as (port, _):
-        assert frontdoor.unready(port) is None
+        assert readiness.unready(port) is None
 
 
 def test_unready_says_what_the_api_says() -> None:
     with api({"GET /readyz": (503, '{"worker":\n "no worker ticks"}')}) as (port, _):
-        assert frontdoor.unready(port) == 'HTTP 503 {"worker": "no worker ticks"}'
+        assert readiness.unready(port) == 'HTTP 503 {"worker": "no worker ticks"}'
 
 
 def test_unready_says_that_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert frontdoor.unready(port) == "the API does not answer ([Errno 111] Connection refused)"
+    assert readiness.unready(port) == "the API does not answer ([Errno 111] Connection refused)"
 
 
 def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with api({"GET /readyz": (200, "{}")}) as (port, _):
-        assert frontdoor.unready(port) is None
+        assert readiness.unready(port) is None
 
 
 def test_the_demonstration_event_is_made_when_it_is_missing() -> None:
     with api({"GET /api/p/demo": (404, "{}"), "POST /api/events": (201, "{}")}) as (port, asked):
-        assert frontdoor.make_demo(port, "the-key") is None
-    assert asked == [("GET /api/p/demo", None, None), ("POST /api/events", "Bearer the-key", frontdoor.DEMO)]
+        assert readiness.make_demo(port, "the-key") is None
+    assert asked == [("GET /api/p/demo", None, None), ("POST /api/events", "Bearer the-key", readiness.DEMO)]
 
 
 def test_a_demonstration_event_that_exists_is_left_as_it_is() -> None:
     with api({"GET /api/p/demo": (200, "{}")}) as (port, asked):
-        assert frontdoor.make_demo(port, "the-key") is None
+        assert readiness.make_demo(port, "the-key") is None
     assert len(asked) == 1
 
 
 def test_a_demonstration_event_that_cannot_be_made_is_said() -> None:
     with api({"GET /api/p/demo": (404, "{}"), "POST /api/events": (500, "no\n luck")}) as (port, _):
-        assert frontdoor.make_demo(port, "the-key") == "HTTP 500 no luck"
-    assert frontdoor.make_demo(port, "the-key") == "[Errno 111] Connection refused"
+        assert readiness.make_demo(port, "the-key") == "HTTP 500 no luck"
+    assert readiness.make_demo(port, "the-key") == "[Errno 111] Connection refused"
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_a_demonstration_event_that_cannot_be_made_is_said() -> None:
     ],
 )
 def test_a_key_is_shown_only_when_it_is_new(key: AdminKey, line: str) -> None:
-    assert line in frontdoor.welcome(9000, key, 2.5, demo=False).splitlines()
+    assert line in readiness.welcome(9000, key, 2.5, demo=False).splitlines()
 
 
 def test_without_a_demonstration_event_no_request_for_it_is_offered() -> None:
     key = AdminKey(secret="s", kept_in=None)
-    assert "curl" in frontdoor.welcome(9000, key, 2.5, demo=True)
-    assert "curl" not in frontdoor.welcome(9000, key, 2.5, demo=False)
+    assert "curl" in readiness.welcome(9000, key, 2.5, demo=True)
+    assert "curl" not in readiness.welcome(9000, key, 2.5, demo=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ops.evidence import Decision, Entry, Observed, Row, Snapshot
+from ops.rehearsal.evidence import Decision, Entry, Observed, Row, Snapshot
 
 NAMED_MAX = 5
 

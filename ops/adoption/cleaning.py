@@ -10,8 +10,8 @@ from uuid import UUID, uuid5
 
 from email_validator import EmailNotValidError, validate_email
 
-from ops.adopting.report import Code, Problem
-from ops.adopting.source import RawEvent, RawRegistration
+from ops.adoption.report import Code, Problem
+from ops.adoption.source import RawEvent, RawRegistration
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from ops.unprivileged import EmbeddedError
+from ops.embedded.unprivileged import EmbeddedError
 
 
 def file(package: str, path: str) -> Path:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ops import crowd
+from ops.rehearsal import http_client
 
 PAGE_ROWS = 1_000
 PAGES_MAX = 10_000
@@ -122,7 +122,7 @@ class FetchFailed(Exception):  # noqa: N818 - reads as the sentence "raise Fetch
     """The tables could not be read; the message says which answer was wrong, and how."""
 
 
-async def fetch(connection: crowd.Connection, event_id: str, admin_key: str) -> Snapshot:
+async def fetch(connection: http_client.Connection, event_id: str, admin_key: str) -> Snapshot:
     """Read one event at rest: repeats until nothing moved while it was read; raises `FetchFailed`."""
     reader = _Reader(connection, f"/api/events/{quote(event_id)}", admin_key)
     event = await reader.one("", Event)
@@ -140,7 +140,7 @@ async def fetch(connection: crowd.Connection, event_id: str, admin_key: str) -> 
 class _Reader:
     """Reads one event's admin resources, and repeats what may be repeated."""
 
-    def __init__(self, connection: crowd.Connection, path: str, admin_key: str) -> None:
+    def __init__(self, connection: http_client.Connection, path: str, admin_key: str) -> None:
         self._connection, self._path = connection, path
         self._headers = {"authorization": f"Bearer {admin_key}"}
         self._until = perf_counter() + FETCH_SECONDS_MAX
@@ -148,13 +148,13 @@ class _Reader:
     async def one(self, below: str, shape: type[T]) -> T:
         path = self._path + below
         try:
-            answer = await crowd.insist(
+            answer = await http_client.insist(
                 self._connection, "GET", path, self._headers, until=lambda: self._until
             )
             if answer.status != HTTPStatus.OK:
                 raise FetchFailed(f"GET {path} answered HTTP {answer.status}")
             return msgspec.json.decode(answer.body, type=shape)
-        except crowd.GaveUp as gave_up:
+        except http_client.GaveUp as gave_up:
             raise FetchFailed(f"GET {path} was never answered: {gave_up}") from gave_up
         except msgspec.DecodeError as error:
             raise FetchFailed(f"GET {path} does not keep to the contract: {error}") from error

@@ -5,7 +5,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from ops.keeping import AdminKey
+from ops.stack.state_file import AdminKey
 
 ANSWER_SECONDS_MAX = 1.0
 DEMO = {"slug": "demo", "title": "Demonstration drop", "capacity": 100}

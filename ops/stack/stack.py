@@ -16,10 +16,11 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops import embedded, frontdoor, keeping, programs, supervision, watch
-from ops.interrupts import Interrupts
-from ops.programs import Program
-from ops.servers import Server
+from ops import child_processes, embedded
+from ops.embedded.server import Server
+from ops.stack import programs, readiness, state_file, supervisor
+from ops.stack.interrupts import Interrupts
+from ops.stack.programs import Program
 from shared.errors import ExpectedError
 
 HOST = "127.0.0.1"
@@ -89,19 +90,19 @@ class _Stack:
     def run(self) -> None:
         """Start everything, keep it running until told to stop, then stop it, also on failure."""
         started_at = time.monotonic()
-        key = keeping.admin_key(self.data)
-        here = keeping.Running.here(self.plan.port, embedded.addresses(self.data))
+        key = state_file.admin_key(self.data)
+        here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
         _allow_open_files()
-        _set_environment({**here.environment(), keeping.KEY_VARIABLE: key.secret})
-        keeping.forget(self.data)
+        _set_environment({**here.environment(), state_file.KEY_VARIABLE: key.secret})
+        state_file.forget(self.data)
         with ExitStack() as ends:
             self._start(ends)
-            if self.plan.demo and (problem := frontdoor.make_demo(self.plan.port, key.secret)):
+            if self.plan.demo and (problem := readiness.make_demo(self.plan.port, key.secret)):
                 _say(f"The demonstration event could not be made: {problem}")
-            ends.callback(keeping.forget, self.data)
+            ends.callback(state_file.forget, self.data)
             here.write(self.data)
-            _say(frontdoor.welcome(self.plan.port, key, time.monotonic() - started_at, demo=self.plan.demo))
+            _say(readiness.welcome(self.plan.port, key, time.monotonic() - started_at, demo=self.plan.demo))
             self._watch()
             _say("Stopping.")
 
@@ -127,7 +128,7 @@ class _Stack:
         from alembic.util import CommandError  # noqa: PLC0415
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
-        from ops import schema  # noqa: PLC0415
+        from ops.maintenance import schema  # noqa: PLC0415
         from shared import settings  # noqa: PLC0415
 
         settings.load(settings.Settings)
@@ -143,7 +144,7 @@ class _Stack:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS_MAX
-        while reason := frontdoor.unready(self.plan.port):
+        while reason := readiness.unready(self.plan.port):
             self._check(deadline, f"the stack is not ready: {reason}")
 
     def _check(self, deadline: float, late: str) -> None:
@@ -152,16 +153,18 @@ class _Stack:
             raise _Told
         for part in self._parts():
             if part.process is not None and (status := part.process.poll()) is not None:
-                raise StackError(f"{part.name} ended at start ({watch.describe(status)}){part.last_words()}")
+                raise StackError(
+                    f"{part.name} ended at start ({supervisor.describe(status)}){part.last_words()}"
+                )
         if time.monotonic() > deadline:
             raise StackError(late)
         time.sleep(LOOK_SECONDS)
 
-    def _parts(self) -> list[watch.Part]:
+    def _parts(self) -> list[supervisor.Part]:
         return [self.postgres, self.valkey, *self.workers, *self.apis]
 
     def _watch(self) -> None:
-        watched = [watch.Watched(part) for part in self._parts()]
+        watched = [supervisor.Watched(part) for part in self._parts()]
         while not self.signals.count:
             for each in watched:
                 each.tend(_say)
@@ -176,7 +179,7 @@ class _Stack:
         while any(process.poll() is None for process in living) and time.monotonic() < until:
             if self.signals.hasten:
                 break
-            time.sleep(supervision.POLL_SECONDS)
+            time.sleep(child_processes.POLL_SECONDS)
         for process in living:
             process.kill()
             process.wait()

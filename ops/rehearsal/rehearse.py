@@ -19,10 +19,10 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ops import checker, crowd, evidence, own_stack
-from ops import report as reports
-from ops.drop import ADMIN_KEY, Drop, Plan, RehearsalError
-from ops.report import Report, show
+from ops.rehearsal import checker, evidence, http_client, temporary_stack
+from ops.rehearsal import report as reports
+from ops.rehearsal.drop import ADMIN_KEY, Drop, Plan, RehearsalError
+from ops.rehearsal.report import Report, show
 
 __all__ = ["Plan", "RehearsalError", "Report", "command", "rehearse", "show"]
 
@@ -41,7 +41,7 @@ async def rehearse(plan: Plan, progressed: Progressed = lambda _stage, _done, _t
 
     `progressed` is told the stage, how many registrations are through it, and of how many.
     """
-    async with crowd.Connection(plan.url) as desk:
+    async with http_client.Connection(plan.url) as desk:
         event_id, slug = await _create_event(desk, plan)
         drop = Drop(plan, slug)
         watch = asyncio.create_task(_watch(drop, progressed))
@@ -60,7 +60,7 @@ async def _watch(drop: Drop, progressed: Progressed) -> None:
         await asyncio.sleep(REFRESH_SECONDS)
 
 
-async def _create_event(desk: crowd.Connection, plan: Plan) -> tuple[str, str]:
+async def _create_event(desk: http_client.Connection, plan: Plan) -> tuple[str, str]:
     """Return the id and the slug of a fresh event; the first to find out that the service is not there."""
     slug = f"rehearsal-{secrets.token_hex(6)}"
     wanted: dict[str, object] = {"slug": slug, "title": "Rehearsal", "capacity": plan.capacity}
@@ -71,7 +71,7 @@ async def _create_event(desk: crowd.Connection, plan: Plan) -> tuple[str, str]:
     headers = {"authorization": f"Bearer {plan.admin_key}", "content-type": "application/json"}
     try:
         answer = await desk.request("POST", "/api/events", headers, msgspec.json.encode(wanted))
-    except crowd.ConnectionLost as lost:
+    except http_client.ConnectionLost as lost:
         raise RehearsalError(f"{plan.url} cannot be reached: {lost}") from lost
     if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise RehearsalError(f"{plan.url} does not accept the admin key (HTTP {answer.status})")
@@ -84,7 +84,7 @@ async def _create_event(desk: crowd.Connection, plan: Plan) -> tuple[str, str]:
         raise RehearsalError(f"{plan.url} does not answer as this service does: {error}") from error
 
 
-async def _check(desk: crowd.Connection, plan: Plan, event_id: str, drop: Drop) -> list[str]:
+async def _check(desk: http_client.Connection, plan: Plan, event_id: str, drop: Drop) -> list[str]:
     try:
         snapshot = await evidence.fetch(desk, event_id, plan.admin_key)
     except evidence.FetchFailed as failed:
@@ -112,7 +112,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     try:
         plan = Plan(
-            url=url or f"http://127.0.0.1:{own_stack.free_port()}",
+            url=url or f"http://127.0.0.1:{temporary_stack.free_port()}",
             admin_key=(key or os.environ.get(ADMIN_KEY, "")) if url else secrets.token_urlsafe(32),
             registrations=registrations,
             capacity=capacity,
@@ -121,8 +121,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             seed=seed,
         )
         with (
-            own_stack.stopped_like_interrupted(),
-            nullcontext() if url else own_stack.own_stack(plan, keep=keep),
+            temporary_stack.stopped_like_interrupted(),
+            nullcontext() if url else temporary_stack.own_stack(plan, keep=keep),
         ):
             report = _with_progress(plan, quiet=as_json)
     except RehearsalError as error:

@@ -7,8 +7,8 @@ from rich.table import Table
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from ops import verification
-from ops.verification import Verified
+from ops.maintenance import verification
+from ops.maintenance.verification import Verified
 from shared.postgres import backlog, locks
 
 _EVENTS = text("SELECT id, slug FROM event")

@@ -9,8 +9,8 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import class_row
 
-from ops.adopting import links
-from ops.adopting.links import AdoptionError, Link
+from ops.adoption import links
+from ops.adoption.links import AdoptionError, Link
 
 BATCH_ROWS = 5_000
 """How many registrations are in memory at once."""

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import psycopg
 
-from ops.adopting import cleaning, links, printing
-from ops.adopting.cleaning import CleanEvent, CleanRegistration, adopted_id
-from ops.adopting.links import AdoptionError
-from ops.adopting.printing import Bar
-from ops.adopting.report import AdoptedEvent, Code, Fate, Problem, Report
-from ops.adopting.source import RawEvent, RawRegistration, Source
-from ops.adopting.target import Target, Writing
+from ops.adoption import cleaning, links, printing
+from ops.adoption.cleaning import CleanEvent, CleanRegistration, adopted_id
+from ops.adoption.links import AdoptionError
+from ops.adoption.printing import Bar
+from ops.adoption.report import AdoptedEvent, Code, Fate, Problem, Report
+from ops.adoption.source import RawEvent, RawRegistration, Source
+from ops.adoption.target import Target, Writing
 
 __all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command"]
 

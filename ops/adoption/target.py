@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from ops.adopting import links
-from ops.adopting.cleaning import CleanEvent, CleanRegistration
-from ops.adopting.links import AdoptionError, Link
+from ops.adoption import links
+from ops.adoption.cleaning import CleanEvent, CleanRegistration
+from ops.adoption.links import AdoptionError, Link
 from shared.domain import audit
 from shared.domain.commands import Status
 from shared.domain.event import Change

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ops import supervision
+from ops import child_processes
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "ADMITONE_DATA"
 """The variable by which a later start knows a child of the stack in this data folder."""
 GATE = "ADMITONE_GATE"
@@ -60,9 +60,9 @@ class Program:
     def start(self, gate: Gate | None = None) -> None:
         """Start the program with this process's environment, behind a gate if one is given."""
         behind = {GATE: str(gate.fileno())} if gate else {}
-        self._log_start = supervision.size(self.log)
-        self.process = supervision.spawn(
-            [*supervision.dies_with_parent(signal.SIGTERM), *self._argv],
+        self._log_start = child_processes.size(self.log)
+        self.process = child_processes.spawn(
+            [*child_processes.dies_with_parent(signal.SIGTERM), *self._argv],
             log=self.log,
             env={**_environment(self._data), **behind},
             cwd=CHECKOUT,
@@ -71,7 +71,7 @@ class Program:
 
     def last_words(self) -> str:
         """Return what the program wrote last since its start, an indented line each."""
-        return supervision.tail(self.log, self._log_start)
+        return child_processes.tail(self.log, self._log_start)
 
 
 def _environment(data: Path) -> Mapping[str, str]:
@@ -82,6 +82,6 @@ def stop_leftovers(data: Path) -> None:
     """End the programs that an earlier stack of this data folder left; raises `TimeoutError` if one stays."""
 
     def is_ours(pid: int, argv: Sequence[str]) -> bool:
-        return "ops.cli" in argv and supervision.environment(pid).get(MARK) == str(data)
+        return "ops.cli" in argv and child_processes.environment(pid).get(MARK) == str(data)
 
-    supervision.stop_found(is_ours, signal.SIGTERM, LEFTOVER_SECONDS_MAX)
+    child_processes.stop_found(is_ours, signal.SIGTERM, LEFTOVER_SECONDS_MAX)

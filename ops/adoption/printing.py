@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ops.adopting.report import MENDED, AdoptedEvent, Fate, Report
+from ops.adoption.report import MENDED, AdoptedEvent, Fate, Report
 
 PROBLEMS_SHOWN_MAX = 50
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Protocol
 
-from ops.unprivileged import EmbeddedError
+from ops.embedded.unprivileged import EmbeddedError
 
 DELAY_SECONDS_MIN = 0.25
 DELAY_SECONDS_MAX = 15.0

@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from ops import crowd
-from ops.drop import ADMIN_KEY, Plan, RehearsalError
+from ops.rehearsal import http_client
+from ops.rehearsal.drop import ADMIN_KEY, Plan, RehearsalError
 
 STACK_START_SECONDS_MAX = 90.0
 STACK_STOP_SECONDS_MAX = 30.0
 STACK_POLL_SECONDS = 0.1
 LOG_LINES_SHOWN = 20
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
@@ -89,9 +89,9 @@ def _own_environment(plan: Plan) -> dict[str, str]:
 
 async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> None:
     until = perf_counter() + STACK_START_SECONDS_MAX
-    async with crowd.Connection(url) as connection:
+    async with http_client.Connection(url) as connection:
         while perf_counter() < until and stack.poll() is None:
-            with suppress(crowd.ConnectionLost):
+            with suppress(http_client.ConnectionLost):
                 if (await connection.request("GET", "/readyz")).status == HTTPStatus.OK:
                     return
             await asyncio.sleep(STACK_POLL_SECONDS)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.unprivileged import EmbeddedError
+from ops.embedded.unprivileged import EmbeddedError
 
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit: sockaddr_un holds 108 bytes with the closing zero."""

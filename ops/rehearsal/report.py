@@ -8,8 +8,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from ops.drop import Drop, Plan
-from ops.evidence import Observed
+from ops.rehearsal.drop import Drop, Plan
+from ops.rehearsal.evidence import Observed
 
 VIOLATIONS_SHOWN_MAX = 5  # of each kind
 

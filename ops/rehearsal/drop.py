@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ops import crowd
-from ops.evidence import Decision, Observed
+from ops.rehearsal import http_client
+from ops.rehearsal.evidence import Decision, Observed
 
 PATIENCE_SECONDS = 60.0
 RECEIPT_WAIT_SECONDS = 5
@@ -49,7 +49,7 @@ class Plan:
         if not self.admin_key or not self.admin_key.isascii() or not self.admin_key.isprintable():
             raise RehearsalError(f"an admin key is needed: --key, or {ADMIN_KEY}")
         try:
-            crowd.Connection(self.url)
+            http_client.Connection(self.url)
         except ValueError as error:
             raise RehearsalError(str(error)) from error
 
@@ -80,7 +80,7 @@ class Visit:
         self.body = msgspec.json.encode({"name": self.seen.name, "spotsCount": spots_count, **email})
         self._receipts_path = f"/api/p/{slug}/receipts/"
 
-    def note(self, answer: crowd.Answer, at: float) -> None:
+    def note(self, answer: http_client.Answer, at: float) -> None:
         """Take down an answer to the registration, or a reading of its receipt."""
         seen, body = self.seen, _body(answer)
         if answer.status not in _ANSWERS:
@@ -105,21 +105,21 @@ _ANSWERS = {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.C
 _SERVER_ERRORS = 500
 
 
-def _body(answer: crowd.Answer) -> _Body:
+def _body(answer: http_client.Answer) -> _Body:
     try:
         return msgspec.json.decode(answer.body, type=_Body)
     except msgspec.DecodeError:
         return _Body()  # no receipt and no decision: the checker has a word for that
 
 
-def _decision(answer: crowd.Answer, body: _Body) -> Decision:
+def _decision(answer: http_client.Answer, body: _Body) -> Decision:
     registration_id = body.registration.id if body.registration else None
     if answer.status == HTTPStatus.CONFLICT:
         return Decision("REFUSED", code=body.code)
     return Decision(str(body.status), registration_id, (body.refusal or {}).get("code"))
 
 
-_Act = Callable[[crowd.Connection, Visit], Awaitable[None]]
+_Act = Callable[[http_client.Connection, Visit], Awaitable[None]]
 
 
 class Drop:
@@ -155,35 +155,37 @@ class Drop:
                 tasks.create_task(self._client(queue, act))
 
     async def _client(self, queue: Iterator[Visit], act: _Act) -> None:
-        async with crowd.Connection(self._plan.url) as connection:
+        async with http_client.Connection(self._plan.url) as connection:
             for visit in queue:
                 try:
                     await act(connection, visit)
-                except crowd.GaveUp as gave_up:
+                except http_client.GaveUp as gave_up:
                     visit.failure = str(gave_up)
                     break  # who was not answered for so long sends no more
                 finally:
                     self.retries, connection.retries = self.retries + connection.retries, 0
                 self.done += 1
 
-    async def _register(self, connection: crowd.Connection, visit: Visit) -> None:
+    async def _register(self, connection: http_client.Connection, visit: Visit) -> None:
         visit.seen.begun = self._last_send = perf_counter()
         await self._send(connection, visit)
         while not (visit.seen.decisions or visit.failure):
             path = f"{visit.receipt_path}?wait={RECEIPT_WAIT_SECONDS}"
-            visit.note(await crowd.insist(connection, "GET", path, until=self._patience), perf_counter())
+            visit.note(
+                await http_client.insist(connection, "GET", path, until=self._patience), perf_counter()
+            )
             if not visit.seen.decisions:
                 await asyncio.sleep(RECEIPT_PAUSE_SECONDS)
 
-    async def _ask_again(self, connection: crowd.Connection, visit: Visit) -> None:
+    async def _ask_again(self, connection: http_client.Connection, visit: Visit) -> None:
         self._last_send = perf_counter()
-        answer = await crowd.insist(connection, "GET", visit.receipt_path, until=self._patience)
+        answer = await http_client.insist(connection, "GET", visit.receipt_path, until=self._patience)
         visit.note(answer, perf_counter())
         if self.done % REPLAY_EVERY == 0:
             await self._send(connection, visit)
 
-    async def _send(self, connection: crowd.Connection, visit: Visit) -> None:
-        answer = await crowd.insist(
+    async def _send(self, connection: http_client.Connection, visit: Visit) -> None:
+        answer = await http_client.insist(
             connection, "POST", self._path, visit.headers, visit.body, until=self._patience
         )
         visit.note(answer, perf_counter())

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ops.folder import Servers, addresses, locked, prepare
-from ops.postgres import Postgres
-from ops.unprivileged import EmbeddedError
-from ops.valkey import Valkey
+from ops.embedded.data_dir import Servers, addresses, locked, prepare
+from ops.embedded.postgres import Postgres
+from ops.embedded.unprivileged import EmbeddedError
+from ops.embedded.valkey import Valkey
 
 __all__ = ["EmbeddedError", "Postgres", "Servers", "Valkey", "addresses", "locked", "prepare", "running"]
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ops import folder, supervision
-from ops.unprivileged import EmbeddedError, Way
+from ops import child_processes
+from ops.embedded import data_dir
+from ops.embedded.unprivileged import EmbeddedError, Way
 
 START_SECONDS_MAX = 60.0
 """Long enough for PostgreSQL to replay its log after a crash on a slow disk."""
@@ -32,7 +33,7 @@ class Server(ABC):
 
     def __init__(self, data: Path) -> None:
         self.data = data.resolve()
-        self.sockets = folder.sockets(self.data)
+        self.sockets = data_dir.sockets(self.data)
         self.log = self.data / "log" / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -50,11 +51,11 @@ class Server(ABC):
         self.recover()
         if self.process is not None:
             self.process.wait()  # it has ended: `recover` saw to it
-        self._log_start = supervision.size(self.log)
+        self._log_start = child_processes.size(self.log)
         try:
             way = self._prepare()
-            argv = [*way.prefix, *supervision.dies_with_parent(self.stop_signal), *self._argv()]
-            self.process = supervision.spawn(argv, log=self.log, env=clean_environment(), cwd=self.data)
+            argv = [*way.prefix, *child_processes.dies_with_parent(self.stop_signal), *self._argv()]
+            self.process = child_processes.spawn(argv, log=self.log, env=clean_environment(), cwd=self.data)
         except OSError as error:
             raise EmbeddedError(f"{self.name} cannot start in {self.data}: {error}") from error
 
@@ -64,7 +65,7 @@ class Server(ABC):
         while not self.ready():
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"{self.name} is not ready after {seconds:.0f} s{self.last_words()}")
-            time.sleep(supervision.POLL_SECONDS)
+            time.sleep(child_processes.POLL_SECONDS)
 
     def ready(self) -> bool:
         """Tell whether the server answers now; raises `EmbeddedError` with its last words if it has ended."""
@@ -78,7 +79,7 @@ class Server(ABC):
         if self.process is None:
             return
         limit = self.stop_seconds_max if seconds is None else seconds
-        supervision.stop(self.process, self.crash_signal if crash else self.stop_signal, limit)
+        child_processes.stop(self.process, self.crash_signal if crash else self.stop_signal, limit)
         self.process = None
         self.recover()
 
@@ -93,7 +94,7 @@ class Server(ABC):
 
     def last_words(self) -> str:
         """Return what the server wrote last since its start, an indented line each."""
-        return supervision.tail(self.log, self._log_start)
+        return child_processes.tail(self.log, self._log_start)
 
     def _started(self) -> subprocess.Popen[bytes]:
         assert self.process is not None, f"{self.name} was not started"  # a caller's mistake

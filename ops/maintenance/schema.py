@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from shared.postgres import locks
 
-_CHECKOUT = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

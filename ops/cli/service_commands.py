@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ops.auditing import Audited
+    from ops.maintenance.audit import Audited
     from shared.settings import Settings
 
 Data = Annotated[Path, typer.Option(help="The data folder of a running stack.")]
@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, data: Data = _DATA, as_json: AsJson = False) -> None:
     """Show workers, the events that each owns, what is pending, and drift."""
-    from ops import status as found  # noqa: PLC0415
+    from ops.maintenance import status as found  # noqa: PLC0415
 
     now = found.read(_service(data).database_url)
     if as_json:
@@ -55,7 +55,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare counters with rows; exit status 1 where they differ."""
-    from ops import verification  # noqa: PLC0415
+    from ops.maintenance import verification  # noqa: PLC0415
 
     found = verification.run(_service(data), events or [], heal=heal)
     if as_json:
@@ -68,9 +68,9 @@ def verify(
 @audit.command("check")
 def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = False) -> None:
     """Verify numbers and hashes of the trail; exit status 1 where an entry is missing or broken."""
-    from ops import auditing  # noqa: PLC0415
+    from ops.maintenance import audit  # noqa: PLC0415
 
-    found = auditing.check(_service(data).database_url, events or [])
+    found = audit.check(_service(data).database_url, events or [])
     _show_audited(found, as_json=as_json)
 
 
@@ -82,9 +82,9 @@ def audit_replay(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild statuses and counter from the trail; exit status 1 where the tables differ."""
-    from ops import auditing  # noqa: PLC0415
+    from ops.maintenance import audit  # noqa: PLC0415
 
-    found = [auditing.replay(_service(data).database_url, event)]
+    found = [audit.replay(_service(data).database_url, event)]
     _show_audited(found, as_json=as_json)
 
 
@@ -103,10 +103,10 @@ def rehearse(  # noqa: PLR0913 - one parameter for each option
     keep: Annotated[bool, typer.Option("--keep", help="Keep the own stack's data.")] = False,
 ) -> None:
     """Rehearse a drop over HTTP, and have an independent checker look for anything wrong."""
-    from ops import rehearsal  # noqa: PLC0415
+    from ops.rehearsal import rehearse  # noqa: PLC0415
 
     raise typer.Exit(
-        rehearsal.command(
+        rehearse.command(
             registrations=registrations,
             capacity=capacity,
             clients=clients,
@@ -130,10 +130,10 @@ def adopt(
     as_json: AsJson = False,
 ) -> None:
     """Take the events and registrations of an existing system over; safe to repeat."""
-    from ops import adoption  # noqa: PLC0415
+    from ops.adoption import adopt  # noqa: PLC0415
 
     target_url = _service(data).database_url
-    raise typer.Exit(adoption.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(adopt.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
 
 
 def tidy(
@@ -143,9 +143,9 @@ def tidy(
     as_json: AsJson = False,
 ) -> None:
     """Forget idempotency keys that are older than anybody's retry; for a nightly job."""
-    from ops import tidying  # noqa: PLC0415
+    from ops.maintenance import prune_keys  # noqa: PLC0415
 
-    forgotten = tidying.forget_keys(_service(data).database_url, days)
+    forgotten = prune_keys.forget_keys(_service(data).database_url, days)
     if as_json:
         _print_json({"forgotten": forgotten})
     else:
@@ -154,11 +154,11 @@ def tidy(
 
 def _service(data: Path) -> "Settings":
     """Return the settings of the service to look at."""
-    from ops import keeping  # noqa: PLC0415
+    from ops.stack import state_file  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
     if "ADMITONE_DATABASE_URL" not in os.environ:
-        running = keeping.running(data)
+        running = state_file.running(data)
         if running is None:
             raise settings.SettingsError(
                 f"nothing runs in {data}, and ADMITONE_DATABASE_URL is not set: "

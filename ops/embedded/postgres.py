@@ -11,9 +11,10 @@ from typing import ClassVar
 import psycopg
 from psycopg import sql
 
-from ops import folder, supervision, unprivileged, wheels
-from ops.servers import PROBE_SECONDS_MAX, Server, clean_environment
-from ops.unprivileged import EmbeddedError, Way
+from ops import child_processes
+from ops.embedded import data_dir, unprivileged, wheels
+from ops.embedded.server import PROBE_SECONDS_MAX, Server, clean_environment
+from ops.embedded.unprivileged import EmbeddedError, Way
 
 USER = DATABASE = "admitone"
 INITDB_SECONDS_MAX = 120.0
@@ -48,7 +49,7 @@ class Postgres(Server):
     def __init__(self, data: Path) -> None:
         super().__init__(data)
         self.cluster = self.data / "postgres"
-        self._title = f"admitone-{folder.digest(self.data)}"
+        self._title = f"admitone-{data_dir.digest(self.data)}"
         self._has_database = False
 
     def _prepare(self) -> Way:
@@ -60,7 +61,7 @@ class Postgres(Server):
         unprivileged.give(self.cluster, way)
         # No process of this folder lives and the folder is locked, so these can only be stale.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
-        (self.sockets / f".s.PGSQL.{folder.POSTGRES_PORT}.lock").unlink(missing_ok=True)
+        (self.sockets / f".s.PGSQL.{data_dir.POSTGRES_PORT}.lock").unlink(missing_ok=True)
         return way
 
     def _create(self, way: Way) -> None:
@@ -78,7 +79,7 @@ class Postgres(Server):
         ]
         with self.log.open("ab") as log:
             done = subprocess.run(
-                [*way.prefix, *supervision.dies_with_parent(signal.SIGTERM), *argv],
+                [*way.prefix, *child_processes.dies_with_parent(signal.SIGTERM), *argv],
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -99,7 +100,7 @@ class Postgres(Server):
             "-D",
             str(self.cluster),
             "-p",
-            str(folder.POSTGRES_PORT),
+            str(data_dir.POSTGRES_PORT),
             *options,
         ]
 
@@ -115,7 +116,7 @@ class Postgres(Server):
     def _connect(self, database: str) -> psycopg.Connection:
         return psycopg.connect(
             host=str(self.sockets),
-            port=folder.POSTGRES_PORT,
+            port=data_dir.POSTGRES_PORT,
             user=USER,
             dbname=database,
             connect_timeout=PROBE_SECONDS_MAX,
@@ -130,19 +131,19 @@ class Postgres(Server):
 
     def _recover(self) -> None:
         """Stop a living postmaster in order; kill what a dead one left, as it still writes to the files."""
-        supervision.stop_found(self._is_main, self.stop_signal, self.stop_seconds_max)
-        supervision.stop_found(self._is_any, signal.SIGKILL, supervision.KILL_SECONDS_MAX)
+        child_processes.stop_found(self._is_main, self.stop_signal, self.stop_seconds_max)
+        child_processes.stop_found(self._is_any, signal.SIGKILL, child_processes.KILL_SECONDS_MAX)
 
     def _is_main(self, pid: int, argv: Sequence[str]) -> bool:
         """Recognise a postmaster (or initdb) by the folder it was given: its arguments stay as they were."""
         folders = {str(self.cluster), f"--pgdata={self.cluster.with_name('postgres.unfinished')}"}
-        in_place = supervision.folder(pid) == self.cluster and not argv[0].startswith("postgres:")
+        in_place = child_processes.folder(pid) == self.cluster and not argv[0].startswith("postgres:")
         return Path(argv[0]).name in {"postgres", "initdb"} and (in_place or not folders.isdisjoint(argv))
 
     def _is_any(self, pid: int, argv: Sequence[str]) -> bool:
         """Recognise a server process by its title, which anyone may read, or by its working directory."""
         titled = argv[0].startswith("postgres:")
-        return titled and (self._title in argv[0] or supervision.folder(pid) == self.cluster)
+        return titled and (self._title in argv[0] or child_processes.folder(pid) == self.cluster)
 
 
 def _check(cluster: Path) -> None:

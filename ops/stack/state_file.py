@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from ops.folder import Servers
-from ops.unprivileged import EmbeddedError
+from ops.embedded.data_dir import Servers
+from ops.embedded.unprivileged import EmbeddedError
 
 KEY_BYTES = 32
 KEY_LENGTH_MIN = 16

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from ops import supervision, unprivileged, wheels
-from ops.servers import PROBE_SECONDS_MAX, Server
-from ops.unprivileged import Way
+from ops import child_processes
+from ops.embedded import unprivileged, wheels
+from ops.embedded.server import PROBE_SECONDS_MAX, Server
+from ops.embedded.unprivileged import Way
 
 SETTINGS = {
     "port": "0",
@@ -57,7 +58,7 @@ class Valkey(Server):
             return False
 
     def _recover(self) -> None:
-        supervision.stop_found(self._is_mine, self.stop_signal, self.stop_seconds_max)
+        child_processes.stop_found(self._is_mine, self.stop_signal, self.stop_seconds_max)
 
     def _is_mine(self, _pid: int, argv: Sequence[str]) -> bool:
         """Recognise the server by the socket it was given: its arguments stay as they were."""

@@ -12,16 +12,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ops import operating, programs
+from ops.cli import service_commands
+from ops.stack import programs
 from shared.errors import ExpectedError
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Registration for ticket drops: never oversold, never lost, answered once.",
+    epilog="In a checkout there are also test, bench and check; each takes --help.",
 )
 
 
@@ -51,25 +53,15 @@ def up(
     demo: Annotated[bool, typer.Option(help="Make the demonstration event.")] = True,
 ) -> None:
     """Run everything on this machine, PostgreSQL and Valkey included, until Ctrl-C."""
-    from ops import stack  # noqa: PLC0415
+    from ops.stack import stack  # noqa: PLC0415
 
     stack.up(stack.Plan(port=port, data=data, workers=workers, api_processes=api_processes, demo=demo))
-
-
-@app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def test(context: typer.Context) -> None:
-    """Run the whole test suite; arguments are pytest's."""
-    os.chdir(CHECKOUT)
-    measured = ["-m", "coverage", "run"] if os.environ.get("ADMITONE_TEST_COVERAGE") == "1" else []
-    os.execv(sys.executable, [sys.executable, *measured, "-m", "pytest", *context.args])  # noqa: S606  # no shell
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database of ADMITONE_DATABASE_URL to this version's schema."""
-    from ops import schema  # noqa: PLC0415
+    from ops.maintenance import schema  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
     schema.upgrade(settings.load(settings.DatabaseSettings).database_url)
@@ -105,74 +97,15 @@ def worker() -> None:
 @app.command("worker-health")
 def worker_health() -> None:
     """Tell by the exit status whether this host's worker ticks; for its container's health check."""
-    from ops import health  # noqa: PLC0415
+    from ops.maintenance import worker_health  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
-    if not health.worker_is_alive(settings.load(settings.Settings)):
+    if not worker_health.worker_is_alive(settings.load(settings.Settings)):
         print("admitone: no worker of this host ticks", file=sys.stderr)
         raise typer.Exit(1)
 
 
-@app.command()
-def bench(  # noqa: PLR0913 - one parameter for each option
-    *,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, a minute in all.")] = False,
-    connections: Annotated[str | None, typer.Option(help="Such as 1,16,64,256,1000.")] = None,
-    rows: Annotated[str | None, typer.Option(help="Existing registrations, such as 1000,100000.")] = None,
-    events: Annotated[str | None, typer.Option(help="How many events at once, such as 1,10,1000.")] = None,
-    seconds: Annotated[int | None, typer.Option(min=1, help="How long each point is measured.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often; medians are shown.")] = None,
-    drop: Annotated[
-        int | None, typer.Option(min=0, help="Registrations of the drop in which memory is watched; 0: none.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="REV", help="Judge this version beside that git revision, in turns.")
-    ] = None,
-    turns: Annotated[int | None, typer.Option(help="Of each version, with --against; 9 or more.")] = None,
-    figures: Annotated[
-        str | None, typer.Option(help="With --against: only these, such as closed-256,drain,open.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
-        ".admitone-bench"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Measure this service and the other ways of registering, side by side on this machine."""
-    from benchmarks import run  # noqa: PLC0415
-    from benchmarks.judge import run as judge_run  # noqa: PLC0415
-
-    if against is not None:
-        if any(option is not None for option in (connections, rows, events, rounds, drop)):
-            raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")
-        raise typer.Exit(
-            judge_run.command(
-                against,
-                quick=quick,
-                only=figures,
-                turns=turns,
-                seconds=seconds,
-                as_json=as_json,
-                output=output,
-            )
-        )
-    if figures is not None or turns is not None:
-        raise typer.BadParameter("--figures and --turns go with --against")
-    raise typer.Exit(
-        run.command(
-            quick=quick,
-            connections=connections,
-            rows=rows,
-            events=events,
-            seconds=seconds,
-            rounds=rounds,
-            drop=drop,
-            as_json=as_json,
-            output=output,
-        )
-    )
-
-
-operating.add_to(app)
+service_commands.add_to(app)
 
 
 def main() -> None:
@@ -194,7 +127,3 @@ def main() -> None:
 def _end(said: str, status: int) -> NoReturn:
     print(f"admitone: {said}", file=sys.stderr)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,69 @@
+"""The command line of the benchmark: `./admitone bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import run
+from benchmarks.judge import run as judge_run
+
+
+def bench(  # noqa: PLR0913 - one parameter for each option
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, a minute in all.")] = False,
+    connections: Annotated[str | None, typer.Option(help="Such as 1,16,64,256,1000.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Existing registrations, such as 1000,100000.")] = None,
+    events: Annotated[str | None, typer.Option(help="How many events at once, such as 1,10,1000.")] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, help="How long each point is measured.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often; medians are shown.")] = None,
+    drop: Annotated[
+        int | None, typer.Option(min=0, help="Registrations of the drop in which memory is watched; 0: none.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="REV", help="Judge this version beside that git revision, in turns.")
+    ] = None,
+    turns: Annotated[int | None, typer.Option(help="Of each version, with --against; 9 or more.")] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="With --against: only these, such as closed-256,drain,open.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
+        ".admitone-bench"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure this service and the other ways of registering, side by side on this machine."""
+    if against is not None:
+        if any(option is not None for option in (connections, rows, events, rounds, drop)):
+            raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")
+        raise typer.Exit(
+            judge_run.command(
+                against,
+                quick=quick,
+                only=figures,
+                turns=turns,
+                seconds=seconds,
+                as_json=as_json,
+                output=output,
+            )
+        )
+    if figures is not None or turns is not None:
+        raise typer.BadParameter("--figures and --turns go with --against")
+    raise typer.Exit(
+        run.command(
+            quick=quick,
+            connections=connections,
+            rows=rows,
+            events=events,
+            seconds=seconds,
+            rounds=rounds,
+            drop=drop,
+            as_json=as_json,
+            output=output,
+        )
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(bench)
+app(prog_name="admitone bench")
