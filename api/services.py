@@ -104,7 +104,7 @@ def open_services(settings: Settings) -> Services:
     sender = wake_senders.connect(celery, settings)
     waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
-    poller = ResultPoller(waiter, redis_client, settings, waker.outcome_seen)
+    poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     intake, receipts, pace, full_events = (

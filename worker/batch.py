@@ -4,7 +4,7 @@ A batch is all or nothing. One event's batch that cannot be written is applied a
 the command at fault is settled as `Failed` and the others as if it had not been there.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -60,15 +60,25 @@ class DecisionRaised(Exception):  # noqa: N818 - likewise
     """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
 
 
-def apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[SettledCommand]:
+def _nothing() -> None:
+    pass
+
+
+def apply(
+    session: Session,
+    event_ids: Collection[UUID],
+    commands_max: int,
+    meanwhile: Callable[[], None] = _nothing,
+) -> list[SettledCommand]:
     """Decide at most `commands_max` pending commands of these events and commit; return what was settled.
 
     One event's commands are settled even when the database refuses them together. For more than one event
     that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile: the caller
-    applies the events one by one. The session must be in autocommit mode.
+    applies the events one by one. The session must be in autocommit mode. `meanwhile` is called once all
+    statements are sent, while PostgreSQL executes them; it must not raise.
     """
     try:
-        return _apply(session, event_ids, commands_max)
+        return _apply(session, event_ids, commands_max, meanwhile)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
@@ -80,7 +90,12 @@ def apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> l
         return _apply_around_culprits(session, event_id, len(error.command_ids))
 
 
-def _apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[SettledCommand]:
+def _apply(
+    session: Session,
+    event_ids: Collection[UUID],
+    commands_max: int,
+    meanwhile: Callable[[], None] = _nothing,
+) -> list[SettledCommand]:
     settled: list[SettledCommand] = []
     with session.transaction():
         locked = load.lock_events(session, event_ids, commands_max)
@@ -98,6 +113,7 @@ def _apply(session: Session, event_ids: Collection[UUID], commands_max: int) -> 
                     decided = [_decide(event, command) for event, command in part]
                     writer.save({event.id: event for event, _ in part}.values(), decided)
                     settled += decided
+                meanwhile()
             writer.check()
         except (*_POISON, DecisionRaised) as error:
             raise BatchRefused([row[0] for event in locked for row in _batch(event)]) from error

@@ -71,6 +71,7 @@ class Owner:
 
     def tick(self) -> None:
         """Rebalance the events, and apply pending commands that no message told of."""
+        self._publisher.publish()
         try:
             change = self._joined().rebalance()
         except (SQLAlchemyError, AssertionError) as error:
@@ -110,7 +111,7 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            settled = batch.apply(ownership.session, event_ids, commands_max)
+            settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
             if ownership.session.closed:
                 self._lose(error)
@@ -122,7 +123,9 @@ class Owner:
             self._queue.refused(event_ids)
             return
         self._queue.settled(event_ids, settled, commands_max)
-        self._publisher.publish(settled)
+        self._publisher.add(settled)
+        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile
+            self._publisher.publish()
 
     def _joined(self) -> Ownership:
         if self._ownership is None:

@@ -24,19 +24,19 @@ _LISTEN_AGAIN_SECONDS = 1
 
 
 class ResultPoller:
-    """Reads the results of awaited commands, one read for many; tells `outcome_seen` of their events."""
+    """Reads the results of awaited commands, one read for many; tells `outcomes_seen` of those found."""
 
     def __init__(
         self,
         waiter: OutcomeWaiter,
         client: "redis.asyncio.Redis",
         settings: Settings,
-        outcome_seen: Callable[[UUID], None],
+        outcomes_seen: Callable[[UUID, Collection[UUID]], None],
     ) -> None:
         self.task = SingleTask(self._poll)
         self._waiter = waiter
         self._client = client
-        self._outcome_seen = outcome_seen
+        self._outcomes_seen = outcomes_seen
         self._read_max = settings.answer_read_max
         self._result_url = settings.result_url
         self._announced: set[UUID] = set()
@@ -104,7 +104,8 @@ class ResultPoller:
             for event_id in event_ids
             for awaited in islice(self._waiter.by_event.get(event_id, {}).values(), share)
         ]
-        settled, unsettled = set(), set()
+        settled: dict[UUID, list[UUID]] = {}
+        unsettled = set()
         for first in range(0, len(asked), self._read_max):
             part = asked[first : first + self._read_max]
             outcomes = await results.read(self._client, [awaited.result_key for awaited in part])
@@ -112,8 +113,8 @@ class ResultPoller:
                 if outcome is None:
                     unsettled.add(awaited.event_id)
                 else:
-                    settled.add(awaited.event_id)
+                    settled.setdefault(awaited.event_id, []).append(awaited.command_id)
                     self._waiter.answer(awaited, outcome)
-        for event_id in settled:
-            self._outcome_seen(event_id)
-        return settled - unsettled
+        for event_id, command_ids in settled.items():
+            self._outcomes_seen(event_id, command_ids)
+        return settled.keys() - unsettled

@@ -68,7 +68,7 @@ class Submission:
             headers["idempotent-replayed"] = "true"
             outcome = await self._recorded_outcome(event_id, receipt_id)
         else:
-            self.waker.wake(event_id)
+            self.waker.wake(event_id, receipt_id)
         if outcome is None and request.wait_seconds > 0:
             outcome = await self.waiter.outcome(event_id, receipt_id, request.wait_seconds)
             if outcome is None:

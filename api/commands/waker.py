@@ -1,8 +1,9 @@
 """Wakes the owners of events that have new commands, with as few messages as possible.
 
-The waker sends at once when it is idle. After that it waits until an outcome of one of these events has been
+The waker sends at once when it is idle. Then it waits until an outcome of a command that it sent for has been
 seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get commands meanwhile share the next
-messages. An owner with a crowd looks for more commands by itself, so most of these need no message at all.
+messages. An owner with a crowd looks for more commands by itself, so most commands are decided before their
+message is due, and need none.
 
 A message that fails is logged and forgotten: the command is in the ledger, and the event's owner finds it at
 its next tick.
@@ -33,19 +34,24 @@ class Waker:
     def __init__(self, send: Send, group_by_owner: GroupByOwner) -> None:
         self._send = send
         self._group_by_owner = group_by_owner
-        self._due: dict[UUID, None] = {}
-        self._awaited: set[UUID] = set()
+        self._due: dict[UUID, set[UUID]] = {}
+        self._sent: dict[UUID, set[UUID]] = {}
         self._outcome = asyncio.Event()
         self._sender = SingleTask(self._send_all)
 
-    def wake(self, event_id: UUID) -> None:
-        """Wake the event's owner soon; never raises, never waits."""
-        self._due[event_id] = None
+    def wake(self, event_id: UUID, command_id: UUID) -> None:
+        """Wake the event's owner for this command soon; never raises, never waits."""
+        self._due.setdefault(event_id, set()).add(command_id)
         self._sender.ensure_running()
 
-    def outcome_seen(self, event_id: UUID) -> None:
-        """Note that the event's owner is at work."""
-        if event_id in self._awaited:
+    def outcomes_seen(self, event_id: UUID, command_ids: Collection[UUID]) -> None:
+        """Note that the event's owner has decided these commands: they need no message any more."""
+        due = self._due.get(event_id)
+        if due is not None:
+            due.difference_update(command_ids)
+            if not due:
+                del self._due[event_id]
+        if not self._sent.get(event_id, set()).isdisjoint(command_ids):
             self._outcome.set()
 
     async def close(self) -> None:
@@ -54,9 +60,9 @@ class Waker:
 
     async def _send_all(self) -> None:
         while self._due:
-            event_ids, self._due = list(self._due), {}
-            self._awaited = set(event_ids)
+            self._sent, self._due = self._due, {}
             self._outcome.clear()
+            event_ids = list(self._sent)
             groups = [event_ids] if len(event_ids) == 1 else await self._group_by_owner(event_ids)
             for group in groups:
                 try:

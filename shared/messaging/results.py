@@ -44,9 +44,10 @@ _STORED = json.Decoder(_Stored)
 _ANNOUNCEMENT = json.Decoder(list[UUID])
 
 
-def task_id(command_id: UUID) -> UUID:
-    """Return the id under which Celery knows the command's result: a digest of the command's id."""
-    return UUID(bytes=hashlib.sha256(b"result" + command_id.bytes).digest()[:16])
+def task_id(command_id: UUID) -> str:
+    """Return the id under which Celery knows the command's result: a digest of the command's id, as a UUID."""
+    digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
 
 
 def key(command_id: UUID) -> str:
@@ -82,7 +83,7 @@ class ResultWriter:
     def write(self, settled: Sequence[SettledCommand]) -> None:
         """Store these outcomes and announce their events; raises `redis.RedisError` when Redis is gone."""
         done_at = datetime.now(UTC).isoformat().encode()
-        ids = [str(task_id(command.command_id)) for command in settled]
+        ids = [task_id(command.command_id) for command in settled]
         values = [
             _VALUE % (json.encode(command.outcome), done_at, id_.encode())
             for command, id_ in zip(settled, ids, strict=True)
