@@ -45,7 +45,7 @@ _ANNOUNCEMENT = json.Decoder(list[UUID])
 
 
 def task_id(command_id: UUID) -> str:
-    """Return the id under which Celery knows the command's result: a digest of the command's id, as a UUID."""
+    """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
 
