@@ -11,8 +11,8 @@ from psycopg import sql
 from sqlalchemy import Connection, make_url
 
 from ops import embedded
-from ops.maintenance import schema
 from ops.embedded import Servers
+from ops.maintenance import schema
 from shared.settings import Settings
 from tests.databases import as_worker
 from tests.stage import Breakable, Stage
@@ -45,6 +45,13 @@ def empty_database(servers: Servers) -> Iterator[str]:
 @pytest.fixture
 def database(servers: Servers, template: str) -> Iterator[str]:
     """The URL of an empty database with the current schema."""
+    with ExitStack() as stack:
+        yield _database(servers, template, stack)
+
+
+@pytest.fixture(scope="module")
+def module_database(servers: Servers, template: str) -> Iterator[str]:
+    """The URL of a database with the current schema for all tests of one module."""
     with ExitStack() as stack:
         yield _database(servers, template, stack)
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from shared.postgres import connections
 from worker import batch
 
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -94,8 +95,9 @@ def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     """
     settled: list[UUID] = []
     with as_worker(database_url) as owner:
+        session = connections.session(owner)
         while run(database_url, _PENDING, event_id=event_id):
-            settled += [one.command_id for one in batch.apply_pending(owner, [event_id], batch_max)]
+            settled += [command.command_id for command in batch.apply(session, [event_id], batch_max)]
     return settled
 
 

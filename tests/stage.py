@@ -20,8 +20,8 @@ from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from ops import embedded
-from ops.maintenance import schema
 from ops.embedded import Servers
+from ops.maintenance import schema
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _READY_SECONDS_MAX = 30

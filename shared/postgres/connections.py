@@ -44,7 +44,9 @@ async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[Tuple
     """Return a new driver's connection of the API, on which each statement commits by itself."""
     url = make_url(settings.database_url)
     _, address = url.get_dialect()().create_connect_args(url)
-    ours = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
+    ours = _connect_args(
+        _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
+    )
     return await psycopg.AsyncConnection.connect(**{**address, **ours}, autocommit=True)
 
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ops import child_processes
 from ops.embedded import data_dir
 from ops.stack import programs
-from ops import child_processes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_SECONDS_MAX = 60

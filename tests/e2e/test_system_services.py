@@ -20,8 +20,8 @@ from kombu import Connection, Queue
 from psycopg import sql
 from sqlalchemy import make_url
 
-from ops.maintenance import audit, schema
 from ops.embedded import Servers
+from ops.maintenance import audit, schema
 from tests.stage import Json, Stage
 
 

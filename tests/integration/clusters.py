@@ -7,9 +7,8 @@ from pathlib import Path
 import psycopg
 import redis
 
-from ops import embedded, child_processes
-from ops.embedded import data_dir
-from ops.embedded import Postgres, Servers
+from ops import child_processes, embedded
+from ops.embedded import Postgres, Servers, data_dir
 
 
 def query(servers: Servers, statement: str) -> list[tuple[object, ...]]:

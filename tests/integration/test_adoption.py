@@ -16,11 +16,11 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
 from ops.adoption import adopt
-from ops.maintenance import audit, verification
-from ops.adoption.report import Fate, Report
 from ops.adoption.adopt import AdoptionError
+from ops.adoption.report import Fate, Report
+from ops.maintenance import audit, verification
 from ops.maintenance.audit import Audited
-from shared.postgres import locks
+from shared.postgres import connections, locks
 from tests.databases import as_worker
 from tests.stage import CHECKOUT
 from worker import batch
@@ -587,7 +587,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
         """
         run(target, statement, event_id, payload)
     with as_worker(target) as connection:
-        batch.apply_pending(connection, [event_id], 100)
+        batch.apply(connections.session(connection), [event_id], 100)
     rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]
 

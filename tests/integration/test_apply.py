@@ -1,6 +1,6 @@
 """One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -15,16 +15,13 @@ from structlog.testing import capture_logs
 from shared.domain import ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
-from shared.postgres import ledger, rows
-from shared.postgres.connections import worker_connection
-from shared.settings import Settings
 from tests.databases import settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from worker import load
-from worker.load import Held, Loaded
+from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
 SIZES = 10
@@ -58,13 +55,13 @@ def answers(world: InPostgres) -> list[str]:
 
 def before_each_look(monkeypatch: pytest.MonkeyPatch, call: Callable[[int], None]) -> None:
     """Have this called before every look at what is pending, with its number from 1 on."""
-    numbers, hold = count(1), load.hold
+    numbers, lock_events = count(1), load.lock_events
 
-    def holding(*args: Any) -> list[Held]:
+    def locking(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
         call(next(numbers))
-        return hold(*args)
+        return lock_events(session, event_ids, commands_max)
 
-    monkeypatch.setattr(load, "hold", holding)
+    monkeypatch.setattr(load, "lock_events", locking)
 
 
 def _word(outcome: Json | None) -> str:
@@ -88,7 +85,7 @@ def counters(world: InPostgres) -> tuple[int, int]:
         ({"kind": "heal_counter", "payload": [1]}, "heal_counter: "),
     ],
 )
-def test_a_command_that_cannot_be_read_fails_alone_with_an_incident_to_look_up(
+def test_an_unreadable_command_fails_alone(
     connection: Connection, unreadable: dict[str, Any], why: str
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -108,7 +105,7 @@ def test_a_command_that_cannot_be_read_fails_alone_with_an_incident_to_look_up(
     assert why in str(incident["exc_info"])
 
 
-def test_of_a_batch_that_the_database_refuses_only_the_culprit_fails(
+def test_only_the_culprit_of_a_refused_batch_fails(
     connection: Connection,
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -132,7 +129,7 @@ def test_of_a_batch_that_the_database_refuses_only_the_culprit_fails(
 @pytest.mark.parametrize(
     ("size", "culprits", "looks_max"), [(256, [40, 200], 50), (48, list(range(48)), 3 * 48)]
 )
-def test_culprits_in_a_large_batch_are_found_in_few_looks(
+def test_culprits_are_found_in_few_looks(
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
@@ -156,7 +153,7 @@ def test_culprits_in_a_large_batch_are_found_in_few_looks(
     assert len(looks) <= looks_max
 
 
-def test_an_unreadable_command_in_a_refused_batch_is_one_incident_the_one_that_it_is_answered_with(
+def test_a_retried_batch_reports_an_incident_once(
     connection: Connection,
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -175,7 +172,7 @@ def test_an_unreadable_command_in_a_refused_batch_is_one_incident_the_one_that_i
     assert len(incidents) == 2
 
 
-def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be_applied(
+def test_a_broken_off_retry_returns_the_settled_part(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -197,27 +194,7 @@ def test_what_was_settled_of_a_refused_batch_is_told_although_the_rest_cannot_be
     assert [entry["event"] for entry in logs] == ["batch_refused", "event_not_applied"]
 
 
-@pytest.mark.parametrize("how_many", ["one", "many"])
-def test_settling_finds_each_row_by_its_place_however_small_the_table_was_when_that_was_planned(
-    connection: Connection, settings: Settings, how_many: str
-) -> None:
-    world = InPostgres(connection, SETTINGS)
-    world.accept(asked(*[register(1)] * 60))
-    connection.execute(text("ANALYZE command"))
-    statement = rows.text(ledger.SETTLE, ledger.settling([], []).rows, one=how_many == "one").decode()
-    for number, name in enumerate(["tid", "id", "outcome"], 1):
-        statement = statement.replace(f"%(settled_{name})s", f"${number}")
-
-    with worker_connection(settings) as worker:
-        worker.exec_driver_sql(f"PREPARE settle AS {statement}")
-        plan = "\n".join(worker.exec_driver_sql("EXPLAIN EXECUTE settle (NULL, NULL, NULL)").scalars())
-
-    assert "Tid Scan on command" in plan
-    assert "Index" not in plan
-    assert "Seq Scan" not in plan
-
-
-def test_the_guard_stops_an_owner_who_believes_that_there_is_always_room(
+def test_the_guard_stops_an_overselling_owner(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -232,7 +209,7 @@ def test_the_guard_stops_an_owner_who_believes_that_there_is_always_room(
     assert [type(entry["exc_info"]).__name__ for entry in logs[1:]] == ["GuardRefused", "GuardRefused"]
 
 
-def test_a_decision_that_raises_half_way_changes_nothing_and_fails_alone(
+def test_a_decision_that_raises_changes_nothing(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -253,7 +230,7 @@ def test_a_decision_that_raises_half_way_changes_nothing_and_fails_alone(
     assert (now.rows, now.entries, now.spots_reserved) == (before.rows, before.entries, before.spots_reserved)
 
 
-def test_a_command_that_turns_up_late_does_not_fail_in_the_culprits_place(
+def test_a_late_command_is_not_the_culprit(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = InPostgres(connection, SETTINGS)
@@ -292,7 +269,7 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     assert counters(world) == (10, 10)
 
 
-def test_a_heal_in_the_middle_of_a_batch_is_decided_after_what_came_before_it(connection: Connection) -> None:
+def test_a_heal_is_decided_alone(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(register(3), heal(), register(1), register(1)))
     with connection.begin():
@@ -319,9 +296,7 @@ def test_a_heal_in_the_middle_of_a_batch_is_decided_after_what_came_before_it(co
 @pytest.mark.parametrize(
     "settings", [{"opensAt": "0001-01-01T00:00:00+14:00"}, {"closesAt": "9999-12-31T23:59:59-12:00"}]
 )
-def test_no_moment_that_an_admin_gives_makes_the_event_unreadable(
-    connection: Connection, settings: Json
-) -> None:
+def test_extreme_moments_leave_the_event_readable(connection: Connection, settings: Json) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(change(**settings), register(1)))
 
@@ -332,7 +307,7 @@ def test_no_moment_that_an_admin_gives_makes_the_event_unreadable(
     assert answers(world)[1] == "confirmed"
 
 
-def test_a_heal_offers_all_the_spots_that_it_finds(connection: Connection) -> None:
+def test_a_heal_offers_the_spots_it_finds(connection: Connection) -> None:
     world = InPostgres(connection, {**SETTINGS, "capacity": 0})
     world.accept(asked(*[register(1)] * 6))
     world.apply(100)
@@ -346,7 +321,7 @@ def test_a_heal_offers_all_the_spots_that_it_finds(connection: Connection) -> No
     assert world.snapshot().waitlist_length == 1
 
 
-def test_a_large_party_that_cancels_makes_room_for_as_many_small_ones(connection: Connection) -> None:
+def test_a_large_cancellation_promotes_many_small_parties(connection: Connection) -> None:
     world = InPostgres(connection, {**SETTINGS, "capacity": 6})
     commands = asked(register(6), *[register(1)] * 8, move("CANCELLED", 9))
     world.accept(commands[:-1])
@@ -359,7 +334,7 @@ def test_a_large_party_that_cancels_makes_room_for_as_many_small_ones(connection
     assert world.snapshot().waitlist_length == 2
 
 
-def test_two_registrations_of_one_holder_change_places_in_one_batch(connection: Connection) -> None:
+def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     one, other = register(1, "ada@example.org"), register(1, "Ada@example.org")
     swaps = [
@@ -380,7 +355,7 @@ def test_two_registrations_of_one_holder_change_places_in_one_batch(connection: 
 
 
 @pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])
-def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_promoted(
+def test_only_the_heads_of_a_waitlist_are_loaded(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     world = InPostgres(connection, {**SETTINGS, "capacity": 0, "promotionPolicy": policy})
@@ -389,14 +364,16 @@ def test_of_a_long_waitlist_only_the_heads_are_loaded_and_the_right_ones_are_pro
         connection.execute(text("UPDATE event SET waitlist_length = :waiters"), {"waiters": WAITERS})
     waiting = sorted(world.snapshot().rows, key=lambda row: row.seq)
     loaded: list[int] = []
-    loading = load.load
+    rosters = load.rosters
 
-    def counting(on: Connection, decidable: Sequence[tuple[Held, Sequence[PendingCommand]]]) -> list[Loaded]:
-        found = loading(on, decidable)
-        loaded.extend(len(one.roster.registrations) for one in found)
-        return found
+    def counting(
+        session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
+    ) -> list[LoadedEvent]:
+        events = rosters(session, decidable)
+        loaded.extend(len(event.roster.registrations) for event in events)
+        return events
 
-    monkeypatch.setattr(load, "load", counting)
+    monkeypatch.setattr(load, "rosters", counting)
     world.accept(asked(change(capacity=103)))
     assert world.apply(100) == 1
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops import embedded
-from ops.embedded import data_dir
-from ops.embedded import EmbeddedError
+from ops.embedded import EmbeddedError, data_dir
 from tests.integration.clusters import processes_of, query, stopped_in_order, valkey
 
 CHECKOUT = Path(__file__).resolve().parents[2]

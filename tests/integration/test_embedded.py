@@ -9,9 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ops import embedded, child_processes
-from ops.embedded import data_dir, postgres, unprivileged
-from ops.embedded import EmbeddedError, Postgres, Valkey
+from ops import child_processes, embedded
+from ops.embedded import EmbeddedError, Postgres, Valkey, data_dir, postgres, unprivileged
 from tests.integration.clusters import one_postgres, processes_of, query, stopped_in_order, valkey
 
 

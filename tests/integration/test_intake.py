@@ -1,20 +1,15 @@
-"""The intake on a real ledger: what cannot be accepted is told, and takes nobody with it."""
+"""The intake on a real ledger: a command that cannot be accepted fails alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
-from api.rings import rings
 from sqlalchemy import Connection, make_url, text
 
 from api.commands.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
-from api.commands.owner_cache import Owners
-from api.commands.waker import Bell
 from shared.domain import ids
-from shared.messaging import queues
-from shared.postgres import connections
-from shared.postgres.ledger import NewCommand, Receipt
+from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 
 EVENT = ids.new_id()
@@ -39,19 +34,14 @@ def asked(
 
 
 def use(settings: Settings, work: Callable[[Intake], Awaitable[object]]) -> object:
-    """Give a running intake some work; its broker is not there, which must not matter."""
+    """Give a running intake some work."""
 
     async def run() -> object:
-        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
-        nowhere = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
-        bell = Bell(rings(queues.celery_app(nowhere), nowhere), Owners(engine))
-        intake = Intake(bell, settings)
+        intake = Intake(settings)
         try:
             return await work(intake)
         finally:
             await intake.close()
-            await bell.close()
-            await engine.dispose()
 
     return asyncio.run(run())
 
@@ -64,13 +54,19 @@ def in_ledger(connection: Connection) -> set[UUID]:
 def test_a_bad_row_does_not_sink_its_batch(settings: Settings, connection: Connection) -> None:
     rows = [asked(), asked(), asked(b'{"name":"\\u0000"}'), asked(), asked()]
 
-    async def accept(intake: Intake) -> list[Receipt | BaseException]:
+    async def accept(intake: Intake) -> list[Acceptance | BaseException]:
         return await asyncio.gather(*(intake.accept(row) for row in rows), return_exceptions=True)
 
     answers = use(settings, accept)
 
     assert isinstance(answers, list)
-    assert [type(answer) for answer in answers] == [Receipt, Receipt, CommandRejected, Receipt, Receipt]
+    assert [type(answer) for answer in answers] == [
+        Acceptance,
+        Acceptance,
+        CommandRejected,
+        Acceptance,
+        Acceptance,
+    ]
     assert in_ledger(connection) == {row.id for row in rows} - {rows[2].id}
 
 
@@ -78,17 +74,17 @@ def test_over_the_limit_nothing_is_accepted(settings: Settings, connection: Conn
     small = settings.model_copy(update={"intake_waiting_max": 3, "intake_batch_max": 3})
     rows = [asked() for _ in range(5)]
 
-    async def accept(intake: Intake) -> list[Receipt | BaseException]:
+    async def accept(intake: Intake) -> list[Acceptance | BaseException]:
         return await asyncio.gather(*(intake.accept(row) for row in rows), return_exceptions=True)
 
     answers = use(small, accept)
 
     assert isinstance(answers, list)
-    assert [type(answer) for answer in answers] == [Receipt] * 3 + [IntakeFull] * 2
+    assert [type(answer) for answer in answers] == [Acceptance] * 3 + [IntakeFull] * 2
     assert in_ledger(connection) == {row.id for row in rows[:3]}
 
 
-def test_a_database_that_is_not_there_is_told(settings: Settings) -> None:
+def test_a_missing_database_is_reported(settings: Settings) -> None:
     nowhere = settings.model_copy(
         update={
             "database_url": "postgresql+psycopg://nobody@127.0.0.1:9/nothing",
@@ -100,20 +96,20 @@ def test_a_database_that_is_not_there_is_told(settings: Settings) -> None:
         use(nowhere, lambda intake: intake.accept(asked()))
 
 
-def test_a_connection_that_broke_costs_nobody_a_command(settings: Settings, connection: Connection) -> None:
+def test_a_broken_connection_costs_no_command(settings: Settings, connection: Connection) -> None:
     rows = [asked() for _ in range(4)]
 
-    async def accept(intake: Intake) -> list[Receipt]:
+    async def accept(intake: Intake) -> list[Acceptance]:
         first = await intake.accept(rows[0])
         with connection.begin():
             connection.execute(_CUT_OFF)
         return [first, *await asyncio.gather(*(intake.accept(row) for row in rows[1:]))]
 
-    assert use(settings, accept) == [Receipt(command_id=row.id) for row in rows]
+    assert use(settings, accept) == [Acceptance(command_id=row.id) for row in rows]
     assert in_ledger(connection) == {row.id for row in rows}
 
 
-def test_a_url_may_name_what_every_connection_is_given(settings: Settings, connection: Connection) -> None:
+def test_a_url_may_set_connection_options(settings: Settings, connection: Connection) -> None:
     url = make_url(settings.database_url)
     named = url.update_query_dict(
         {"connect_timeout": "1", "application_name": "theirs", "options": "-c x.y=1"}
@@ -125,27 +121,25 @@ def test_a_url_may_name_what_every_connection_is_given(settings: Settings, conne
         lambda intake: intake.accept(row),
     )
 
-    assert answer == Receipt(command_id=row.id)
+    assert answer == Acceptance(command_id=row.id)
     assert in_ledger(connection) == {row.id}
 
 
-def test_of_a_batch_that_was_asked_before_in_part_the_rest_is_new(
-    settings: Settings, connection: Connection
-) -> None:
+def test_repeated_commands_are_told_from_new_ones(settings: Settings, connection: Connection) -> None:
     before, again, reused, alone, keyed = (
         asked(key=key, body=body)
         for key, body in ((b"k", b"a"), (b"k", b"a"), (b"k", b"b"), (None, None), (b"l", b"a"))
     )
 
-    async def accept(intake: Intake) -> list[Receipt]:
+    async def accept(intake: Intake) -> list[Acceptance]:
         first = await intake.accept(before)
         return [first, *await asyncio.gather(*(intake.accept(row) for row in (again, reused, alone, keyed)))]
 
     assert use(settings, accept) == [
-        Receipt(command_id=before.id),
-        Receipt(command_id=before.id, replayed=True),
-        Receipt(command_id=before.id, replayed=True, same_request=False),
-        Receipt(command_id=alone.id),
-        Receipt(command_id=keyed.id),
+        Acceptance(command_id=before.id),
+        Acceptance(command_id=before.id, replayed=True),
+        Acceptance(command_id=before.id, replayed=True, same_request=False),
+        Acceptance(command_id=alone.id),
+        Acceptance(command_id=keyed.id),
     ]
     assert in_ledger(connection) == {before.id, alone.id, keyed.id}

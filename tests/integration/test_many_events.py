@@ -1,8 +1,7 @@
 """Many events in one transaction, on real PostgreSQL: each is decided as if it were alone."""
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+import time
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import pytest
@@ -10,19 +9,20 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared.messaging.results import Shelf
-from shared.postgres.ledger import Settled
+from shared.domain.outcomes import SettledCommand
+from shared.messaging.results import ResultWriter
+from shared.postgres import connections
 from shared.settings import Settings
 from tests.databases import run
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
-from worker import batch, load, save
+from worker import batch, load
 from worker.batch import BatchRefused
-from worker.load import Held, Overtaken
+from worker.load import LockedEvent, Overtaken, Session
 from worker.owner import Owner
-from worker.save import Writer
+from worker.publisher import Publisher
 
 LIMIT = 100
 HISTORIES = (
@@ -55,7 +55,13 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(batch.apply_pending(connection, [world.event_id for world in those], limit))
+    return len(batch.apply(connections.session(connection), [world.event_id for world in those], limit))
+
+
+def an_owner(settings: Settings) -> Owner:
+    """Return an owner without a broker; a tick of it applies all that is pending."""
+    publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
+    return Owner(settings, publisher, time.monotonic)
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -72,7 +78,7 @@ def outcomes(world: InPostgres) -> list[str | None]:
     return [None if one.outcome is None else str(one.outcome["outcome"]) for one in world.snapshot().commands]
 
 
-def test_each_event_is_decided_as_if_it_were_alone(connection: Connection) -> None:
+def test_a_shared_batch_decides_as_single_ones_do(connection: Connection) -> None:
     alone = [a_world(connection, *requests) for requests in HISTORIES]
     together = [a_world(connection, *requests) for requests in HISTORIES]
 
@@ -86,7 +92,7 @@ def test_each_event_is_decided_as_if_it_were_alone(connection: Connection) -> No
     assert all(None not in outcomes(world) for world in together)
 
 
-def test_an_event_with_a_crowd_leaves_the_others_room_in_the_batch(connection: Connection) -> None:
+def test_a_crowded_event_leaves_the_others_room(connection: Connection) -> None:
     crowded = a_world(connection, *[register(1)] * 60)
     quiet = [a_world(connection, register(1)) for _ in range(12)]
 
@@ -97,7 +103,7 @@ def test_an_event_with_a_crowd_leaves_the_others_room_in_the_batch(connection: C
     assert outcomes(crowded)[0] == "confirmed"
 
 
-def test_an_event_that_another_session_holds_is_left_for_later(database: str, connection: Connection) -> None:
+def test_a_locked_event_is_left_for_later(database: str, connection: Connection) -> None:
     held, free = a_world(connection, register(1)), a_world(connection, register(1))
     with create_engine(database, poolclass=NullPool).begin() as other:
         other.execute(text("SELECT FROM event WHERE id = :id FOR UPDATE"), {"id": held.event_id})
@@ -110,19 +116,19 @@ def test_an_event_that_another_session_holds_is_left_for_later(database: str, co
 
 def _lose_in_between(database: str, world: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second owner settle the event's commands as soon as the first has found them."""
-    hold = load.hold
+    lock_events = load.lock_events
 
-    def hold_and_lose(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
-        found = hold(on, event_ids, limit)
+    def lock_and_lose(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
+        events = lock_events(session, event_ids, commands_max)
         with create_engine(database, poolclass=NullPool).begin() as second:
             second.execute(_SETTLE_BY_HAND, {"event_id": world.event_id})
-        return found
+        return events
 
-    monkeypatch.setattr(load, "hold", hold_and_lose)
+    monkeypatch.setattr(load, "lock_events", lock_and_lose)
 
 
 @pytest.mark.parametrize("commands", [1, 2])
-def test_one_events_commands_that_a_second_owner_decides_in_between_are_not_decided_again(
+def test_an_overtaken_event_decides_nothing_again(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, commands: int
 ) -> None:
     world = a_world(connection, *[register(1)] * commands)
@@ -136,7 +142,7 @@ def test_one_events_commands_that_a_second_owner_decides_in_between_are_not_deci
     assert outcomes(world) == ["failed"] * commands
 
 
-def test_what_a_second_owner_decides_in_between_is_not_decided_again(
+def test_an_overtaken_batch_decides_nothing_again(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overtaken, other = a_world(connection, register(1)), a_world(connection, register(1))
@@ -158,7 +164,7 @@ def _poison(connection: Connection, world: InPostgres) -> None:
         connection.execute(_CONFLICTING, {"event_id": world.event_id, "id": UUID(first.registration_id)})
 
 
-def test_one_events_poison_refuses_the_whole_batch_and_writes_nothing(connection: Connection) -> None:
+def test_one_poisoned_event_refuses_the_batch(connection: Connection) -> None:
     poisoned, healthy = a_world(connection, register(1), register(2)), a_world(connection, register(1))
     _poison(connection, poisoned)
 
@@ -168,12 +174,10 @@ def test_one_events_poison_refuses_the_whole_batch_and_writes_nothing(connection
     assert (outcomes(poisoned), outcomes(healthy)) == ([None, None], [None])
 
 
-def test_an_owner_then_applies_event_by_event_and_only_the_culprit_fails(
-    connection: Connection, settings: Settings
-) -> None:
+def test_an_owner_isolates_the_poisoned_event(connection: Connection, settings: Settings) -> None:
     poisoned, healthy = a_world(connection, register(1), register(2)), a_world(connection, register(1))
     _poison(connection, poisoned)
-    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
+    owner = an_owner(settings)
 
     with capture_logs() as logs:
         owner.tick()
@@ -183,13 +187,11 @@ def test_an_owner_then_applies_event_by_event_and_only_the_culprit_fails(
     assert "command_failed" in [entry["event"] for entry in logs]
 
 
-def test_an_event_whose_trail_was_cut_off_stalls_nobody_but_itself(
-    connection: Connection, settings: Settings
-) -> None:
+def test_a_cut_off_trail_stalls_no_other_event(connection: Connection, settings: Settings) -> None:
     cut_off, healthy = a_world(connection, register(1)), a_world(connection, register(1))
     with connection.begin():
         connection.execute(_WITHOUT_TRAIL, {"event_id": cut_off.event_id})
-    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
+    owner = an_owner(settings)
 
     with capture_logs() as logs:
         owner.tick()
@@ -199,21 +201,21 @@ def test_an_event_whose_trail_was_cut_off_stalls_nobody_but_itself(
     assert {"event": "overtaken", "event_id": str(cut_off.event_id), "log_level": "warning"} in logs
 
 
-def test_an_event_in_trouble_is_tried_once_a_tick_and_takes_nobody_along(
+def test_a_failing_event_is_tried_once_a_tick(
     database: str, connection: Connection, settings: Settings
 ) -> None:
     stuck, healthy = a_world(connection, register(1)), a_world(connection, register(1))
     apply_all(connection, [stuck, healthy])
     for world in (stuck, healthy):
         world.accept(list(worlds.asked(history(register(1), move("CANCELLED", 1), register(1))))[1:])
-    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
+    owner = an_owner(settings)
 
     with create_engine(database, poolclass=NullPool).begin() as other, capture_logs() as logs:
         rows = text("SELECT FROM registration WHERE event_id = :event_id FOR UPDATE")
         other.execute(rows, {"event_id": stuck.event_id})
         owner.tick()
         for _ in range(5):
-            owner.apply([stuck.event_id, healthy.event_id])
+            owner.wake([stuck.event_id, healthy.event_id])
     assert [entry["event"] for entry in logs].count("event_not_applied") == 1
     assert outcomes(healthy)[1:] == ["status_changed", "confirmed"]
     assert outcomes(stuck)[1:] == [None, None]
@@ -223,22 +225,22 @@ def test_an_event_in_trouble_is_tried_once_a_tick_and_takes_nobody_along(
     assert outcomes(stuck)[1:] == ["status_changed", "confirmed"]
 
 
-def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
+def test_a_lone_crowded_event_fills_its_batch(
     connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crowded = a_world(connection, *[register(1)] * 60)
     for _ in range(12):
         a_world(connection, register(1))
     limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
-    owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
-    sizes, apply_pending = [], batch.apply_pending
+    owner = an_owner(settings.model_copy(update=limits))
+    sizes, apply = [], batch.apply
 
-    def counting(on: Connection, event_ids: Collection[UUID], limit: int, *more: Any) -> list[Settled]:
-        settled = apply_pending(on, event_ids, limit, *more)
+    def counting(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[SettledCommand]:
+        settled = apply(session, event_ids, commands_max)
         sizes.append(len(settled))
         return settled
 
-    monkeypatch.setattr(batch, "apply_pending", counting)
+    monkeypatch.setattr(batch, "apply", counting)
     owner.tick()
     owner.close()
 
@@ -246,12 +248,10 @@ def test_a_crowded_event_is_not_held_to_a_share_by_neighbours_that_are_done(
     assert max(sizes) == 40, "alone it fills its batch"
 
 
-def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
-    connection: Connection, settings: Settings
-) -> None:
+def test_an_owner_without_broker_finishes_a_backlog(connection: Connection, settings: Settings) -> None:
     limits: Json = {"apply_batch_max": 5, "backlog_batch_max": 10}
     those = [a_world(connection, *[register(1)] * 7) for _ in range(6)]
-    owner = Owner(settings=settings.model_copy(update=limits), results=Shelf(settings.result_url, 60))
+    owner = an_owner(settings.model_copy(update=limits))
 
     for _ in range(20):  # a turn lasts to the next tick: one is enough, unless the machine is very slow
         owner.tick()
@@ -262,84 +262,42 @@ def test_an_owner_finishes_a_backlog_of_many_events_without_the_broker(
     assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6
 
 
-@pytest.mark.parametrize("crowd", [19, 20, 21])
-def test_in_a_backlog_outcomes_are_offered_while_the_next_batch_is_written_and_none_is_forgotten(
+@pytest.mark.parametrize("crowd", [9, 10, 21])
+def test_outcomes_are_published_after_their_commit(
     connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, crowd: int
 ) -> None:
     limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 10}
     world = a_world(connection, *[register(1)] * crowd)
-    shelf = Shelf(settings.result_url, 60)
-    owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
-    seen: list[str] = []
-    put, writing = shelf.put, save.writing
+    published: list[str] = []
 
-    def putting(settled: Sequence[Settled]) -> None:
-        seen.append(f"{len(settled)} offered")
-        put(settled)
+    def write(_: ResultWriter, settled: Sequence[SettledCommand]) -> None:
+        committed = {told.id for told in world.snapshot().commands if told.outcome is not None}
+        published.extend(str(command.command_id) for command in settled)
+        assert committed == set(published)
 
-    def watched(on: Connection, meanwhile: Callable[[], None]) -> AbstractContextManager[Writer]:
-        seen.append("a batch is decided")
-        return writing(on, meanwhile)
-
-    monkeypatch.setattr(shelf, "put", putting)
-    monkeypatch.setattr(save, "writing", watched)
-    owner.tick()
-    while None in outcomes(world):
+    monkeypatch.setattr(ResultWriter, "write", write)
+    owner = an_owner(settings.model_copy(update=limits))
+    with capture_logs() as logs:
         owner.tick()
     owner.close()
 
-    batch = "a batch is decided"
-    full = [batch, batch, "10 offered"]
-    assert (
-        seen
-        == {
-            19: [*full, "9 offered"],
-            20: [*full, "10 offered"],
-            21: [*full, batch, "10 offered", "1 offered"],
-        }[crowd]
-    )
+    assert published == [told.id for told in world.snapshot().commands]
+    assert "results_not_stored" not in [entry["event"] for entry in logs]
 
 
-@pytest.mark.parametrize("end", ["tick", "close"])
-def test_outcomes_that_wait_for_the_next_batch_are_offered_when_none_comes(
-    database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
-    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 0.001}
-    world = a_world(connection, *[register(1)] * 15)
-    shelf = Shelf(settings.result_url, 60)
-    offered: list[Settled] = []
-    owner = Owner(settings=settings.model_copy(update=limits), results=shelf)
-    put = shelf.put
-
-    def putting(settled: Sequence[Settled]) -> None:
-        offered.extend(settled)
-        put(settled)
-
-    monkeypatch.setattr(shelf, "put", putting)
-    owner.tick()  # its turn is over with the first batch
-    assert offered == []
-    run(database, _CUT_OFF)
-
-    with capture_logs():
-        getattr(owner, end)()
-
-    assert [str(one.command_id) for one in offered] == [told.id for told in world.snapshot().commands[:10]]
-    owner.close()
-
-
-def test_an_owner_whose_session_is_cut_off_while_it_looks_takes_no_event_for_the_culprit(
+def test_a_cut_off_session_blames_no_event(
     database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     those = [a_world(connection, register(1)) for _ in range(2)]
-    owner = Owner(settings=settings, results=Shelf(settings.result_url, 60))
-    hold = load.hold
+    owner = an_owner(settings)
+    lock_events = load.lock_events
 
-    def cut_off(on: Connection, event_ids: Collection[UUID], limit: int, _: object) -> list[Held]:
+    def cut_off(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
         monkeypatch.undo()
         run(database, _CUT_OFF)
-        return hold(on, event_ids, limit)
+        return lock_events(session, event_ids, commands_max)
 
-    monkeypatch.setattr(load, "hold", cut_off)
+    monkeypatch.setattr(load, "lock_events", cut_off)
     with capture_logs() as logs:
         owner.tick()
     assert [entry["event"] for entry in logs if entry["log_level"] != "info"] == ["ownership_lost"]

@@ -20,11 +20,12 @@ from sqlalchemy.pool import NullPool
 
 from ops.maintenance import schema
 from shared.domain import audit
+from shared.domain.event import Change
 from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-STEPS = (("base", "0001"), ("0001", "0002"), ("0002", "0003"), ("0003", "0004"))
+STEPS = (("base", "0001"), ("0001", "0002"), ("0002", "0003"), ("0003", "0004"), ("0004", "0005"))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
 BEFORE_THE_COUNTER = """
 SELECT event.id, slug, title, capacity, event.created_at, event.updated_at,
@@ -57,9 +58,7 @@ def test_the_tables_name_the_newest_migration() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), STEPS)
-def test_a_step_up_and_down_again_restores_the_schema_and_can_be_repeated(
-    empty_database: str, before: str, after: str
-) -> None:
+def test_a_downgrade_restores_the_schema(empty_database: str, before: str, after: str) -> None:
     if before != "base":
         schema.upgrade(empty_database, before)
     shape_before = shape(empty_database)
@@ -72,9 +71,9 @@ def test_a_step_up_and_down_again_restores_the_schema_and_can_be_repeated(
     assert version(empty_database) == [after]
 
 
-def test_all_steps_up_and_down_keep_what_the_old_system_wrote(old_database: str) -> None:
+def test_all_steps_keep_the_old_rows(old_database: str) -> None:
     written = run(old_database, BEFORE_THE_COUNTER)
-    for revision in ("0002", "0003", "0004"):
+    for revision in ("0002", "0003", "0004", "0005"):
         schema.upgrade(old_database, revision)
         assert run(old_database, BEFORE_THE_COUNTER) == written
     for revision in ("0002", "0001"):
@@ -83,7 +82,7 @@ def test_all_steps_up_and_down_keep_what_the_old_system_wrote(old_database: str)
     assert len(written) == len(REGISTRATIONS) + 1  # one event has none
 
 
-def test_downgrading_to_the_base_leaves_only_the_migrations_own_table(old_database: str) -> None:
+def test_the_base_has_only_the_migrations_table(old_database: str) -> None:
     schema.upgrade(old_database)
     schema.downgrade(old_database, "base")
     assert shape(old_database) == set()
@@ -97,7 +96,6 @@ def test_migrating_makes_the_same_schema_as_the_tables(database: str, empty_data
     assert {part[:2] for part in only_migrated} == {
         ("audit_entry", "audit_entry_append_only"),
         ("refuse_rewriting_the_audit_trail", "function"),
-        ("insist", "function"),
     }
 
 
@@ -146,7 +144,7 @@ def test_migrating_again_changes_nothing(old_database: str) -> None:
     assert (run(old_database, COUNTERS), run(old_database, "SELECT * FROM audit_entry")) == (counters, trail)
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(old_database: str) -> None:
+def test_a_failed_migration_changes_nothing(old_database: str) -> None:
     run(old_database, "CREATE TABLE command (of_another_program integer)")
     before = shape(old_database)
     with pytest.raises(ProgrammingError, match='relation "command" already exists'):
@@ -155,7 +153,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(old_database: str)
     assert version(old_database) == ["0001"]
 
 
-def test_the_counter_starts_as_the_sum_of_confirmed_spots_and_no_capacity_is_raised(
+def test_the_counter_starts_as_the_confirmed_sum(
     old_database: str,
 ) -> None:
     schema.upgrade(old_database, "0002")
@@ -167,7 +165,7 @@ def test_the_counter_starts_as_the_sum_of_confirmed_spots_and_no_capacity_is_rai
     ]
 
 
-def test_the_counter_says_in_the_database_what_it_is_for(database: str) -> None:
+def test_the_counter_has_a_comment_in_the_database(database: str) -> None:
     comment = """
     SELECT col_description('event'::regclass, attnum) FROM pg_attribute
     WHERE attrelid = 'event'::regclass AND attname = 'spots_reserved'
@@ -188,7 +186,7 @@ def test_the_counter_says_in_the_database_what_it_is_for(database: str) -> None:
         ("UPDATE event SET overbooked_spots = -1", OPEN, "event_overbooked_spots_not_negative"),
     ],
 )
-def test_an_update_by_hand_that_would_oversell_is_refused_by_name(
+def test_an_overselling_update_is_refused_by_name(
     old_database: str, change: str, event: Event, constraint: str
 ) -> None:
     schema.upgrade(old_database, "0002")
@@ -198,14 +196,14 @@ def test_an_update_by_hand_that_would_oversell_is_refused_by_name(
     assert run(old_database, COUNTERS) == before
 
 
-def test_registrations_get_their_places_in_the_order_in_which_they_were_made(old_database: str) -> None:
+def test_registrations_get_places_in_order_of_creation(old_database: str) -> None:
     schema.upgrade(old_database)
     in_order = sorted(REGISTRATIONS, key=lambda registration: (registration.minute, registration.id))
     placed = run(old_database, "SELECT seq, id FROM registration ORDER BY seq")
     assert placed == list(enumerate((registration.id for registration in in_order), start=1))
 
 
-def test_the_length_of_each_waitlist_is_what_waits(old_database: str) -> None:
+def test_waitlist_lengths_count_the_waiting_registrations(old_database: str) -> None:
     schema.upgrade(old_database)
     lengths = run(old_database, "SELECT waitlist_length FROM event ORDER BY id")
     waiting = [sum(r.event == event and r.status == "WAITLIST" for r in REGISTRATIONS) for event in EVENTS]
@@ -218,13 +216,13 @@ RETURNING seq
 """
 
 
-def test_the_ledger_numbers_its_commands_after_the_places_given(old_database: str) -> None:
+def test_the_ledger_numbers_continue_after_given_places(old_database: str) -> None:
     schema.upgrade(old_database)
     first = run(old_database, NEXT_COMMAND, event_id=OPEN.id, id=UUID(int=1))
     assert first == [(len(REGISTRATIONS) + 1,)]
 
 
-def test_the_ledger_of_an_empty_database_begins_with_one(database: str) -> None:
+def test_an_empty_ledger_begins_with_one(database: str) -> None:
     assert run(database, NEXT_COMMAND, event_id=OPEN.id, id=UUID(int=1)) == [(1,)]
 
 
@@ -257,9 +255,7 @@ def hash_of(previous: bytes, entry: Row[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.title)
-def test_the_audit_trail_of_what_was_there_replays_to_the_tables_and_is_chained(
-    old_database: str, event: Event
-) -> None:
+def test_the_first_audit_trail_replays_to_the_tables(old_database: str, event: Event) -> None:
     schema.upgrade(old_database)
     statuses: dict[UUID, str] = {}
     number, reserved, previous = 0, 0, bytes(32)
@@ -271,8 +267,8 @@ def test_the_audit_trail_of_what_was_there_replays_to_the_tables_and_is_chained(
         reserved += entry.spots_delta
         assert entry.spots_reserved == reserved
         assert bytes(entry.hash) == hash_of(previous, entry)
-        facts = {key: value for key, value in entry._asdict().items() if key != "hash"}
-        assert bytes(entry.hash) == audit.chain(previous, audit.Entry(**facts))
+        change = Change(**{name: getattr(entry, name) for name in Change.__struct_fields__})
+        assert bytes(entry.hash) == audit.chain(previous, event.id, number, entry.at, change)
         previous = bytes(entry.hash)
     rows = run(old_database, "SELECT id, status FROM registration WHERE event_id = :id", id=event.id)
     assert statuses == {row.id: row.status for row in rows}

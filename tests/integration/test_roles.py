@@ -11,7 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 from ops.maintenance import prune_keys
 from shared.domain import commands, ids
 from shared.domain.commands import Register
-from shared.postgres import ledger
+from shared.postgres import connections, ledger
 from shared.postgres.ledger import NewCommand
 from tests.databases import as_worker
 from tests.stage import CHECKOUT
@@ -62,7 +62,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     asked = accept_as_api(granted)
 
     with as_role(granted, "admitone_worker") as worker:
-        (settled,) = batch.apply_pending(worker, [asked.event_id], 10)
+        (settled,) = batch.apply(connections.session(worker), [asked.event_id], 10)
 
     assert settled.command_id == asked.id
 
@@ -83,10 +83,10 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
         ("admitone", "TRUNCATE audit_entry"),
     ],
 )
-def test_nobody_can_rewrite_what_happened(granted: str, role: str, statement: str) -> None:
+def test_no_role_can_rewrite_the_past(granted: str, role: str, statement: str) -> None:
     asked = accept_as_api(granted)
     with as_role(granted, "admitone_worker") as worker:
-        batch.apply_pending(worker, [asked.event_id], 10)
+        batch.apply(connections.session(worker), [asked.event_id], 10)
 
     with as_role(granted, role) as connection, pytest.raises(ProgrammingError) as refused:
         connection.execute(text(statement))
@@ -97,7 +97,7 @@ def test_nobody_can_rewrite_what_happened(granted: str, role: str, statement: st
 def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Connection) -> None:
     old, young = (accept_as_api(granted, idempotency_key=key, fingerprint=key) for key in (b"old", b"young"))
     for asked in (old, young):
-        batch.apply_pending(connection, [asked.event_id], 10)
+        batch.apply(connections.session(connection), [asked.event_id], 10)
     with connection.begin():
         statement = text("UPDATE command SET settled_at = settled_at - interval '31 days' WHERE id = :id")
         connection.execute(statement, {"id": old.id})

@@ -20,10 +20,14 @@ class InMemory:
     """A roster that knows everything, and a ledger that is a list."""
 
     def __init__(self, settings: Json) -> None:
-        terms = {worlds.column(name): value for name, value in settings.items()}
-        terms["promotion_policy"] = Policy(terms["promotion_policy"])
+        values = {worlds.column(name): value for name, value in settings.items()}
+        values["promotion_policy"] = Policy(values["promotion_policy"])
         self.roster = Roster(
-            terms=EventSettings(**terms), spots_reserved=0, waitlist=Waitlist(), registrations={}, holders={}
+            settings=EventSettings(**values),
+            spots_reserved=0,
+            waitlist=Waitlist(),
+            registrations={},
+            holders={},
         )
         self.commands: list[Told] = []
 
@@ -45,19 +49,19 @@ class InMemory:
             waitlist_length=sum(r.status == "WAITLIST" for r in found),
             audited_spots=self.roster.changes[-1].spots_reserved if self.roster.changes else 0,
         )
-        accepted = PendingCommand(
+        pending = PendingCommand(
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
             id=UUID(told.id),
             seq=told.seq,
             actor=worlds.ACTOR,
             accepted_at=told.accepted_at,
         )
-        return worlds.as_read(msgspec.json.decode(outcomes.encode(self.roster.decide(accepted))))
+        return worlds.as_read(msgspec.json.decode(outcomes.encode(self.roster.decide(pending))))
 
     def snapshot(self) -> Snapshot:
         roster = self.roster
         return Snapshot(
-            settings={name: getattr(roster.terms, worlds.column(name)) for name in histories.SETTINGS},
+            settings={name: getattr(roster.settings, worlds.column(name)) for name in histories.SETTINGS},
             spots_reserved=roster.spots_reserved,
             waitlist_length=roster.waitlist.length,
             audit_seq=len(roster.changes),

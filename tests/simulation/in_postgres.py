@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, TextClause, text
 
 from shared.domain import ids
+from shared.postgres import connections
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
@@ -65,7 +66,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(batch.apply_pending(self.connection, [self.event_id], limit))
+        return len(batch.apply(connections.session(self.connection), [self.event_id], limit))
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

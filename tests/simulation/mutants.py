@@ -7,18 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from shared.postgres.rows import Given
-from sqlalchemy import text
-from worker.audit_trail import Chained
 
 from shared.domain import audit, promotion, roster, rules
 from shared.domain.commands import PendingCommand, Register, Status
-from shared.domain.event import Change, Registration
+from shared.domain.event import Change, EventChanges, Registration
 from shared.domain.outcomes import Outcome, Refused
 from shared.domain.promotion import Policy, Waiter, Waitlist
 from shared.domain.roster import Roster
-from worker import audit_trail, save
-from worker.load import Held
+from worker import save
+from worker.load import LoadedEvent
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -81,9 +78,10 @@ def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     promote = Roster._promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
-        terms, self.terms = self.terms, msgspec.structs.replace(self.terms, auto_promote=True)
+        settings = self.settings
+        self.settings = msgspec.structs.replace(settings, auto_promote=True)
         promoted = promote(self, accepted, but=but)
-        self.terms = terms
+        self.settings = settings
         return promoted
 
     monkeypatch.setattr(Roster, "_promote", mutant)
@@ -130,12 +128,11 @@ def statement(name: str, *edits: tuple[str, str], module: ModuleType = save) -> 
     """Return a plant that changes a statement's text; each edit must find what it changes."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        found = getattr(module, name)
-        statement: str = found if isinstance(found, str) else found.text
+        statement: str = getattr(module, name).decode()
         for old, new in edits:
             assert old in statement, f"{name} no longer has {old!r}"
             statement = statement.replace(old, new)
-        monkeypatch.setattr(module, name, statement if isinstance(found, str) else text(statement))
+        monkeypatch.setattr(module, name, statement.encode())
 
     return plant
 
@@ -149,23 +146,26 @@ def both(*plants: Plant) -> Plant:
 
 
 def leaves_a_gap_in_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
-    appending = audit_trail.appending
+    _write_entries_of(monkeypatch, lambda changes: changes[:-1])
 
-    def mutant(noted: Sequence[Sequence[Chained]]) -> Given:
-        return appending([entries[:-1] for entries in noted])
 
-    monkeypatch.setattr(audit_trail, "appending", mutant)
+def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_entries_of(monkeypatch, lambda changes: changes[::-1])
+
+
+def _write_entries_of(
+    monkeypatch: pytest.MonkeyPatch, choose: Callable[[Sequence[Change]], Sequence[Change]]
+) -> None:
+    noted = save._noted
+
+    def mutant(taken: Sequence[tuple[LoadedEvent, EventChanges]]) -> dict[str, object]:
+        return noted(
+            [(event, msgspec.structs.replace(all_, changes=choose(all_.changes))) for event, all_ in taken]
+        )
+
+    monkeypatch.setattr(save, "_noted", mutant)
 
 
 def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = audit.chain
-    monkeypatch.setattr(audit, "chain", lambda _, entry: chain(audit.BEFORE_THE_FIRST, entry))
-
-
-def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = audit_trail.entries
-
-    def mutant(event: Held, changes: Sequence[Change]) -> list[Chained]:
-        return entries(event, changes[::-1])
-
-    monkeypatch.setattr(audit_trail, "entries", mutant)
+    monkeypatch.setattr(audit, "chain", lambda _, *facts: chain(audit.BEFORE_THE_FIRST, *facts))

@@ -127,15 +127,14 @@ def test_a_bug_in_a_decision_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch
 
 
 _WITHOUT_A_GUARD = mutants.statement(
-    "_SAVE", ("AND (moved.spots_delta <= 0 OR spots_reserved + moved.spots_delta <= capacity)", "")
+    "SAVE_BATCH", ("AND (delta.spots <= 0 OR spots_reserved + delta.spots <= capacity)", "")
 )
 _COUNTS_ONE_TOO_MANY = mutants.statement(
-    "_SAVE", ("= spots_reserved + moved.spots_delta,", "= spots_reserved + moved.spots_delta + 1,")
+    "SAVE_BATCH", ("= spots_reserved + delta.spots,", "= spots_reserved + delta.spots + 1,")
 )
 _FORGETS_WHAT_IS_SETTLED = mutants.both(
-    mutants.statement("_HOLD", (" AND settled_at IS NULL", ""), module=load),
-    mutants.statement("_SAVE", (" AND command.outcome IS NULL", "")),
-    mutants.statement("SETTLE", (" AND command.outcome IS NULL", ""), module=ledger),
+    mutants.statement("LOCK_EVENTS", (" AND settled_at IS NULL", ""), module=load),
+    mutants.statement("SAVE_BATCH", (" AND command.outcome IS NULL", "")),
 )
 
 _TWO_AND_ONE_WAITS = (register(2), register(2), register(1), move("CANCELLED", 2))
@@ -185,25 +184,31 @@ IN_TRANSACTIONS = [
     ),
     Bug(
         name="a cancellation is answered and not written",
-        plant=mutants.statement("_UPDATE", ("status = named.status", "status = registration.status")),
+        plant=mutants.statement(
+            "UPDATE_REGISTRATIONS", ("status = new.status", "status = registration.status")
+        ),
         history=history(register(2), move("CANCELLED", 1), limit=1),
         caught=frozenset({"2", "10", "model"}),
     ),
     Bug(
         name="a move to the tail is written with the old place",
-        plant=mutants.statement("_UPDATE", ("seq = named.seq, ", "")),
+        plant=mutants.statement("UPDATE_REGISTRATIONS", ("seq = new.seq, ", "")),
         history=history(register(1), register(1), move("WAITLIST", 2), limit=1),
         caught=frozenset({"7", "8", "model"}),
     ),
     Bug(
         name="the waitlist is loaded without its heads",
-        plant=mutants.statement("_WAITERS", ("/ size.spots + :leaving + 1", "* 0"), module=load),
+        plant=mutants.statement(
+            "READ_WAITLIST", ("/ size.spots + %(leaving)s::bigint + 1", "* 0"), module=load
+        ),
         history=history(*_TWO_AND_ONE_WAITS, limit=1),
         caught=frozenset({"8", "model"}),
     ),
     Bug(
         name="a deleted registration stays",
-        plant=mutants.statement("_DELETE", ("DELETE FROM", "UPDATE"), ("USING", "SET name = name FROM")),
+        plant=mutants.statement(
+            "DELETE_REGISTRATIONS", ("DELETE FROM", "UPDATE"), ("USING", "SET name = name FROM")
+        ),
         history=history(register(2), delete(1), limit=1),
         caught=frozenset({"2", "10", "model"}),
     ),
@@ -221,9 +226,7 @@ def test_a_bug_in_a_transaction_is_caught(
     assert numbers(worlds.run(InPostgres(connection, bug.history.settings), bug.history)) == bug.caught
 
 
-def test_overselling_is_caught_even_where_nothing_in_the_service_prevents_it(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unprevented_overselling_is_caught(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     oversold = history(register(4), register(2), move("CONFIRMED", 1))
     with connection.begin():
         connection.execute(text("ALTER TABLE event DROP CONSTRAINT event_not_oversold"))
@@ -271,7 +274,7 @@ async def _accept(database: str, asked: NewCommand) -> None:
         await ledger.accept(session, [asked])
 
 
-def test_an_outcome_that_is_rewritten_by_hand_is_caught(connection: Connection) -> None:
+def test_a_rewritten_outcome_is_caught(connection: Connection) -> None:
     world = InPostgres(connection, histories.SETTINGS)
     witness = Witness(world, histories.SETTINGS)
     world.accept(list(worlds.asked(history(register(2)))))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trustme
 
-from ops.rehearsal import http_client, evidence
+from ops.rehearsal import evidence, http_client
 
 Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 

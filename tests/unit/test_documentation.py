@@ -13,8 +13,8 @@ from typer.main import get_command
 
 from api.edge import problems
 from api.edge.front import HotPath
-from api.main import create_app
 from api.edge.problems import ProblemType
+from api.main import create_app
 from ops.cli import main as cli
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings

@@ -13,9 +13,9 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
-from api.routes import changes, events, health, insight, registrations
-from api.main import create_app
 from api.edge.problems import ProblemType
+from api.main import create_app
+from api.routes import changes, events, health, insight, registrations
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 

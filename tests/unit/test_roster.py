@@ -36,7 +36,7 @@ from shared.domain.roster import Roster
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 
-TERMS = EventSettings(
+SETTINGS = EventSettings(
     title="A drop",
     capacity=4,
     waitlist_enabled=True,
@@ -71,7 +71,7 @@ class Event:
 
     def __init__(self, **settings: Any) -> None:
         self.roster = Roster(
-            terms=msgspec.structs.replace(TERMS, **settings),
+            settings=msgspec.structs.replace(SETTINGS, **settings),
             spots_reserved=0,
             waitlist=Waitlist(),
             registrations={},
@@ -143,7 +143,7 @@ def changed(number: int, before: Status, after: Status) -> StatusChanged:
     return StatusChanged(registration_id=registration(number), from_status=before, to_status=after)
 
 
-def test_the_first_who_fit_are_confirmed_and_the_others_wait_in_order() -> None:
+def test_parties_beyond_the_capacity_wait_in_order() -> None:
     event = Event()
 
     outcomes = [event.register(spots) for spots in (3, 2, 1, 1)]
@@ -158,7 +158,7 @@ def test_the_first_who_fit_are_confirmed_and_the_others_wait_in_order() -> None:
     ]
 
 
-def test_who_skips_the_unfit_fills_the_event_behind_a_large_party() -> None:
+def test_skipping_the_unfit_fills_the_event() -> None:
     event = Event(promotion_policy=Policy.SKIP_UNFIT)
 
     outcomes = [event.register(spots) for spots in (3, 2, 1)]
@@ -167,7 +167,7 @@ def test_who_skips_the_unfit_fills_the_event_behind_a_large_party() -> None:
 
 
 @pytest.mark.parametrize(("settings", "last"), [({"waitlist_enabled": False}, 1), ({"waitlist_limit": 1}, 2)])
-def test_a_waitlist_that_takes_nobody_makes_the_event_full(settings: dict[str, Any], last: int) -> None:
+def test_a_closed_waitlist_makes_the_event_full(settings: dict[str, Any], last: int) -> None:
     event = filled(*[4, 1][:last], **settings)
     before = event.statuses, event.counters, event.trail()
 
@@ -176,7 +176,7 @@ def test_a_waitlist_that_takes_nobody_makes_the_event_full(settings: dict[str, A
     assert (event.statuses, event.counters, event.trail()) == before
 
 
-def test_a_newcomer_does_not_take_what_the_waiting_head_is_owed_although_nobody_is_promoted() -> None:
+def test_a_newcomer_never_passes_the_waiting_head() -> None:
     event = filled(4, 1, auto_promote=False)
     event.move(1, Status.CANCELLED)
 
@@ -184,7 +184,7 @@ def test_a_newcomer_does_not_take_what_the_waiting_head_is_owed_although_nobody_
     assert event.counters == (0, 2)
 
 
-def test_one_address_holds_one_registration_in_whatever_spelling() -> None:
+def test_one_address_holds_one_registration() -> None:
     event = Event()
     event.register(1, "ada@example.org")
 
@@ -196,7 +196,7 @@ def test_one_address_holds_one_registration_in_whatever_spelling() -> None:
     assert event.move(1, Status.CONFIRMED) == changed(1, Status.CANCELLED, Status.CONFIRMED)
 
 
-def test_a_cancellation_promotes_the_head_in_the_same_decision() -> None:
+def test_a_cancellation_promotes_the_head() -> None:
     event = filled(4, 2, 2, 1)
 
     outcome = event.move(1, Status.CANCELLED, reason="Ill")
@@ -213,14 +213,14 @@ def test_a_cancellation_promotes_the_head_in_the_same_decision() -> None:
         ("promotion", 2, "WAITLIST", "CONFIRMED", 2, 2),
         ("promotion", 3, "WAITLIST", "CONFIRMED", 2, 4),
     ]
-    assert [(change.reason, change.command_id.int) for change in event.roster.changes[4:]] == [
-        ("Ill", 1_005),
-        (None, 1_005),
-        (None, 1_005),
+    assert [(change.reason, change.command_id) for change in event.roster.changes[4:]] == [
+        ("Ill", asked_by(5)),
+        (None, asked_by(5)),
+        (None, asked_by(5)),
     ]
 
 
-def test_a_waiting_head_that_gives_up_lets_the_next_one_in() -> None:
+def test_a_cancelled_head_lets_the_next_in() -> None:
     event = filled(3, 2, 1)
 
     event.move(2, Status.CANCELLED)
@@ -228,7 +228,7 @@ def test_a_waiting_head_that_gives_up_lets_the_next_one_in() -> None:
     assert event.statuses == {1: Status.CONFIRMED, 2: Status.CANCELLED, 3: Status.CONFIRMED}
 
 
-def test_whoever_is_moved_to_the_waitlist_stays_there_until_the_next_command() -> None:
+def test_a_demoted_registration_waits_for_another_command() -> None:
     event = filled(2)
 
     assert event.move(1, Status.WAITLIST) == changed(1, Status.CONFIRMED, Status.WAITLIST)
@@ -241,7 +241,7 @@ def test_whoever_is_moved_to_the_waitlist_stays_there_until_the_next_command() -
     ]
 
 
-def test_whoever_is_moved_to_the_waitlist_goes_to_its_tail() -> None:
+def test_a_demoted_registration_goes_to_the_tail() -> None:
     event = filled(4, 3)
 
     event.move(1, Status.WAITLIST)
@@ -261,7 +261,7 @@ def test_a_status_that_is_there_already_changes_nothing(status: Status) -> None:
     assert event.trail() == before
 
 
-def test_a_confirmation_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+def test_a_confirmation_beyond_the_capacity_is_refused() -> None:
     event = filled(3, 2)
     before = event.statuses, event.counters, event.trail()
 
@@ -280,7 +280,7 @@ def test_a_confirmation_that_does_not_fit_is_refused_and_changes_nothing() -> No
     [([], 2), ([Status.WAITLIST], 0), ([Status.CANCELLED], 0)],
     ids=["spots", "wait", "gone"],
 )
-def test_a_deletion_frees_what_was_held_and_nothing_else(path: Sequence[Status], freed: int) -> None:
+def test_a_deletion_frees_only_held_spots(path: Sequence[Status], freed: int) -> None:
     event = filled(2)
     for status in path:
         event.move(1, status)
@@ -295,7 +295,7 @@ def test_a_deletion_frees_what_was_held_and_nothing_else(path: Sequence[Status],
     assert event.trail()[-1] == ("delete_registration", 1, before, None, -freed, 0)
 
 
-def test_nobody_is_found_who_is_not_there_or_no_longer() -> None:
+def test_a_missing_registration_is_not_found() -> None:
     event = filled(1)
     event.delete(1)
 
@@ -319,7 +319,7 @@ def test_a_larger_capacity_goes_to_the_waitlist() -> None:
     assert _short(promoted) == ("promotion", 2, "WAITLIST", "CONFIRMED", 2, 6)
 
 
-def test_settings_that_are_as_they_were_are_no_change() -> None:
+def test_equal_settings_are_no_change() -> None:
     event = filled(1)
 
     assert event.ask(ChangeEvent(capacity=4, promotion_policy="strict_fifo")) == EventChanged(
@@ -328,7 +328,7 @@ def test_settings_that_are_as_they_were_are_no_change() -> None:
     assert len(event.roster.changes) == 1
 
 
-def test_one_moment_in_another_time_zone_is_no_change() -> None:
+def test_another_time_zone_is_no_change() -> None:
     event = Event(opens_at=NOW)
     elsewhere = NOW.astimezone(timezone(timedelta(hours=1)))
 
@@ -336,18 +336,18 @@ def test_one_moment_in_another_time_zone_is_no_change() -> None:
     assert event.roster.changes == []
 
 
-def test_a_capacity_below_what_is_confirmed_is_refused() -> None:
+def test_a_capacity_below_confirmed_spots_is_refused() -> None:
     event = filled(3)
 
     assert event.ask(ChangeEvent(capacity=2, paused=True)) == Refused(
         code=RefusalCode.CAPACITY_BELOW_RESERVED, detail="3 spots are confirmed; the capacity cannot be 2."
     )
 
-    assert event.roster.terms == TERMS
+    assert event.roster.settings == SETTINGS
     assert len(event.roster.changes) == 1
 
 
-def test_switching_promotion_on_lets_those_in_who_fit() -> None:
+def test_switching_promotion_on_promotes_fitting_parties() -> None:
     event = filled(4, 2, auto_promote=False)
     event.delete(1)
 
@@ -363,14 +363,14 @@ def heal(event: Event, confirmed_spots: int, waiting: int) -> Outcome:
     return event.ask(HealCounter(reason="A look"))
 
 
-def test_a_counter_that_is_right_is_healed_by_doing_nothing() -> None:
+def test_healing_a_right_counter_changes_nothing() -> None:
     event = filled(3, 2)
 
     assert heal(event, 3, 1) == CounterHealed(drift=0, spots_reserved=3, overbooked_spots=0)
     assert len(event.roster.changes) == 2
 
 
-def test_a_counter_that_is_too_high_is_set_right_and_what_is_free_then_is_offered() -> None:
+def test_healing_a_high_counter_offers_free_spots() -> None:
     event = filled(3, 2)
     event.roster.spots_reserved = 4
 
@@ -383,7 +383,7 @@ def test_a_counter_that_is_too_high_is_set_right_and_what_is_free_then_is_offere
     assert event.roster.changes[2].before_after == {"spotsReserved": (4, 2)}
 
 
-def test_a_waitlist_that_was_miscounted_is_set_right_too() -> None:
+def test_healing_corrects_the_waitlist_length() -> None:
     event = filled(4, 2)
     event.roster.waitlist.length = 5
 
@@ -394,7 +394,7 @@ def test_a_waitlist_that_was_miscounted_is_set_right_too() -> None:
     assert event.roster.changes[2].reason == "A look"
 
 
-def test_an_event_that_is_really_oversold_is_said_to_be_and_confirms_nobody() -> None:
+def test_healing_reports_an_oversold_event() -> None:
     event = filled(4, 2)
     event.roster.spots_reserved = 3
 

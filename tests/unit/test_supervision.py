@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack import state_file, supervisor
 from ops import child_processes
 from ops.embedded.data_dir import Servers
 from ops.embedded.unprivileged import EmbeddedError
+from ops.stack import state_file, supervisor
 
 SERVERS = Servers(
     database_url="postgresql+psycopg://", broker_url="redis+socket://b", result_url="redis+socket://r"

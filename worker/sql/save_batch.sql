@@ -1,5 +1,6 @@
 -- Saves a part of a batch: counters, new registrations, audit entries, outcomes. Returns how many counters
--- moved and how many commands were settled; the writer compares both with what it sent.
+-- moved and how many commands were settled; the writer compares both with what it sent. OFFSET 0 is a fence:
+-- each row is found by key, even by a plan that was made when the tables were nearly empty.
 WITH moved AS (
     UPDATE event
     SET spots_reserved = spots_reserved + delta.spots,
@@ -11,7 +12,8 @@ WITH moved AS (
         :'moved_event_ids'::uuid[], :'moved_spots'::integer[], :'moved_waiting'::integer[],
         :'moved_entries'::bigint[]
     ) AS delta (event_id, spots, waiting, entries)
-    WHERE event.id = delta.event_id
+    CROSS JOIN LATERAL (SELECT ctid FROM event WHERE id = delta.event_id OFFSET 0) AS found
+    WHERE event.ctid = found.ctid
       AND (delta.spots <= 0 OR spots_reserved + delta.spots <= capacity)  -- the guard
     RETURNING event.id
 ), entered AS (
@@ -36,7 +38,10 @@ WITH moved AS (
     SET outcome = outcome_of.outcome, settled_at = now(), attempts = attempts + 1
     FROM unnest(:'settled_event_ids'::uuid[], :'settled_ids'::uuid[], :'settled_outcomes'::jsonb[])
         AS outcome_of (event_id, id, outcome)
-    WHERE command.event_id = outcome_of.event_id AND command.id = outcome_of.id
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM command WHERE event_id = outcome_of.event_id AND id = outcome_of.id OFFSET 0
+    ) AS found
+    WHERE command.ctid = found.ctid
       AND command.outcome IS NULL  -- a command is settled once
     RETURNING command.id
 )

@@ -1,4 +1,4 @@
-"""A sold-out event refuses without a command, and never denies a spot that was free when asked for."""
+"""A full event refuses early, without a command, and never denies a spot that was free before the request."""
 
 import random
 import threading
@@ -19,13 +19,12 @@ def commands_of(stage: Stage, event: Json) -> int:
     return int(row["n"])
 
 
-def sold_out(stage: Stage, **terms: object) -> Json:
-    event = stage.create_event(**{"capacity": 1, "waitlistEnabled": False, **terms})
+def sold_out(stage: Stage, **settings: object) -> Json:
+    """Return an event without a free spot, whose owner has refused a registration."""
+    event = stage.create_event(**{"capacity": 1, "waitlistEnabled": False, **settings})
     register(stage, event, email="first@example.org")
     with stage.client() as client:
-        assert post(client, event, {"name": "Too late"}).json()["receiptId"], (
-            "the first is refused by the owner"
-        )
+        assert post(client, event, {"name": "Too late"}).json()["receiptId"], "the owner refuses the first"
     return event
 
 
@@ -41,7 +40,7 @@ def test_a_sold_out_event_refuses_without_a_command(stage: Stage) -> None:
     assert commands_of(stage, event) == before
 
 
-def test_what_the_owner_looks_at_first_is_still_what_it_says(stage: Stage) -> None:
+def test_early_refusals_keep_the_order_of_precedence(stage: Stage) -> None:
     event = sold_out(stage, maxSpotsPerRegistration=2)
     with stage.client() as client:
         again = post(client, event, {"name": "First", "email": "FIRST@example.org"})
@@ -56,17 +55,20 @@ def test_what_the_owner_looks_at_first_is_still_what_it_says(stage: Stage) -> No
     ]
 
 
-def test_a_key_that_was_answered_is_answered_the_same_when_sold_out(stage: Stage) -> None:
+def test_a_request_with_a_key_has_a_receipt(stage: Stage) -> None:
     event = stage.create_event(capacity=1, waitlistEnabled=False)
-    key = {"idempotency-key": "mine"}
+    mine, another = {"idempotency-key": "mine"}, {"idempotency-key": "another"}
     with stage.client() as client:
-        first = post(client, event, {"name": "First"}, **key)
+        first = post(client, event, {"name": "First"}, **mine)
         post(client, event, {"name": "Too late"})
-        replayed = post(client, event, {"name": "First"}, **key)
-        other = post(client, event, {"name": "Other"}, **{"idempotency-key": "another"})
+        replayed = post(client, event, {"name": "First"}, **mine)
+        before = commands_of(stage, event)
+        refused, again = (post(client, event, {"name": "Other"}, **another) for _ in range(2))
 
     assert (replayed.status_code, replayed.json()) == (201, first.json())
-    assert (other.status_code, "receiptId" in other.json()) == (409, False)
+    assert (refused.status_code, refused.json()["code"]) == (409, "EVENT_FULL")
+    assert refused.json()["receiptId"] == again.json()["receiptId"]
+    assert commands_of(stage, event) == before + 1
 
 
 def test_a_waitlist_with_room_is_not_sold_out(stage: Stage) -> None:
@@ -80,8 +82,8 @@ def test_a_waitlist_with_room_is_not_sold_out(stage: Stage) -> None:
     assert answers[0].json()["status"] == "WAITLIST"
 
 
-def test_nobody_is_refused_a_spot_that_was_free_when_they_asked(stage: Stage) -> None:
-    """One after the other frees the only spot and takes it again, while a crowd is being refused."""
+def test_a_freed_spot_is_never_denied(stage: Stage) -> None:
+    """The only spot is freed and taken again, many times, while a crowd is being refused."""
     event = sold_out(stage)
     (holder,) = stage.registrations(event)
     done = threading.Event()
@@ -90,7 +92,7 @@ def test_nobody_is_refused_a_spot_that_was_free_when_they_asked(stage: Stage) ->
         refused = 0
         with stage.client() as client:
             while not done.is_set():
-                # A party of two never fits: it keeps the event under suspicion and takes nothing.
+                # A party of two never fits: the event stays among the full ones, and no spot is taken.
                 answer = post(client, event, {"name": f"Crowd {n}", "spotsCount": 2})
                 assert answer.status_code == 409
                 refused += 1
@@ -110,7 +112,7 @@ def test_nobody_is_refused_a_spot_that_was_free_when_they_asked(stage: Stage) ->
         assert all(crowd.result() > 0 for crowd in crowds)
 
 
-def test_nobody_is_refused_while_a_change_that_may_free_spots_is_pending(stage: Stage) -> None:
+def test_a_pending_change_prevents_early_refusals(stage: Stage) -> None:
     seeded = random.Random(3)  # noqa: S311 - reproducible, not secret
     event = sold_out(stage)
     with stage.client() as client:

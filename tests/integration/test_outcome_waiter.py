@@ -1,0 +1,209 @@
+"""Waiting for outcomes: told by an announcement, found by polling, or read from the ledger."""
+
+import asyncio
+import math
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+import redis
+from sqlalchemy import Connection
+from structlog.testing import capture_logs
+
+from api.commands import result_poller
+from api.commands.ledger_fallback import LedgerFallback
+from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.result_poller import ResultPoller
+from shared.domain import ids
+from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
+from shared.messaging import results
+from shared.messaging.results import ResultWriter
+from shared.postgres import connections
+from shared.settings import Settings
+from tests.simulation import worlds
+from tests.simulation.histories import SETTINGS, history, register
+from tests.simulation.in_postgres import InPostgres
+
+NEVER_SECONDS = 3_600
+ANSWERED_SECONDS_MAX = 20
+
+
+@pytest.fixture(autouse=True)
+def _own_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announce where no other process listens."""
+    monkeypatch.setattr(results, "_CHANNEL", f"test.{secrets.token_hex(6)}")
+
+
+@asynccontextmanager
+async def polling(settings: Settings, seen: list[UUID]) -> AsyncIterator[tuple[OutcomeWaiter, ResultPoller]]:
+    """Yield a waiter with a poller and without the ledger; `seen` gets the events of outcomes."""
+    client = results.connect_async(settings.result_url)
+    waiter = OutcomeWaiter(NEVER_SECONDS)
+    poller = ResultPoller(waiter, client, settings, seen.append)
+    waiter.readers = (poller.start,)
+    try:
+        yield waiter, poller
+    finally:
+        await poller.close()
+        await client.aclose()
+
+
+async def until(there: Callable[[], object]) -> None:
+    async with asyncio.timeout(ANSWERED_SECONDS_MAX):
+        while not there():  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.005)
+
+
+async def listening(settings: Settings) -> None:
+    """Return when an announcement would be heard."""
+    with results.connect(settings.result_url) as client:
+        await until(lambda: client.pubsub_numsub(results._CHANNEL)[0][1])  # noqa: SLF001 - this test's own
+
+
+def decided(commands: int, events: int = 1) -> list[SettledCommand]:
+    """Return outcomes of new commands, of new events in turn."""
+    event_ids = [ids.new_id() for _ in range(events)]
+    return [
+        SettledCommand(
+            event_id=event_ids[number % events],
+            command_id=ids.new_id(),
+            outcome=Confirmed(registration_id=ids.new_id(), spots_count=1),
+        )
+        for number in range(commands)
+    ]
+
+
+def store(settings: Settings, settled: Sequence[SettledCommand]) -> None:
+    """Store outcomes as a worker does."""
+    writer = ResultWriter(settings.result_url, NEVER_SECONDS)
+    writer.write(settled)
+    writer.close()
+
+
+def wait_for(
+    waiter: OutcomeWaiter, settled: Sequence[SettledCommand]
+) -> "asyncio.Future[list[Outcome | None]]":
+    """Begin to wait for the outcomes of all these commands."""
+    waits = [waiter.outcome(command.event_id, command.command_id, NEVER_SECONDS) for command in settled]
+    return asyncio.gather(*waits)
+
+
+async def _all_answered(
+    settings: Settings,
+    settled: Sequence[SettledCommand],
+    storing: Callable[[ResultPoller], Awaitable[object]],
+) -> None:
+    """Wait for these outcomes while they are stored; each wait must get its own."""
+    seen: list[UUID] = []
+    async with polling(settings, seen) as (waiter, poller):
+        waiting = wait_for(waiter, settled)
+        await asyncio.sleep(0)
+        await storing(poller)
+        answers = await asyncio.wait_for(waiting, ANSWERED_SECONDS_MAX)
+        assert not waiter
+
+    assert answers == [command.outcome for command in settled]
+    assert set(seen) == {command.event_id for command in settled}
+
+
+@pytest.mark.parametrize(("commands", "events"), [(1, 1), (700, 1), (700, 200)])
+def test_an_announcement_alone_is_enough(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int
+) -> None:
+    monkeypatch.setattr(result_poller, "_POLL_SECONDS", NEVER_SECONDS)
+    settled = decided(commands, events)
+
+    async def storing(poller: ResultPoller) -> None:
+        poller._poll_at = math.inf  # noqa: SLF001 - only what is announced
+        await listening(settings)
+        store(settings, settled)
+
+    asyncio.run(_all_answered(settings, settled, storing))
+
+
+@pytest.mark.parametrize(("commands", "events"), [(1, 1), (700, 1), (700, 200)])
+def test_polling_finds_missed_announcements(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int
+) -> None:
+    settled = decided(commands, events)
+
+    async def storing(_: ResultPoller) -> None:
+        await listening(settings)
+        monkeypatch.setattr(results, "_CHANNEL", "test.elsewhere")
+        store(settings, settled)
+
+    asyncio.run(_all_answered(settings, settled, storing))
+
+
+def test_polling_needs_no_announcements(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silence(_: str) -> AsyncIterator[list[UUID]]:
+        raise redis.ConnectionError
+        yield []
+
+    monkeypatch.setattr(results, "announcements", silence)
+    settled = decided(300, 3)
+
+    async def storing(_: ResultPoller) -> None:
+        store(settings, settled)
+
+    with capture_logs() as logs:
+        asyncio.run(_all_answered(settings, settled, storing))
+
+    assert [entry["event"] for entry in logs] == ["announcements_not_readable"]
+
+
+def test_a_cut_off_listener_listens_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_poller, "_POLL_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(result_poller, "_LISTEN_AGAIN_SECONDS", 0.01)
+    settled = decided(1)
+
+    async def storing(_: ResultPoller) -> None:
+        await listening(settings)
+        with results.connect(settings.result_url) as client:
+            client.client_kill_filter(_type="pubsub")
+            await until(lambda: not client.pubsub_numsub(results._CHANNEL)[0][1])  # noqa: SLF001
+        await listening(settings)
+        store(settings, settled)
+
+    with capture_logs():
+        asyncio.run(_all_answered(settings, settled, storing))
+
+
+@pytest.mark.parametrize("backend", ["empty", "gone"])
+def test_the_ledger_answers_where_redis_cannot(
+    settings: Settings, connection: Connection, backend: str
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(list(worlds.asked(history(register(2), register(4)))))
+    world.apply(1)
+    decided_id, pending_id = (UUID(told.id) for told in world.snapshot().commands)
+    gone = settings.model_copy(update={"result_url": "redis://127.0.0.1:9/0"})
+    with results.connect(settings.result_url) as client:  # other tests' histories have the same command ids
+        client.delete(results.key(decided_id), results.key(pending_id))
+
+    async def wait() -> tuple[Outcome | None, Outcome | None]:
+        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        async with polling(gone if backend == "gone" else settings, []) as (waiter, poller):
+            # Where Redis is gone the ledger is asked at once, whatever the pause is.
+            pause = NEVER_SECONDS if backend == "gone" else 0.01
+            waiter._ledger_read_seconds = pause  # noqa: SLF001 - `polling` never asks the ledger
+            fallback = LedgerFallback(waiter, engine, pause)
+            waiter.readers = (poller.start, fallback.start)
+            pending = asyncio.create_task(waiter.outcome(world.event_id, pending_id, NEVER_SECONDS))
+            found = await asyncio.wait_for(
+                waiter.outcome(world.event_id, decided_id, NEVER_SECONDS), ANSWERED_SECONDS_MAX
+            )
+            assert not pending.done()
+            waiter.release()
+            last = await pending
+            await fallback.close()
+        await engine.dispose()
+        return found, last
+
+    with capture_logs():
+        found, last = asyncio.run(wait())
+
+    assert found == Confirmed(registration_id=ids.registration_id(decided_id), spots_count=2)
+    assert last is None

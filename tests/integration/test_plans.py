@@ -1,0 +1,347 @@
+"""Every statement in a file finds its rows by key, whatever the tables looked like when it was planned.
+
+Statements are prepared when the tables are empty, and planned again after ANALYZE when they have one row.
+That plan is then kept while the tables grow to a million rows, as on the evening of a drop.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from ops.embedded import Servers
+from shared.postgres import connections
+from shared.settings import Settings
+from tests.stage import CHECKOUT
+
+ROWS = 1_000_000
+FIRST_PENDING = ROWS - 10_000
+"""The commands from this one on are pending."""
+COUNT = 50
+"""Rows that each statement is asked for."""
+BLOCKS_PER_ROW_MAX = 25
+"""Blocks of tables and indexes for one row that is found or written by key."""
+BIG_TABLES = ("command", "registration", "audit_entry", "event")
+FOLDERS = ("worker/sql", "shared/postgres/sql")
+
+# Half of all rows are the first event's; the other half are spread over the events with odd numbers.
+_EVENT_ID = "pg_temp.key(x'900000000'::bigint + CASE WHEN n % 2 = 0 THEN 0 ELSE n % 1000 END)"
+_FILL_EVENTS = """
+    INSERT INTO event (id, slug, title, capacity, spots_reserved, waitlist_length, audit_seq)
+    SELECT pg_temp.key(x'900000000'::bigint + n), 'event-' || n, 'An event', 1000000, 500000, 200000,
+           CASE WHEN n = 0 THEN 500000 ELSE 1000 END
+    FROM generate_series({events}) AS n
+"""
+_FILL = (
+    f"""
+    INSERT INTO command (event_id, id, seq, kind, payload, actor, idempotency_key, fingerprint,
+                         outcome, settled_at)
+    OVERRIDING SYSTEM VALUE
+    SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{}}}}', 'public',
+           CASE WHEN n % 3 = 0 THEN int8send(n) END, CASE WHEN n % 3 = 0 THEN int8send(n) END,
+           CASE WHEN n < {FIRST_PENDING} THEN '{{{{}}}}'::jsonb END,
+           CASE WHEN n < {FIRST_PENDING} THEN now() END
+    FROM generate_series({{rows}}) AS n
+    """,
+    f"""
+    INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
+    SELECT {_EVENT_ID}, pg_temp.key(n), n, pg_temp.key(n), 'User',
+           n || '@example.org', n || '@example.org', 1 + n / 20 % 4,
+           CASE WHEN n / 2 % 10 < 4 THEN 'CONFIRMED' WHEN n / 2 % 10 < 8 THEN 'WAITLIST' ELSE 'CANCELLED' END
+    FROM generate_series({{rows}}) AS n
+    """,
+    f"""
+    INSERT INTO audit_entry (event_id, number, kind, actor, spots_delta, spots_reserved, at, hash)
+    SELECT {_EVENT_ID}, CASE WHEN n % 2 = 0 THEN n / 2 ELSE n / 1000 + 1 END,
+           'register', 'public', 1, 1, now(), int8send(n)
+    FROM generate_series({{rows}}) AS n
+    """,
+)
+_KEY = """
+    CREATE FUNCTION pg_temp.key(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE
+    AS $$ SELECT lpad(to_hex(n), 32, '0')::uuid $$
+"""
+_PARAMETER = re.compile(r":'(\w+)'")
+_COMMENT = re.compile(r"--.*")
+
+Execute = Callable[[str], list[Any]]
+
+
+def _list(type_: str, value: Callable[[int], object]) -> str:
+    return f"ARRAY[{', '.join(str(value(number)) for number in range(COUNT))}]::{type_}[]"
+
+
+def _key(number: int) -> str:
+    return f"'{UUID(int=number)}'::uuid"
+
+
+def _bytes(number: int) -> str:
+    return f"'\\x{number:016x}'"
+
+
+_FIRST_EVENT = _key(0x900000000)
+_ODD_EVENTS = _list("uuid", lambda i: _key(0x900000001 + 2 * i))
+_SAME_EVENT = _list("uuid", lambda _: _FIRST_EVENT)
+_OLD_IDS = _list("uuid", lambda i: _key(400_000 + 2 * i))
+_NEW_IDS = _list("uuid", lambda i: _key(0x700000000 + i))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A statement with its parameters, the indexes by which it reads, and the rows that it may read."""
+
+    parameters: Mapping[str, str]
+    indexes: frozenset[str]
+    rows_max: int
+
+
+def _case(indexes: str = "", rows_max: int = COUNT, **parameters: str) -> Case:
+    return Case(parameters=parameters, indexes=frozenset(indexes.split()), rows_max=rows_max)
+
+
+CASES = {
+    "lock_events": _case(
+        "command_pending_idx event_pkey audit_entry_pkey",
+        20 * COUNT,
+        event_ids=f"{_ODD_EVENTS} || {_FIRST_EVENT}",
+        share="13",
+        commands_max="100",
+    ),
+    "find_registrations": _case("registration_pkey", event_id=_FIRST_EVENT, ids=_OLD_IDS),
+    "find_holders": _case(
+        "registration_holder_key",
+        event_ids=_SAME_EVENT,
+        email_keys=_list("text", lambda i: f"'{400_000 + 2 * i}@example.org'"),
+    ),
+    "read_waitlist": _case(
+        "registration_waitlist_size_idx", 300, event_id=_FIRST_EVENT, freed="100", leaving="5"
+    ),
+    "recount": _case("registration_place_key audit_entry_pkey", 2_002, event_id=_key(0x900000001)),
+    "save_batch": _case(
+        "command_pkey event_pkey",
+        4 * COUNT,
+        moved_event_ids=_ODD_EVENTS,
+        moved_spots=_list("integer", lambda _: "1"),
+        moved_waiting=_list("integer", lambda _: "0"),
+        moved_entries=_list("bigint", lambda _: "1"),
+        entered_event_ids=_SAME_EVENT,
+        entered_ids=_NEW_IDS,
+        entered_seqs=_list("bigint", lambda i: 2_000_000 + i),
+        entered_command_ids=_NEW_IDS,
+        entered_names=_list("text", lambda _: "'User'"),
+        entered_emails=_list("text", lambda i: f"'{i}@example.com'"),
+        entered_email_keys=_list("text", lambda i: f"'{i}@example.com'"),
+        entered_spots_counts=_list("integer", lambda _: "1"),
+        entered_statuses=_list("text", lambda _: "'CONFIRMED'"),
+        noted_event_ids=_SAME_EVENT,
+        noted_numbers=_list("bigint", lambda i: 2_000_000 + i),
+        noted_hashes=_list("bytea", _bytes),
+        noted_command_ids=_NEW_IDS,
+        noted_kinds=_list("text", lambda _: "'register'"),
+        noted_actors=_list("text", lambda _: "'public'"),
+        noted_reasons=_list("text", lambda _: "NULL"),
+        noted_registration_ids=_NEW_IDS,
+        noted_from_statuses=_list("text", lambda _: "NULL"),
+        noted_to_statuses=_list("text", lambda _: "'CONFIRMED'"),
+        noted_before_afters=_list("jsonb", lambda _: "NULL"),
+        noted_spots_deltas=_list("integer", lambda _: "1"),
+        noted_spots_reserved=_list("integer", lambda _: "1"),
+        settled_event_ids=_SAME_EVENT,
+        settled_ids=_list("uuid", lambda i: _key(FIRST_PENDING + 2 * i)),
+        settled_outcomes=_list("jsonb", lambda _: "'{}'::jsonb"),
+    ),
+    "save_settings": _case(
+        "event_pkey",
+        event_id=_FIRST_EVENT,
+        title="'A drop'",
+        capacity="1000000",
+        waitlist_enabled="true",
+        waitlist_limit="NULL",
+        promotion_policy="'strict_fifo'",
+        auto_promote="true",
+        max_spots_per_registration="4",
+        opens_at="NULL",
+        closes_at="NULL",
+        paused="false",
+        spots="1",
+        waiting="0",
+        entries="1",
+    ),
+    "heal_counters": _case("event_pkey", event_id=_FIRST_EVENT, confirmed_spots="1", waitlist_length="1"),
+    "update_registrations": _case(
+        "registration_pkey",
+        2 * COUNT,
+        event_ids=_SAME_EVENT,
+        ids=_OLD_IDS,
+        statuses=_list("text", lambda _: "'CANCELLED'"),
+        seqs=_list("bigint", lambda i: 3_000_000 + i),
+    ),
+    "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
+    "accept_commands": _case(
+        event_ids=_SAME_EVENT,
+        ids=_NEW_IDS,
+        kinds=_list("text", lambda _: "'register'"),
+        payloads=_list("jsonb", lambda _: "'{}'::jsonb"),
+        actors=_list("text", lambda _: "'public'"),
+        idempotency_keys=_list("bytea", lambda i: _bytes(9_000_000 + i)),
+        fingerprints=_list("bytea", _bytes),
+    ),
+    "find_commands": _case(
+        "command_pkey command_idempotency_key",
+        2 * COUNT,
+        event_ids=_SAME_EVENT,
+        ids=_OLD_IDS,
+        idempotency_keys=_list("bytea", lambda i: _bytes(600_000 + 6 * i)),
+    ),
+}
+STATES = ("empty", "one row", "one row's plan among a million", "a million rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The scans of tables as `(node, index, condition)`, and what they have read."""
+
+    scans: list[tuple[str, str, str]]
+    rows: float
+    blocks: int
+
+
+def statements() -> dict[str, str]:
+    """Return the statements of all files by name, in PostgreSQL's own notation of parameters."""
+    return {
+        path.stem: path.read_text()
+        for folder in FOLDERS
+        for path in sorted((CHECKOUT / folder).glob("*.sql"))
+    }
+
+
+def prepare(execute: Execute, name: str, statement: str) -> None:
+    """Prepare a statement; its parameters are numbered in the order of the case."""
+    places = {parameter: f"${place}" for place, parameter in enumerate(CASES[name].parameters, 1)}
+    numbered = _PARAMETER.sub(lambda match: places[match[1]], _COMMENT.sub("", statement))
+    execute(f"PREPARE {name} AS {numbered}")
+
+
+def explain(execute: Execute, name: str) -> Plan:
+    """Execute a prepared statement in a transaction that is rolled back; return its plan."""
+    arguments = ", ".join(CASES[name].parameters.values())
+    execute("BEGIN")
+    try:
+        ((explained,),) = execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {name} ({arguments})")
+    finally:
+        execute("ROLLBACK")
+    plans = explained if isinstance(explained, list) else json.loads(explained)
+    scans = [node for node in _nodes(plans[0]["Plan"]) if "Scan" in node["Node Type"]]
+    scans = [node for node in scans if node.get("Relation Name") in BIG_TABLES or "Index Name" in node]
+    return Plan(
+        scans=sorted({_shape(node) for node in scans}),
+        rows=sum(_rows_read(node) for node in scans),
+        blocks=sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in scans),
+    )
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _shape(node: dict[str, Any]) -> tuple[str, str, str]:
+    condition = node.get("Index Cond") or node.get("TID Cond") or node.get("Recheck Cond") or ""
+    return node["Node Type"], node.get("Index Name", ""), condition
+
+
+def _rows_read(node: dict[str, Any]) -> float:
+    names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return float(sum(node.get(name, 0) for name in names) * node["Actual Loops"])
+
+
+@pytest.fixture(scope="module")
+def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str, Plan]]]:
+    """The plans of all statements in all states of the tables, by state and statement."""
+    settings = Settings(
+        database_url=module_database,
+        broker_url=servers.broker_url,
+        result_url=servers.result_url,
+        owner_silence_seconds_max=600,  # the sessions are idle while the tables grow
+        statement_timeout_seconds=60,
+    )
+    plain = make_url(module_database).set(drivername="postgresql").render_as_string(hide_password=False)
+    loop = asyncio.new_event_loop()
+    with ExitStack() as stack:
+        stack.callback(loop.close)
+        filling = stack.enter_context(psycopg.connect(plain, autocommit=True))
+        worker = stack.enter_context(connections.worker_connection(settings))
+        accepting = loop.run_until_complete(connections.accepting_session(settings))
+        stack.callback(lambda: loop.run_until_complete(accepting.close()))
+
+        def in_worker(statement: str) -> list[Any]:
+            cursor = connections.session(worker).execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+        def in_api(statement: str) -> list[Any]:
+            async def run() -> list[Any]:
+                cursor = await accepting.execute(statement.encode())
+                return await cursor.fetchall() if cursor.description else []
+
+            return loop.run_until_complete(run())
+
+        def fill(rows: str) -> None:
+            for statement in _FILL:
+                filling.execute(statement.format(rows=rows).encode())
+
+        def explained() -> dict[str, Plan]:
+            return {name: explain(executes[name], name) for name in sources}
+
+        sources = statements()
+        in_files = {path.stem for path in (CHECKOUT / "worker/sql").glob("*.sql")}
+        executes: dict[str, Execute] = {name: in_worker if name in in_files else in_api for name in sources}
+        filling.execute(_KEY.encode())
+        filling.execute(_FILL_EVENTS.format(events="0, 0").encode())  # others refer to it
+        for table in BIG_TABLES:  # only the test itself renews statistics
+            filling.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)".encode())
+        for name, source in sources.items():
+            prepare(executes[name], name, source)
+        found = {"empty": explained()}
+        fill("2, 2")
+        filling.execute(b"ANALYZE")
+        found["one row"] = explained()
+        filling.execute(b"SET synchronous_commit = off")
+        filling.execute(_FILL_EVENTS.format(events="1, 999").encode())
+        fill("1, 1")
+        fill(f"3, {ROWS}")
+        found["one row's plan among a million"] = explained()
+        filling.execute(b"ANALYZE")
+        found["a million rows"] = explained()
+        yield found
+
+
+def test_every_statement_has_a_case() -> None:
+    assert set(CASES) == set(statements())
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_found_by_key(plans: dict[str, dict[str, Plan]], name: str, state: str) -> None:
+    plan = plans[state][name]
+
+    assert {index for _, index, _ in plan.scans if index} == CASES[name].indexes, plan
+    assert all(condition for _, _, condition in plan.scans), plan
+    assert "Seq Scan" not in {node for node, _, _ in plan.scans}, plan
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", CASES)
+def test_few_rows_are_read(plans: dict[str, dict[str, Plan]], name: str, state: str) -> None:
+    plan, rows_max = plans[state][name], CASES[name].rows_max
+
+    assert plan.rows <= rows_max, plan
+    assert plan.blocks <= rows_max * BLOCKS_PER_ROW_MAX, plan

@@ -1,0 +1,196 @@
+"""The result backend: outcomes in Celery's own format, and receipts nowhere."""
+
+import base64
+import codecs
+import json
+import re
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from shared.domain import ids, outcomes
+from shared.domain.outcomes import Confirmed, SettledCommand
+from shared.messaging import queues, results
+from shared.messaging.results import ResultWriter
+from shared.settings import Settings
+from tests.stage import Json, Stage
+
+KEEP_SECONDS = 60
+CLOSED_SECONDS = 0.1
+
+
+def decided(count: int) -> list[SettledCommand]:
+    event_id = ids.new_id()
+    return [
+        SettledCommand(
+            event_id=event_id,
+            command_id=ids.new_id(),
+            outcome=Confirmed(registration_id=ids.new_id(), spots_count=1),
+        )
+        for _ in range(count)
+    ]
+
+
+def cut_off(settings: Settings) -> None:
+    """Close the connections of all writers."""
+    with results.connect(settings.result_url) as client:
+        mine = client.client_id()
+        for other in client.client_list():
+            if other["cmd"] == "eval" and int(other["id"]) != mine:
+                client.client_kill_filter(_id=other["id"])
+
+
+@contextmanager
+def closing_after_each_answer(settings: Settings) -> Iterator[str]:
+    """Offer the result backend over TCP, a connection for each command, the end of which is polite."""
+    backend = results.connect(settings.result_url).connection_pool.connection_kwargs
+
+    class Once(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as there:
+                there.connect(backend["path"])
+                asking = threading.Thread(target=pump, args=(self.request, there), daemon=True)
+                asking.start()
+                while True:
+                    answer = there.recv(65_536)
+                    self.request.sendall(answer)
+                    if not answer or answer.startswith(
+                        (b"$-1", b"_")
+                    ):  # the script's, after those of connecting
+                        return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Once) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}/{backend['db']}"
+        server.shutdown()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+
+
+def stored(settings: Settings, settled: Sequence[SettledCommand]) -> int:
+    with results.connect(settings.result_url) as client:
+        return int(client.exists(*(results.key(command.command_id) for command in settled)))
+
+
+def both_stored(settings: Settings, url: str, between: Callable[[], None]) -> bool:
+    """Write a batch, let something happen, write another; tell whether both are there."""
+    before, after = decided(3), decided(5)
+    writer = ResultWriter(url, KEEP_SECONDS)
+    writer.write(before)
+    between()
+    writer.write(after)
+    writer.close()
+    return (stored(settings, before), stored(settings, after)) == (3, 5)
+
+
+def test_a_cut_off_writer_loses_no_batch(settings: Settings) -> None:
+    assert both_stored(settings, settings.result_url, lambda: cut_off(settings))
+
+
+def test_a_writer_cut_off_over_tcp_loses_none(settings: Settings) -> None:
+    with closing_after_each_answer(settings) as url:
+        assert both_stored(settings, url, lambda: time.sleep(CLOSED_SECONDS))
+
+
+def test_a_missing_result_backend_is_reported() -> None:
+    writer = ResultWriter("redis://127.0.0.1:9/0", KEEP_SECONDS)
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError):
+            writer.write(decided(1))
+
+
+def test_a_full_result_backend_is_reported(settings: Settings) -> None:
+    writer = ResultWriter(settings.result_url, KEEP_SECONDS)
+    with results.connect(settings.result_url) as client:
+        memory = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(redis.ResponseError):
+                writer.write(decided(1))
+        finally:
+            client.config_set("maxmemory", memory)
+    writer.close()
+
+
+def test_celery_reads_the_outcome(settings: Settings) -> None:
+    (command,) = decided(1)
+    writer = ResultWriter(settings.result_url, KEEP_SECONDS)
+    writer.write([command])
+    writer.close()
+
+    result: AsyncResult[Json] = AsyncResult(
+        str(results.task_id(command.command_id)), app=queues.celery_app(settings)
+    )
+
+    assert result.status == "SUCCESS"
+    assert outcomes.decode(json.dumps(result.result)) == command.outcome
+    with results.connect(settings.result_url) as client:
+        assert 0 < client.pttl(results.key(command.command_id)) <= KEEP_SECONDS * 1000
+
+
+def test_a_task_id_does_not_contain_its_receipt() -> None:
+    command_id = ids.new_id()
+    task_id, key = results.task_id(command_id), results.key(command_id)
+
+    assert task_id == results.task_id(command_id) != results.task_id(ids.new_id())
+    assert key.endswith(str(task_id))
+    assert not any(spelling in key.encode() + task_id.bytes for spelling in spellings(command_id))
+
+
+def test_redis_never_sees_a_receipt(stage: Stage) -> None:
+    """From Redis' own monitor: all that is written, read and published for one registration."""
+    event = stage.create_event()
+    client = results.connect(stage.servers.result_url)
+    with client.monitor() as monitor, stage.client() as browser:  # type: ignore[no-untyped-call]
+        answer = browser.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).json()
+        client.echo(event["slug"])  # the last that the monitor tells
+        seen = b""
+        while f'"ECHO" "{event["slug"]}"'.encode() not in seen:
+            seen += _unescaped(monitor.connection.read_response()) + b"\n"
+        keys = b"\n".join(key for key in client.scan_iter() if isinstance(key, bytes))
+    client.close()
+
+    receipt, event_id = UUID(answer["receiptId"]), UUID(event["id"])
+    seen += keys + b"\n".join(_decoded_parts(seen))
+    assert answer["status"] == "CONFIRMED"
+    assert str(results.task_id(receipt)).encode() in seen, "the result was written"
+    assert f'[["{event_id}"]]'.encode() in seen, "the wake message was sent, in base64"
+    assert f'"PUBLISH" "admitone.settled" "["{event_id}"]"'.encode() in seen, "the batch was announced"
+    assert not [spelling for spelling in spellings(receipt) if spelling in seen]
+
+
+def spellings(id_: UUID) -> list[bytes]:
+    """Return an id as text, as bytes, and as the base64 of both wherever they begin in a longer value."""
+    plain = [str(id_).encode(), id_.hex.encode(), id_.bytes]
+    in_base64 = []
+    for value in plain:
+        for before in range(3):
+            encoded = base64.b64encode(bytes(before) + value).rstrip(b"=")
+            in_base64.append(encoded[4 * (before > 0) : -1])  # the ends mix with their neighbours
+    return plain + in_base64
+
+
+def _unescaped(line: bytes) -> bytes:
+    """Return a line of the monitor with its arguments as they were sent."""
+    unescaped, _ = codecs.escape_decode(line)
+    assert isinstance(unescaped, bytes)
+    return unescaped
+
+
+def _decoded_parts(seen: bytes) -> Iterator[bytes]:
+    """Yield all that is base64."""
+    for part in re.findall(rb"[A-Za-z0-9+/]{8,}={0,2}", seen):
+        with suppress(ValueError):
+            yield base64.b64decode(part)

@@ -1,0 +1,174 @@
+"""Wake messages on real servers: one for all events of an owner, through Celery to the worker."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import redis
+from kombu import Consumer as KombuConsumer
+from kombu import Message
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+from structlog.testing import capture_logs
+
+from api.commands.owner_cache import OwnerCache
+from api.commands.waker import CelerySender, Waker
+from ops.embedded import Servers
+from shared.domain import ids
+from shared.messaging import queues, results
+from shared.postgres import connections, locks
+from shared.settings import Settings
+from tests.simulation.histories import SETTINGS
+from tests.simulation.in_postgres import InPostgres
+from tests.stage import Stage
+from worker import celery_hooks
+
+NOW = 5.0
+_OWN = text("SELECT pg_advisory_lock(:key)")
+_NOWHERE = {"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"}
+
+
+def own(connection: Connection, events: Sequence[UUID]) -> None:
+    """Own these events, as a worker does."""
+    for event_id in events:
+        connection.execute(_OWN, {"key": locks.event_key(event_id)})
+
+
+def groups_of(settings: Settings, events: Sequence[UUID]) -> list[list[UUID]]:
+    """Return in which groups these events wake."""
+
+    async def ask() -> list[list[UUID]]:
+        engine = connections.async_engine(settings)
+        try:
+            return await OwnerCache(engine, lambda: NOW).group_by_owner(events)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(ask())
+
+
+def test_events_are_grouped_by_owner(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(9)]
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    with engine.connect() as one, engine.connect() as other:
+        own(one, events[:5])
+        own(other, events[5:8])
+        groups = groups_of(settings, events)
+
+    assert groups == [events[:5], events[5:8], events[8:]]
+
+
+def test_owners_are_read_once_a_second(settings: Settings) -> None:
+    first, second = (ids.new_id() for _ in range(2))
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+
+    async def ask() -> list[list[list[UUID]]]:
+        async_engine = connections.async_engine(settings)
+        seconds = [NOW]
+        cache = OwnerCache(async_engine, lambda: seconds[0])
+        with engine.connect() as owner:
+            before = await cache.group_by_owner([first, second])
+            own(owner, [first, second])
+            seconds[0] = NOW + 0.9
+            remembered = await cache.group_by_owner([first, second])
+            seconds[0] = NOW + 1.1
+            after = await cache.group_by_owner([first, second])
+        await async_engine.dispose()
+        return [before, remembered, after]
+
+    assert asyncio.run(ask()) == [[[first], [second]], [[first], [second]], [[first, second]]]
+
+
+def test_without_a_database_every_event_wakes_alone(settings: Settings) -> None:
+    events = [ids.new_id() for _ in range(6)]
+    with capture_logs() as logs:
+        groups = groups_of(settings.model_copy(update=_NOWHERE), events)
+
+    assert groups == [[event_id] for event_id in events]
+    assert [entry["event"] for entry in logs] == ["owners_not_readable"]
+
+
+def arguments(client: "redis.Redis", event_id: UUID) -> list[object]:
+    """Take out of an event's queue the arguments of all its messages, oldest first."""
+    messages = []
+    while isinstance(message := client.rpop(queues.event_queue_name(event_id)), bytes):
+        messages.append(json.loads(base64.b64decode(json.loads(message)["body"]))[0])
+    return messages
+
+
+def test_one_message_wakes_an_owner_for_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.commands.waker._OUTCOME_SECONDS_MAX", 0.001)
+    alone, *events = [ids.new_id() for _ in range(6)]
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+
+    async def wake() -> None:
+        async_engine = connections.async_engine(settings)
+        sender = CelerySender(queues.celery_app(settings))
+        waker = Waker(sender.send, OwnerCache(async_engine, lambda: NOW).group_by_owner)
+        waker.wake(alone)
+        await asyncio.sleep(0)
+        for event_id in events:
+            waker.wake(event_id)
+        await waker.close()
+        sender.close()
+        await async_engine.dispose()
+
+    with engine.connect() as owner:
+        own(owner, events)
+        asyncio.run(wake())
+
+    with results.connect(settings.broker_url) as client:
+        messages = {event_id: arguments(client, event_id) for event_id in (alone, *events)}
+    first, *others = events
+    assert messages.pop(alone) == [[[str(alone)]]]
+    assert messages.pop(first) == [[[str(event_id) for event_id in events]]]
+    assert list(messages.values()) == [[]] * len(others)
+
+
+def test_a_message_is_read_as_it_was_sent(settings: Settings) -> None:
+    app, event_ids = queues.celery_app(settings), [ids.new_id() for _ in range(2)]
+    woken: list[list[UUID]] = []
+
+    class OwnerDouble:
+        def wake(self, event_ids: list[UUID]) -> None:
+            woken.append(event_ids)
+
+    app.owner = OwnerDouble()  # type: ignore[attr-defined]  # where `install` puts the owner
+    receive, queue = celery_hooks.handle_at_once(None, app), queues.event_queue(event_ids[0])
+    queues.wake(app, event_ids)
+    app.send_task(queues.APPLY_COMMANDS, args=["no event"], queue=queue, declare=[])  # type: ignore[arg-type]
+
+    def take(message: Message) -> None:
+        receive(message)
+
+    with app.connection_for_read() as broker, broker.channel() as channel, capture_logs() as logs:
+        consumer = KombuConsumer(channel, [queue], on_message=take, accept=["json"])
+        with consumer:
+            for _ in range(2):
+                broker.drain_events(timeout=10)
+
+    assert woken == [event_ids]
+    assert [entry["event"] for entry in logs] == ["wake_not_understood"]
+
+
+class _SlowTicks(Stage):
+    """A service whose workers tick once a minute: without wake messages no command would be decided."""
+
+    def environment(self) -> dict[str, str]:
+        slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
+        return {**super().environment(), **slow}
+
+
+def test_a_message_wakes_the_owner(
+    servers: Servers, database: str, connection: Connection, tmp_path: Path
+) -> None:
+    event_id = InPostgres(connection, SETTINGS).event_id  # there before the workers look for the first time
+    with _SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
+        path = f"/api/p/{event_id}/register"
+        answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [201] * 3, stage.log()

@@ -1,0 +1,59 @@
+"""The publisher: a result backend that fails is left alone for a while, and never stops the worker."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import pytest
+import redis
+from structlog.testing import capture_logs
+
+from shared.domain.outcomes import Confirmed, SettledCommand
+from shared.messaging.results import ResultWriter
+from worker.publisher import Publisher
+
+
+class Backend(ResultWriter):
+    """A result backend in memory that fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("redis://127.0.0.1:9/0", keep_seconds=60)
+        self.tried: list[int] = []
+        self.error: Exception | None = None
+
+    def write(self, settled: Sequence[SettledCommand]) -> None:
+        self.tried += [command.command_id.int for command in settled]
+        if self.error is not None:
+            raise self.error
+
+
+def settled(number: int) -> list[SettledCommand]:
+    outcome = Confirmed(registration_id=UUID(int=9), spots_count=1)
+    return [SettledCommand(event_id=UUID(int=1), command_id=UUID(int=number), outcome=outcome)]
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError(), redis.ResponseError("OOM"), ValueError()])
+def test_a_failure_pauses_publishing(error: Exception) -> None:
+    seconds = [100.0]
+    backend = Backend()
+    publisher = Publisher(backend, lambda: seconds[0])
+    publisher.publish(settled(1))
+
+    backend.error = error
+    with capture_logs() as logs:
+        publisher.publish(settled(2))
+    backend.error = None
+    for number, now in ((3, 100.0), (4, 104.9), (5, 105.0), (6, 105.1)):
+        seconds[0] = now
+        publisher.publish(settled(number))
+
+    assert backend.tried == [1, 2, 5, 6]
+    assert [entry["event"] for entry in logs] == ["results_not_stored"]
+
+
+def test_nothing_settled_is_not_published() -> None:
+    backend = Backend()
+    backend.error = AssertionError("written")
+    with capture_logs() as logs:
+        Publisher(backend, lambda: 0.0).publish([])
+
+    assert (backend.tried, logs) == ([], [])

@@ -1,0 +1,163 @@
+"""The run queue: which events a worker applies next, how many of them, and with how many commands."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from shared.domain.outcomes import Confirmed, SettledCommand
+from worker.run_queue import EVENTS_PER_BATCH_MAX, RunQueue
+
+BATCH_MAX, BACKLOG_BATCH_MAX = 10, 50
+EVENTS = A, B, C, D = [UUID(int=number) for number in range(1, 5)]
+
+
+def queue_of(*event_ids: UUID) -> RunQueue:
+    queue = RunQueue(BATCH_MAX, BACKLOG_BATCH_MAX)
+    queue.add(event_ids)
+    return queue
+
+
+def settled(*event_ids: UUID) -> list[SettledCommand]:
+    """Return a settled command for each of these events, twice for an event that is named twice."""
+    outcome = Confirmed(registration_id=UUID(int=9), spots_count=1)
+    return [SettledCommand(event_id=id_, command_id=UUID(int=8), outcome=outcome) for id_ in event_ids]
+
+
+def batches(queue: RunQueue, owned: Collection[UUID] = EVENTS) -> list[list[UUID]]:
+    """Take batches until no event is ready."""
+    taken = []
+    while queue:
+        taken.append(queue.next_batch(owned)[0])
+    return taken
+
+
+def test_events_share_a_batch_in_order() -> None:
+    queue = queue_of(B, A, C)
+    queue.add([A, D])
+
+    assert queue.next_batch(EVENTS) == ([B, A, C, D], BATCH_MAX)
+    assert not queue
+
+
+def test_only_owned_events_are_applied() -> None:
+    assert queue_of(A, B, C).next_batch({A, C}) == ([A, C], BATCH_MAX)
+    assert queue_of(A).next_batch(()) == ([], BATCH_MAX)
+
+
+def test_a_batch_has_a_bounded_number_of_events() -> None:
+    event_ids = [UUID(int=number) for number in range(EVENTS_PER_BATCH_MAX + 3)]
+
+    assert batches(queue_of(*event_ids), event_ids) == [
+        event_ids[:EVENTS_PER_BATCH_MAX],
+        event_ids[EVENTS_PER_BATCH_MAX:],
+    ]
+
+
+def test_events_of_a_full_batch_come_again() -> None:
+    queue = queue_of(A, B)
+    batch, commands_max = queue.next_batch(EVENTS)
+    queue.add([C])
+    queue.settled(batch, settled(*[A] * (commands_max - 1), B), commands_max)
+
+    assert queue.next_batch(EVENTS) == ([C, A, B], BACKLOG_BATCH_MAX)
+
+
+def test_a_woken_event_keeps_its_place() -> None:
+    queue = queue_of(A)
+    batch, commands_max = queue.next_batch(EVENTS)
+    queue.add([A, B])
+    queue.settled(batch, settled(*[A] * commands_max), commands_max)
+
+    assert queue.next_batch(EVENTS) == ([A, B], BACKLOG_BATCH_MAX)
+
+
+def test_events_with_several_commands_come_again() -> None:
+    queue = queue_of(A, B, C)
+    batch, commands_max = queue.next_batch(EVENTS)
+    queue.settled(batch, settled(A, B, C, B), commands_max)
+
+    assert queue.next_batch(EVENTS) == ([B], BATCH_MAX)
+
+
+def test_the_only_settled_event_comes_again() -> None:
+    queue = queue_of(A, B)
+    batch, commands_max = queue.next_batch(EVENTS)
+    queue.settled(batch, settled(B), commands_max)
+
+    assert queue.next_batch(EVENTS) == ([B], BATCH_MAX)
+
+
+def test_one_command_each_is_no_crowd() -> None:
+    queue = queue_of(A, B)
+    batch, commands_max = queue.next_batch(EVENTS)
+    queue.settled(batch, settled(A, B), commands_max)
+    queue.settled([C], [], commands_max)
+
+    assert not queue
+
+
+def test_events_of_a_refused_batch_go_alone() -> None:
+    queue = queue_of(A, B)
+    queue.refused(queue.next_batch(EVENTS)[0])
+    queue.add([C, D])
+
+    assert batches(queue) == [[A], [B], [C, D]]
+
+
+def test_isolated_events_do_not_hold_up_others() -> None:
+    queue = queue_of(A, B)
+    batch, _ = queue.next_batch(EVENTS)
+    queue.add([C])
+    queue.refused(batch)
+    queue.add([D])
+
+    assert batches(queue) == [[C, D], [A], [B]]
+
+
+def test_isolated_events_rejoin_at_a_tick() -> None:
+    queue = queue_of(A, B)
+    queue.refused(queue.next_batch(EVENTS)[0])
+    for event_id in (A, B):
+        queue.settled(queue.next_batch(EVENTS)[0], settled(event_id, event_id), BATCH_MAX)
+    assert batches(queue) == [[A], [B]]
+
+    queue.tick()
+    queue.add([A, B, C])
+
+    assert batches(queue) == [[A, B, C]]
+
+
+def test_a_failing_event_waits_for_the_tick() -> None:
+    queue = queue_of(A)
+    queue.refused(queue.next_batch(EVENTS)[0])
+    assert not queue
+
+    queue.add([A, B])
+    assert batches(queue) == [[], [B]]
+
+    queue.tick()
+    queue.add([A, B])
+    assert batches(queue) == [[A], [B]]
+
+
+def test_a_failing_event_stays_isolated_past_a_tick() -> None:
+    queue = queue_of(A)
+    queue.refused(queue.next_batch(EVENTS)[0])
+    queue.tick()
+    queue.add([B, A])
+    assert batches(queue) == [[B], [A]]
+
+    queue.tick()
+    queue.add([B, A])
+    assert batches(queue) == [[B, A]]
+
+
+def test_a_backlog_does_not_starve_other_events() -> None:
+    queue = queue_of(A, B)
+    queue.refused(queue.next_batch(EVENTS)[0])
+    order = []
+    for _ in range(6):
+        batch, commands_max = queue.next_batch(EVENTS)
+        order += batch
+        queue.settled(batch, settled(*batch * commands_max), commands_max)
+
+    assert order == [A, B] * 3

@@ -1,0 +1,170 @@
+"""The waker: how many messages go out, for which events, and when."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from uuid import UUID
+
+import pytest
+from structlog.testing import capture_logs
+
+from api.commands import waker
+from api.commands.waker import Waker
+
+NEVER_SECONDS = 3_600
+SOON_SECONDS_MAX = 20
+LOOP_TURNS = 20
+"""As many turns of the event loop as a message could need that nothing holds back."""
+A, B, C, D = (UUID(int=number) for number in range(1, 5))
+
+
+class Messages:
+    """A broker in memory; one owner has the events B and C."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[UUID]] = []
+        self.grouped: list[list[UUID]] = []
+        self.lost: list[UUID] = []
+
+    async def send(self, event_ids: Sequence[UUID]) -> None:
+        if event_ids[0] in self.lost:
+            raise ConnectionError("the broker is gone")
+        self.sent.append(list(event_ids))
+
+    async def group_by_owner(self, event_ids: Collection[UUID]) -> list[list[UUID]]:
+        self.grouped.append(list(event_ids))
+        shared = [event_id for event_id in event_ids if event_id in (B, C)]
+        return [*([shared] if shared else []), *([id_] for id_ in event_ids if id_ not in shared)]
+
+
+@pytest.fixture
+def messages() -> Messages:
+    """The messages of one test."""
+    return Messages()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only an outcome release the next message."""
+    monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", NEVER_SECONDS)
+    monkeypatch.setattr(waker, "_GRACE_SECONDS", 0)
+
+
+async def until(there: Callable[[], object]) -> None:
+    async with asyncio.timeout(SOON_SECONDS_MAX):
+        while not there():  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.001)
+
+
+async def a_while() -> None:
+    for _ in range(LOOP_TURNS):
+        await asyncio.sleep(0)
+
+
+def test_the_first_message_goes_at_once(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A)
+        await a_while()
+        assert (messages.sent, messages.grouped) == ([[A]], [])
+        waking.outcome_seen(A)
+        await waking.close()
+
+    asyncio.run(run())
+
+
+def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A)
+        await a_while()
+        for event_id in (A, A):
+            waking.wake(event_id)
+        waking.outcome_seen(D)
+        await a_while()
+        assert messages.sent == [[A]]
+
+        for sent in (2, 3):
+            waking.outcome_seen(A)
+            await until(lambda: len(messages.sent) == sent)  # noqa: B023 - used at once
+            waking.wake(A)
+            await a_while()
+            assert len(messages.sent) == sent
+        waking.outcome_seen(A)
+        await until(lambda: len(messages.sent) == 4)
+        waking.outcome_seen(A)
+        await waking.close()
+
+    asyncio.run(run())
+
+
+def test_without_an_outcome_time_releases_the_next(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.01)
+
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A)
+        await a_while()
+        waking.wake(B)
+        await asyncio.wait_for(waking.close(), SOON_SECONDS_MAX)
+
+    asyncio.run(run())
+
+    assert messages.sent == [[A], [B]]
+
+
+def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A)
+        await a_while()
+        for event_id in (B, D, C, B):
+            waking.wake(event_id)
+        waking.outcome_seen(A)
+        await until(lambda: len(messages.sent) == 3)
+        waking.outcome_seen(C)
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.grouped == [[B, D, C]]
+    assert messages.sent == [[A], [B, C], [D]]
+
+
+def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        messages.lost = [A, B]
+        waking.wake(A)
+        await a_while()
+        for event_id in (B, C, D):
+            waking.wake(event_id)
+        waking.outcome_seen(A)
+        await until(lambda: messages.sent)
+        messages.lost = []
+        waking.wake(B)
+        waking.outcome_seen(D)
+        await until(lambda: len(messages.sent) == 2)
+        waking.outcome_seen(B)
+        await waking.close()
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+
+    assert messages.sent == [[D], [B]]
+    assert [entry["event"] for entry in logs] == ["wake_failed", "wake_failed"]
+
+
+def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.001)
+
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        for event_id in (A, B, C):
+            waking.wake(event_id)
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.sent == [[B, C], [A]]
