@@ -21,7 +21,7 @@ _CONNECT_SECONDS_MAX = 5
 # even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that.
 _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
