@@ -10,6 +10,7 @@ from starlette.responses import Response
 from api.edge import problems
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
+from shared.domain import ids
 from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
@@ -62,29 +63,42 @@ def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str,
 
 def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Response:
     """Return that the command is accepted and not decided yet."""
-    content = Receipt(receipt_id=receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
+    content = Receipt(
+        receipt_id=receipt_id, task_id=ids.task_id(receipt_id), status=ReceiptStatus.PENDING, ahead=ahead
+    )
     return body(content, HTTPStatus.ACCEPTED, headers)
 
 
 def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     """Return the receipt of a command that was settled just now."""
+    registration = refusal = incident_id = None
+    status: ReceiptStatus | Status
     match outcome:
         case Confirmed(registration_id=id_, spots_count=spots):
-            status, position = Status.CONFIRMED, None
+            status = Status.CONFIRMED
+            registration = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
         case Waitlisted(registration_id=id_, spots_count=spots, position=position):
             status = Status.WAITLIST
+            registration = RegistrationBrief(
+                id=id_, status=status, spots_count=spots, waitlist_position=position
+            )
         case StatusChanged(to_status=status):
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status))
+            pass
         case RegistrationDeleted():
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.DELETED)
+            status = ReceiptStatus.DELETED
         case EventChanged() | CounterHealed():
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.APPLIED)
+            status = ReceiptStatus.APPLIED
         case Refused(code=code, detail=detail):
-            refusal = Refusal(code=code, detail=detail)
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.REFUSED, refusal=refusal)
+            status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)
         case Failed(incident_id=incident_id):
-            return Receipt(receipt_id=receipt_id, status=ReceiptStatus.FAILED, incident_id=incident_id)
+            status = ReceiptStatus.FAILED
         case _:
             assert_never(outcome)
-    registration = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=position)
-    return Receipt(receipt_id=receipt_id, status=ReceiptStatus(status), registration=registration)
+    return Receipt(
+        receipt_id=receipt_id,
+        task_id=ids.task_id(receipt_id),
+        status=ReceiptStatus(status),
+        registration=registration,
+        refusal=refusal,
+        incident_id=incident_id,
+    )

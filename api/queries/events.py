@@ -8,16 +8,13 @@ from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import audit
+from shared.domain.event import EventSettings
 from shared.postgres.tables import REVISION
 
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused, created_at, updated_at,
-    CASE WHEN closes_at <= now() THEN 'CLOSED'
-         WHEN opens_at > now() THEN 'SCHEDULED'
-         WHEN paused THEN 'PAUSED'
-         ELSE 'OPEN' END AS state
+    max_spots_per_registration, opens_at, closes_at, paused, created_at, updated_at, now() AS now
 """
 
 _EVENT_ID = text("SELECT id FROM event WHERE slug = :slug")
@@ -100,19 +97,30 @@ async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
     return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
 
 
-async def event_by_slug(connection: AsyncConnection, slug: str) -> RowMapping | None:
-    """Return all of an event, with what is derived from it."""
-    return (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
+async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
+    """Return an event by its slug, with its state as of now."""
+    row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
+    return row and _with_state(row)
 
 
-async def event_by_id(connection: AsyncConnection, id_: UUID) -> RowMapping | None:
-    """Return all of an event, with what is derived from it."""
-    return (await connection.execute(_EVENT_BY_ID, {"id": id_})).mappings().one_or_none()
+async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:
+    """Return an event by its id, with its state as of now."""
+    row = (await connection.execute(_EVENT_BY_ID, {"id": id_})).mappings().one_or_none()
+    return row and _with_state(row)
 
 
-async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> Sequence[RowMapping]:
-    """Return events in the order in which they were made."""
-    return (await connection.execute(_EVENTS, {"after": after, "limit": limit})).mappings().all()
+async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Return events in the order in which they were made, each with its state as of now."""
+    rows = await connection.execute(_EVENTS, {"after": after, "limit": limit})
+    return [_with_state(row) for row in rows.mappings()]
+
+
+def _with_state(row: RowMapping) -> dict[str, Any]:
+    """Return the event with its state, by the owner's own rule and on the database's clock."""
+    event = dict(row)
+    settings = EventSettings(**{name: event[name] for name in EventSettings.__struct_fields__})
+    event["state"] = settings.state(event.pop("now"))
+    return event
 
 
 async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -> RowMapping | None:

@@ -1,4 +1,4 @@
-"""Why a registration has its status: its history, and what stands between it and a spot."""
+"""Explanations of a registration's status: its history, and the obstacle between it and a spot."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,11 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_insight import Explanation, ExplanationStep
-from shared.domain import audit
+from shared.domain import audit, promotion
 from shared.domain.commands import Status
+from shared.domain.promotion import Policy, Waiter, Waitlist
+
+_OTHER = UUID(int=0)
 
 # The capacity at the time of an entry is what the next change of it has as "before".
 _STEPS = text("""
@@ -28,8 +31,10 @@ _STEPS = text("""
 
 _AHEAD = text("""
     SELECT count(*) AS registrations, coalesce(sum(spots_count), 0) AS spots,
-           (array_agg(spots_count ORDER BY seq))[1] AS head_needs,
-           count(*) FILTER (WHERE spots_count <= :spots_left) AS fitting
+           count(*) FILTER (WHERE spots_count <= :spots_left) AS fitting,
+           (array_agg(spots_count ORDER BY seq))[1] AS head_needs, min(seq) AS head_seq,
+           (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1] AS fitting_needs,
+           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
     FROM registration
     WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
 """)
@@ -100,23 +105,31 @@ def _obstacle(
     free, needs = event["capacity"] - event["spots_reserved"], registration["spots_count"]
     policy = event["promotion_policy"]
     if free < 0:
-        return f"The event is oversold by {-free}: nobody is confirmed until it fits."
+        return f"The event is oversold by {-free}: no registration is confirmed until it fits."
     if not event["auto_promote"]:
-        return f"{free} are free; nobody is promoted by itself, since autoPromote is off."
+        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
     if free == 0:
         return "No spots are free."
-    if policy == "strict_fifo" and ahead.registrations:
+    if _is_next(Policy(policy), registration, ahead, free):
+        moved = _moved_by(steps)
+        return f"{moved} to the waitlist; the next change of the event offers it the {free} that are free."
+    if policy == Policy.STRICT_FIFO and ahead.registrations:
         return (
             f"The head of the waitlist needs {ahead.head_needs}, {free} are free, policy strict_fifo: "
-            "nobody behind the head is promoted before it."
+            "no registration behind the head is promoted before it."
         )
     if needs > free:
-        who = "The head of the waitlist" if not ahead.registrations else "It"
-        return f"{who} needs {needs}, {free} are free, policy {policy}."
-    if ahead.fitting:
-        return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
-    moved = _moved_by(steps)
-    return f"{moved} to the waitlist; the next change of the event offers it the {free} that are free."
+        subject = "It" if ahead.registrations else "The head of the waitlist"
+        return f"{subject} needs {needs}, {free} are free, policy {policy}."
+    return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
+
+
+def _is_next(policy: Policy, registration: RowMapping, ahead: Row[Any], free: int) -> bool:
+    """Tell whether the owner would promote this registration next, by the owner's own rule."""
+    itself = Waiter(registration["seq"], registration["id"], registration["spots_count"])
+    before = ((ahead.head_seq, ahead.head_needs), (ahead.fitting_seq, ahead.fitting_needs))
+    waiters = {Waiter(seq, _OTHER, needs) for seq, needs in before if seq is not None} | {itself}
+    return promotion.next_up(policy, Waitlist.of(waiters, len(waiters)), free) == itself
 
 
 def _moved_by(steps: Sequence[ExplanationStep]) -> str:

@@ -14,7 +14,7 @@ from api.edge import responses
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
-from shared.domain import outcomes
+from shared.domain import ids, outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
 from shared.postgres import arrays, backlog
@@ -99,14 +99,21 @@ class Receipts:
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
             return responses.receipt(row.receipt_id, outcome)
         if row.id is None:
-            return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus.DELETED)
+            return Receipt(
+                receipt_id=row.receipt_id, task_id=ids.task_id(row.receipt_id), status=ReceiptStatus.DELETED
+            )
         registration = RegistrationBrief(
             id=row.id,
             status=Status(row.status),
             spots_count=row.spots_count,
             waitlist_position=await self._position(connection, event_id, row),
         )
-        return Receipt(receipt_id=row.receipt_id, status=ReceiptStatus(row.status), registration=registration)
+        return Receipt(
+            receipt_id=row.receipt_id,
+            task_id=ids.task_id(row.receipt_id),
+            status=ReceiptStatus(row.status),
+            registration=registration,
+        )
 
     async def _position(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> int | None:
         if row.status != Status.WAITLIST:
@@ -131,4 +138,6 @@ class Receipts:
 
 
 def _pending(receipt_id: UUID, ahead: int) -> Receipt:
-    return Receipt(receipt_id=receipt_id, status=ReceiptStatus.PENDING, ahead=ahead)
+    return Receipt(
+        receipt_id=receipt_id, task_id=ids.task_id(receipt_id), status=ReceiptStatus.PENDING, ahead=ahead
+    )

@@ -31,6 +31,12 @@ def registration_id(command_id: UUID) -> UUID:
     return _version_7(command_id.int >> 80, digest.digest())
 
 
+def task_id(command_id: UUID) -> str:
+    """Return the id under which Celery knows the command's result: a digest of the command's id."""
+    digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+
+
 def _version_7(milliseconds: int, filler: bytes) -> UUID:
     bits = milliseconds << 80 | int.from_bytes(filler, "big")
     return UUID(int=bits & ~_VERSION_BITS | _VERSION_7)

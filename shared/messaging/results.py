@@ -9,7 +9,6 @@ Written in Redis:
 Redis is only fast. A missing result is read from the ledger, and all of Redis may vanish at any time.
 """
 
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -19,6 +18,7 @@ import redis.asyncio
 import structlog
 from msgspec import DecodeError, Struct, json
 
+from shared.domain import ids
 from shared.domain.outcomes import Outcome, SettledCommand
 
 log = structlog.get_logger(__name__)
@@ -44,15 +44,9 @@ _STORED = json.Decoder(_Stored)
 _ANNOUNCEMENT = json.Decoder(list[UUID])
 
 
-def task_id(command_id: UUID) -> str:
-    """Return the id under which Celery knows the command's result: a digest of the command's id."""
-    digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
-    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-
-
 def key(command_id: UUID) -> str:
     """Return the key under which the command's outcome is kept."""
-    return f"{_KEY_PREFIX}{task_id(command_id)}"
+    return f"{_KEY_PREFIX}{ids.task_id(command_id)}"
 
 
 def connect(result_url: str) -> "redis.Redis":
@@ -83,13 +77,13 @@ class ResultWriter:
     def write(self, settled: Sequence[SettledCommand]) -> None:
         """Store these outcomes and announce their events; raises `redis.RedisError` when Redis is gone."""
         done_at = datetime.now(UTC).isoformat().encode()
-        ids = [task_id(command.command_id) for command in settled]
+        task_ids = [ids.task_id(command.command_id) for command in settled]
         values = [
             _VALUE % (json.encode(command.outcome), done_at, id_.encode())
-            for command, id_ in zip(settled, ids, strict=True)
+            for command, id_ in zip(settled, task_ids, strict=True)
         ]
         announcement = json.encode(list({command.event_id for command in settled}))
-        keys = [_KEY_PREFIX + id_ for id_ in ids]
+        keys = [_KEY_PREFIX + id_ for id_ in task_ids]
         self._client.eval(_SET_ALL, len(keys), *keys, self._keep_ms, _CHANNEL, announcement, *values)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from ops.adoption import adopt
+from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError
 from ops.adoption.report import Fate, Report
 from ops.maintenance import audit, verification
@@ -87,7 +87,7 @@ def add_registration(source: str, id_: str, event_id: str | None, **more: Any) -
 
 def adopt(source: str, target: str, *, dry_run: bool = False) -> Report:
     report = Report(dry_run=dry_run)
-    adopt.adopt(target, source, report)
+    adoption.adopt(target, source, report)
     return report
 
 

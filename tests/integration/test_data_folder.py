@@ -114,7 +114,8 @@ def test_a_folder_that_may_not_be_written_is_said_in_one_line() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = Path(place)
         data.chmod(0o500)
-        code = "import sys; from pathlib import Path; from ops.embedded import data_dir; data_dir.prepare(Path(sys.argv[1]))"
+        imports = "import sys; from pathlib import Path; from ops.embedded import data_dir"
+        code = f"{imports}; data_dir.prepare(Path(sys.argv[1]))"
         done = without_privilege(sys.executable, "-c", code, str(data))
         expected = f"EmbeddedError: {data} cannot be the data folder: this user may not read and write there"
         assert done.stderr.splitlines()[-1].endswith(expected)

@@ -204,7 +204,7 @@ def test_tls_takes_only_a_certificate_it_can_verify(
     client = ssl.create_default_context()
     if trusted:
         authority.configure_trust(client)
-    monkeypatch.setattr(crowd, "_tls_context", lambda: client)
+    monkeypatch.setattr(http_client, "_tls_context", lambda: client)
 
     async def scene() -> None:
         async with serving(saying(LIVES), tls) as (_, url), http_client.Connection(url) as connection:
