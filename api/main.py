@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> Front:
         app.include_router(router)
     public_routes.install(app, routers)
     error_handlers.install(app)
-    return Front(app, registrations.DIRECT_ROUTES, error_handlers.problem)
+    return Front(app, registrations.direct, error_handlers.problem)
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:

@@ -71,7 +71,9 @@ def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Res
 
 def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     """Return the receipt of a command that was settled just now."""
-    registration = refusal = incident_id = None
+    registration: RegistrationBrief | None = None
+    refusal: Refusal | None = None
+    incident_id: UUID | None = None
     status: ReceiptStatus | Status
     match outcome:
         case Confirmed(registration_id=id_, spots_count=spots):

@@ -184,7 +184,8 @@ class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
 class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     """The state of a command; `ahead` counts the commands before it while it is pending.
 
-    `taskId` is the id under which Celery's `AsyncResult` finds the outcome; it does not give the receipt away.
+    `taskId` is the id under which Celery's `AsyncResult` finds the outcome; it does not give the receipt
+    away.
     """
 
     receipt_id: UUID

@@ -100,13 +100,13 @@ async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
 async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
     """Return an event by its slug, with its state as of now."""
     row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
-    return row and _with_state(row)
+    return None if row is None else _with_state(row)
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:
     """Return an event by its id, with its state as of now."""
     row = (await connection.execute(_EVENT_BY_ID, {"id": id_})).mappings().one_or_none()
-    return row and _with_state(row)
+    return None if row is None else _with_state(row)
 
 
 async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Explanations of a registration's status: its history, and the obstacle between it and a spot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -33,14 +33,17 @@ _AHEAD = text("""
     SELECT count(*) AS registrations, coalesce(sum(spots_count), 0) AS spots,
            count(*) FILTER (WHERE spots_count <= :spots_left) AS fitting,
            (array_agg(spots_count ORDER BY seq))[1] AS head_needs, min(seq) AS head_seq,
-           (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1] AS fitting_needs,
+           (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1]
+           AS fitting_needs,
            min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
     FROM registration
     WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
 """)
 
 
-async def explain(connection: AsyncConnection, event: RowMapping, registration: RowMapping) -> Explanation:
+async def explain(
+    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
+) -> Explanation:
     """Return what an admin needs to answer "why?", from one reading of the tables."""
     steps = await _steps(connection, event["id"], registration["id"])
     free = event["capacity"] - event["spots_reserved"]
@@ -84,7 +87,7 @@ def _past(registration: RowMapping, step: ExplanationStep) -> str:
 
 
 def _present(
-    event: RowMapping,
+    event: Mapping[str, Any],
     registration: RowMapping,
     ahead: Row[Any] | None,
     steps: Sequence[ExplanationStep],
@@ -97,7 +100,7 @@ def _present(
 
 
 def _obstacle(
-    event: RowMapping,
+    event: Mapping[str, Any],
     registration: RowMapping,
     ahead: Row[Any],
     steps: Sequence[ExplanationStep],

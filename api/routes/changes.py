@@ -1,11 +1,10 @@
 """The admin routes that change something: each is a command that the event's owner decides."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import RowMapping
 from starlette.responses import Response
 
 from api.commands import submit
@@ -145,7 +144,7 @@ async def _must_be_there(services: Services, request: Request, event_id: UUID, r
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
 
 
-async def _event(services: Services, decided: Decided, event_id: UUID) -> RowMapping:
+async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[str, Any]:
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
     return await submit.shown(decided, reading)
 

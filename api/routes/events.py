@@ -1,13 +1,14 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import RowMapping, insert
+from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
@@ -138,7 +139,7 @@ async def read_counter(event_id: UUID, services: Provided) -> Response:
     return responses.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
 
 
-def _event(row: RowMapping) -> Event:
+def _event(row: Mapping[str, Any]) -> Event:
     return Event(**row)
 
 

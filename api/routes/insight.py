@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 from fastapi import APIRouter, Query
 from psycopg import sql
-from sqlalchemy import Row, RowMapping, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
@@ -115,7 +115,7 @@ async def export(
 
 async def _figures(
     connection: AsyncConnection, event_id: UUID
-) -> tuple[RowMapping | None, Sequence[Row[Any]], Row[Any]]:
+) -> tuple[dict[str, Any] | None, Sequence[Row[Any]], Row[Any]]:
     event = await events.event_by_id(connection, event_id)
     rows = (await connection.execute(_STATUS_STATS, {"event_id": event_id})).all()
     return event, rows, (await connection.execute(_COMMAND_STATS, {"event_id": event_id})).one()

@@ -3,16 +3,16 @@
 import hashlib
 import math
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from api.commands import submit
 from api.edge import problems, request_bodies, responses
-from api.edge.front import Direct
+from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Availability, Receipt, ReceiptStatus
 from api.openapi import public_routes
@@ -94,11 +94,14 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     return responses.body(cancelled, headers=decided.headers)
 
 
-DIRECT_ROUTES = [
-    Route("/api/p/{slug}/register", Direct(register), methods=["POST"]),
-    Route("/api/p/{slug}/receipts/{receipt_id}", Direct(read_receipt), methods=["GET"]),
-]
-"""The routes that a crowd takes, without FastAPI; see `api/edge/front.py`."""
+def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
+    """Return the endpoint of a request that a crowd sends, with its path parameters; see `Front`."""
+    match method, path:
+        case "POST", ["", "api", "p", slug, "register"] if slug:
+            return register, {"slug": slug}
+        case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
+            return read_receipt, {"slug": slug, "receipt_id": receipt_id}
+    return None
 
 
 def _wait_seconds(request: Request) -> float:

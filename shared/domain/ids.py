@@ -7,6 +7,7 @@ operating system's random source, none from a counter that a neighbour's receipt
 import hashlib
 import os
 import time
+from functools import lru_cache
 from uuid import UUID
 
 _RANDOM_BYTES = 10
@@ -31,6 +32,7 @@ def registration_id(command_id: UUID) -> UUID:
     return _version_7(command_id.int >> 80, digest.digest())
 
 
+@lru_cache(maxsize=10_000)  # it is asked for when a command is awaited, and again when it is answered
 def task_id(command_id: UUID) -> str:
     """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
