@@ -1,9 +1,9 @@
 """The outermost layer: what every request and every answer needs, in front of all routes.
 
 A drop's crowd registers and polls receipts. Requests for these routes go straight to their endpoints;
-FastAPI documents them and serves all others. FastAPI's routing, middleware and dependencies cost several times
-as much as the endpoints themselves (decision 0006). So a middleware that is added to the FastAPI application
-does not see these routes: what every answer needs belongs here.
+FastAPI documents them and serves all others. FastAPI's routing, middleware and dependencies cost several
+times as much as the endpoints themselves (decision 0006). So a middleware that is added to the FastAPI
+application does not see these routes: what every answer needs belongs here.
 """
 
 import random
