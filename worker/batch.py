@@ -20,7 +20,6 @@ from worker.save import BatchWriter, GuardRefused
 
 log = structlog.get_logger(__name__)
 
-_HEAL_COUNTER: commands.Kind = "heal_counter"
 # Errors that one command's data, or a broken invariant, can cause. All other errors of the database are
 # trouble of its own: the batch stays pending and is tried again.
 _POISON = (psycopg.IntegrityError, psycopg.DataError, GuardRefused)
@@ -99,15 +98,11 @@ def _apply(
     settled: list[SettledCommand] = []
     with session.transaction():
         locked = load.lock_events(session, event_ids, commands_max)
-        batches = [[_read(event.id, row) for row in _batch(event)] for event in locked]
-        decidable = [
-            (event, [command for command in batch if isinstance(command, PendingCommand)])
-            for event, batch in zip(locked, batches, strict=True)
-        ]
-        loaded = load.rosters(session, decidable)
-        turns = [(e, command) for e, batch in zip(loaded, batches, strict=True) for command in batch]
-        writer = BatchWriter(session)
+        if not locked:
+            return []
         try:
+            turns = _turns(session, locked)
+            writer = BatchWriter(session)
             with session.pipeline():
                 for part in _parts(turns):  # PostgreSQL writes one part while the next is decided
                     decided = [_decide(event, command) for event, command in part]
@@ -116,19 +111,19 @@ def _apply(
                 meanwhile()
             writer.check()
         except (*_POISON, DecisionRaised) as error:
-            raise BatchRefused([row[0] for event in locked for row in _batch(event)]) from error
+            raise BatchRefused([id_ for event in locked for id_, *_ in event.pending]) from error
     for _, command in turns:
         if isinstance(command, _Incident):
             command.tell()
     return settled
 
 
-def _batch(event: LockedEvent) -> list[PendingRow]:
-    """Return the event's commands of this batch: a recount is of the rows as they are, so it goes alone."""
-    for place, (_, _, kind, *_) in enumerate(event.pending):
-        if kind == _HEAL_COUNTER:
-            return event.pending[: max(place, 1)]
-    return event.pending
+def _turns(session: Session, locked: Sequence[LockedEvent]) -> list[_Turn]:
+    """Read the events' pending commands and load their rosters; return all commands in the order to decide."""
+    batches = [[_read(event.id, row) for row in event.pending] for event in locked]
+    readable = [[command for command in batch if isinstance(command, PendingCommand)] for batch in batches]
+    loaded = load.rosters(session, list(zip(locked, readable, strict=True)))
+    return [(event, command) for event, batch in zip(loaded, batches, strict=True) for command in batch]
 
 
 def _parts(turns: Sequence[_Turn]) -> Iterator[Sequence[_Turn]]:
