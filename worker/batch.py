@@ -119,7 +119,7 @@ def _apply(
 
 
 def _turns(session: Session, locked: Sequence[LockedEvent]) -> list[_Turn]:
-    """Read the events' pending commands and load their rosters; return all commands in the order to decide."""
+    """Read the events' commands and load their rosters; return all commands in the order to decide."""
     batches = [[_read(event.id, row) for row in event.pending] for event in locked]
     readable = [[command for command in batch if isinstance(command, PendingCommand)] for batch in batches]
     loaded = load.rosters(session, list(zip(locked, readable, strict=True)))

@@ -91,9 +91,9 @@ _DECODER = msgspec.json.Decoder(LockedEvent)
 def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
     """Lock those of these events that have pending commands, until the transaction ends.
 
-    At most `commands_max` commands in all; of very many events none gets more than a share of it. A recount is
-    of the rows as they are, so a heal is alone. Raises `Overtaken` when the look at the ledger was older than
-    an event's row.
+    At most `commands_max` commands in all; of very many events none gets more than a share of it. A recount
+    is of the rows as they are, so a heal is alone. Raises `Overtaken` when the look at the ledger was older
+    than an event's row.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
