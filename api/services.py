@@ -54,25 +54,22 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
-    _event_ids: dict[str, UUID] = field(default_factory=dict)
+    event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
         """Return what `query` reads; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
-    async def event_id(self, slug: str) -> UUID:
-        """Return the event's id, read once and then remembered: slugs never change hands. 404 if unknown."""
-        known = self._event_ids.get(slug)
-        if known is not None:
-            return known
-        if not _SLUG.fullmatch(slug):
-            raise ProblemType.EVENT_NOT_FOUND.error()
-        found = await self.read(lambda connection: events.event_id(connection, slug))
+    async def find_event(self, slug: str) -> UUID:
+        """Return the event's id and remember it in `event_ids`: a slug never changes hands. 404 if unknown."""
+        found = None
+        if _SLUG.fullmatch(slug):
+            found = await self.read(lambda connection: events.event_id(connection, slug))
         if found is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self._event_ids.clear()
-        self._event_ids[slug] = found
+        if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
+            self.event_ids.clear()
+        self.event_ids[slug] = found
         return found
 
     async def event_slug(self, event_id: UUID) -> str:

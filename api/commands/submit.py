@@ -62,7 +62,7 @@ class Submission:
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
         event_id, receipt_id = request.event_id, acceptance.command_id
-        headers = {"location": receipt_url(request.slug, receipt_id)}
+        headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
         if acceptance.replayed:
             headers["idempotent-replayed"] = "true"
@@ -91,11 +91,6 @@ class Submission:
         ahead = None if found is None else found.ahead or 0
         seconds = problems.RETRY_SECONDS if ahead is None else await self.pace.retry_seconds(event_id, ahead)
         return responses.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
-
-
-def receipt_url(slug: str, receipt_id: UUID) -> str:
-    """Return the path of a receipt."""
-    return f"/api/p/{slug}/receipts/{receipt_id}"
 
 
 async def shown(decided: Decided, reading: Awaitable[Found | None]) -> Found:

@@ -59,7 +59,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     request: Request, settings: Settings, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
     """Return the request for this command, with the key and the preference of the request's headers."""
-    kind, payload = commands.KINDS[type(command)], commands.encode(command)
+    kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
     header, prefer = request.headers.get("idempotency-key"), request.headers.get("prefer")
     key = None if header is None else _key_digest(header)
     return CommandRequest(

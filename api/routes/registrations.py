@@ -44,7 +44,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     reason. Otherwise 202 with a receipt that will have exactly one outcome.
     """
     command = await request_bodies.read_registration(request, services.settings)
-    event_id = await services.event_id(slug)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
     submitted = request_bodies.command_request(
         request, services.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )
@@ -64,7 +64,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Tell what has become of a command, as of now; `wait` holds the answer back until it is decided."""
     id_ = _receipt_id(receipt_id)
-    event_id = await services.event_id(slug)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
     found = await _receipt(services, event_id, id_)
     wait_seconds = _wait_seconds(request)
     if found.status is ReceiptStatus.PENDING and wait_seconds:
@@ -81,7 +81,7 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel one's own registration; holding its receipt is the right to."""
     id_ = _receipt_id(receipt_id)
-    event_id = await services.event_id(slug)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
     await _receipt(services, event_id, id_)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+import msgspec
 import psycopg
 from rich.console import Console
 from rich.table import Table
@@ -145,7 +146,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
             event_id=event.id,
             id=ids.new_id(),
             kind=commands.KINDS[type(heal)],
-            payload=commands.encode(heal),
+            payload=msgspec.json.encode(heal),
             actor=ACTOR,
         )
         for event in drifted

@@ -73,7 +73,7 @@ def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=_arguments(event_ids),
+        args=([str(event_id) for event_id in event_ids],),
         argsrepr=_ARGUMENTS_SHOWN,
         queue=event_queue(event_ids[0]),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
@@ -91,7 +91,7 @@ def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
     task = app.amqp.as_task_v2(
         str(ids.new_id()),
         APPLY_COMMANDS,
-        args=_arguments(event_ids),
+        args=([str(event_id) for event_id in event_ids],),
         argsrepr=_ARGUMENTS_SHOWN,
         ignore_result=True,
     )
@@ -110,10 +110,6 @@ def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
         },
     }
     return queue, json.encode(message)
-
-
-def _arguments(event_ids: Sequence[UUID]) -> tuple[list[str]]:
-    return ([str(event_id) for event_id in event_ids],)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
