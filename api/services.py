@@ -61,7 +61,7 @@ class Services:
         return await self.reader.read(query, snapshot=snapshot)
 
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and remember it in `event_ids`, since a slug never changes hands; else 404."""
+        """Return the event's id and remember it, since a slug never changes hands; 404 if there is none."""
         found = None
         if _SLUG.fullmatch(slug):
             found = await self.read(lambda connection: events.event_id(connection, slug))
