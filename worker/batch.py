@@ -104,7 +104,7 @@ def _apply(
             turns = _turns(session, locked)
             writer = BatchWriter(session)
             with session.pipeline():
-                for part in _parts(turns):  # PostgreSQL writes one part while the next is decided
+                for part in _parts(turns):  # PostgreSQL writes one part while the next is decided (0013)
                     decided = [_decide(event, command) for event, command in part]
                     writer.save({event.id: event for event, _ in part}.values(), decided)
                     settled += decided

@@ -66,7 +66,7 @@ class OwnerStep(bootsteps.StartStopStep):
 
 
 class LedgerConsumer(Consumer):
-    """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
+    """A consumer that goes on deciding from the ledger while the broker cannot be reached (decision 0030)."""
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[..., Any]:
         """Return the handler of a message; a delivered message has left its queue: nothing is to be acked."""

@@ -92,8 +92,8 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     """Lock those of these events that have pending commands, until the transaction ends.
 
     At most `commands_max` commands in all; of very many events none gets more than a share of it. A recount
-    is of the rows as they are, so a heal is alone. Raises `Overtaken` when the look at the ledger was older
-    than an event's row.
+    is of the rows as they are, so a heal is alone (decision 0029). Raises `Overtaken` when the look at
+    the ledger was older than an event's row.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)

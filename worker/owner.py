@@ -124,7 +124,7 @@ class Owner:
             return
         self._queue.settled(event_ids, settled, commands_max)
         self._publisher.add(settled)
-        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile
+        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
             self._publisher.publish()
 
     def _joined(self) -> Ownership:

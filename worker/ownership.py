@@ -4,7 +4,7 @@ Invariants:
 
 1. A process owns an event while its database session holds the event's advisory lock.
 2. The same session commits the event's transactions: a worker that loses the lock has lost its session, and
-   cannot commit.
+   cannot commit (decision 0010).
 3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers is
    PostgreSQL's own list of locks. There are no heartbeats: the server releases a dead session's locks.
 4. Workers agree on the owner of each event by rendezvous hashing over that list: when one joins or

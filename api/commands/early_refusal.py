@@ -3,7 +3,7 @@
 Once an event's owner has refused a registration as full, later ones without an idempotency key first ask the
 database: one read answers all that arrived before it began. They are refused if the roster refuses them as
 of that read and nothing is pending that could free a spot. All others go through the ledger as always, so a
-spot that was freed before a request arrived is never denied to it.
+spot that was freed before a request arrived is never denied to it (decision 0021).
 """
 
 from collections.abc import Sequence

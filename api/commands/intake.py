@@ -1,7 +1,8 @@
 """The intake: writes concurrent commands into the ledger, many in one INSERT.
 
 While one INSERT is on its way, the commands that arrive wait and go with the next: alone, a command is
-written at once; in a crowd, hundreds share one commit. An acceptance is returned after the commit.
+written at once; in a crowd, hundreds share one commit. An acceptance is returned after the commit
+(decision 0019).
 """
 
 import asyncio

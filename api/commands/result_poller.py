@@ -18,7 +18,7 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.05
-"""The pause between two polls without an announcement; it covers announcements that were missed."""
+"""The pause between two polls without an announcement; it covers missed announcements (decision 0018)."""
 _RETRY_SECONDS = 0.1
 _LISTEN_AGAIN_SECONDS = 1
 

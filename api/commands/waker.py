@@ -3,7 +3,7 @@
 The waker sends at once when it is idle. Then it waits until an outcome of a command that it sent for has been
 seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get commands meanwhile share the next
 messages. An owner with a crowd looks for more commands by itself, so most commands are decided before their
-message is due, and need none.
+message is due, and need none (decision 0009).
 
 A message that fails is logged and forgotten: the command is in the ledger, and the event's owner finds it at
 its next tick.

@@ -213,7 +213,7 @@ class Roster:
         """Offer free spots to the waitlist, and return how many registrations took them.
 
         `but` is the registration that this very command moved to the waitlist: it does not come straight
-        back. The next command that frees spots offers them to that registration as well.
+        back. The next command that frees spots offers them to that registration as well (decision 0027).
         """
         promoted = 0
         while self.settings.auto_promote and self.waitlist.length:

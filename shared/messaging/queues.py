@@ -1,7 +1,7 @@
 """The event queues: Celery's configuration, one queue per event, and the message that wakes its owner.
 
 A message carries event ids and nothing else. It may be lost, doubled or late without harm, because the owner
-reads the pending commands from the ledger.
+reads the pending commands from the ledger (decision 0008).
 
 Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
 `admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.

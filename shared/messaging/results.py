@@ -3,7 +3,8 @@
 Written in Redis:
 
 - `celery-task-meta-<task id>`, a JSON text, kept `result_keep_seconds`. The task id is derived from the
-  command's id by a one-way digest: the receipt, which is its holder's secret, is nowhere in Redis;
+  command's id by a one-way digest: the receipt, which is its holder's secret, is nowhere in Redis
+  (decision 0017);
 - the channel `admitone.settled`, on which each batch is announced as a JSON list of event ids.
 
 Redis is only fast. A missing result is read from the ledger, and all of Redis may vanish at any time.

@@ -18,7 +18,8 @@ _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
 # Planning a statement costs more than running it, so each is planned once; and rows are found by their keys,
-# even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that.
+# even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
+# (decision 0014).
 _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
