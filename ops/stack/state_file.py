@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -59,8 +59,9 @@ class Running:
 
     @classmethod
     def here(cls, port: int, servers: Servers) -> Self:
-        """Describe the stack that this process runs."""
-        return cls(pid=os.getpid(), port=port, url=f"http://127.0.0.1:{port}", **asdict(servers))
+        """Describe the stack that this process runs; its database's URL is one that `psql` takes too."""
+        plain = replace(servers, database_url=servers.database_url.replace("+psycopg", ""))
+        return cls(pid=os.getpid(), port=port, url=f"http://127.0.0.1:{port}", **asdict(plain))
 
     def environment(self) -> Mapping[str, str]:
         """Return the settings under which the stack's programs, and commands about it, run."""
