@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import cpu, loading, measure, plan
+from benchmarks import cpu, measure, plan
 from benchmarks.arena import Arena
+from benchmarks.load import runner
 from benchmarks.plan import Point, Trial
 
 SECONDS_PER_LOAD = 10
@@ -42,7 +43,7 @@ def drop(arena: Arena, point: Point, registrations: int) -> Drop:
     answers, errors, seconds = 0, 0, 0.0
     with _watched(groups) as samples:
         while answers < registrations:
-            heard = loading.run(asked, arena.folder)
+            heard = runner.run(asked, arena.folder)
             answers, errors, seconds = answers + heard.answers, errors + heard.errors, seconds + heard.seconds
             if not heard.answers:
                 break

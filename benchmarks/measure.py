@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks import checking, cpu, loading, plan, preload, receipts
+from benchmarks import checking, cpu, plan, preload, receipts
 from benchmarks.arena import Arena
 from benchmarks.checking import Found
-from benchmarks.load import Heard, Load
+from benchmarks.load import runner
+from benchmarks.load.load import Load, LoadResult
 from benchmarks.plan import Point, Trial
 
 BODY = '{"name":"User A","spotsCount":1}'
@@ -66,7 +67,7 @@ class Ground:
 class Watched:
     """A load, with the processor time in microseconds that each group used for it."""
 
-    heard: Heard
+    heard: LoadResult
     used_us: dict[str, float]
     others_share: float
     settled: bool
@@ -75,7 +76,7 @@ class Watched:
 def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None = None) -> Measurement:
     """Measure one contestant for so many seconds; with `per_second`, in an open loop of that rate."""
     ground = ground_of(arena, trial)
-    warmed = loading.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
+    warmed = runner.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
     asked = msgspec.structs.replace(ground.load, seconds=seconds)
     if per_second is not None:
@@ -96,7 +97,7 @@ def watch(
 ) -> Watched:
     """Put the load on, and account for it until everything that it asked for is decided."""
     meter = cpu.Meter(groups)
-    heard = loading.run(asked, folder)
+    heard = runner.run(asked, folder)
     settled = wait_settled()  # who accepts quickly pays for deciding all the same
     used, others_share = meter.read(heard.cpu_us)
     return Watched(

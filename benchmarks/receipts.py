@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from benchmarks.load import Load
+from benchmarks.load.load import Load
 from benchmarks.processes import BenchmarkError
 from ops.rehearsal import http_client
 

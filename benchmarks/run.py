@@ -8,16 +8,17 @@ from typing import Unpack
 import msgspec
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, cpu, machine, measure, plan, plot, printing, report
+from benchmarks import bulk, cpu, measure, plan
 from benchmarks import drop as drops
 from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
 from benchmarks.plan import Options, Plan, Trial
-from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import OpenLoop, Report, Results
+from benchmarks.report import machine, plot, printing, report
+from benchmarks.report.printing import Progressed
+from benchmarks.report.report import OpenLoop, Report, Results
 from ops.embedded.unprivileged import EmbeddedError
 from ops.rehearsal import temporary_stack
 

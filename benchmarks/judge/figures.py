@@ -9,9 +9,10 @@ from http import HTTPStatus
 import msgspec
 import uvloop
 
-from benchmarks import cpu, loading, measure, plan, receipts
+from benchmarks import cpu, measure, plan, receipts
 from benchmarks.judge.version import Events, Version
-from benchmarks.load import Load
+from benchmarks.load import runner
+from benchmarks.load.load import Load
 from benchmarks.measure import Watched
 from benchmarks.processes import BenchmarkError
 
@@ -35,7 +36,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `values` are the figure's by name; processor time is microseconds per decision. The core shares are parts
     of one core, `others_share` is the part of the whole machine that other programs used. `unsent` and
-    `late_p99_ms` are an open loop's, as in `benchmarks.load.Heard`.
+    `late_p99_ms` are an open loop's, as in `benchmarks.load.load.LoadResult`.
     """
 
     values: dict[str, float]
@@ -120,7 +121,7 @@ def _fill(turn: Turn, made: Events) -> int:
     load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
     accepted = 0
     while accepted < DRAIN_COMMANDS:
-        heard = loading.run(load, turn.version.folder)
+        heard = runner.run(load, turn.version.folder)
         if not heard.answers or heard.errors:
             raise BenchmarkError(f"{turn.version.name} accepted {heard.answers}, with {heard.errors} errors")
         accepted += heard.answers
@@ -133,7 +134,7 @@ def _watch(
     """Warm the version up, put the load on, and check the answers and the tables."""
     version = turn.version
     uvloop.run(receipts.probe(load))
-    warmed = loading.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
+    warmed = runner.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
     version.wait_settled(made)
     asked = load if per_second is None else measure.open_loop(load, per_second)
     watched = measure.watch(asked, turn.groups, version.folder, lambda: version.wait_settled(made))

@@ -12,13 +12,14 @@ from statistics import median
 import msgspec
 import psycopg
 
-from benchmarks import arena, machine, plan, printing
+from benchmarks import arena, plan
 from benchmarks.judge import checkouts, figures, judgement, report
 from benchmarks.judge.figures import Turn
 from benchmarks.judge.judgement import OTHER, THIS, Judgement, Turned
 from benchmarks.judge.version import Version
-from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
+from benchmarks.report import machine, printing
+from benchmarks.report.printing import Progressed
 from ops import embedded
 from ops.embedded import Postgres, Valkey
 from ops.embedded.unprivileged import EmbeddedError

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from benchmarks import generator, wrk
-from benchmarks.load import Heard, Load
+from benchmarks.load import generator, wrk
+from benchmarks.load.load import Load, LoadResult
 
 
-def run(load: Load, folder: Path) -> Heard:
+def run(load: Load, folder: Path) -> LoadResult:
     """Put the load on and return what was heard; `folder` takes what that needs on disk.
 
     Open loops are the project's own generator's: wrk knows only closed ones.

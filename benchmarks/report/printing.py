@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks import cpu, plan
 from benchmarks.drop import Drop
-from benchmarks.report import Line, OpenLoop, Report
+from benchmarks.report.report import Line, OpenLoop, Report
 
 WIDTH_WITHOUT_TERMINAL = 120
 NOT_MEASURED = "not measured"

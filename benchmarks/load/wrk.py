@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import cpu
-from benchmarks.load import ERROR_STATUS_MIN, Heard, Load
+from benchmarks.load.load import ERROR_STATUS_MIN, Load, LoadResult
 
 NAME = "wrk"
 ANSWER_SECONDS_MAX = 30
@@ -57,7 +57,7 @@ class _Told(msgspec.Struct, frozen=True):
     max: int
 
 
-def run(load: Load, folder: Path) -> Heard:
+def run(load: Load, folder: Path) -> LoadResult:
     """Run wrk once and return what it heard."""
     path = folder / "load.lua"
     path.write_text(script(load), encoding="utf-8")
@@ -84,12 +84,12 @@ def script(load: Load) -> str:
     )
 
 
-def parse(output: str, expected: int) -> Heard:
+def parse(output: str, expected: int) -> LoadResult:
     """Read what the script printed; wrk tells apart only statuses below and from 400."""
     line = next(line for line in output.splitlines() if line.startswith(_MARK))
     told = msgspec.json.decode(line.removeprefix(_MARK), type=_Told)
     answers = told.status if expected >= ERROR_STATUS_MIN else told.requests - told.status
-    return Heard(
+    return LoadResult(
         answers=answers,
         errors=told.requests - answers + told.broken,
         seconds=told.us / 1_000_000,

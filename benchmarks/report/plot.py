@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from benchmarks.plan import Plan
-from benchmarks.report import Line
+from benchmarks.report.report import Line
 
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM = 380, 300, 70, 40, 50
 LEGEND_WIDTH, LEGEND_LINE = 150, 20

@@ -8,7 +8,7 @@ import psycopg
 import redis
 from psycopg.rows import TupleRow
 
-from benchmarks import loading
+from benchmarks.load import runner
 
 _GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
 
@@ -26,7 +26,7 @@ def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> di
         "python": platform.python_version(),
         "postgresql": postgresql,
         "valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
-        "generator": loading.tool(),
+        "generator": runner.tool(),
     }
 
 

@@ -31,7 +31,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         assert urlsplit(self.url).hostname == LOOPBACK, "load goes only to loopback"
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
+class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. `answers` have the expected kind of status; `errors` are all else that was sent.
 
     Times are milliseconds from send to answer; `cpu_us` is what the generator itself used, in microseconds.

@@ -1,4 +1,4 @@
-"""The project's own load generator, in a process of its own: `python -m benchmarks.generator`.
+"""The project's own load generator, in a process of its own: `python -m benchmarks.load.generator`.
 
 Reads a load as JSON from standard input and writes what it heard to standard output. Bounded by the
 load's seconds, and in an open loop by the number of its requests.
@@ -23,7 +23,7 @@ import msgspec
 import uvloop
 
 from benchmarks import cpu
-from benchmarks.load import Heard, Load
+from benchmarks.load.load import Load, LoadResult
 from ops.rehearsal import http_client
 from ops.stack.programs import CHECKOUT
 
@@ -34,18 +34,18 @@ LOST_PAUSE_SECONDS = 0.01
 MS = 1_000
 
 
-def run(load: Load) -> Heard:
+def run(load: Load) -> LoadResult:
     """Run a generator process and return what it heard."""
     before = cpu.children_us()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.generator"],
+        [sys.executable, "-m", "benchmarks.load.generator"],
         input=msgspec.json.encode(load),
         stdout=subprocess.PIPE,
         cwd=CHECKOUT,
         check=True,
         timeout=load.seconds + END_SECONDS_MAX,
     )
-    heard = msgspec.json.decode(done.stdout, type=Heard)
+    heard = msgspec.json.decode(done.stdout, type=LoadResult)
     return msgspec.structs.replace(heard, cpu_us=cpu.children_us() - before)
 
 
@@ -79,7 +79,7 @@ class _Tally:
             self.errors += 1
 
 
-async def generate(load: Load) -> Heard:
+async def generate(load: Load) -> LoadResult:
     """Put the load on from this process."""
     tally = _Tally(load)
     begin = perf_counter()
@@ -138,11 +138,11 @@ class _OpenLoop:
         self._free.append(connection)
 
 
-def _heard(tally: _Tally, seconds: float, lost: int = 0) -> Heard:
+def _heard(tally: _Tally, seconds: float, lost: int = 0) -> LoadResult:
     """Return what was heard; each lost request takes as long as the latest answer could."""
     longest_ms = (tally.load.seconds + ANSWER_SECONDS_MAX) * MS
     times = sorted([*tally.times_ms, *[longest_ms] * lost])
-    return Heard(
+    return LoadResult(
         answers=len(tally.times_ms),
         errors=tally.errors,
         seconds=seconds,
