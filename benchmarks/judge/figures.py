@@ -51,7 +51,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a turn measures: a version while the other one is idle, for so many seconds."""
+    """One turn: the measured version, the idle version, and the seconds of the load."""
 
     version: Version
     idle: Version
@@ -60,12 +60,12 @@ class Turn:
 
     @property
     def groups(self) -> dict[str, Collection[int]]:
-        """Return the processes to account for, by group."""
+        """Return the processes whose processor time counts, by group."""
         return {**self.version.groups(), IDLE: self.idle.own_pids}
 
 
 def measure_turn(figure: str, turn: Turn) -> Measured:
-    """Measure a figure once; raises `BenchmarkError` when the version does not answer as it should."""
+    """Measure a figure once; raises `BenchmarkError` if the version gives an unexpected answer."""
     return _MEASURES[figure](turn)
 
 
@@ -93,7 +93,7 @@ def _open(turn: Turn) -> Measured:
 
 
 def _drain(turn: Turn) -> Measured:
-    """Fill the ledger while the event's row is locked, and have the workers decide it all at once."""
+    """Fill the ledger while the event's row is locked, then measure the workers deciding the backlog."""
     version = turn.version
     with version.events(1) as made:
         with version.rows_locked(made):
@@ -116,7 +116,7 @@ def _drain(turn: Turn) -> Measured:
 
 
 def _fill(turn: Turn, made: Events) -> int:
-    """Have commands accepted until there are enough; return how many."""
+    """Have commands accepted until there are `DRAIN_COMMANDS`; return how many."""
     load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, FILL_SECONDS)
     load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
     accepted = 0
@@ -131,7 +131,7 @@ def _fill(turn: Turn, made: Events) -> int:
 def _watch(
     turn: Turn, made: Events, load: Load, per_second: float | None = None
 ) -> tuple[Watched, list[str]]:
-    """Warm the version up, put the load on, and check the answers and the tables."""
+    """Warm the version up, run the load, and check the answers and the tables."""
     version = turn.version
     uvloop.run(receipts.probe(load))
     warmed = runner.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)

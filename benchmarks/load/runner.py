@@ -1,4 +1,4 @@
-"""Puts a load on: with wrk where it is installed, else with the project's own generator."""
+"""Runs a load: with wrk where it is installed, else with the project's own generator."""
 
 import shutil
 from pathlib import Path
@@ -8,9 +8,9 @@ from benchmarks.load.load import Load, LoadResult
 
 
 def run(load: Load, folder: Path) -> LoadResult:
-    """Put the load on and return what was heard; `folder` takes what that needs on disk.
+    """Run the load and return its result; `folder` takes the files that this needs.
 
-    Open loops are the project's own generator's: wrk knows only closed ones.
+    Open loops are run by the project's own generator: wrk has only closed loops.
     """
     if load.per_second is None and tool() == wrk.NAME:
         return wrk.run(load, folder)
@@ -18,5 +18,5 @@ def run(load: Load, folder: Path) -> LoadResult:
 
 
 def tool() -> str:
-    """Return what puts closed loops on: wrk, or the project's own generator."""
+    """Return the name of the generator of closed loops: wrk, or the project's own."""
     return wrk.NAME if shutil.which(wrk.NAME) else "own generator"

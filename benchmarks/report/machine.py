@@ -1,4 +1,4 @@
-"""The machine and the programs that figures were measured on: without them they mean nothing."""
+"""The machine and the programs of a run: figures mean nothing without them."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
 
 
 def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> dict[str, str]:
-    """Return what there is, in words."""
+    """Return the machine's parts and the programs' versions, by name."""
     valkey = results.info("server")
     assert isinstance(valkey, dict), "a blocking client answers at once"
     (postgresql,) = database.execute("SHOW server_version").fetchone() or ("unknown",)
@@ -31,7 +31,7 @@ def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> di
 
 
 def _line_of(path: str, name: str) -> str:
-    """Return the value of the first line `name: value`; empty where there is none."""
+    """Return the value of the first line `name: value`; empty if no line has that name."""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:

@@ -25,16 +25,16 @@ class Panel:
     upward: tuple[float, float]
 
     def x(self, value: float) -> float:
-        """Return where a number of connections is."""
+        """Return the horizontal place of a number of connections."""
         return self.left + MARGIN_LEFT + PANEL_WIDTH * _share(value, self.across)
 
     def y(self, value: float) -> float:
-        """Return where a figure is."""
+        """Return the vertical place of a figure."""
         return MARGIN_TOP + PANEL_HEIGHT * (1 - _share(value, self.upward))
 
 
 def picture(lines: Sequence[Line], asked: Plan) -> str:
-    """Return the SVG of all lines that vary nothing but connections."""
+    """Return the SVG of all lines that differ only in their connections."""
     main = asked.main
     shown = [line for line in lines if (line.rows, line.events) == (main.rows, main.events)]
     names = list(dict.fromkeys(line.contestant for line in shown))
