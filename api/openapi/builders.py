@@ -1,4 +1,4 @@
-"""How routes are described to OpenAPI, and what many of them have in common."""
+"""Builders of the routes' OpenAPI descriptions, and their common parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def _example(type_: ProblemType) -> object:
 
 
 def reference(body: type[msgspec.Struct]) -> dict[str, str]:
-    """Return how OpenAPI refers to a body's schema."""
+    """Return OpenAPI's reference to a body's schema."""
     return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 

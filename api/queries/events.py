@@ -1,4 +1,4 @@
-"""Reads for the API: nothing here changes a row."""
+"""The API's reads of events, registrations and the audit trail; no statement here changes a row."""
 
 from collections.abc import Sequence
 from typing import Any
