@@ -71,7 +71,7 @@ def apply(
 ) -> list[SettledCommand]:
     """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
 
-    One event's commands are settled even when the database refuses them together. For more than one event
+    One event's commands are settled even if the database refuses their batch. For more than one event
     that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile: the caller
     applies the events one by one. The session must be in autocommit mode. `meanwhile` is called once all
     statements are sent, while PostgreSQL executes them; it must not raise.

@@ -161,5 +161,5 @@ async def counter(connection: AsyncConnection, event_id: UUID) -> RowMapping | N
 
 
 def schema_is_current(connection: Connection) -> bool:
-    """Tell whether the database has this version's schema."""
+    """Return True if the database has this version's schema."""
     return connection.execute(_REVISION).scalar_one_or_none() == REVISION
