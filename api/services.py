@@ -1,4 +1,4 @@
-"""The services of an API process, made at start and closed at the end: connections and the parts on them."""
+"""The services of an API process: its connections and the parts that use them, from start to end."""
 
 import re
 import time
@@ -25,7 +25,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
-from api.queries.reader import Found, Query, Reader
+from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
 from shared.postgres import connections
@@ -56,21 +56,21 @@ class Services:
     submission: Submission
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
-    async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
-        """Return what `query` reads; see `Reader.read`."""
+    async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and remember it, since a slug never changes hands; 404 if there is none."""
-        found = None
+        """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
+        id_ = None
         if _SLUG.fullmatch(slug):
-            found = await self.read(lambda connection: events.event_id(connection, slug))
-        if found is None:
+            id_ = await self.read(lambda connection: events.event_id(connection, slug))
+        if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
             self.event_ids.clear()
-        self.event_ids[slug] = found
-        return found
+        self.event_ids[slug] = id_
+        return id_
 
     async def event_slug(self, event_id: UUID) -> str:
         """Return the event's slug; 404 if there is no such event."""
@@ -80,7 +80,7 @@ class Services:
         return slug
 
     async def close(self) -> None:
-        """Finish what was begun, then let go of all connections."""
+        """Finish the work in progress, then close all connections."""
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
@@ -143,4 +143,4 @@ async def _provide(request: Request) -> Services:
 
 
 Provided = Annotated[Services, Depends(_provide)]
-"""The type of a route's parameter that is given the process's services."""
+"""The type of the route parameter by which FastAPI passes the process's services."""

@@ -1,4 +1,4 @@
-"""Reads outcomes from the ledger where the result backend has had none for too long."""
+"""Reads outcomes from the ledger for commands whose result is overdue."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from shared.postgres import ledger
 
 log = structlog.get_logger(__name__)
 
-
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 class LedgerFallback:
@@ -47,17 +46,17 @@ class LedgerFallback:
                     self._due_at[awaited] = clock() + self._again_seconds
                 else:
                     del self._due_at[awaited]
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _read(self, due: Sequence[AwaitedCommand]) -> None:
         try:
             async with self._engine.connect() as connection:
-                found = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
+                outcomes = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
         except (SQLAlchemyError, OSError) as error:
             log.warning("ledger_not_readable", error=repr(error))
         except Exception:  # any error: the other requests still wait
             log.exception("ledger_not_readable")
         else:
             for awaited in due:
-                if awaited.command_id in found:
-                    self._waiter.answer(awaited, found[awaited.command_id])
+                if awaited.command_id in outcomes:
+                    self._waiter.answer(awaited, outcomes[awaited.command_id])

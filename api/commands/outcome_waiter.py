@@ -1,7 +1,7 @@
 """Waits for outcomes: the registry of the commands that requests wait for.
 
-`result_poller` answers from the result backend, `ledger_fallback` from the ledger. A request is told the
-recorded outcome or nothing.
+`result_poller` answers from the result backend, `ledger_fallback` from the ledger. A request gets the
+recorded outcome or none.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ REGISTRATION_ID = "01a20b6f-8fe2-78f0-98d0-386d0c571e83"
 EVENT_ID = "01a20b6b-1a30-7c3e-8d11-6fca02cb99f6"
 NOW = "2026-11-24T09:00:00Z"
 
-# What some problems tell besides code and detail.
+# The members of some problems beside code and detail.
 PROBLEM_MEMBERS: dict[str, Any] = {
     "receipt_id": RECEIPT_ID,
     "incident_id": REGISTRATION_ID,
