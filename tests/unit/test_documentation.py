@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from api.edge import problems
-from api.edge.front import HotPath
+from api.edge.front import Front
 from api.edge.problems import ProblemType
 from api.main import create_app
 from ops.cli import main as cli
@@ -90,7 +90,7 @@ def anchors_of(page: Path) -> set[str]:
 def application() -> FastAPI:
     url = "redis://nowhere"
     found = create_app(Settings(database_url="postgresql://nowhere/none", broker_url=url, result_url=url))
-    assert isinstance(found, HotPath)
+    assert isinstance(found, Front)
     return found.app
 
 
