@@ -3,6 +3,7 @@
 from typing import Any
 
 RECEIPT_ID = "01a20b6f-8fe2-70ac-83f8-91dc7f09e1d6"
+TASK_ID = "fc9ccd0e-2b5b-210c-0dc7-0b548b24b534"
 REGISTRATION_ID = "01a20b6f-8fe2-78f0-98d0-386d0c571e83"
 EVENT_ID = "01a20b6b-1a30-7c3e-8d11-6fca02cb99f6"
 NOW = "2026-11-24T09:00:00Z"
@@ -16,6 +17,7 @@ PROBLEM_MEMBERS: dict[str, Any] = {
 }
 CONFIRMED = {
     "receiptId": RECEIPT_ID,
+    "taskId": TASK_ID,
     "status": "CONFIRMED",
     "registration": {
         "id": REGISTRATION_ID,
