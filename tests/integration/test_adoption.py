@@ -273,7 +273,7 @@ def test_an_adoption_that_was_killed_goes_on_with_the_next_event(oversold: str, 
 def start(source: str, target: str) -> subprocess.Popen[bytes]:
     """Run an adoption in a process of its own."""
     program = (
-        "import sys; from ops.adoption import adopt; from ops.adoption.report import Report;"
+        "import sys; from ops.adoption import adopt as adoption; from ops.adoption.report import Report;"
         "adoption.adopt(sys.argv[2], sys.argv[1], Report(dry_run=False))"
     )
     return subprocess.Popen([sys.executable, "-c", program, source, target], cwd=CHECKOUT)
