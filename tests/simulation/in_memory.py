@@ -56,7 +56,7 @@ class InMemory:
             actor=worlds.ACTOR,
             accepted_at=told.accepted_at,
         )
-        return worlds.as_read(msgspec.to_builtins(self.roster.decide(pending)))
+        return worlds.as_read(msgspec.json.decode(msgspec.json.encode(self.roster.decide(pending))))
 
     def snapshot(self) -> Snapshot:
         roster = self.roster
