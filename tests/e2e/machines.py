@@ -49,6 +49,9 @@ class Machine:
         path.write_text(script)
         path.chmod(0o755)
 
+    def has_bash(self) -> None:
+        (self.bin / "bash").symlink_to(str(shutil.which("bash")))
+
     def has_python(self, *, refuses: str = "nothing at all") -> None:
         """Put this Python on the PATH; a wrapper refuses what a stripped one could not do."""
         python = shlex.quote(sys.executable)

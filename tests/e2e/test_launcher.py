@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.machines import CHECKOUT, PLAIN, Machine
+from tests.e2e.machines import CHECKOUT, ECHO, PLAIN, Machine
 
 
 @pytest.fixture
@@ -250,8 +250,31 @@ def test_an_unreachable_database_is_a_line_too() -> None:
     assert done.stderr.startswith("admitone: the database: connection failed: ")
 
 
-def test_the_suite_gets_its_arguments_unchanged_and_its_status_is_handed_on() -> None:
-    assert command_line("test", "--version").stdout.startswith("pytest ")
-    done = command_line("test", "-p", "no:cacheprovider", "-k", "not this", "tests/no_such_file.py")
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "file or directory not found: tests/no_such_file.py" in done.stderr
+def test_the_help_names_the_launchers_commands() -> None:
+    said = " ".join(command_line("--help").stdout.split())
+    assert said.endswith("there are also test, bench and check; each takes --help.")
+
+
+@pytest.mark.parametrize(("command", "module"), [("test", "pytest"), ("bench", "benchmarks")])
+def test_a_developers_command_gets_its_arguments(machine: Machine, command: str, module: str) -> None:
+    machine.is_installed()
+    (machine.checkout / f"{module}.py").write_text(ECHO)
+    arguments = ["-k", "not this", ""]
+    folder = machine.checkout if command == "test" else machine.place
+    here = str(machine.checkout)
+    assert machine.echo(command, *arguments) == [str(folder), arguments, str(machine.venv), here]
+
+
+@pytest.mark.parametrize(("command", "file"), [("test", "pytest.py"), ("bench", "benchmarks.py")])
+def test_a_developers_command_hands_on_its_status(machine: Machine, command: str, file: str) -> None:
+    machine.is_installed()
+    (machine.checkout / file).write_text("raise SystemExit(3)")
+    assert machine.run(command) == (3, "", "")
+
+
+def test_the_check_is_the_one_of_ci(machine: Machine) -> None:
+    machine.is_installed()
+    machine.has_bash()
+    (machine.checkout / ".ci").mkdir()
+    (machine.checkout / ".ci" / "run").write_text('printf "%s|" "$@"; exit 3')
+    assert machine.run("check", "types", "not this") == (3, "types|not this|", "")

@@ -213,7 +213,7 @@ def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:
     assert after["status"] == "CONFIRMED"
     assert stage.get(f"/api/events/{event['id']}")["spotsReserved"] == 2
     assert len(stage.get(f"/api/events/{event['id']}/audit")["items"]) == 2
-    result: AsyncResult[Json] = AsyncResult(str(results.task_id(UUID(answer["receiptId"]))), app=celery)
+    result: AsyncResult[Json] = AsyncResult(answer["taskId"], app=celery)
     assert result.get(timeout=5)["outcome"] == "confirmed", "Celery reads the outcome as a result of its own"
 
 

@@ -123,10 +123,10 @@ def oversold(source: str) -> str:
 
 
 def test_a_uuid_stays_and_any_other_id_can_be_computed_by_its_client() -> None:
-    assert adopt.adopted_id(OWN_UUID) == UUID(OWN_UUID)
-    assert adopt.adopted_id(OWN_UUID.upper()) == UUID(OWN_UUID)
-    assert adopt.adopted_id(CUID) == uuid5(NAMESPACE, CUID)
-    assert adopt.adopted_id(OWN_UUID.replace("-", "")) == uuid5(NAMESPACE, OWN_UUID.replace("-", ""))
+    assert adoption.adopted_id(OWN_UUID) == UUID(OWN_UUID)
+    assert adoption.adopted_id(OWN_UUID.upper()) == UUID(OWN_UUID)
+    assert adoption.adopted_id(CUID) == uuid5(NAMESPACE, CUID)
+    assert adoption.adopted_id(OWN_UUID.replace("-", "")) == uuid5(NAMESPACE, OWN_UUID.replace("-", ""))
 
 
 def test_an_event_keeps_its_ids_its_order_and_its_registrations(oversold: str, database: str) -> None:
@@ -136,7 +136,7 @@ def test_an_event_keeps_its_ids_its_order_and_its_registrations(oversold: str, d
     event = uuid5(NAMESPACE, CUID)
     rows = run(database, "SELECT * FROM registration WHERE event_id = %s ORDER BY seq", event)
     by_id = {one[0]: one for one in OVERSOLD}
-    assert [row.id for row in rows] == [adopt.adopted_id(id_) for id_ in IN_ORDER]
+    assert [row.id for row in rows] == [adoption.adopted_id(id_) for id_ in IN_ORDER]
     assert [(row.name, row.spots_count, row.status) for row in rows] == [by_id[id_][1:4] for id_ in IN_ORDER]
     assert [f"{row.created_at:%M %z}" for row in rows] == [f"{by_id[id_][4]:02} +0000" for id_ in IN_ORDER]
     assert {row.command_id for row in rows} == {None}
@@ -273,7 +273,7 @@ def test_an_adoption_that_was_killed_goes_on_with_the_next_event(oversold: str, 
 def start(source: str, target: str) -> subprocess.Popen[bytes]:
     """Run an adoption in a process of its own."""
     program = (
-        "import sys; from ops.adoption import adopt; from ops.adoption.report import Report;"
+        "import sys; from ops.adoption import adopt as adoption; from ops.adoption.report import Report;"
         "adoption.adopt(sys.argv[2], sys.argv[1], Report(dry_run=False))"
     )
     return subprocess.Popen([sys.executable, "-c", program, source, target], cwd=CHECKOUT)
@@ -532,7 +532,7 @@ def test_two_adoptions_at_once_are_refused(source: str, database: str) -> None:
 def test_the_command_prints_one_object_and_ends_with_what_it_means(
     oversold: str, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert adopt.command(database, oversold, dry_run=True, as_json=True) == 0
+    assert adoption.command(database, oversold, dry_run=True, as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["dryRun"], printed["complete"], printed["allTaken"]) == (True, True, True)
     assert (printed["eventsAdopted"], printed["registrationsAdopted"]) == (1, len(OVERSOLD))
@@ -540,7 +540,7 @@ def test_the_command_prints_one_object_and_ends_with_what_it_means(
     assert printed["events"][0]["id"] == str(uuid5(NAMESPACE, CUID))
 
     add_registration(oversold, "bad", CUID, status="PENDING")
-    assert adopt.command(database, oversold, dry_run=False, as_json=True) == 1
+    assert adoption.command(database, oversold, dry_run=False, as_json=True) == 1
     printed = json.loads(capsys.readouterr().out)
     assert (printed["allTaken"], printed["problemCounts"]) == (False, {"STATUS_UNKNOWN": 1})
 
@@ -551,7 +551,7 @@ def test_the_report_for_people_names_events_and_problems_and_nobody(
     monkeypatch.setenv("COLUMNS", "200")
     add_registration(oversold, "bad", CUID, name="Mallory", spotsCount=0)
 
-    assert adopt.command(database, oversold, dry_run=False, as_json=False) == 1
+    assert adoption.command(database, oversold, dry_run=False, as_json=False) == 1
 
     printed = capsys.readouterr().out
     for part in ("drop", "8 of 5", "-2", "SPOTS_COUNT_INVALID", "left out", "1 events with 7 registrations"):
@@ -570,7 +570,7 @@ def test_a_run_that_stops_midway_tells_what_it_did_until_then(
             "INSERT INTO event (id, slug, title, capacity) VALUES (gen_random_uuid(), 'next', 'x', 1)"
         )
         with pytest.raises(AdoptionError, match="lock timeout"):
-            adopt.command(database, oversold, dry_run=False, as_json=False)
+            adoption.command(database, oversold, dry_run=False, as_json=False)
 
     printed = capsys.readouterr().out
     assert "1 events with 7 registrations" in printed

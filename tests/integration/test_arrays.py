@@ -2,12 +2,13 @@
 
 from uuid import UUID
 
+import msgspec
 import psycopg
 import pytest
 from sqlalchemy import make_url
 
 from shared.domain.commands import Status
-from shared.domain.outcomes import Confirmed, encode
+from shared.domain.outcomes import Confirmed
 from shared.postgres import arrays
 
 IDS = [UUID(int=0), None, UUID(int=2**128 - 1)]
@@ -74,6 +75,6 @@ def test_no_json_is_not_the_json_null(database: str) -> None:
 def test_an_outcome_arrives_as_json(database: str) -> None:
     outcome = Confirmed(registration_id=UUID(int=8), spots_count=2)
 
-    assert selected(database, "jsonb", arrays.jsons([encode(outcome)])) == [
+    assert selected(database, "jsonb", arrays.jsons([msgspec.json.encode(outcome)])) == [
         {"outcome": "confirmed", "registrationId": str(UUID(int=8)), "spotsCount": 2}
     ]

@@ -84,7 +84,7 @@ def test_an_explanation_says_what_stands_in_the_way(stage: Stage) -> None:
     ]
     assert of_behind["sentences"][-1] == (
         "The head of the waitlist needs 4, 3 are free, policy strict_fifo: "
-        "nobody behind the head is promoted before it."
+        "no registration behind the head is promoted before it."
     )
     assert (of_behind["registrationsAhead"], of_behind["spotsAhead"], of_behind["spotsLeft"]) == (1, 4, 3)
 

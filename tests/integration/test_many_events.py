@@ -1,7 +1,9 @@
 """Many events in one transaction, on real PostgreSQL: each is decided as if it were alone."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import count
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,6 +25,7 @@ from worker.batch import BatchRefused
 from worker.load import LockedEvent, Overtaken, Session
 from worker.owner import Owner
 from worker.publisher import Publisher
+from worker.save import BatchWriter
 
 LIMIT = 100
 HISTORIES = (
@@ -235,8 +238,10 @@ def test_a_lone_crowded_event_fills_its_batch(
     owner = an_owner(settings.model_copy(update=limits))
     sizes, apply = [], batch.apply
 
-    def counting(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[SettledCommand]:
-        settled = apply(session, event_ids, commands_max)
+    def counting(
+        session: Session, event_ids: Collection[UUID], commands_max: int, meanwhile: Callable[[], None]
+    ) -> list[SettledCommand]:
+        settled = apply(session, event_ids, commands_max, meanwhile)
         sizes.append(len(settled))
         return settled
 
@@ -262,27 +267,66 @@ def test_an_owner_without_broker_finishes_a_backlog(connection: Connection, sett
     assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6
 
 
-@pytest.mark.parametrize("crowd", [9, 10, 21])
-def test_outcomes_are_published_after_their_commit(
-    connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, crowd: int
+@pytest.mark.parametrize(("crowd", "seen"), [(9, "a9"), (19, "aa*9"), (20, "aa**"), (21, "aa*a*1")])
+def test_a_backlog_publishes_during_the_next_batch(
+    connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, crowd: int, seen: str
 ) -> None:
+    """`a` is a batch whose statements are sent, `*` ten published outcomes."""
     limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 10}
     world = a_world(connection, *[register(1)] * crowd)
     published: list[str] = []
+    steps: list[str] = []
+    save = BatchWriter.save
 
     def write(_: ResultWriter, settled: Sequence[SettledCommand]) -> None:
         committed = {told.id for told in world.snapshot().commands if told.outcome is not None}
         published.extend(str(command.command_id) for command in settled)
-        assert committed == set(published)
+        assert committed >= set(published)
+        steps.append("*" if len(settled) == 10 else str(len(settled)))
+
+    def watched(writer: BatchWriter, *batch: Any) -> None:
+        steps.append("a")
+        save(writer, *batch)
 
     monkeypatch.setattr(ResultWriter, "write", write)
+    monkeypatch.setattr(BatchWriter, "save", watched)
     owner = an_owner(settings.model_copy(update=limits))
     with capture_logs() as logs:
         owner.tick()
+        while None in outcomes(world):
+            owner.tick()
     owner.close()
 
+    assert "".join(steps) == seen
     assert published == [told.id for told in world.snapshot().commands]
     assert "results_not_stored" not in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("end", ["tick", "close"])
+def test_outcomes_without_a_next_batch_are_published(
+    database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 1.5}
+    world = a_world(connection, *[register(1)] * 15)
+    published: list[str] = []
+
+    def write(_: ResultWriter, settled: Sequence[SettledCommand]) -> None:
+        published.extend(str(command.command_id) for command in settled)
+
+    monkeypatch.setattr(ResultWriter, "write", write)
+    seconds = count()
+    publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
+    # A second passes with each look at the clock, so the slice is over after the first batch.
+    owner = Owner(settings.model_copy(update=limits), publisher, lambda: next(seconds))
+    owner.tick()
+    assert published == []
+    run(database, _CUT_OFF)
+
+    with capture_logs():
+        getattr(owner, end)()
+
+    assert published == [told.id for told in world.snapshot().commands[:10]]
+    owner.close()
 
 
 def test_a_cut_off_session_blames_no_event(

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from api.commands import result_poller
 from api.commands.ledger_fallback import LedgerFallback
-from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
 from api.commands.result_poller import ResultPoller
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
@@ -28,6 +28,7 @@ from tests.simulation.in_postgres import InPostgres
 
 NEVER_SECONDS = 3_600
 ANSWERED_SECONDS_MAX = 20
+Seen = tuple[UUID, UUID]
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +38,14 @@ def _own_channel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def polling(settings: Settings, seen: list[UUID]) -> AsyncIterator[tuple[OutcomeWaiter, ResultPoller]]:
-    """Yield a waiter with a poller and without the ledger; `seen` gets the events of outcomes."""
+async def polling(settings: Settings, seen: list[Seen]) -> AsyncIterator[tuple[OutcomeWaiter, ResultPoller]]:
+    """Yield a waiter with a poller and without the ledger; `seen` gets the commands with outcomes."""
     client = results.connect_async(settings.result_url)
     waiter = OutcomeWaiter(NEVER_SECONDS)
-    poller = ResultPoller(waiter, client, settings, seen.append)
-    waiter.readers = (poller.start,)
+    poller = ResultPoller(
+        waiter, client, settings, lambda event_id, ids_: seen.extend((event_id, id_) for id_ in ids_)
+    )
+    waiter.poller = poller.task
     try:
         yield waiter, poller
     finally:
@@ -96,16 +99,16 @@ async def _all_answered(
     storing: Callable[[ResultPoller], Awaitable[object]],
 ) -> None:
     """Wait for these outcomes while they are stored; each wait must get its own."""
-    seen: list[UUID] = []
+    seen: list[Seen] = []
     async with polling(settings, seen) as (waiter, poller):
         waiting = wait_for(waiter, settled)
         await asyncio.sleep(0)
         await storing(poller)
         answers = await asyncio.wait_for(waiting, ANSWERED_SECONDS_MAX)
-        assert not waiter
+        assert not waiter.by_event
 
     assert answers == [command.outcome for command in settled]
-    assert set(seen) == {command.event_id for command in settled}
+    assert sorted(seen) == sorted((command.event_id, command.command_id) for command in settled)
 
 
 @pytest.mark.parametrize(("commands", "events"), [(1, 1), (700, 1), (700, 200)])
@@ -185,12 +188,12 @@ def test_the_ledger_answers_where_redis_cannot(
 
     async def wait() -> tuple[Outcome | None, Outcome | None]:
         engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
-        async with polling(gone if backend == "gone" else settings, []) as (waiter, poller):
+        async with polling(gone if backend == "gone" else settings, []) as (waiter, _):
             # Where Redis is gone the ledger is asked at once, whatever the pause is.
             pause = NEVER_SECONDS if backend == "gone" else 0.01
             waiter._ledger_read_seconds = pause  # noqa: SLF001 - `polling` never asks the ledger
             fallback = LedgerFallback(waiter, engine, pause)
-            waiter.readers = (poller.start, fallback.start)
+            waiter.ask_ledger = fallback.ask
             pending = asyncio.create_task(waiter.outcome(world.event_id, pending_id, NEVER_SECONDS))
             found = await asyncio.wait_for(
                 waiter.outcome(world.event_id, decided_id, NEVER_SECONDS), ANSWERED_SECONDS_MAX
@@ -207,3 +210,32 @@ def test_the_ledger_answers_where_redis_cannot(
 
     assert found == Confirmed(registration_id=ids.registration_id(decided_id), spots_count=2)
     assert last is None
+
+
+def test_the_ledger_is_asked_until_it_answers(settings: Settings, connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(list(worlds.asked(history(register(2)))))
+    (command_id,) = (UUID(told.id) for told in world.snapshot().commands)
+
+    async def wait() -> Outcome | None:
+        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        waiter = OutcomeWaiter(0)
+        fallback = LedgerFallback(waiter, engine, 0.01)
+        asked: list[UUID] = []
+
+        def ask(awaited: AwaitedCommand) -> None:
+            asked.append(awaited.command_id)
+            fallback.ask(awaited)
+
+        waiter.ask_ledger = ask
+        answer = asyncio.create_task(waiter.outcome(world.event_id, command_id, NEVER_SECONDS))
+        await until(lambda: asked)
+        await fallback._reader.finish()  # noqa: SLF001 - the first read, before the outcome is there
+        assert not answer.done()
+        world.apply(1)
+        found = await asyncio.wait_for(answer, ANSWERED_SECONDS_MAX)
+        await fallback.close()
+        await engine.dispose()
+        return found
+
+    assert asyncio.run(wait()) == Confirmed(registration_id=ids.registration_id(command_id), spots_count=2)

@@ -40,7 +40,7 @@ def accept_as_api(database: str, **asked: bytes) -> NewCommand:
     one = NewCommand(
         event_id=ids.new_id(),
         id=ids.new_id(),
-        kind=commands.kind(command),
+        kind=commands.KINDS[type(command)],
         payload=commands.encode(command),
         actor="public",
         **asked,

@@ -3,8 +3,9 @@
 import asyncio
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -15,8 +16,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
+from api.commands import wake_senders
 from api.commands.owner_cache import OwnerCache
-from api.commands.waker import CelerySender, Waker
+from api.commands.wake_senders import CelerySender, RedisSender, WakeSender
+from api.commands.waker import Waker
 from ops.embedded import Servers
 from shared.domain import ids
 from shared.messaging import queues, results
@@ -95,26 +98,43 @@ def test_without_a_database_every_event_wakes_alone(settings: Settings) -> None:
 def arguments(client: "redis.Redis", event_id: UUID) -> list[object]:
     """Take out of an event's queue the arguments of all its messages, oldest first."""
     messages = []
-    while isinstance(message := client.rpop(queues.event_queue_name(event_id)), bytes):
+    while isinstance(message := client.rpop(queues.event_queue(event_id).name), bytes):
         messages.append(json.loads(base64.b64decode(json.loads(message)["body"]))[0])
     return messages
 
 
-def test_one_message_wakes_an_owner_for_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def through_celery(settings: Settings) -> WakeSender:
+    return CelerySender(queues.celery_app(settings))
+
+
+def straight_to_redis(settings: Settings) -> WakeSender:
+    sender = wake_senders.connect(queues.celery_app(settings), settings)
+    assert isinstance(sender, RedisSender)
+    return sender
+
+
+SENDERS = pytest.mark.parametrize("connect", [through_celery, straight_to_redis])
+Connect = Callable[[Settings], WakeSender]
+
+
+@SENDERS
+def test_one_message_wakes_an_owner_for_all(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
     monkeypatch.setattr("api.commands.waker._OUTCOME_SECONDS_MAX", 0.001)
     alone, *events = [ids.new_id() for _ in range(6)]
     engine = create_engine(settings.database_url, poolclass=NullPool)
 
     async def wake() -> None:
         async_engine = connections.async_engine(settings)
-        sender = CelerySender(queues.celery_app(settings))
+        sender = connect(settings)
         waker = Waker(sender.send, OwnerCache(async_engine, lambda: NOW).group_by_owner)
-        waker.wake(alone)
+        waker.wake(alone, ids.new_id())
         await asyncio.sleep(0)
         for event_id in events:
-            waker.wake(event_id)
+            waker.wake(event_id, ids.new_id())
         await waker.close()
-        sender.close()
+        await sender.close()
         await async_engine.dispose()
 
     with engine.connect() as owner:
@@ -129,7 +149,48 @@ def test_one_message_wakes_an_owner_for_all(settings: Settings, monkeypatch: pyt
     assert list(messages.values()) == [[]] * len(others)
 
 
-def test_a_message_is_read_as_it_was_sent(settings: Settings) -> None:
+def test_another_broker_gets_messages_through_celery(settings: Settings) -> None:
+    amqp = settings.model_copy(update={"broker_url": "amqp://127.0.0.1:9//"})
+    sender = wake_senders.connect(queues.celery_app(amqp), amqp)
+
+    assert isinstance(sender, CelerySender)
+    asyncio.run(sender.close())
+
+
+@pytest.mark.parametrize("events", [1, 3])
+def test_redis_gets_the_message_celery_sends(settings: Settings, events: int) -> None:
+    app, event_ids = queues.celery_app(settings), [ids.new_id() for _ in range(events)]
+
+    async def send() -> None:
+        sender = straight_to_redis(settings)
+        await sender.send(event_ids)
+        await sender.close()
+
+    queues.wake(app, event_ids)
+    asyncio.run(send())
+    queue = queues.event_queue(event_ids[0]).name
+    with results.connect(settings.broker_url) as client:
+        messages = client.lrange(queue, 0, -1)
+        client.delete(queue)
+
+    ours, theirs = messages
+    assert comparable(ours) == comparable(theirs)
+
+
+def comparable(message: bytes) -> dict[str, Any]:
+    """Return a message with its body read, each id's type in its place, and without its sender's name."""
+    read = json.loads(message)
+    for name in ("reply_to", "argsrepr"):
+        read["properties"].pop(name, None)
+    read["body"] = json.loads(base64.b64decode(read["body"]))
+    for part, names in (("headers", ("id", "root_id")), ("properties", ("correlation_id", "delivery_tag"))):
+        for name in names:
+            read[part][name] = type(read[part][name])
+    return cast("dict[str, Any]", read)
+
+
+@SENDERS
+def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) -> None:
     app, event_ids = queues.celery_app(settings), [ids.new_id() for _ in range(2)]
     woken: list[list[UUID]] = []
 
@@ -139,7 +200,13 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings) -> None:
 
     app.owner = OwnerDouble()  # type: ignore[attr-defined]  # where `install` puts the owner
     receive, queue = celery_hooks.handle_at_once(None, app), queues.event_queue(event_ids[0])
-    queues.wake(app, event_ids)
+
+    async def send() -> None:
+        sender = connect(settings)
+        await sender.send(event_ids)
+        await sender.close()
+
+    asyncio.run(send())
     app.send_task(queues.APPLY_COMMANDS, args=["no event"], queue=queue, declare=[])  # type: ignore[arg-type]
 
     def take(message: Message) -> None:

@@ -23,7 +23,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def a_worker_session(settings: Settings) -> Iterator[None]:
     """Hold a session as a worker of this process does, which then says no more."""
     with connections.worker_connection(settings) as connection:
-        Ownership(connection=connection, events_max=10).join()
+        session = connections.session(connection)
+        Ownership(connection=connection, session=session, events_max=10).join()
         yield
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain import commands, outcomes
+from shared.domain import commands
 from shared.domain.commands import PendingCommand
 from shared.domain.event import Change, EventSettings, Recount
 from shared.domain.promotion import Policy, Waitlist
@@ -56,7 +56,7 @@ class InMemory:
             actor=worlds.ACTOR,
             accepted_at=told.accepted_at,
         )
-        return worlds.as_read(msgspec.json.decode(outcomes.encode(self.roster.decide(pending))))
+        return worlds.as_read(msgspec.json.decode(msgspec.json.encode(self.roster.decide(pending))))
 
     def snapshot(self) -> Snapshot:
         roster = self.roster

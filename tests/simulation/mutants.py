@@ -18,6 +18,7 @@ from worker import save
 from worker.load import LoadedEvent
 
 Plant = Callable[[pytest.MonkeyPatch], None]
+_Taken = tuple[LoadedEvent, EventChanges]
 
 
 def frees_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +157,15 @@ def writes_entries_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
 def _write_entries_of(
     monkeypatch: pytest.MonkeyPatch, choose: Callable[[Sequence[Change]], Sequence[Change]]
 ) -> None:
-    noted = save._noted
+    parameters = save._parameters
 
-    def mutant(taken: Sequence[tuple[LoadedEvent, EventChanges]]) -> dict[str, object]:
-        return noted(
-            [(event, msgspec.structs.replace(all_, changes=choose(all_.changes))) for event, all_ in taken]
-        )
+    def mutant(moved: Sequence[_Taken], taken: Sequence[_Taken], *more: Any) -> dict[str, object]:
+        chosen = [
+            (event, msgspec.structs.replace(all_, changes=choose(all_.changes))) for event, all_ in taken
+        ]
+        return parameters(moved, chosen, *more)
 
-    monkeypatch.setattr(save, "_noted", mutant)
+    monkeypatch.setattr(save, "_parameters", mutant)
 
 
 def breaks_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
@@ -287,7 +288,7 @@ def test_a_rewritten_outcome_is_caught(connection: Connection) -> None:
     with connection.begin():
         connection.execute(
             text("UPDATE command SET outcome = CAST(:outcome AS jsonb)"),
-            {"outcome": outcomes.encode(outcome).decode()},
+            {"outcome": msgspec.json.encode(outcome).decode()},
         )
     witness.look()
 

@@ -1,13 +1,27 @@
 """The registry of awaited commands: every wait ends once, with the outcome or without."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from api.commands.outcome_waiter import OutcomeWaiter
+import pytest
+from structlog.testing import capture_logs
+
+from api.commands import result_poller
+from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
+from api.commands.result_poller import ResultPoller
+from api.tasks import SingleTask
 from shared.domain.outcomes import Confirmed
+from shared.messaging import results
+from shared.settings import Settings
 
 NEVER_SECONDS = 3_600
+NOWHERE = "redis://127.0.0.1:9/0"
+SETTINGS = Settings(
+    database_url="postgresql://nowhere/none", broker_url=NOWHERE, result_url=NOWHERE, answer_read_max=2
+)
 OUTCOME = Confirmed(registration_id=UUID(int=9), spots_count=1)
+SOON_SECONDS_MAX = 20
 A, B, C = (UUID(int=number) for number in range(1, 4))
 
 
@@ -22,23 +36,23 @@ def test_all_waits_for_a_command_are_answered() -> None:
         await asyncio.sleep(0)
         waits[0].cancel()
         await asyncio.sleep(0)
-        (awaited,) = waiter
+        (awaited,) = waiter.all()
         waiter.answer(awaited, OUTCOME)
         answers = await asyncio.gather(*waits, return_exceptions=True)
-        assert (bool(waiter), A in waiter, list(waiter)) == (False, False, [])
+        assert (waiter.by_event, waiter.all()) == ({}, [])
         return answers[1:]
 
     assert asyncio.run(run()) == [OUTCOME, OUTCOME]
 
 
 def test_a_wait_ends_without_an_outcome() -> None:
-    async def run() -> tuple[object, object, bool]:
+    async def run() -> tuple[object, object, object]:
         waiter = OutcomeWaiter(NEVER_SECONDS)
         at_once = await waiter.outcome(A, UUID(int=1), 0)
         late = await waiter.outcome(A, UUID(int=1), 0.001)
-        return at_once, late, bool(waiter)
+        return at_once, late, waiter.by_event
 
-    assert asyncio.run(run()) == (None, None, False)
+    assert asyncio.run(run()) == (None, None, {})
 
 
 def test_a_released_waiter_keeps_no_request() -> None:
@@ -52,31 +66,87 @@ def test_a_released_waiter_keeps_no_request() -> None:
     assert asyncio.run(run()) == [None, None, None]
 
 
-def test_readers_start_with_each_wait() -> None:
-    async def run() -> int:
+def test_a_wait_starts_the_poller() -> None:
+    async def run() -> list[list[UUID]]:
         waiter = OutcomeWaiter(NEVER_SECONDS)
-        starts = []
-        waiter.readers = (lambda: starts.append(bool(waiter)),)
+        polls: list[list[UUID]] = []
+
+        async def poll() -> None:
+            polls.append([awaited.command_id for awaited in waiter.all()])
+
+        waiter.poller = SingleTask(poll)
         waits = [waiting(waiter, A, 1), waiting(waiter, A, 2)]
-        await asyncio.sleep(0)
-        assert starts == [True, True]
+        await until(lambda: polls)
+        waits.append(waiting(waiter, B, 3))
+        await until(lambda: len(polls) == 2)
         waiter.release()
         await asyncio.gather(*waits)
-        return len(starts)
+        return polls
 
-    assert asyncio.run(run()) == 2
+    assert asyncio.run(run()) == [[UUID(int=1), UUID(int=2)], [UUID(int=1), UUID(int=2), UUID(int=3)]]
 
 
-def test_events_take_turns() -> None:
-    async def run() -> list[list[UUID]]:
+def test_an_overdue_command_is_asked_for() -> None:
+    async def run() -> list[AwaitedCommand]:
+        waiter = OutcomeWaiter(0.001)
+        asked: list[AwaitedCommand] = []
+        waiter.ask_ledger = asked.append
+        wait = waiting(waiter, A, 1)
+        await until(lambda: asked)
+        waiter.answer(asked[0], OUTCOME)
+        assert await wait == OUTCOME
+        return asked
+
+    (awaited,) = asyncio.run(run())
+    assert (awaited.event_id, awaited.command_id) == (A, UUID(int=1))
+
+
+def test_a_command_answered_in_time_is_not_asked_for() -> None:
+    async def run() -> list[AwaitedCommand]:
+        waiter = OutcomeWaiter(0.001)
+        asked: list[AwaitedCommand] = []
+        waiter.ask_ledger = asked.append
+        answered = waiting(waiter, A, 1)
+        await asyncio.sleep(0)
+        waiter.answer(waiter.all()[0], OUTCOME)
+        await answered
+        overdue = waiting(waiter, B, 2)
+        await until(lambda: asked)
+        waiter.release()
+        await overdue
+        return asked
+
+    assert [awaited.event_id for awaited in asyncio.run(run())] == [B]
+
+
+def test_polling_reaches_every_event_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_poller, "_POLL_SECONDS", 0.001)
+    reads: list[set[str]] = []
+
+    async def nothing(_: object, keys: Sequence[str]) -> list[None]:
+        reads.append(set(keys))
+        return [None] * len(keys)
+
+    monkeypatch.setattr(results, "read", nothing)
+
+    async def run() -> None:
         waiter = OutcomeWaiter(NEVER_SECONDS)
         waits = [waiting(waiter, event_id, n) for n, event_id in enumerate((A, A, B, C))]
         await asyncio.sleep(0)
-        assert [awaited.command_id.int for awaited in waiter.first(A, 5)] == [0, 1]
-        assert [awaited.command_id.int for awaited in waiter.first(A, 1)] == [0]
-        turns = [waiter.next_events(2) for _ in range(3)]
+        poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
+        poller.task.ensure_running()
+        await until(lambda: len(reads) > 2)
         waiter.release()
         await asyncio.gather(*waits)
-        return turns
+        await poller.close()
 
-    assert asyncio.run(run()) == [[A, B], [C, A], [B, C]]
+    with capture_logs():
+        asyncio.run(run())
+
+    assert reads[:3] == [{results.key(UUID(int=n)) for n in numbers} for numbers in ((0, 2), (3, 0), (2, 3))]
+
+
+async def until(there: Callable[[], object]) -> None:
+    async with asyncio.timeout(SOON_SECONDS_MAX):
+        while not there():  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.001)

@@ -38,9 +38,9 @@ def test_one_event_has_the_whole_batch(loop: asyncio.AbstractEventLoop) -> None:
     add(shares, loop, A, 1, 2, 3, 4)
 
     assert taken(shares) == [(A, 1), (A, 2), (A, 3)]
-    assert shares
+    assert list(shares.waiting) == [A]
     assert taken(shares) == [(A, 4)]
-    assert not shares
+    assert not shares.waiting
 
 
 def test_every_event_has_an_equal_share(loop: asyncio.AbstractEventLoop) -> None:

@@ -47,7 +47,7 @@ class Code:
     def __init__(self, folder: str) -> None:
         self.defined: dict[Place, ast.AST] = {}
         self.methods: dict[str, list[Place]] = {}
-        for path in sorted((CHECKOUT / folder).glob("*.py")):
+        for path in sorted((CHECKOUT / folder).rglob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef):
                     for method in node.body:
@@ -65,7 +65,7 @@ class Code:
         """Return all names in these nodes and in everything that they may lead to."""
         found: set[str] = set()
         seen: set[int] = set()
-        todo = [(module, node) for node in begin]
+        todo: list[tuple[Place, ast.AST]] = [((module, ""), node) for node in begin]
         while todo:
             here, root = todo.pop()
             if id(root) in seen:
@@ -74,23 +74,25 @@ class Code:
             for node in ast.walk(root):
                 if isinstance(node, ast.Name | ast.Attribute):
                     found.add(ast.unparse(node))
-                    todo += [(place[0], self.defined[place]) for place in self._places(here, node)]
+                    todo += [(place, self.defined[place]) for place in self._places(here, node)]
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     method = node.func.attr
                     found.add(method)
-                    todo += [(place[0], self.defined[place]) for place in self.methods.get(method, [])]
+                    if ast.unparse(node.func.value) != "self":
+                        todo += [(place, self.defined[place]) for place in self.methods.get(method, [])]
         return found
 
-    def _places(self, here: str, node: ast.Name | ast.Attribute) -> Iterable[Place]:
+    def _places(self, here: Place, node: ast.Name | ast.Attribute) -> Iterable[Place]:
         """Return what a name may stand for: its module's function or constant, or a method of `self`."""
+        module, inside = here
         if isinstance(node, ast.Name):
-            return {(here, node.id)} & self.defined.keys()
+            return {(module, node.id)} & self.defined.keys()
         before = ast.unparse(node.value)
-        return (
-            self.methods.get(node.attr, [])
-            if before == "self"
-            else {(before, node.attr)} & self.defined.keys()
-        )
+        if before == "self":
+            before, name = module, f"{inside.partition('.')[0]}.{node.attr}"
+        else:
+            name = node.attr
+        return {(before, name)} & self.defined.keys()
 
 
 API, DOMAIN = Code("api"), Code("shared/domain")
@@ -104,10 +106,10 @@ def members(kind: type[Enum], names: set[str]) -> set[str]:
 @cache
 def error_problems() -> dict[str, set[str]]:
     """Return the problems that each kind of exception is translated to."""
-    table = API.defined["errors", "_TRANSLATIONS"]
+    table = API.defined["error_handlers", "_TRANSLATIONS"]
     assert isinstance(table, ast.Dict)
     return {
-        ast.unparse(kind): members(ProblemType, API.names("errors", translate))
+        ast.unparse(kind): members(ProblemType, API.names("error_handlers", translate))
         for kind, translate in zip(table.keys, table.values, strict=True)
         if kind is not None
     }

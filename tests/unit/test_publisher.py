@@ -31,29 +31,57 @@ def settled(number: int) -> list[SettledCommand]:
     return [SettledCommand(event_id=UUID(int=1), command_id=UUID(int=number), outcome=outcome)]
 
 
+def publish(publisher: Publisher, number: int) -> None:
+    publisher.add(settled(number))
+    publisher.publish()
+
+
 @pytest.mark.parametrize("error", [redis.ConnectionError(), redis.ResponseError("OOM"), ValueError()])
 def test_a_failure_pauses_publishing(error: Exception) -> None:
     seconds = [100.0]
     backend = Backend()
     publisher = Publisher(backend, lambda: seconds[0])
-    publisher.publish(settled(1))
+    publish(publisher, 1)
 
     backend.error = error
     with capture_logs() as logs:
-        publisher.publish(settled(2))
+        publish(publisher, 2)
     backend.error = None
     for number, now in ((3, 100.0), (4, 104.9), (5, 105.0), (6, 105.1)):
         seconds[0] = now
-        publisher.publish(settled(number))
+        publish(publisher, number)
 
     assert backend.tried == [1, 2, 5, 6]
     assert [entry["event"] for entry in logs] == ["results_not_stored"]
 
 
+def test_outcomes_are_published_together_and_once() -> None:
+    backend = Backend()
+    publisher = Publisher(backend, lambda: 0.0)
+    for number in (1, 2):
+        publisher.add(settled(number))
+    assert backend.tried == []
+    publisher.publish()
+    publisher.publish()
+
+    assert backend.tried == [1, 2]
+
+
+def test_closing_publishes_unpublished_outcomes() -> None:
+    backend = Backend()
+    publisher = Publisher(backend, lambda: 0.0)
+    publisher.add(settled(1))
+    publisher.close()
+
+    assert backend.tried == [1]
+
+
 def test_nothing_settled_is_not_published() -> None:
     backend = Backend()
     backend.error = AssertionError("written")
+    publisher = Publisher(backend, lambda: 0.0)
+    publisher.add([])
     with capture_logs() as logs:
-        Publisher(backend, lambda: 0.0).publish([])
+        publisher.publish()
 
     assert (backend.tried, logs) == ([], [])

@@ -25,7 +25,7 @@ def settled(*event_ids: UUID) -> list[SettledCommand]:
 def batches(queue: RunQueue, owned: Collection[UUID] = EVENTS) -> list[list[UUID]]:
     """Take batches until no event is ready."""
     taken = []
-    while queue:
+    while queue.ready:
         taken.append(queue.next_batch(owned)[0])
     return taken
 
@@ -35,7 +35,7 @@ def test_events_share_a_batch_in_order() -> None:
     queue.add([A, D])
 
     assert queue.next_batch(EVENTS) == ([B, A, C, D], BATCH_MAX)
-    assert not queue
+    assert not queue.ready
 
 
 def test_only_owned_events_are_applied() -> None:
@@ -92,7 +92,7 @@ def test_one_command_each_is_no_crowd() -> None:
     queue.settled(batch, settled(A, B), commands_max)
     queue.settled([C], [], commands_max)
 
-    assert not queue
+    assert not queue.ready
 
 
 def test_events_of_a_refused_batch_go_alone() -> None:
@@ -129,7 +129,7 @@ def test_isolated_events_rejoin_at_a_tick() -> None:
 def test_a_failing_event_waits_for_the_tick() -> None:
     queue = queue_of(A)
     queue.refused(queue.next_batch(EVENTS)[0])
-    assert not queue
+    assert not queue.ready
 
     queue.add([A, B])
     assert batches(queue) == [[], [B]]

@@ -15,6 +15,8 @@ SOON_SECONDS_MAX = 20
 LOOP_TURNS = 20
 """As many turns of the event loop as a message could need that nothing holds back."""
 A, B, C, D = (UUID(int=number) for number in range(1, 5))
+ONE, TWO, THREE, FOUR = (UUID(int=number) for number in range(11, 15))
+"""Commands."""
 
 
 class Messages:
@@ -63,10 +65,10 @@ async def a_while() -> None:
 def test_the_first_message_goes_at_once(messages: Messages) -> None:
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
-        waking.wake(A)
+        waking.wake(A, ONE)
         await a_while()
         assert (messages.sent, messages.grouped) == ([[A]], [])
-        waking.outcome_seen(A)
+        waking.outcomes_seen(A, [ONE])
         await waking.close()
 
     asyncio.run(run())
@@ -75,26 +77,63 @@ def test_the_first_message_goes_at_once(messages: Messages) -> None:
 def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
-        waking.wake(A)
+        waking.wake(A, ONE)
         await a_while()
-        for event_id in (A, A):
-            waking.wake(event_id)
-        waking.outcome_seen(D)
+        waking.wake(A, TWO)
+        waking.wake(A, THREE)
+        waking.outcomes_seen(D, [ONE])
         await a_while()
         assert messages.sent == [[A]]
 
-        for sent in (2, 3):
-            waking.outcome_seen(A)
-            await until(lambda: len(messages.sent) == sent)  # noqa: B023 - used at once
-            waking.wake(A)
-            await a_while()
-            assert len(messages.sent) == sent
-        waking.outcome_seen(A)
-        await until(lambda: len(messages.sent) == 4)
-        waking.outcome_seen(A)
+        waking.outcomes_seen(A, [ONE])
+        await until(lambda: len(messages.sent) == 2)
+        waking.wake(A, FOUR)
+        await a_while()
+        assert messages.sent == [[A], [A]]
+        waking.outcomes_seen(A, [THREE])
+        await until(lambda: len(messages.sent) == 3)
+        waking.outcomes_seen(A, [FOUR])
         await waking.close()
 
     asyncio.run(run())
+
+    assert messages.sent == [[A], [A], [A]]
+
+
+def test_only_a_sent_commands_outcome_releases_it(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A, ONE)
+        await a_while()
+        waking.wake(A, TWO)
+        waking.wake(A, THREE)
+        waking.outcomes_seen(A, [TWO, FOUR])  # TWO was not sent for, and FOUR is of another process
+        await a_while()
+        assert messages.sent == [[A]]
+        waking.outcomes_seen(A, [ONE])
+        await until(lambda: len(messages.sent) == 2)
+        waking.outcomes_seen(A, [THREE])
+        await waking.close()
+
+    asyncio.run(run())
+
+
+def test_a_command_decided_early_needs_no_message(messages: Messages) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.group_by_owner)
+        waking.wake(A, ONE)
+        await a_while()
+        for event_id, command_id in ((A, TWO), (B, THREE), (D, FOUR)):
+            waking.wake(event_id, command_id)
+        waking.outcomes_seen(A, [ONE, TWO])
+        waking.outcomes_seen(B, [THREE])
+        await until(lambda: len(messages.sent) == 2)
+        waking.outcomes_seen(D, [FOUR])
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.sent == [[A], [D]]
 
 
 def test_without_an_outcome_time_releases_the_next(
@@ -104,9 +143,9 @@ def test_without_an_outcome_time_releases_the_next(
 
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
-        waking.wake(A)
+        waking.wake(A, ONE)
         await a_while()
-        waking.wake(B)
+        waking.wake(B, TWO)
         await asyncio.wait_for(waking.close(), SOON_SECONDS_MAX)
 
     asyncio.run(run())
@@ -117,13 +156,13 @@ def test_without_an_outcome_time_releases_the_next(
 def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
-        waking.wake(A)
+        waking.wake(A, ONE)
         await a_while()
-        for event_id in (B, D, C, B):
-            waking.wake(event_id)
-        waking.outcome_seen(A)
+        for event_id, command_id in ((B, ONE), (D, TWO), (C, THREE), (B, FOUR)):
+            waking.wake(event_id, command_id)
+        waking.outcomes_seen(A, [ONE])
         await until(lambda: len(messages.sent) == 3)
-        waking.outcome_seen(C)
+        waking.outcomes_seen(C, [THREE])
         await waking.close()
 
     asyncio.run(run())
@@ -136,17 +175,17 @@ def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
         messages.lost = [A, B]
-        waking.wake(A)
+        waking.wake(A, ONE)
         await a_while()
         for event_id in (B, C, D):
-            waking.wake(event_id)
-        waking.outcome_seen(A)
+            waking.wake(event_id, TWO)
+        waking.outcomes_seen(A, [ONE])
         await until(lambda: messages.sent)
         messages.lost = []
-        waking.wake(B)
-        waking.outcome_seen(D)
+        waking.wake(B, THREE)
+        waking.outcomes_seen(D, [TWO])
         await until(lambda: len(messages.sent) == 2)
-        waking.outcome_seen(B)
+        waking.outcomes_seen(B, [THREE])
         await waking.close()
 
     with capture_logs() as logs:
@@ -162,7 +201,7 @@ def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.
     async def run() -> None:
         waking = Waker(messages.send, messages.group_by_owner)
         for event_id in (A, B, C):
-            waking.wake(event_id)
+            waking.wake(event_id, ONE)
         await waking.close()
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Child processes: started apart, found by what they run, stopped in time, started again with patience."""
+"""Child processes: started apart, found by their arguments, stopped in time."""
 
 import os
 import signal
@@ -9,16 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from ops import child_processes
-from ops.embedded.data_dir import Servers
-from ops.embedded.unprivileged import EmbeddedError
-from ops.stack import state_file, supervisor
-
-SERVERS = Servers(
-    database_url="postgresql+psycopg://", broker_url="redis+socket://b", result_url="redis+socket://r"
-)
 
 
 @contextmanager
@@ -116,97 +107,3 @@ def test_last_words_are_the_last_lines_of_this_start(tmp_path: Path) -> None:
         file.writelines(f"line {n}\n" for n in range(child_processes.TAIL_LINES + 5))
     expected = [f"  line {n}" for n in range(5, child_processes.TAIL_LINES + 5)]
     assert child_processes.tail(log, start).splitlines() == ["", *expected]
-
-
-def test_a_part_that_keeps_ending_is_started_ever_later_up_to_a_limit() -> None:
-    backoff = supervisor.Backoff()
-    assert [backoff.after(0) for _ in range(8)] == [0.25, 0.5, 1, 2, 4, 8, 15, 15]
-
-
-def test_a_healthy_period_forgets_earlier_ends() -> None:
-    backoff = supervisor.Backoff()
-    for _ in range(5):
-        backoff.after(1)
-    assert backoff.after(supervisor.HEALTHY_SECONDS) == supervisor.DELAY_SECONDS_MIN
-
-
-class Stubborn:
-    """A part that cannot be started."""
-
-    name = "stubborn"
-    log = Path("stubborn.log")
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process: subprocess.Popen[bytes] | None = process
-
-    def start(self) -> None:
-        raise EmbeddedError("no")
-
-    def last_words(self) -> str:
-        return ""
-
-
-def test_a_part_that_cannot_be_started_again_is_tried_later_and_said_once_per_try() -> None:
-    process = subprocess.Popen(["false"])  # noqa: S607
-    process.wait()
-    watched, said = supervisor.Watched(Stubborn(process)), list[str]()
-    deadline = time.monotonic() + 10
-    while len(said) < 2 and time.monotonic() < deadline:
-        watched.tend(said.append)
-    assert said == [
-        "stubborn ended (exit status 1); starting it again in 0.25 s (log: stubborn.log)",
-        "stubborn could not start (no); starting it again in 0.5 s (log: stubborn.log)",
-    ]
-
-
-def test_an_admin_key_is_made_once_and_only_its_owner_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(state_file.KEY_VARIABLE, raising=False)
-    first, second = state_file.admin_key(tmp_path), state_file.admin_key(tmp_path)
-    assert (first.new, second.new) == (True, False)
-    assert first.secret == second.secret
-    assert len(first.secret) > 40
-    assert (tmp_path / "admin.key").stat().st_mode & 0o777 == 0o600
-
-
-def test_the_key_of_the_environment_comes_first_and_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(state_file.KEY_VARIABLE, "given")
-    assert state_file.admin_key(tmp_path) == state_file.AdminKey(secret="given", kept_in=None)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40])
-def test_a_key_file_without_a_key_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    monkeypatch.delenv(state_file.KEY_VARIABLE, raising=False)
-    (tmp_path / "admin.key").write_bytes(content)
-    with pytest.raises(EmbeddedError, match=r"admin\.key"):
-        state_file.admin_key(tmp_path)
-
-
-def test_a_running_stack_is_found_until_it_is_forgotten(tmp_path: Path) -> None:
-    here = state_file.Running.here(9000, SERVERS)
-    here.write(tmp_path)
-    assert state_file.running(tmp_path) == here
-    state_file.forget(tmp_path)
-    assert state_file.running(tmp_path) is None
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"pid": 1'])
-def test_a_broken_state_file_means_that_no_stack_runs(tmp_path: Path, content: str) -> None:
-    (tmp_path / "stack.json").write_text(content)
-    assert state_file.running(tmp_path) is None
-
-
-def test_a_stack_whose_process_is_gone_does_not_run(tmp_path: Path) -> None:
-    process = subprocess.Popen(["true"])  # noqa: S607
-    process.wait()
-    text = state_file.Running.here(9000, SERVERS)
-    text.write(tmp_path)
-    path = tmp_path / "stack.json"
-    path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {process.pid}'))
-    assert state_file.running(tmp_path) is None
