@@ -23,12 +23,13 @@ class LedgerFallback:
         self._waiter = waiter
         self._engine = engine
         self._again_seconds = ledger_read_seconds
-        self._overdue: list[AwaitedCommand] = []
+        self._overdue: set[AwaitedCommand] = set()
+        self._to_ask_again: set[AwaitedCommand] = set()
         self._reader = SingleTask(self._read_all)
 
     def ask(self, awaited: AwaitedCommand) -> None:
         """Answer this command from the ledger, now or as soon as it has the outcome."""
-        self._overdue.append(awaited)
+        self._overdue.add(awaited)
         self._reader.ensure_running()
 
     async def close(self) -> None:
@@ -37,7 +38,7 @@ class LedgerFallback:
 
     async def _read_all(self) -> None:
         while self._overdue:
-            overdue, self._overdue = self._overdue, []
+            overdue, self._overdue = self._overdue, set()
             found: Mapping[UUID, Outcome] = {}
             try:
                 async with self._engine.connect() as connection:
@@ -50,5 +51,11 @@ class LedgerFallback:
             for awaited in overdue:
                 if awaited.command_id in found:
                     self._waiter.answer(awaited, found[awaited.command_id])
-                elif awaited.answers:
-                    asyncio.get_running_loop().call_later(self._again_seconds, self.ask, awaited)
+                elif awaited.answers and awaited not in self._to_ask_again:
+                    self._to_ask_again.add(awaited)
+                    asyncio.get_running_loop().call_later(self._again_seconds, self._ask_again, awaited)
+
+    def _ask_again(self, awaited: AwaitedCommand) -> None:
+        self._to_ask_again.discard(awaited)
+        if awaited.answers:
+            self.ask(awaited)

@@ -3,7 +3,8 @@
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from shared.domain import ids
 from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
 from shared.messaging import results
 from shared.messaging.results import ResultWriter
-from shared.postgres import connections
+from shared.postgres import connections, ledger
 from shared.settings import Settings
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
@@ -239,3 +240,36 @@ def test_the_ledger_is_asked_until_it_answers(settings: Settings, connection: Co
         return found
 
     assert asyncio.run(wait()) == Confirmed(registration_id=ids.registration_id(command_id), spots_count=2)
+
+
+def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    often, once = ids.new_id(), ids.new_id()
+    reads: Counter[UUID] = Counter()
+
+    async def nothing(_: object, pairs: Collection[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:
+        reads.update(command_id for _, command_id in pairs)
+        return {}
+
+    monkeypatch.setattr(ledger, "outcomes_of", nothing)
+
+    async def wait() -> None:
+        engine = connections.async_engine(settings)
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        fallback = LedgerFallback(waiter, engine, 0.05)
+        waits = [asyncio.create_task(waiter.outcome(id_, id_, NEVER_SECONDS)) for id_ in (often, once)]
+        await asyncio.sleep(0)
+        first, second = waiter.all()
+        for count in range(1, 21):
+            fallback.ask(first)
+            await until(lambda: reads[often] >= count)  # noqa: B023 - used at once
+        fallback.ask(second)
+        reads.clear()
+        await until(lambda: reads[once] > 5)
+        waiter.release()
+        await asyncio.gather(*waits)
+        await fallback.close()
+        await engine.dispose()
+
+    asyncio.run(wait())
+
+    assert reads[often] < 3 * reads[once]
