@@ -1,4 +1,4 @@
-"""Every error as a problem: ours, the framework's, the ledger's and the unforeseen."""
+"""Translates every error into a problem: the service's, the framework's, the ledger's and all others."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def install(app: FastAPI) -> None:
-    """Have the application render its errors here."""
+    """Install the handlers of all errors in the application."""
 
     async def handle(request: Request, error: Exception) -> Response:
         return problem(request, error)
@@ -31,12 +31,12 @@ def install(app: FastAPI) -> None:
 
 
 def problem(request: Request, error: Exception) -> Response:
-    """Return the answer that tells the client about the error."""
+    """Return the answer to a request that raised the error."""
     translate = next(_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS)
     return responses.problem(translate(request, error), request.scope["request_id"])
 
 
-def _ours(_: Request, error: Exception) -> ProblemError:
+def _unchanged(_: Request, error: Exception) -> ProblemError:
     assert isinstance(error, ProblemError), "registered for it"
     return error
 
@@ -88,7 +88,7 @@ def _unforeseen(request: Request, error: Exception) -> ProblemError:
 
 
 _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
-    ProblemError: _ours,
+    ProblemError: _unchanged,
     HTTPException: _framework_problem,
     RequestValidationError: _validation_problem,
     LedgerUnavailable: _ledger_unavailable,

@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> Front:
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; on the listening socket `fd` if one is handed in."""
+    """Serve until SIGTERM or SIGINT; on the listening socket `fd` if there is one."""
     telemetry.configure(settings)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -71,7 +71,7 @@ def serve(settings: Settings, fd: int | None = None) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Answers every request that waits for a decision with its receipt before it ends."""
+    """A server that answers every waiting request with its receipt before it ends."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""The services of an API process, made at start and closed at the end: connections and the parts on them."""
+"""The services of an API process: its connections and the parts that use them, from start to end."""
 
 import re
 import time
@@ -25,7 +25,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
-from api.queries.reader import Found, Query, Reader
+from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
 from shared.postgres import connections
@@ -54,26 +54,23 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
-    _event_ids: dict[str, UUID] = field(default_factory=dict)
+    event_ids: dict[str, UUID] = field(default_factory=dict)
 
-    async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
-        """Return what `query` reads; see `Reader.read`."""
+    async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
-    async def event_id(self, slug: str) -> UUID:
-        """Return the event's id, read once and then remembered: slugs never change hands. 404 if unknown."""
-        known = self._event_ids.get(slug)
-        if known is not None:
-            return known
-        if not _SLUG.fullmatch(slug):
+    async def find_event(self, slug: str) -> UUID:
+        """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
+        id_ = None
+        if _SLUG.fullmatch(slug):
+            id_ = await self.read(lambda connection: events.event_id(connection, slug))
+        if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
-        found = await self.read(lambda connection: events.event_id(connection, slug))
-        if found is None:
-            raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self._event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self._event_ids.clear()
-        self._event_ids[slug] = found
-        return found
+        if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
+            self.event_ids.clear()
+        self.event_ids[slug] = id_
+        return id_
 
     async def event_slug(self, event_id: UUID) -> str:
         """Return the event's slug; 404 if there is no such event."""
@@ -83,7 +80,7 @@ class Services:
         return slug
 
     async def close(self) -> None:
-        """Finish what was begun, then let go of all connections."""
+        """Finish the work in progress, then close all connections."""
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
@@ -146,4 +143,4 @@ async def _provide(request: Request) -> Services:
 
 
 Provided = Annotated[Services, Depends(_provide)]
-"""The type of a route's parameter that is given the process's services."""
+"""The type of the route parameter by which FastAPI passes the process's services."""

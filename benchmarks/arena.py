@@ -1,7 +1,7 @@
-"""Where everything is measured: one PostgreSQL, one Valkey, every contestant as a process of its own.
+"""The arena of a benchmark: one PostgreSQL, one Valkey, and each contestant in a process of its own.
 
-The servers are embedded ones in a temporary folder, with durability on; the service runs as its own
-programs. Whoever is not measured at a moment is idle. All of it is gone at the end, however it comes.
+The servers are the embedded ones, in a temporary folder, with durability on; the service runs as its own
+programs. All contestants but the measured one are idle. The folder is removed at the end, also on failure.
 """
 
 import resource
@@ -37,8 +37,8 @@ OWNED_SECONDS_MAX = 30.0
 SETTLED_SECONDS_MAX = 120.0
 QUIET_SECONDS_MAX = 0.5
 POLL_SECONDS = 0.02
-QUIET_LOOKS = 5
-"""In a row: whoever retries, or has read a request and not yet asked the database, is silent for a moment."""
+QUIET_POLLS = 5
+"""Consecutive idle polls needed: between retries, and before its first statement, a contestant looks idle."""
 
 _DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
 _BUSY = """
@@ -51,7 +51,7 @@ _DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE appl
 
 
 class Arena:
-    """All that runs, and a connection of the benchmark's own to the database they share."""
+    """The running servers and contestants, and the benchmark's own connection to their database."""
 
     def __init__(self, folder: Path, addresses: Servers, postgres: Postgres, valkey: Valkey) -> None:
         self.folder = folder
@@ -97,22 +97,22 @@ class Arena:
         }
 
     def wait_owned(self, event_ids: Collection[UUID]) -> None:
-        """Return once every event has its owner; raises `BenchmarkError` when that takes too long."""
+        """Return once every event has an owner; raises `BenchmarkError` after `OWNED_SECONDS_MAX`."""
         wanted = {locks.event_key(event_id) for event_id in event_ids}
         engine = create_engine(self.addresses.database_url, poolclass=NullPool)
         until = time.monotonic() + OWNED_SECONDS_MAX
         with engine.connect() as connection:
             while not wanted <= {key for worker in locks.workers(connection) for key in worker.event_keys}:
-                self._check(until, "the workers do not take the events up")
+                self._check(until, "the workers do not take ownership of the events")
 
     def wait_settled(self) -> bool:
-        """Tell whether nothing is pending or on its way, at the latest after `SETTLED_SECONDS_MAX`."""
+        """Wait until no command is pending; return False if one still is after `SETTLED_SECONDS_MAX`."""
         return self._falls_quiet(_SERVICE_APPLICATIONS, SETTLED_SECONDS_MAX)
 
     def calm(self, contestant: str) -> None:
-        """Let a baseline finish what it holds; start it again when that takes longer than a moment.
+        """Let a baseline finish its open requests; restart it if they take over `QUIET_SECONDS_MAX`.
 
-        The load has gone by then, but requests that queue for a lock would go on into the next measurement.
+        The load is over by then, but requests that queue for a lock would run on into the next measurement.
         """
         if contestant not in self.baselines or self._falls_quiet(contestant, QUIET_SECONDS_MAX):
             return
@@ -123,17 +123,17 @@ class Arena:
         server.wait_ready()
 
     def durability(self) -> dict[str, str]:
-        """Return the database's settings on which it depends whether a commit survives."""
-        return {name: self.one(f"SHOW {name}") for name in _DURABILITY}
+        """Return the database settings that decide whether a commit survives a crash."""
+        return {name: self.scalar(f"SHOW {name}") for name in _DURABILITY}
 
-    def one(self, statement: str) -> str:
-        """Return the one text that a statement yields."""
+    def scalar(self, statement: str) -> str:
+        """Return the only value of a statement, as text."""
         row = self.database.execute(statement.encode()).fetchone()
         assert row is not None, "the statement yields a row"
         return str(row[0])
 
     def _stop(self) -> None:
-        """Ask all at once, then wait for each."""
+        """Signal all programs at once, then wait for each."""
         for program in self._programs:
             program.ask_to_stop()
         for program in self._programs:
@@ -181,7 +181,7 @@ class Arena:
 
 @contextmanager
 def opened(workers: int) -> Iterator[Arena]:
-    """Run everything while the block lasts; raises `EmbeddedError` or `BenchmarkError` when it cannot run."""
+    """Run an arena while the block lasts; raises `EmbeddedError` or `BenchmarkError` if it cannot run."""
     allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
         folder = Path(made)
@@ -199,18 +199,18 @@ def opened(workers: int) -> Iterator[Arena]:
 
 
 def falls_quiet(is_busy: Callable[[], bool], seconds: float) -> bool:
-    """Tell whether nothing is busy for `QUIET_LOOKS` looks in a row, at the latest after so many seconds."""
+    """Poll until `is_busy` is False `QUIET_POLLS` times in a row; return False after `seconds`."""
     until = time.monotonic() + seconds
     quiet = 0
-    while quiet < QUIET_LOOKS and time.monotonic() < until:
+    while quiet < QUIET_POLLS and time.monotonic() < until:
         quiet = 0 if is_busy() else quiet + 1
         time.sleep(POLL_SECONDS)
-    return quiet == QUIET_LOOKS
+    return quiet == QUIET_POLLS
 
 
 @contextmanager
 def data_folder(path: Path) -> Iterator[Path]:
-    """Make a data folder for embedded servers, and hold it while the block lasts."""
+    """Make a data folder for embedded servers, and lock it while the block lasts."""
     data = embedded.prepare(path)
     with embedded.locked(data):
         yield data
@@ -218,7 +218,7 @@ def data_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def running(server: _Server) -> Iterator[_Server]:
-    """Run an embedded server while the block lasts; its data goes with its folder."""
+    """Run an embedded server while the block lasts; its data is removed with its folder."""
     try:
         server.start()
         server.wait_ready()
@@ -228,7 +228,7 @@ def running(server: _Server) -> Iterator[_Server]:
 
 
 def allow_open_files() -> None:
-    """Raise the limit of open files; it holds for the programs that are started after it."""
+    """Raise the limit of open files for this process and for the programs that it starts later."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,10 +1,10 @@
-"""How fast PostgreSQL takes registrations alone, and how fast a worker decides what already waits.
+"""Rates without HTTP: PostgreSQL alone writing registrations, and a worker deciding a backlog.
 
 `limit` writes rows like the service's into the service's own table, 500 in one statement with the counter's
 move, each committed: no ledger, no decision, no audit, no outcome. `limit-all` does so with everything that
 the worker writes for a decision: it takes pending commands, and writes registrations, audit entries whose
-hashes are not chained, and outcomes. `drain` is the real worker on commands that are in the ledger before it
-looks. All write as many registrations.
+hashes are not chained, and outcomes. `drain` is the real worker on commands that are in the ledger before its
+first read. All three write the same number of registrations.
 """
 
 import time
@@ -82,8 +82,8 @@ SELECT %s, uuidv7(), 'register', jsonb_build_object('name', 'User A', 'spotsCoun
        'public'
 FROM generate_series(1, %s)
 """
-# From the first batch's transaction to the last one's: how long the worker took to look is not counted,
-# so the first batch is not either.
+# From the first batch's transaction to the last one's: the worker's delay before its first read is not
+# counted, so the first batch is not either.
 _DRAINED = """
 SELECT count(*) FILTER (WHERE settled_at > first) AS drained,
        extract(epoch FROM max(settled_at) - min(first))::float8 AS seconds
@@ -108,7 +108,7 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def limit(arena: Arena, rows: int, round_: int) -> Bulk:
     """Write so many registrations with PostgreSQL alone, from one connection."""
     (event_id,) = preload.service(arena, events=1, rows=ROWS_BEFORE)
-    last = int(arena.one(_LAST_SEQ))
+    last = int(arena.scalar(_LAST_SEQ))
     before, begin = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]}), time.perf_counter()
     for first in range(last, last + rows, ROWS_PER_STATEMENT):
         arena.database.execute(_LIMIT.encode(), [event_id, first], prepare=True)
@@ -122,7 +122,7 @@ def limit_of_all(arena: Arena, rows: int, round_: int) -> Bulk:
     """Write with PostgreSQL alone what a worker writes for so many commands, from one connection."""
     (event_id,) = preload.service(arena, events=1, rows=ROWS_BEFORE)
     key, database = locks.event_key(event_id), arena.database
-    database.execute(_CLOSE, [event_id])  # its owner lets go of it, and this connection owns it instead
+    database.execute(_CLOSE, [event_id])  # its owner gives the event up, and this connection owns it instead
     database.execute(_OWN, [key])
     try:
         database.execute(_ASK, [event_id, rows])
@@ -146,12 +146,12 @@ def limit_of_all(arena: Arena, rows: int, round_: int) -> Bulk:
 
 
 def drain(arena: Arena, rows: int, round_: int) -> Bulk:
-    """Have the event's owner decide so many commands that are all in the ledger before it looks."""
+    """Have the event's owner decide commands that are all in the ledger before its first read."""
     (event_id,) = preload.service(arena, events=1, rows=ROWS_BEFORE)
-    after_seq = int(arena.one(_LAST_COMMAND))
+    after_seq = int(arena.scalar(_LAST_COMMAND))
     groups = {name: pids for name, pids in arena.groups(DRAIN).items() if name != cpu.API}
     arena.database.execute(_ASK, [event_id, rows])
-    before = cpu.used_us(groups)  # the worker looks only every tick, so asking is not counted as deciding
+    before = cpu.used_us(groups)  # the worker reads only at its tick, so inserting is not counted as deciding
     settled = arena.wait_settled()
     after = cpu.used_us(groups)
     found = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
@@ -177,4 +177,4 @@ RUNS: Mapping[str, Callable[[Arena, int, int], Bulk]] = {
     LIMIT_OF_ALL: limit_of_all,
     DRAIN: drain,
 }
-"""All of them, in the order in which a round goes through them."""
+"""All bulk runs, in the order of a round."""

@@ -1,7 +1,7 @@
-"""Whether what was measured was right, from the tables alone: a fast wrong answer counts for nothing.
+"""Checks a measurement by the tables alone: a fast wrong answer counts for nothing.
 
-All statements look at whole tables: they hold one measurement and nothing else. They rely on how it was
-preloaded: parties of one, nobody cancels, nothing changes but by registering.
+The statements read whole tables, which hold one measurement and nothing else. They rely on the preloaded
+state: all parties are of one spot, no registration is cancelled, and only registering changes a table.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ _RULES = {
                           count(*) FILTER (WHERE status = 'WAITLIST') AS waiting
                    FROM registration GROUP BY event_id) AS found ON found.event_id = event.id
         WHERE spots_reserved <> coalesce(confirmed, 0) OR waitlist_length <> coalesce(waiting, 0)""",
-    "someone waits while a spot is free": """
+    "a registration waits while a spot is free": """
         SELECT count(*) FROM event WHERE waitlist_length > 0 AND spots_reserved < capacity""",
-    "someone was overtaken": """
+    "a registration was overtaken": """
         SELECT count(*) FROM (
             SELECT max(seq) FILTER (WHERE status = 'CONFIRMED') > min(seq) FILTER (WHERE status = 'WAITLIST')
                    AS overtaken
@@ -46,7 +46,7 @@ _RULES = {
               IS DISTINCT FROM (coalesce(entries, 0), coalesce(last, 0), coalesce(registrations, 0),
                                 coalesce(spots, 0))""",
 }
-"""What must hold, and a statement that counts where it does not."""
+"""Each rule, with a statement that counts its violations."""
 
 _LEDGER = "SELECT count(*) FROM command"
 _OVERSOLD = """
@@ -67,17 +67,19 @@ class Found:
 
 def service(arena: Arena, *, preloaded: int, answered: int) -> Found:
     """Check the service's tables after it answered at least `answered` accepted commands."""
-    violations = [f"{rule} ({count} times)" for rule, sql in _RULES.items() if (count := int(arena.one(sql)))]
-    held = int(arena.one(_LEDGER)) - preloaded
+    violations = [
+        f"{rule} ({count} times)" for rule, sql in _RULES.items() if (count := int(arena.scalar(sql)))
+    ]
+    held = int(arena.scalar(_LEDGER)) - preloaded
     if held < answered:
         violations.append(f"{answered} registrations were answered, the ledger holds {held}")
     return Found(oversold=_oversold(arena, "public"), violations=violations)
 
 
 def baseline(arena: Arena) -> Found:
-    """Count what a contestant oversold; it promises nothing that could be violated."""
+    """Count the spots that a contestant oversold; it makes no other promise."""
     return Found(oversold=_oversold(arena, "baseline"), violations=[])
 
 
 def _oversold(arena: Arena, schema: str) -> int:
-    return int(arena.one(_OVERSOLD.format(schema=schema)))
+    return int(arena.scalar(_OVERSOLD.format(schema=schema)))

@@ -1,6 +1,6 @@
-"""What processes have used of the processors, as the kernel counts it in /proc.
+"""Processor time of processes, from the kernel's counts in /proc.
 
-The kernel counts in ticks, usually 10 ms: over seconds of load that is exact enough.
+The kernel counts in ticks, usually of 10 ms, which is exact enough over seconds of load.
 """
 
 import os
@@ -27,7 +27,7 @@ class Seen:
 
 
 class Meter:
-    """What is used of the processors from now on, by group and by other programs."""
+    """The processor time used since the meter was made, by group and by other programs."""
 
     def __init__(self, groups: Mapping[str, Collection[int]]) -> None:
         self._groups = groups
@@ -56,7 +56,7 @@ def used_us(groups: Mapping[str, Collection[int]]) -> dict[str, float]:
 
 
 def machine_us() -> float:
-    """Return the microseconds that all processors have been busy since the machine began, whoever for."""
+    """Return the microseconds that all processors have been busy since the machine started."""
     user, nice, system, _idle, _iowait, irq, soft_irq, steal = map(
         int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     )
@@ -81,7 +81,7 @@ def _everybody() -> dict[int, Seen]:
         if entry.name.isdecimal():
             try:
                 seen[int(entry.name)] = read(Path(entry.path, "stat").read_text())
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
     return seen
 

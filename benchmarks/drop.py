@@ -1,4 +1,4 @@
-"""A whole drop through the service: how much memory its processes hold meanwhile, and whether that stays."""
+"""Measures the memory of the service's processes before, during and after a whole drop."""
 
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import cpu, loading, measure, plan
+from benchmarks import cpu, measure, plan
 from benchmarks.arena import Arena
+from benchmarks.load import runner
 from benchmarks.plan import Point, Trial
 
 SECONDS_PER_LOAD = 10
@@ -18,7 +19,7 @@ _MB_PER_KB = 1.024e-3
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Resident memory of the largest process of a group, in MB: before, at most, and at the end."""
+    """Resident memory in MB of the largest process of a group: before, at most, and at the end."""
 
     before: float
     most: float
@@ -35,14 +36,14 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def drop(arena: Arena, point: Point, registrations: int) -> Drop:
-    """Have so many registrations decided, and watch the API's and the workers' memory."""
+    """Have this many registrations decided, and watch the memory of the API and the workers."""
     ground = measure.ground_of(arena, Trial(plan.DECIDED, point, round=1))
     asked = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
     groups = {cpu.API: [arena.api.pid], cpu.WORKER: [worker.pid for worker in arena.workers]}
     answers, errors, seconds = 0, 0, 0.0
     with _watched(groups) as samples:
         while answers < registrations:
-            heard = loading.run(asked, arena.folder)
+            heard = runner.run(asked, arena.folder)
             answers, errors, seconds = answers + heard.answers, errors + heard.errors, seconds + heard.seconds
             if not heard.answers:
                 break

@@ -1,4 +1,4 @@
-"""Measures one contestant once: fresh tables, a warm-up, the load, then whether the answers were right."""
+"""Measures one contestant once: fresh tables, a warm-up, the load, then a check of the answers."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks import checking, cpu, loading, plan, preload, receipts
+from benchmarks import checking, cpu, plan, preload, receipts
 from benchmarks.arena import Arena
 from benchmarks.checking import Found
-from benchmarks.load import Heard, Load
+from benchmarks.load import runner
+from benchmarks.load.load import Load, LoadResult
 from benchmarks.plan import Point, Trial
 
 BODY = '{"name":"User A","spotsCount":1}'
 HEADERS = {"content-type": "application/json"}
 RESPOND_ASYNC = {**HEADERS, "prefer": "respond-async"}
 DECISION_WAIT_MS = 5_000
-"""How long the service lets a registration wait for its decision before it answers 202 instead of 201."""
+"""The service's wait for a decision, after which its answer is 202 instead of 201."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What one contestant did at one point in one round.
+    """The figures of one contestant at one point in one round.
 
     `cpu_us` is microseconds of processor time per answer, by group of processes. Times to answer are
     milliseconds. `oversold` counts confirmed spots beyond capacity, over the whole measurement.
-    `others_share` is the part of the machine that was busy for anything else at the time.
+    `others_share` is the part of the machine that other programs used at the time.
     `unsent` and `late_p99_ms` are an open loop's: requests that found no connection, and how late the
     generator sent the others.
     """
@@ -53,9 +54,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What a measurement starts from: what to send, and how to look into the tables afterwards.
+    """The start of a measurement: the load to run, and the check of the tables after it.
 
-    `check` is told how many answers there were in all.
+    `check` gets the number of all answers.
     """
 
     load: Load
@@ -66,16 +67,16 @@ class Ground:
 class Watched:
     """A load, with the processor time in microseconds that each group used for it."""
 
-    heard: Heard
+    heard: LoadResult
     used_us: dict[str, float]
     others_share: float
     settled: bool
 
 
 def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None = None) -> Measurement:
-    """Measure one contestant for so many seconds; with `per_second`, in an open loop of that rate."""
+    """Measure one contestant for `seconds`; with `per_second`, in an open loop of that rate."""
     ground = ground_of(arena, trial)
-    warmed = loading.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
+    warmed = runner.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
     asked = msgspec.structs.replace(ground.load, seconds=seconds)
     if per_second is not None:
@@ -94,10 +95,10 @@ def open_loop(asked: Load, per_second: float) -> Load:
 def watch(
     asked: Load, groups: Mapping[str, Collection[int]], folder: Path, wait_settled: Callable[[], bool]
 ) -> Watched:
-    """Put the load on, and account for it until everything that it asked for is decided."""
+    """Run the load, and count processor time until all its commands are decided."""
     meter = cpu.Meter(groups)
-    heard = loading.run(asked, folder)
-    settled = wait_settled()  # who accepts quickly pays for deciding all the same
+    heard = runner.run(asked, folder)
+    settled = wait_settled()  # a contestant that accepts quickly pays for deciding too
     used, others_share = meter.read(heard.cpu_us)
     return Watched(
         heard=heard,
@@ -135,7 +136,7 @@ def _measurement(trial: Trial, watched: Watched, found: Found) -> Measurement:
 
 
 def answers_wrong(watched: Watched) -> list[str]:
-    """Return what is wrong with the service's answers as a whole."""
+    """Return a sentence for each fault of the service's answers as a whole."""
     heard = watched.heard
     wrong = [] if watched.settled else ["accepted registrations stay undecided"]
     if heard.errors:
@@ -146,7 +147,7 @@ def answers_wrong(watched: Watched) -> list[str]:
 
 
 def ground_of(arena: Arena, trial: Trial) -> Ground:
-    """Fill the tables for a contestant, and make sure that it answers as it should."""
+    """Fill the tables for a contestant, and check one answer of it."""
     point = trial.point
     if trial.contestant in plan.BASELINES:
         events = preload.baseline(arena, events=point.events, rows=point.rows)
@@ -170,7 +171,10 @@ def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
         waitlist=not sold_out,
     )
     slugs, url = list(events.values()), arena.api.url
-    recorded = contestant in {plan.DECIDED, plan.ACCEPTED}  # of the others' answers none needs a command
+    recorded = contestant in {
+        plan.DECIDED,
+        plan.ACCEPTED,
+    }  # no answer of the other contestants needs a command
 
     def check(answers: int) -> Found:
         return checking.service(arena, preloaded=share * point.events, answered=answers if recorded else 0)
@@ -186,7 +190,7 @@ def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
 
 
 def _load(url: str, point: Point, slugs: list[str], headers: dict[str, str], expected: HTTPStatus) -> Load:
-    """Return registrations for all events in turn; the seconds are the caller's to set."""
+    """Return registrations for all events in turn; the caller sets the seconds."""
     return Load(
         url=url,
         method="POST",

@@ -1,4 +1,4 @@
-"""What a benchmark measures, in which order, and for how long."""
+"""The plan of a benchmark: its measurements, their order and their duration."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ from typing import TypedDict
 from benchmarks.processes import BenchmarkError
 
 DECIDED, ACCEPTED, POLLED, REFUSED = SERVICE = ("admitone", "admitone-202", "admitone-polls", "admitone-409")
-"""The service, asked for decisions, for receipts, for what became of one, and when it is sold out."""
+"""The service in four roles: it decides, gives receipts, answers polls of receipts, refuses when sold out."""
 EMPTY, COUNT, LOCK, COUNTER = BASELINES = ("empty", "count", "lock", "counter")
 DECIDING = (COUNT, LOCK, COUNTER, DECIDED)
-"""Whose cost could grow with what there is."""
+"""The contestants whose cost could grow with the rows and the events."""
 
 CONNECTIONS = (1, 16, 64, 256, 1_000)
 ROWS = (1_000, 100_000, 1_000_000)
 EVENTS = (1, 10, 1_000)
 CONNECTIONS_MAX, ROWS_MAX, EVENTS_MAX, SECONDS_MAX, ROUNDS_MAX = 10_000, 10_000_000, 10_000, 60, 20
 MAIN_CONNECTIONS = 256
-"""Where rows and events are varied, and all is compared."""
+"""The connections at which rows and events are varied, and all contestants are compared."""
 OPEN_LOOP_SHARE = 0.7
-"""Of the decided/s that the closed loop measured."""
+"""The open loop's rate, as a part of the decided/s of the closed loop."""
 OPEN_LOOP_CONNECTIONS = 1_000
-"""So many that an arrival finds one free unless the service stalls."""
+"""Enough for each arrival to find a free connection unless the service stalls."""
 WARM_UP_SECONDS = 1
 QUICK_SECONDS_ELSEWHERE = 1
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Point:
-    """So many connections ask for so many events that have so many registrations together."""
+    """The connections of the load, the registrations in the tables, and the events they belong to."""
 
     connections: int
     rows: int
@@ -46,9 +46,9 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One run; refuses what makes no sense. `seconds` is the time of each measurement that counts most.
+    """One run; raises `BenchmarkError` for values out of range. `seconds` is the time of a main measurement.
 
-    `drop` is how many registrations the drop has in which memory is watched; with none there is no drop.
+    `drop` is the number of registrations of the drop in which memory is watched; with 0 there is no drop.
     """
 
     quick: bool
@@ -81,7 +81,7 @@ class Plan:
         return Point(at_once, self.rows[0], self.events[0])
 
     def seconds_at(self, point: Point) -> int:
-        """Return how long to measure there: a quick run takes its time only where all are compared."""
+        """Return the seconds of a measurement: a quick run takes its full time only at the main point."""
         return self.seconds if point == self.main or not self.quick else QUICK_SECONDS_ELSEWHERE
 
     def trials(self) -> Iterator[Trial]:
@@ -94,8 +94,9 @@ class Plan:
     def _points(self) -> Iterator[tuple[Point, Sequence[str]]]:
         main = self.main
         for connections in self.connections:
-            everybody = (*BASELINES, *SERVICE) if connections == main.connections or not self.quick else ()
-            yield Point(connections, main.rows, main.events), everybody or (EMPTY, COUNTER, DECIDED)
+            everyone = connections == main.connections or not self.quick
+            contestants = (*BASELINES, *SERVICE) if everyone else (EMPTY, COUNTER, DECIDED)
+            yield Point(connections, main.rows, main.events), contestants
         for rows in self.rows[1:]:
             yield Point(main.connections, rows, main.events), DECIDING
         for events in self.events[1:]:
@@ -111,7 +112,7 @@ def numbers(text: str) -> list[int]:
 
 
 class Options(TypedDict, total=False):
-    """What a run is asked for on the command line; lists are numbers with commas between."""
+    """The options of the command line; a list is numbers with commas between."""
 
     quick: bool
     connections: str | None
@@ -132,17 +133,17 @@ def plan(  # noqa: PLR0913 - one parameter for each option
     rounds: int | None = None,
     drop: int | None = None,
 ) -> Plan:
-    """Return the plan that the options ask for; what is not given is that of a full or a quick run."""
-    some = QUICK if quick else FULL
+    """Return the plan of these options; an option that is left out is that of a full or a quick run."""
+    default = QUICK if quick else FULL
     return Plan(
         quick=quick,
-        connections=numbers(connections) if connections else some.connections,
-        rows=numbers(rows) if rows else some.rows,
-        events=numbers(events) if events else some.events,
-        seconds=some.seconds if seconds is None else seconds,
-        rounds=some.rounds if rounds is None else rounds,
-        drain_rows=some.drain_rows,
-        drop=some.drop if drop is None else drop,
+        connections=numbers(connections) if connections else default.connections,
+        rows=numbers(rows) if rows else default.rows,
+        events=numbers(events) if events else default.events,
+        seconds=default.seconds if seconds is None else seconds,
+        rounds=default.rounds if rounds is None else rounds,
+        drain_rows=default.drain_rows,
+        drop=default.drop if drop is None else drop,
     )
 
 

@@ -1,9 +1,9 @@
-"""The tables as a measurement begins: nothing in them but its own events and their registrations.
+"""Prepares the tables for a measurement: they hold its own events and registrations, and nothing else.
 
-Emptied and filled anew for each measurement, so that every contestant finds the same. An event has the
-registrations that are asked for, all confirmed, and `SPOTS_LEFT` spots left. The service's registrations
-have their commands, outcomes, places and audit entries, numbered as they must be; only the hashes of these
-audit entries are not chained, which takes the chain of a preloaded event out of what can be checked.
+The tables are emptied and filled for each measurement, so that every contestant finds the same. An event has
+its number of registrations, all confirmed, and `SPOTS_LEFT` spots left. The service's registrations have
+their commands, outcomes, places and numbered audit entries; only the hashes of these audit entries are not
+chained, so the chain of a preloaded event cannot be checked.
 """
 
 import secrets
@@ -14,11 +14,11 @@ from benchmarks.arena import Arena
 SPOTS_LEFT = 500
 LOCK_SECONDS_MAX = 10
 OLD_SECONDS = 5
-"""Events are removed when their owners have let go of them for certain."""
+"""Events are removed when their owners have given them up for certain."""
 
-# Removing rows would leave the next measurement to wade through them. The trail refuses to be emptied;
-# these servers are the benchmark's own, and it may overrule the trigger.
-# The event's table comes first, as for an owner: one may still be answering a late ring.
+# TRUNCATE, because dead rows would slow the next measurement. A trigger refuses to empty the trail;
+# these servers are the benchmark's own, so it may switch the trigger off.
+# The event's table is locked first, as an owner does: a worker may still be handling a late wake message.
 _EMPTY = f"""
 BEGIN;
 SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s';
@@ -77,7 +77,7 @@ Events = dict[UUID, str]
 
 
 def empty(arena: Arena) -> None:
-    """Take every registration out of all tables, and every result out of the result backend."""
+    """Remove every registration from all tables, and every result from the result backend."""
     arena.database.execute(_EMPTY.encode())
     arena.results.flushdb()
 
@@ -106,7 +106,7 @@ def service(
 
 
 def baseline(arena: Arena, *, events: int, rows: int) -> Events:
-    """Fill the other contestants' tables likewise."""
+    """Fill the baselines' tables with `rows` registrations, an equal share for each event."""
     empty(arena)
     wanted = {"slug": _slug(), "events": events, "rows": rows // events, "spots_left": SPOTS_LEFT}
     made: Events = dict(arena.database.execute(_BASELINE, wanted).fetchall())
@@ -116,7 +116,7 @@ def baseline(arena: Arena, *, events: int, rows: int) -> Events:
 
 
 def _tidy(arena: Arena) -> None:
-    """Do now what the server would do in the background, in the middle of a measurement."""
+    """Do the server's background work now, so that it does not happen in the middle of a measurement."""
     for statement in _TIDY:
         arena.database.execute(statement.encode())
 

@@ -1,4 +1,4 @@
-"""The servers that are measured, as processes of this one that are stopped by their pids."""
+"""The measured servers: child processes that are stopped by their pids."""
 
 import asyncio
 import os
@@ -25,11 +25,11 @@ HOST = "127.0.0.1"
 
 
 class BenchmarkError(Exception):
-    """The benchmark cannot take place, or not go on; the message says why, log lines may follow."""
+    """The benchmark cannot start or cannot go on; the message says why, log lines may follow."""
 
 
 class Process:
-    """One program with a log of its own; it may be started again."""
+    """A program with a log of its own; it may be started again."""
 
     def __init__(  # noqa: PLR0913 - a process with all that it is started with
         self,
@@ -56,7 +56,7 @@ class Process:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the program; does not wait until it is ready."""
+        """Start the program without waiting until it is ready."""
         self._process = child_processes.spawn(
             [*child_processes.dies_with_parent(signal.SIGTERM), *self._argv],
             log=self.log,
@@ -66,18 +66,18 @@ class Process:
         )
 
     def ask_to_stop(self) -> None:
-        """Tell the program to stop, if it was started; `stop` waits for it."""
+        """Signal the program to stop, if it was started; `stop` waits for its end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the program, if it was started; what does not go is killed."""
+        """Stop the program, if it was started; kill it after `STOP_SECONDS_MAX`."""
         if self._process is not None:
             child_processes.stop(self._process, number, STOP_SECONDS_MAX)
             self._process = None
 
     def check(self) -> None:
-        """Raise `BenchmarkError` with the program's last words if it has ended."""
+        """Raise `BenchmarkError` with the end of the program's log if it has ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
             raise BenchmarkError(f"{self.name} ended (exit status {status}){child_processes.tail(self.log)}")
 
@@ -120,7 +120,7 @@ class HttpServer(Process):
 
 
 def module(*argv: str) -> list[str]:
-    """Return what starts a module of this checkout: its name, and its arguments."""
+    """Return the command line that runs a module of this checkout with these arguments."""
     return [sys.executable, "-m", *argv]
 
 
@@ -130,6 +130,6 @@ def listen() -> socket.socket:
 
 
 def environment(**values: str) -> dict[str, str]:
-    """Return this process's environment, without what points programs at another installation."""
+    """Return this process's environment without the variables that name another installation."""
     foreign = ("ADMITONE_", "PG")
     return {**{k: v for k, v in os.environ.items() if not k.startswith(foreign)}, **values}

@@ -1,15 +1,15 @@
-"""Single requests around a load: whether it will be answered as it should be, and receipts to poll."""
+"""Single requests before a load: one that checks the expected answer, and receipts to poll."""
 
 import asyncio
 
 import msgspec
 
-from benchmarks.load import Load
+from benchmarks.load.load import Load
 from benchmarks.processes import BenchmarkError
 from ops.rehearsal import http_client
 
 RECEIPTS = 256
-"""How many different receipts are polled in turn."""
+"""The number of different receipts that are polled in turn."""
 RECEIPT_CONNECTIONS = 32
 
 
@@ -22,16 +22,16 @@ async def probe(load: Load) -> None:
     async with http_client.Connection(load.url) as connection:
         answer = await _ask(connection, load, load.paths[0])
     if answer.status != load.expected:
-        said = answer.body[:500].decode(errors="replace")
-        raise BenchmarkError(f"{load.method} {load.paths[0]} answered HTTP {answer.status}: {said}")
+        body = answer.body[:500].decode(errors="replace")
+        raise BenchmarkError(f"{load.method} {load.paths[0]} answered HTTP {answer.status}: {body}")
 
 
 async def polls(load: Load) -> Load:
-    """Register `RECEIPTS` times, and return the load that asks what became of each in turn."""
+    """Register `RECEIPTS` times, and return a load that reads each receipt in turn."""
     paths = [load.paths[n % len(load.paths)] for n in range(RECEIPTS)]
     parts = [paths[n::RECEIPT_CONNECTIONS] for n in range(RECEIPT_CONNECTIONS)]
-    found = await asyncio.gather(*(_receipts(load, part) for part in parts))
-    receipts = [path for part in found for path in part]
+    receipts_by_part = await asyncio.gather(*(_receipts(load, part) for part in parts))
+    receipts = [path for part in receipts_by_part for path in part]
     return msgspec.structs.replace(load, method="GET", paths=receipts, headers={}, body="", expected=200)
 
 

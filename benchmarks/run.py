@@ -1,4 +1,4 @@
-"""`admitone bench`: the service beside its alternatives, on one machine, in one run."""
+"""`admitone bench`: measures the service and its alternatives on one machine, in one run."""
 
 import json
 import sys
@@ -8,16 +8,17 @@ from typing import Unpack
 import msgspec
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, cpu, machine, measure, plan, plot, printing, report
+from benchmarks import bulk, cpu, measure, plan
 from benchmarks import drop as drops
 from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
 from benchmarks.plan import Options, Plan, Trial
-from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import OpenLoop, Report, Results
+from benchmarks.report import machine, plot, printing, report
+from benchmarks.report.printing import Progressed
+from benchmarks.report.report import OpenLoop, Report, Results
 from ops.embedded.unprivileged import EmbeddedError
 from ops.rehearsal import temporary_stack
 
@@ -26,10 +27,10 @@ REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
 
 
 def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[Options]) -> int:
-    """Run the benchmark, show and keep its report; return the exit code.
+    """Run the benchmark, show its report and write it to files; return the exit status.
 
-    0: everything was measured and every answer was right; 1: something was wrong, and the report says
-    what; 2: it could not take place, and standard error says why.
+    0: all was measured and every answer was right; 1: the report names violations; 2: the benchmark could
+    not run, and standard error says why.
     """
     try:
         asked = plan.plan(**options)
@@ -39,7 +40,7 @@ def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[O
         ):
             found = run(asked, progressed)
     except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - told to a person
+        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
         return 2
     _keep(found, asked, output)
     if as_json:
@@ -51,9 +52,9 @@ def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[O
 
 
 def run(asked: Plan, progressed: Progressed = lambda _what: None) -> Report:
-    """Measure all that the plan asks for; raises `BenchmarkError` or `EmbeddedError` when that cannot be.
+    """Measure all points of the plan; raises `BenchmarkError` or `EmbeddedError` if it cannot.
 
-    `progressed` is told what was measured, `steps(asked)` times.
+    `progressed` is called after each measurement, `steps(asked)` times.
     """
     with arenas.opened(asked.workers) as arena:
         results = _measure_all(arena, asked, progressed)
@@ -65,7 +66,7 @@ def run(asked: Plan, progressed: Progressed = lambda _what: None) -> Report:
 
 
 def steps(asked: Plan) -> int:
-    """Return how many measurements the plan asks for."""
+    """Return the number of measurements of the plan."""
     return len(list(asked.trials())) + len(bulk.RUNS) * asked.rounds + 2
 
 
@@ -113,16 +114,16 @@ def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop, dr
 
 
 def _violations(results: Results, open_loop: OpenLoop, dropped: Drop | None) -> list[str]:
-    measured = [one for rounds in results.by_place.values() for one in rounds.values()]
-    found = [
-        f"{one.contestant}, {one.connections} connections, {one.rows} rows, {one.events} events, "
-        f"round {one.round}: {violation}"
-        for one in [*measured, open_loop.measured]
-        for violation in one.violations
+    measured = [m for rounds in results.by_place.values() for m in rounds.values()]
+    violations = [
+        f"{m.contestant}, {m.connections} connections, {m.rows} rows, {m.events} events, "
+        f"round {m.round}: {violation}"
+        for m in [*measured, open_loop.measured]
+        for violation in m.violations
     ]
-    in_bulk = [one for rounds in results.bulk.values() for one in rounds.values()]
-    found += [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
-    return found + [f"drop: {violation}" for violation in (dropped.violations if dropped else [])]
+    in_bulk = [b for rounds in results.bulk.values() for b in rounds.values()]
+    violations += [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
+    return violations + [f"drop: {violation}" for violation in (dropped.violations if dropped else [])]
 
 
 def _keep(found: Report, asked: Plan, output: Path) -> None:

@@ -1,8 +1,8 @@
-"""Child processes that are not lost: started apart, found again, and stopped by their pid.
+"""Starts child processes, finds them again, and stops them by their pids.
 
-A child gets a session of its own, so that Ctrl-C on the terminal reaches only its parent, and a log file,
-never a pipe that nobody might read. The kernel signals it when its parent dies. Where that fails, a later
-start finds what was left by the arguments it runs with: a pid file may be stale, or its number reused.
+A child has a session of its own, so that Ctrl-C on the terminal reaches only its parent, and a log file,
+never a pipe, which can fill up. The kernel signals the child when its parent dies. Where the kernel cannot, a
+later start finds the child by its arguments: a pid file may be stale, or its number reused.
 """
 
 import os
@@ -15,18 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-Mine: TypeAlias = Callable[[int, Sequence[str]], bool]
-"""Tells by pid and arguments whether a process is one of ours."""
+Matches: TypeAlias = Callable[[int, Sequence[str]], bool]
+"""A function that recognises a process by its pid and arguments."""
 POLL_SECONDS = 0.02
 KILL_SECONDS_MAX = 5.0
-"""How long the kernel may take to end a process after SIGKILL; a disk that hangs can hold it longer."""
+"""The time in which the kernel ends a process after SIGKILL; a disk that hangs can delay it longer."""
 TAIL_LINES = 12
 TAIL_BYTES = 8_192
 
 
 @cache
 def _parent_death_tool() -> bool:
-    """Whether this system's ``setpriv`` can ask the kernel to signal a child when its parent dies."""
+    """Return True if this system's ``setpriv`` can have the kernel signal a child when its parent dies."""
     if shutil.which("setpriv") is None:
         return False
     probe = ["setpriv", "--pdeathsig", "TERM", "--", "true"]
@@ -36,7 +36,7 @@ def _parent_death_tool() -> bool:
 def dies_with_parent(number: signal.Signals) -> tuple[str, ...]:
     """Return the command prefix that makes a child receive this signal when its parent dies.
 
-    Empty where the platform offers none; the next start then finds and stops what was left. The kernel
+    The prefix is empty where the platform has none; the next start then finds and stops the child. The kernel
     counts the *thread* that started the child as its parent: start children from a thread that lives.
     """
     return ("setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--") if _parent_death_tool() else ()
@@ -60,7 +60,7 @@ def spawn(
 
 
 def stop(process: subprocess.Popen[bytes], number: signal.Signals, seconds: float) -> bool:
-    """Signal a child and wait; kill it when it is still there after ``seconds``. True: it went by itself."""
+    """Signal a child and wait; kill it after ``seconds``. Return True if it ended by itself."""
     process.send_signal(number)
     try:
         process.wait(max(seconds, 0))
@@ -71,32 +71,32 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals, seconds: floa
     return True
 
 
-def stop_found(mine: Mine, number: signal.Signals, seconds: float) -> list[int]:
-    """Signal every process whose arguments are ``mine``, wait, kill the rest; return the pids found.
+def stop_found(matches: Matches, number: signal.Signals, seconds: float) -> list[int]:
+    """Signal every process that ``matches``, wait, kill those that are left; return the pids.
 
-    Raises `TimeoutError` when one outlives even SIGKILL.
+    Raises `TimeoutError` if a process outlives even SIGKILL.
     """
-    stopped = found = find(mine)
+    stopped = living = find(matches)
     for sign, wait in ((number, seconds), (signal.SIGKILL, KILL_SECONDS_MAX)):
-        for pid in found:
+        for pid in living:
             _signal(pid, sign)
         deadline = time.monotonic() + wait
-        while found and time.monotonic() < deadline:
+        while living and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            found = find(mine)
-        if not found:
+            living = find(matches)
+        if not living:
             return stopped
-    raise TimeoutError(f"process {', '.join(map(str, found))} does not end")
+    raise TimeoutError(f"process {', '.join(map(str, living))} does not end")
 
 
-def find(mine: Mine) -> list[int]:
-    """Return the pids of living processes whose arguments are ``mine``; never this process."""
+def find(matches: Matches) -> list[int]:
+    """Return the pids of the living processes that ``matches``; never this process."""
     pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
-    return [pid for pid in pids if pid != os.getpid() and (args := arguments(pid)) and mine(pid, args)]
+    return [pid for pid in pids if pid != os.getpid() and (args := arguments(pid)) and matches(pid, args)]
 
 
 def arguments(pid: int) -> list[str]:
-    """Return a process's arguments; empty when it is gone, a zombie or a kernel thread."""
+    """Return a process's arguments; empty if it has ended or is a kernel thread."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -105,7 +105,7 @@ def arguments(pid: int) -> list[str]:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """Return the environment a process was started with; empty when it is gone or not ours to read."""
+    """Return the environment a process was started with; empty if it has ended or may not be read."""
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -114,7 +114,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def folder(pid: int) -> Path | None:
-    """Return a process's working directory; None when it is gone or not ours to read."""
+    """Return a process's working directory; None if it has ended or may not be read."""
     try:
         return Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
@@ -122,7 +122,7 @@ def folder(pid: int) -> Path | None:
 
 
 def size(log: Path) -> int:
-    """Return a log's length in bytes now, for `tail` to start from."""
+    """Return a log's length in bytes, from which `tail` can start."""
     return log.stat().st_size if log.exists() else 0
 
 

@@ -1,4 +1,4 @@
-"""The errors that the command line tells in a line; each says what a person can do."""
+"""The errors that the command line prints as one line, with the action that helps."""
 
 from typing import ClassVar
 
@@ -7,4 +7,4 @@ class ExpectedError(Exception):
     """An error without a traceback: its message is for a person, and its class has the exit status."""
 
     exit_status: ClassVar[int] = 2
-    """2 when the caller must change something, 1 when the running failed."""
+    """2 if the caller must change something, 1 if the program failed."""

@@ -1,4 +1,4 @@
-"""How a process that lives long keeps the garbage collector out of its way."""
+"""Settings of the garbage collector for long-lived processes."""
 
 import gc
 
@@ -6,9 +6,9 @@ _ALLOCATIONS_BETWEEN_COLLECTIONS = 20_000
 
 
 def freeze() -> None:
-    """Take what is loaded now for permanent, and look for cycles rarely: the hot paths make none.
+    """Treat all present objects as permanent, and collect rarely: the hot paths make no cycles.
 
-    Called once, when everything is imported and connected.
+    Call this once, after all imports and connections.
     """
     gc.collect()
     gc.freeze()

@@ -1,8 +1,7 @@
 """Every setting of the service, read once from ``ADMITONE_*`` environment variables.
 
 A wrong value stops the process before it touches anything, with one line that names the variable.
-Limits are checked against their neighbours: a limit that could never bite, or that another limit
-would always cut short, is refused too.
+Limits are checked against related limits: a limit that would have no effect is refused too.
 """
 
 from functools import cache
@@ -26,7 +25,7 @@ class SettingsError(ExpectedError):
 
 
 class DatabaseSettings(BaseSettings):
-    """All that the migrations need."""
+    """The settings that the migrations need."""
 
     model_config = SettingsConfigDict(env_prefix="ADMITONE_", frozen=True, extra="ignore")
 
@@ -35,7 +34,7 @@ class DatabaseSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _psycopg_url(cls, value: str) -> str:
-        """Name the driver, so that ``postgresql://`` and ``postgres://`` mean psycopg."""
+        """Add the driver's name, so that ``postgresql://`` and ``postgres://`` use psycopg."""
         try:
             url = make_url(value)
         except ArgumentError as error:
@@ -46,7 +45,7 @@ class DatabaseSettings(BaseSettings):
 
 
 class Settings(DatabaseSettings):
-    """One frozen set of settings; see ``docs/operating.md`` for what each is good for."""
+    """All settings of the service, frozen; ``docs/operating.md`` explains each."""
 
     broker_url: str
     result_url: str
@@ -108,8 +107,8 @@ class Settings(DatabaseSettings):
 
 
 def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
-    scheme, separator, rest = value.partition("://")
-    if not separator or not rest or scheme not in schemes:
+    scheme, separator, address = value.partition("://")
+    if not separator or not address or scheme not in schemes:
         raise ValueError(f"must be a URL that starts with one of {', '.join(f'{s}://' for s in schemes)}")
     return value
 

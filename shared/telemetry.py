@@ -7,7 +7,7 @@ import structlog
 
 from shared.settings import Settings
 
-# A line per ring says nothing about a registration.
+# These loggers write a line for each wake message, which is no use for a registration.
 _CHATTY = ("celery.app.trace", "celery.worker.strategy")
 
 

@@ -1,7 +1,7 @@
 """Applies events' pending commands: lock and load, decide, save; one transaction a batch.
 
 A batch is all or nothing. One event's batch that cannot be written is applied again in smaller ones, so that
-the command at fault is settled as `Failed` and the others as if it had not been there.
+the command at fault is settled as `Failed` and the others as if it did not exist.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,9 +20,8 @@ from worker.save import BatchWriter, GuardRefused
 
 log = structlog.get_logger(__name__)
 
-_HEAL_COUNTER: commands.Kind = "heal_counter"
-# Errors that one command's data, or a broken invariant, can cause. All other errors of the database are
-# trouble of its own: the batch stays pending and is tried again.
+# Errors that one command's data, or a broken invariant, can cause. After any other error of the database the
+# batch stays pending and is tried again.
 _POISON = (psycopg.IntegrityError, psycopg.DataError, GuardRefused)
 _FIRST_PART, _PART_MAX = 32, 256
 """Commands that are decided before the database begins to write, and at most while it writes."""
@@ -34,7 +33,7 @@ class _Incident(NamedTuple):
     settled: SettledCommand
     error: BaseException
 
-    def tell(self) -> None:
+    def report(self) -> None:
         assert isinstance(self.settled.outcome, Failed), "an incident is a failure"
         log.error(
             "command_failed",
@@ -44,12 +43,12 @@ class _Incident(NamedTuple):
         )
 
 
-_Turn = tuple[LoadedEvent, PendingCommand | _Incident]
+_Undecided = tuple[LoadedEvent, PendingCommand | _Incident]
 """A command that is to be decided, or that cannot be read, with its event."""
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
-    """Nothing of a batch was written, because of one of its commands; the cause has the reason."""
+    """A batch was rolled back because of one of its commands; the cause has the reason."""
 
     def __init__(self, command_ids: list[UUID]) -> None:
         super().__init__(f"{len(command_ids)} commands, from {command_ids[0]} on")
@@ -57,7 +56,7 @@ class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise Batc
 
 
 class DecisionRaised(Exception):  # noqa: N818 - likewise
-    """A decision stopped half way: the roster holds a part of it, and must be thrown away."""
+    """A decision raised an error: the roster holds a part of its changes and must be discarded."""
 
 
 def _nothing() -> None:
@@ -70,9 +69,9 @@ def apply(
     commands_max: int,
     meanwhile: Callable[[], None] = _nothing,
 ) -> list[SettledCommand]:
-    """Decide at most `commands_max` pending commands of these events and commit; return what was settled.
+    """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
 
-    One event's commands are settled even when the database refuses them together. For more than one event
+    One event's commands are settled even if the database refuses their batch. For more than one event
     that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile: the caller
     applies the events one by one. The session must be in autocommit mode. `meanwhile` is called once all
     statements are sent, while PostgreSQL executes them; it must not raise.
@@ -99,48 +98,44 @@ def _apply(
     settled: list[SettledCommand] = []
     with session.transaction():
         locked = load.lock_events(session, event_ids, commands_max)
-        batches = [[_read(event.id, row) for row in _batch(event)] for event in locked]
-        decidable = [
-            (event, [command for command in batch if isinstance(command, PendingCommand)])
-            for event, batch in zip(locked, batches, strict=True)
-        ]
-        loaded = load.rosters(session, decidable)
-        turns = [(e, command) for e, batch in zip(loaded, batches, strict=True) for command in batch]
-        writer = BatchWriter(session)
+        if not locked:
+            return []
         try:
+            undecided = _undecided(session, locked)
+            writer = BatchWriter(session)
             with session.pipeline():
-                for part in _parts(turns):  # PostgreSQL writes one part while the next is decided
+                for part in _parts(undecided):  # PostgreSQL writes one part while the next is decided (0013)
                     decided = [_decide(event, command) for event, command in part]
                     writer.save({event.id: event for event, _ in part}.values(), decided)
                     settled += decided
                 meanwhile()
             writer.check()
         except (*_POISON, DecisionRaised) as error:
-            raise BatchRefused([row[0] for event in locked for row in _batch(event)]) from error
-    for _, command in turns:
+            raise BatchRefused([id_ for event in locked for id_, *_ in event.pending]) from error
+    for _, command in undecided:
         if isinstance(command, _Incident):
-            command.tell()
+            command.report()
     return settled
 
 
-def _batch(event: LockedEvent) -> list[PendingRow]:
-    """Return the event's commands of this batch: a recount is of the rows as they are, so it goes alone."""
-    for place, (_, _, kind, *_) in enumerate(event.pending):
-        if kind == _HEAL_COUNTER:
-            return event.pending[: max(place, 1)]
-    return event.pending
+def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecided]:
+    """Read the events' commands and load their rosters; return all commands in the order to decide."""
+    batches = [[_read(event.id, row) for row in event.pending] for event in locked]
+    readable = [[command for command in batch if isinstance(command, PendingCommand)] for batch in batches]
+    loaded = load.rosters(session, list(zip(locked, readable, strict=True)))
+    return [(event, command) for event, batch in zip(loaded, batches, strict=True) for command in batch]
 
 
-def _parts(turns: Sequence[_Turn]) -> Iterator[Sequence[_Turn]]:
+def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
     """Divide a batch into parts, each up to twice as large as the one that is written meanwhile."""
     first, size = 0, _FIRST_PART
-    while first < len(turns):
-        yield turns[first : first + size]
+    while first < len(undecided):
+        yield undecided[first : first + size]
         first, size = first + size, min(2 * size, _PART_MAX)
 
 
 def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list[SettledCommand]:
-    """Apply so many refused commands in smaller batches: a command that is refused alone fails.
+    """Apply `count` refused commands in smaller batches: a command that is refused alone fails.
 
     A refused batch is halved; after an accepted one the size doubles.
     """
@@ -177,7 +172,7 @@ def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseExcepti
         writer = BatchWriter(session)
         writer.save([], [incident.settled])
         writer.check()
-    incident.tell()
+    incident.report()
     return [incident.settled]
 
 

@@ -1,4 +1,4 @@
-"""All that AdmitOne attaches to Celery's worker.
+"""The hooks by which Celery's worker becomes an owner of events.
 
 It relies on these internals of Celery and kombu:
 
@@ -61,12 +61,12 @@ class OwnerStep(bootsteps.StartStopStep):
         c.app.owner.detach()
 
     def shutdown(self, c: Any) -> None:  # noqa: ANN401
-        """Hand all events over."""
+        """Give up all events."""
         c.app.owner.close()
 
 
 class LedgerConsumer(Consumer):
-    """A consumer that goes on deciding from the ledger while the broker cannot be reached."""
+    """A consumer whose owner goes on deciding while the broker cannot be reached (decision 0030)."""
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[..., Any]:
         """Return the handler of a message; a delivered message has left its queue: nothing is to be acked."""
@@ -79,7 +79,7 @@ class LedgerConsumer(Consumer):
         return receive_delivered
 
     def ensure_connected(self, conn: Connection) -> Connection:
-        """Return a live connection, trying once a tick for as long as it takes."""
+        """Return a live connection; try once a tick until the broker can be reached."""
         owner: Owner = self.app.owner  # type: ignore[attr-defined]
 
         def tick() -> None:
@@ -100,10 +100,10 @@ def apply_commands(event_ids: Collection[str]) -> None:
 
 
 def handle_at_once(_task: object, app: Any, *_: object, **__: object) -> Callable[..., None]:  # noqa: ANN401
-    """Return Celery's way to take up a wake message: at once, where it is read.
+    """Return Celery's strategy for wake messages: handle each at once, where it is read.
 
-    Celery's usual strategy keeps account of each task (revoke, retry, acknowledgement, events), which costs
-    more than finding the pending commands (decision 0002).
+    Celery's usual strategy tracks each task (revoke, retry, acknowledgement, events), which costs more than
+    finding the pending commands (decision 0002).
     """
     owner: Owner = app.owner
 

@@ -1,7 +1,7 @@
-"""Locks events and loads their rosters: all that the decisions on their pending commands can ask for.
+"""Locks events and loads their rosters: all rows that decisions on their pending commands can need.
 
 A row lock lasts to the end of the transaction, which also saves the decisions. An event that another session
-has locked is not waited for but left for later, so that it does not delay the other events.
+has locked is skipped until later, so that it does not delay the other events.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,6 +37,8 @@ RECOUNT = statements.load(_SQL / "recount.sql")
 
 _EVENTS_WITH_FULL_SHARE = 8
 """In a batch of more events no event gets more than this share of it."""
+
+_HEAL_COUNTER: commands.Kind = "heal_counter"
 
 Session = psycopg.Connection[TupleRow]
 PendingRow = tuple[UUID, int, str, msgspec.Raw, str, datetime]
@@ -87,10 +89,11 @@ _DECODER = msgspec.json.Decoder(LockedEvent)
 
 
 def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
-    """Lock those of these events that have pending commands, until the transaction ends.
+    """Lock the events among these that have pending commands, until the transaction ends.
 
-    At most `commands_max` commands in all; of very many events none gets more than a share of it. Raises
-    `Overtaken` when the look at the ledger was older than an event's row.
+    The events have at most `commands_max` commands in all; with very many events none has more than a share.
+    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). Raises
+    `Overtaken` if the statement read the ledger before another session changed an event's row.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
@@ -98,6 +101,10 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     events = [_DECODER.decode(row) for (row,) in session.execute(LOCK_EVENTS, parameters)]
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
+    for event in events:
+        heal = next((place for place, row in enumerate(event.pending) if row[2] == _HEAL_COUNTER), None)
+        if heal is not None:
+            del event.pending[max(heal, 1) :]
     return events
 
 

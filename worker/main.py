@@ -29,14 +29,14 @@ def _setup_logging(**_: object) -> None:
 
 
 def serve() -> None:
-    """Run this process as a worker until SIGTERM or SIGINT; ends after the batch in hand."""
+    """Run this process as a worker until SIGTERM or SIGINT; end after the current batch."""
     app.worker_main(
         [
             "--quiet",
             "worker",
             "--pool=solo",
             "--concurrency=1",
-            # Two of one name on a host would fight over the broker's one exclusive queue of that name.
+            # Two workers of one name on a host would compete for the broker's exclusive queue of that name.
             f"--hostname=worker-{os.getpid()}@%h",
             "--without-gossip",
             "--without-mingle",

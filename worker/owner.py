@@ -22,7 +22,7 @@ from worker.run_queue import RunQueue
 log = structlog.get_logger(__name__)
 
 _SLICE_SECONDS = 0.02
-"""For so long an owner decides before it reads the next message."""
+"""The time for which an owner decides before it reads the next message."""
 
 
 class Consumer(Protocol):
@@ -51,7 +51,7 @@ class Owner:
         self._scheduled = False
 
     def attach(self, consumer: Consumer) -> None:
-        """Consume the queues of all owned events: the broker is there."""
+        """Consume the queues of all owned events, now that the broker is connected."""
         self._consumer = consumer
         self._scheduled = False  # it belonged to the event loop of the connection before
         if self._ownership is not None:
@@ -70,7 +70,7 @@ class Owner:
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the events, and apply pending commands that no message told of."""
+        """Rebalance the events, and apply pending commands without a message."""
         self._publisher.publish()
         try:
             change = self._joined().rebalance()
@@ -83,7 +83,7 @@ class Owner:
         self._apply_for_a_while()
 
     def wake(self, event_ids: Collection[UUID]) -> None:
-        """Decide the pending commands of those of these events that this process owns, now or soon."""
+        """Decide the pending commands of these events, as far as this process owns them, now or soon."""
         self._queue.add(event_ids)
         if not self._scheduled:
             self._apply_for_a_while()
@@ -124,7 +124,7 @@ class Owner:
             return
         self._queue.settled(event_ids, settled, commands_max)
         self._publisher.add(settled)
-        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile
+        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
             self._publisher.publish()
 
     def _joined(self) -> Ownership:

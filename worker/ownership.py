@@ -4,7 +4,7 @@ Invariants:
 
 1. A process owns an event while its database session holds the event's advisory lock.
 2. The same session commits the event's transactions: a worker that loses the lock has lost its session, and
-   cannot commit.
+   cannot commit (decision 0010).
 3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers is
    PostgreSQL's own list of locks. There are no heartbeats: the server releases a dead session's locks.
 4. Workers agree on the owner of each event by rendezvous hashing over that list: when one joins or
@@ -27,9 +27,9 @@ _WORKER_NUMBER_BITS = 31
 
 _JOIN = text("SELECT pg_advisory_lock_shared(CAST(:lock_class AS integer), CAST(:number AS integer))")
 
-# An event is open a minute before and after its window, so that its queue is consumed when the
-# first command arrives and until the last answer has left. Of very many, those that changed last:
-# a quiet one that is left out costs its first command a tick.
+# An event counts as open a minute before and after its window, so that its queue is consumed when the first
+# command arrives and until the last answer has left. Of very many events these are the last changed ones: the
+# first command of any other event waits for a tick.
 _OPEN_EVENTS = text("""
     SELECT id FROM event
     WHERE (opens_at IS NULL OR opens_at < now() + interval '1 minute')
@@ -55,7 +55,7 @@ class OwnershipChange:
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns; `session` is the connection as the driver knows it."""
+    """The events that one database session owns; `session` is its psycopg connection."""
 
     connection: Connection
     session: "psycopg.Connection[TupleRow]"
@@ -71,16 +71,16 @@ class Ownership:
             self.connection.execute(_JOIN, {"lock_class": locks.WORKER, "number": self.number})
 
     def rebalance(self) -> OwnershipChange:
-        """Unlock events that another worker should own, lock those that this one should own and are free."""
+        """Unlock the events of other workers' shares, and lock the free events of this worker's share."""
         with self.connection.begin():
             pending = backlog.events_pending(self.connection)
             self._note_workers(locks.worker_numbers(self.connection))
             limit = {"limit": self.events_max * len(self._workers)}
             active = pending | set(self.connection.execute(_OPEN_EVENTS, limit).scalars())
-            ours = {event_id for event_id in active if self._winner(event_id) == self.number}
-            lost = self.events - ours
+            share = {event_id for event_id in active if self._winner(event_id) == self.number}
+            lost = self.events - share
             self._unlock(lost)
-            gained = self._lock(ours - self.events)
+            gained = self._lock(share - self.events)
         self.events = self.events - lost | gained
         return OwnershipChange(gained=gained, lost=lost, pending=pending & self.events)
 

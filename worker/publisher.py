@@ -1,4 +1,4 @@
-"""Publishes outcomes to the result backend, without ever getting in the way of deciding."""
+"""Publishes outcomes to the result backend; a failure never stops the decisions."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,11 @@ from shared.messaging.results import ResultWriter
 log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS = 5
-"""After a failure: a result backend that hangs must not be waited for again and again."""
+"""The pause after a failure, so that a result backend that hangs does not delay each batch."""
 
 
 class Publisher:
-    """Offers committed outcomes to the API processes; the ledger has them whether this succeeds or not."""
+    """Publishes committed outcomes for the API processes; the ledger has them even if this fails."""
 
     def __init__(self, writer: ResultWriter, clock: Callable[[], float]) -> None:
         self._writer = writer
@@ -23,11 +23,11 @@ class Publisher:
         self._unpublished: list[SettledCommand] = []
 
     def add(self, settled: Sequence[SettledCommand]) -> None:
-        """Have these outcomes published by the next `publish`."""
+        """Add these outcomes to the next `publish`."""
         self._unpublished += settled
 
     def publish(self) -> None:
-        """Store and announce what was added, unless the result backend failed a moment ago; never raises."""
+        """Store and announce the added outcomes, unless the result backend has just failed; never raises."""
         settled, self._unpublished = self._unpublished, []
         if not settled or self._clock() < self._paused_until:
             return
@@ -38,6 +38,6 @@ class Publisher:
             log.warning("results_not_stored", count=len(settled), error=str(error))
 
     def close(self) -> None:
-        """Publish what was added, and close the connection to the result backend."""
+        """Publish the added outcomes, and close the connection to the result backend."""
         self.publish()
         self._writer.close()

@@ -28,7 +28,7 @@ class RunQueue:
         self._failing: set[UUID] = set()
 
     def add(self, event_ids: Collection[UUID]) -> None:
-        """Let events be ready, behind those that are."""
+        """Add events to the end of the ready events."""
         for event_id in event_ids:
             self.ready.setdefault(event_id, self._batch_max)
 
@@ -51,7 +51,7 @@ class RunQueue:
         """Add the events again that may have more pending commands.
 
         After a full batch these are all its events, now with the larger batches of a backlog. Else they are
-        the events of which several commands were settled, or the batch's only event: a crowd sends on.
+        the events with several settled commands, or the batch's only event: under load more commands follow.
         """
         if len(commands) >= commands_max:
             self.ready |= dict.fromkeys(batch, self._backlog_batch_max)
@@ -60,7 +60,7 @@ class RunQueue:
         self.add([event_id for event_id, count in counts.items() if count > 1 or len(counts) == 1])
 
     def refused(self, batch: Sequence[UUID]) -> None:
-        """Isolate the events of a batch that could not be applied; one alone waits for the next tick."""
+        """Isolate the events of a refused batch; an event that was refused alone waits for the next tick."""
         self._isolated.update(batch)
         if len(batch) > 1:
             self.add(batch)

@@ -32,7 +32,7 @@ _Taken = tuple[LoadedEvent, EventChanges]
 
 
 class GuardRefused(Exception):  # noqa: N818 - reads as the sentence "raise GuardRefused"
-    """The counter would have passed the capacity; the transaction must be rolled back."""
+    """The counter would exceed the capacity; the transaction must be rolled back."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class BatchWriter:
                 self._heal(event.id, changes.recount)
             if changes.settings is not None:
                 self._save_settings(event.id, changes.settings, changes)
-        # Registrations that leave go first, so that their places and email addresses are free for others.
+        # Registrations that leave go first, so that their places and email addresses are free for the others.
         if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
             self._delete(deleted)
         updated = [(event.id, r) for event, changes in taken for r in changes.updated]

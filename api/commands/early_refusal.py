@@ -3,7 +3,7 @@
 Once an event's owner has refused a registration as full, later ones without an idempotency key first ask the
 database: one read answers all that arrived before it began. They are refused if the roster refuses them as
 of that read and nothing is pending that could free a spot. All others go through the ledger as always, so a
-spot that was freed before a request arrived is never denied to it.
+spot that was freed before a request arrived is never denied to it (decision 0021).
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ _READ = text(f"""
 
 
 class _FullEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """An event without a free spot, on the database's clock; `holders` are the email keys asked for."""
+    """An event without a free spot, on the database's clock; `holders` have the email keys of the read."""
 
     now: datetime
     spots_reserved: int
@@ -71,7 +71,7 @@ _DECODER = msgspec.json.Decoder(_FullEvent)
 class FullEvents:
     """The events that were full when their owner last refused a registration.
 
-    `loaders` has for each of them the read that asks for a refusal.
+    `loaders` has a batch loader for each of these events, which answers with the refusal.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -83,18 +83,18 @@ class FullEvents:
         if event_id not in self.loaders and len(self.loaders) < _EVENTS_MAX:
             self.loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
 
-    async def _read(self, event_id: UUID, asked: Sequence[Register]) -> Sequence[Refused | None]:
-        """Return for each command the refusal that the owner would certainly give, if it would."""
-        keys = [commands.email_key(command.email) for command in asked if command.email is not None]
+    async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
+        """Return for each command the refusal that the owner would certainly give, or None."""
+        keys = [commands.email_key(command.email) for command in batch if command.email is not None]
         parameters = {"event_id": event_id, "email_keys": arrays.texts(keys)}
         try:
             async with self._engine.connect() as connection:
-                found = (await connection.execute(_READ, parameters)).scalar_one_or_none()
+                row = (await connection.execute(_READ, parameters)).scalar_one_or_none()
         except (SQLAlchemyError, OSError) as error:
             log.warning("full_event_not_readable", error=repr(error))
-            found = None
-        event = None if found is None else _DECODER.decode(found)
-        refusals = [None if event is None else _refusal(event, command) for command in asked]
+            row = None
+        event = None if row is None else _DECODER.decode(row)
+        refusals = [None if event is None else _refusal(event, command) for command in batch]
         if None in refusals:  # the event is not full any more, or cannot be read
             self.loaders.pop(event_id, None)
         return refusals

@@ -1,7 +1,8 @@
 """The intake: writes concurrent commands into the ledger, many in one INSERT.
 
 While one INSERT is on its way, the commands that arrive wait and go with the next: alone, a command is
-written at once; in a crowd, hundreds share one commit. An acceptance is returned after the commit.
+written at once; under load, hundreds share one commit. An acceptance is returned after the commit
+(decision 0019).
 """
 
 import asyncio
@@ -23,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.05
 
-_Turn = tuple[NewCommand, "asyncio.Future[Acceptance]"]
+_Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]"]
 
 
 class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise IntakeFull"
@@ -43,12 +44,12 @@ class CommandRejected(Exception):  # noqa: N818
 
 
 class Shares:
-    """The commands that wait to be written, by event (pure); no event keeps another waiting."""
+    """The commands that wait to be written, by event (pure); no event delays another event."""
 
     def __init__(self, batch_max: int, waiting_max: int) -> None:
         self._batch_max = batch_max
         self._waiting_max = waiting_max
-        self.waiting: dict[UUID, deque[_Turn]] = {}
+        self.waiting: dict[UUID, deque[_Waiting]] = {}
 
     def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
         """Let a command wait behind those of its event; raises `IntakeFull`."""
@@ -57,10 +58,10 @@ class Shares:
             raise IntakeFull
         queue.append((command, accepted))
 
-    def next_batch(self) -> list[_Turn]:
+    def next_batch(self) -> list[_Waiting]:
         """Take an equal share of every event's commands; events that wait longest come first."""
         share = max(1, self._batch_max // len(self.waiting))
-        batch: list[_Turn] = []
+        batch: list[_Waiting] = []
         for event_id in list(self.waiting):
             if len(batch) >= self._batch_max:
                 break
@@ -97,7 +98,7 @@ class Intake:
         while self._shares.waiting:
             await self._write(self._shares.next_batch())
 
-    async def _write(self, batch: Sequence[_Turn]) -> None:
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
         """Write a batch; a command that the database refuses fails alone."""
         try:
             acceptances = await self._commit([command for command, _ in batch])
@@ -124,7 +125,7 @@ class Intake:
         perhaps_committed = False
         while True:
             try:
-                # A connection of the intake's own: no read keeps a command waiting.
+                # A connection of the intake's own: no read delays a command.
                 if self._session is None or self._session.closed:
                     self._session = await connections.accepting_session(self._settings)
                 perhaps_committed = True
@@ -138,7 +139,7 @@ class Intake:
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from error
 
 
-def _fail(batch: Sequence[_Turn], error: Exception) -> None:
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
     for _, accepted in batch:
         if not accepted.done():
             accepted.set_exception(error)

@@ -1,7 +1,7 @@
 """Waits for outcomes: the registry of the commands that requests wait for.
 
-`result_poller` answers from the result backend, `ledger_fallback` from the ledger. A request is told the
-recorded outcome or nothing.
+`result_poller` answers from the result backend, `ledger_fallback` from the ledger. A request gets the
+recorded outcome or none.
 """
 
 import asyncio
@@ -53,17 +53,14 @@ class OutcomeWaiter:
             )
         answer: _Answer = loop.create_future()
         awaited.answers.append(answer)
-        timers = (
-            loop.call_later(seconds, _give_up, answer),
-            loop.call_later(self._ledger_read_seconds, self.ask_ledger, awaited),
-        )
+        patience = min(seconds, self._ledger_read_seconds)
+        timer = loop.call_later(patience, self._overdue, awaited, answer, seconds - patience)
         if self.poller is not None:
             self.poller.ensure_running()
         try:
             return await answer
         finally:
-            for timer in timers:
-                timer.cancel()
+            timer.cancel()
             awaited.answers.remove(answer)
             if not awaited.answers:
                 self._forget(awaited)
@@ -91,6 +88,12 @@ class OutcomeWaiter:
             del event[awaited.command_id]
             if not event:
                 del self.by_event[awaited.event_id]
+
+    def _overdue(self, awaited: AwaitedCommand, answer: _Answer, seconds_left: float) -> None:
+        """Ask the ledger, and end the wait when its time is over."""
+        if seconds_left > 0:
+            self.ask_ledger(awaited)
+        asyncio.get_running_loop().call_later(seconds_left, _give_up, answer)
 
 
 def _give_up(answer: _Answer) -> None:

@@ -1,8 +1,8 @@
 """A cache of which events have the same owner, so that one message can wake it for all of them.
 
-A message costs its sender and its receiver as much as deciding a few dozen commands, so a crowd that is
-spread over very many events must not cause one for each. An entry may be a second old; the worst that a
-stale one costs is that a command waits for its owner's next tick.
+A message costs its sender and its receiver as much as deciding a few dozen commands, so commands of very many
+events must not cause a message for each event. An entry may be a second old; the worst cost of a stale entry
+is that a command waits for its owner's next tick.
 """
 
 import asyncio
@@ -44,5 +44,5 @@ class OwnerCache:
         try:
             async with asyncio.timeout(_READ_SECONDS_MAX), self._engine.connect() as connection:
                 self._sessions = await locks.owners(connection)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:  # the owners known so far will do
+        except (SQLAlchemyError, OSError, TimeoutError) as error:  # the cached owners are used on
             log.warning("owners_not_readable", error=repr(error))

@@ -18,13 +18,13 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.05
-"""The pause between two polls without an announcement; it covers announcements that were missed."""
+"""The pause between two polls without an announcement; it covers missed announcements (decision 0018)."""
 _RETRY_SECONDS = 0.1
 _LISTEN_AGAIN_SECONDS = 1
 
 
 class ResultPoller:
-    """Reads the results of awaited commands, one read for many; tells `outcomes_seen` of those found."""
+    """Reads the results of awaited commands, one read for many; calls `outcomes_seen` with the settled."""
 
     def __init__(
         self,
@@ -94,20 +94,20 @@ class ResultPoller:
         return event_ids
 
     async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
-        """Answer commands of these events; return the events of which all were found settled.
+        """Answer commands of these events; return the events of which all commands read were settled.
 
-        An event settles its commands in order, so the ones that are awaited longest are read first.
+        An event's commands are settled in order, so the longest awaited commands are read first.
         """
         share = max(1, self._read_max // len(event_ids))
-        asked = [
+        batch = [
             awaited
             for event_id in event_ids
             for awaited in islice(self._waiter.by_event.get(event_id, {}).values(), share)
         ]
         settled: dict[UUID, list[UUID]] = {}
         unsettled = set()
-        for first in range(0, len(asked), self._read_max):
-            part = asked[first : first + self._read_max]
+        for first in range(0, len(batch), self._read_max):
+            part = batch[first : first + self._read_max]
             outcomes = await results.read(self._client, [awaited.result_key for awaited in part])
             for awaited, outcome in zip(part, outcomes, strict=True):
                 if outcome is None:

@@ -1,4 +1,4 @@
-"""How fast events are decided, for an honest `Retry-After`: measured, shared for a second, with jitter."""
+"""The pace of each event's decisions, for `Retry-After`: measured, cached for a second, with jitter."""
 
 import asyncio
 import random
@@ -26,16 +26,16 @@ class Pace:
         self._measured: dict[UUID, tuple[float, float]] = {}
 
     async def retry_seconds(self, event_id: UUID, ahead: int) -> int:
-        """Estimate when a command with so many ahead will be settled: whole seconds, from 1 to 30.
+        """Return the estimated seconds until a command with `ahead` before it is settled, from 1 to 30.
 
-        Spread by a quarter either way, so that a crowd that was told together does not come back together.
+        The estimate is spread by a quarter either way, so that clients do not all ask again at one moment.
         """
         estimate = ahead / max(await self._rate(event_id), 1.0)
         spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
         return min(max(round(estimate * spread), 1), _RETRY_SECONDS_MAX)
 
     async def _rate(self, event_id: UUID) -> float:
-        """Return settled commands per second over the last few."""
+        """Return the settled commands per second of the last seconds."""
         now = asyncio.get_running_loop().time()
         measured_at, rate = self._measured.get(event_id, (-_MEASURED_FOR_SECONDS, 0.0))
         if now - measured_at < _MEASURED_FOR_SECONDS:

@@ -1,4 +1,4 @@
-"""The one way of a command from a request to its outcome: accept, wake the owner, wait, answer."""
+"""The way of every command from a request to its outcome: accept, wake the owner, wait, answer."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
-from api.queries.reader import Found, Reader
+from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
-    """A command as a client asks for it, and how long the client waits for its outcome."""
+    """A client's command, and the seconds that the client waits for its outcome."""
 
     slug: str
     wait_seconds: float
@@ -34,7 +34,7 @@ class CommandRequest(NewCommand, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """A command's successful outcome, and the headers that go with every answer about it."""
+    """A command's successful outcome, and the headers of every answer about it."""
 
     receipt_id: UUID
     outcome: Outcome
@@ -54,7 +54,7 @@ class Submission:
     pace: Pace
 
     async def submit(self, request: CommandRequest) -> Decided | Response:
-        """Return the command's outcome, or the 202 to answer with when it is not known in time.
+        """Return the command's outcome, or the answer 202 if the outcome is not known in time.
 
         Raises the problem of a refusal, of a failure, or of a command that was not accepted.
         """
@@ -62,7 +62,7 @@ class Submission:
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
         event_id, receipt_id = request.event_id, acceptance.command_id
-        headers = {"location": receipt_url(request.slug, receipt_id)}
+        headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
         if acceptance.replayed:
             headers["idempotent-replayed"] = "true"
@@ -83,42 +83,39 @@ class Submission:
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
         pairs = [(event_id, command_id)]
-        found = await _if_readable(self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs)))
-        return None if found is None else found.get(command_id)
+        recorded = await _if_readable(
+            self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))
+        )
+        return None if recorded is None else recorded.get(command_id)
 
     async def _pending(self, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-        found = await _if_readable(self.receipts.read(event_id, command_id))
-        ahead = None if found is None else found.ahead or 0
+        receipt = await _if_readable(self.receipts.read(event_id, command_id))
+        ahead = None if receipt is None else receipt.ahead or 0
         seconds = problems.RETRY_SECONDS if ahead is None else await self.pace.retry_seconds(event_id, ahead)
         return responses.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
 
 
-def receipt_url(slug: str, receipt_id: UUID) -> str:
-    """Return the path of a receipt."""
-    return f"/api/p/{slug}/receipts/{receipt_id}"
-
-
-async def shown(decided: Decided, reading: Awaitable[Found | None]) -> Found:
-    """Return what an answer shows besides the outcome; a problem with the receipt if it cannot be shown."""
+async def shown(decided: Decided, reading: Awaitable[Value | None]) -> Value:
+    """Return the value that an answer shows beside the outcome; raise a problem if there is none."""
     try:
-        found = await reading
+        value = await reading
     except (SQLAlchemyError, OSError) as error:
         raise ProblemType.ANSWER_UNAVAILABLE.error(
             headers=decided.headers, receipt_id=decided.receipt_id
         ) from error
-    if found is None:
+    if value is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error(
             "The command was decided, and the registration has been deleted since.",
             headers=decided.headers,
             receipt_id=decided.receipt_id,
         )
-    return found
+    return value
 
 
-async def _if_readable(reading: Awaitable[Found | None]) -> Found | None:
-    """Return what is read; None when the database has gone since it accepted the command.
+async def _if_readable(reading: Awaitable[Value | None]) -> Value | None:
+    """Return the value, or None if the database cannot be reached after it accepted the command.
 
-    An accepted command must not be answered as if it were not there.
+    The answer about an accepted command must not be that it was not accepted.
     """
     try:
         return await reading

@@ -1,4 +1,4 @@
-"""The two ways of a wake message to the broker.
+"""The two senders of wake messages.
 
 To Redis a message goes from the event loop as the one LPUSH that it is, in the form in which Celery and
 kombu put it there: through Celery it costs several times as much (decision 0003). To any other broker it goes
@@ -22,10 +22,10 @@ class WakeSender(Protocol):
     """A way to the broker."""
 
     async def send(self, event_ids: Sequence[UUID]) -> None:
-        """Send one message for these events of one owner; raises when the broker is gone."""
+        """Send one message for these events of one owner; raises if the broker cannot be reached."""
 
     async def close(self) -> None:
-        """Let go of the broker."""
+        """Close the connections to the broker."""
 
 
 class RedisSender:
@@ -63,7 +63,7 @@ class CelerySender:
 
 
 def connect(celery: Celery, settings: Settings) -> WakeSender:
-    """Return the way to the broker of these settings; it connects when the first message is sent."""
+    """Return the sender for these settings; it connects when the first message is sent."""
     if settings.broker_url.startswith("redis"):
         return RedisSender(celery, results.connect_async(settings.broker_url))
     return CelerySender(celery)

@@ -2,8 +2,8 @@
 
 The waker sends at once when it is idle. Then it waits until an outcome of a command that it sent for has been
 seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get commands meanwhile share the next
-messages. An owner with a crowd looks for more commands by itself, so most commands are decided before their
-message is due, and need none.
+messages. An owner under load reads its next commands without a message, so most commands are decided before
+their message is due, and need none (decision 0009).
 
 A message that fails is logged and forgotten: the command is in the ledger, and the event's owner finds it at
 its next tick.
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 _OUTCOME_SECONDS_MAX = 0.05
 _GRACE_SECONDS = 0.001
-"""After an outcome, before the next message: an owner with a crowd has taken the next commands by then."""
+"""The pause after an outcome, in which an owner under load takes the next commands without a message."""
 
 Send = Callable[[Sequence[UUID]], Awaitable[None]]
 GroupByOwner = Callable[[Collection[UUID]], Awaitable[list[list[UUID]]]]

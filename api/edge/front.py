@@ -1,9 +1,9 @@
-"""The outermost layer: what every request and every answer needs, in front of all routes.
+"""The outermost layer: request ids and error answers, in front of all routes.
 
-A drop's crowd registers and polls receipts. Requests for these routes go straight to their endpoints;
+Most requests of a drop register or poll receipts. Requests for these routes go straight to their endpoints;
 FastAPI documents them and serves all others. FastAPI's routing, middleware and dependencies cost several
 times as much as the endpoints themselves (decision 0006). So a middleware that is added to the FastAPI
-application does not see these routes: what every answer needs belongs here.
+application does not see these routes: all that every answer needs belongs here.
 """
 
 import random
@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 Endpoint = Callable[..., Awaitable[Response]]
 Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
-"""Returns the endpoint that a method and the parts of a path go straight to, with its path parameters."""
+"""A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
 
@@ -37,8 +37,8 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
-        request_id = given or b"%032x" % random.getrandbits(128)
+        header = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
+        request_id = header or b"%032x" % random.getrandbits(128)
         scope["request_id"] = request_id.decode("latin-1")
         started = False
 
@@ -50,11 +50,11 @@ class Front:
             await send(message)
 
         try:
-            found = self._direct(scope["method"], scope["path"].split("/"))
-            if found is None:
+            route = self._direct(scope["method"], scope["path"].split("/"))
+            if route is None:
                 await self.app(scope, receive, send_with_id)
                 return
-            endpoint, parameters = found
+            endpoint, parameters = route
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_with_id)

@@ -24,7 +24,7 @@ _RETRY = MappingProxyType({"retry-after": str(RETRY_SECONDS)})
 
 
 class ProblemError(Exception):
-    """A request that gets a problem for an answer; raised anywhere, rendered once."""
+    """The error of a request whose answer is a problem; raised anywhere, rendered once."""
 
     def __init__(
         self, status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str], **more: Any
@@ -41,7 +41,7 @@ class ProblemError(Exception):
 class ProblemType(Enum):
     """A problem's status, detail, further members and headers; its name is its code.
 
-    The detail is what a client reads, or an example of it where each error has words of its own.
+    The detail is the text that a client reads, or an example of it if each error has a text of its own.
     """
 
     CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
@@ -146,7 +146,7 @@ class ProblemType(Enum):
 
 
 def of_refusal(code: RefusalCode) -> ProblemType:
-    """Return the problem that tells a refusal; both have one code."""
+    """Return the problem of a refusal; both have the same code."""
     return ProblemType[code.name]
 
 

@@ -1,4 +1,4 @@
-"""Reads what clients send: bounded bodies, JSON of one type, and the headers that steer an answer."""
+"""Reads requests: bounded JSON bodies of one type, and the headers that control the answer."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ _REGISTER = msgspec.json.Decoder(Register)
 
 
 async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_max: int) -> _Body:
-    """Return the decoded body; raises the problem 413, 415 or 422 that tells what is wrong with it."""
+    """Return the decoded body; raises the problem 413, 415 or 422 with the reason."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ProblemType.UNSUPPORTED_MEDIA_TYPE.error()
@@ -44,7 +44,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
 
 
 async def read_registration(request: Request, settings: Settings) -> Register:
-    """Return the registration that is asked for, its email address in normal form."""
+    """Return the registration of the body, its email address in normal form."""
     command = await read(request, _REGISTER, settings.body_bytes_max)
     if command.email is None:
         return command
@@ -59,7 +59,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     request: Request, settings: Settings, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
     """Return the request for this command, with the key and the preference of the request's headers."""
-    kind, payload = commands.KINDS[type(command)], commands.encode(command)
+    kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
     header, prefer = request.headers.get("idempotency-key"), request.headers.get("prefer")
     key = None if header is None else _key_digest(header)
     return CommandRequest(
@@ -90,7 +90,7 @@ def sentence(message: str) -> str:
 
 
 def invalid(detail: str) -> ProblemError:
-    """Return the problem of a request that can never succeed as it is."""
+    """Return the problem of a request that can never succeed."""
     return ProblemType.INVALID_REQUEST.error(detail)
 
 

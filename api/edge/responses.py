@@ -1,4 +1,4 @@
-"""How answers look in HTTP: the only mapping from outcomes to statuses, and problem details (RFC 9457)."""
+"""The HTTP form of answers: the only mapping from outcomes to statuses, and problems (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import assert_never
@@ -48,7 +48,7 @@ def problem(error: ProblemError, request_id: str) -> Response:
 
 
 def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str, str]) -> ProblemError:
-    """Return the problem that tells a refusal or a failure."""
+    """Return the problem of a refusal or a failure."""
     match outcome:
         case Refused(code=code, detail=detail):
             spots = {"spots_left": outcome.spots_left, "spots_needed": outcome.spots_needed}
@@ -62,7 +62,7 @@ def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str,
 
 
 def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Response:
-    """Return that the command is accepted and not decided yet."""
+    """Return the answer 202: the command is accepted and not decided yet."""
     content = Receipt(
         receipt_id=receipt_id, task_id=ids.task_id(receipt_id), status=ReceiptStatus.PENDING, ahead=ahead
     )

@@ -1,4 +1,4 @@
-"""The HTTP bodies, camelCase on the wire; `documentation.py` describes them from these very types."""
+"""The HTTP bodies, camelCase on the wire; `api/openapi` describes them by these types."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -135,7 +135,7 @@ class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A status for a registration to have, and why, for the audit trail."""
+    """A new status of a registration, and its reason, for the audit trail."""
 
     status: Status
     reason: Reason | None = None
@@ -160,13 +160,13 @@ class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Why a counter is healed, for the audit trail."""
+    """The reason of a heal, for the audit trail."""
 
     reason: Reason | None = None
 
 
 class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
-    """The result of a heal; `drift` is what the counter was too high by."""
+    """The result of a heal; `drift` is the counter before it minus the rows."""
 
     receipt_id: UUID
     drift: int
@@ -175,7 +175,7 @@ class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Why a command was refused: a code for programs, a sentence for people."""
+    """The reason of a refusal: a code for programs, a sentence for people."""
 
     code: str
     detail: str
@@ -214,7 +214,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Whether the service can do its work, and which parts of it cannot."""
+    """The readiness of the service and of each of its parts."""
 
     ready: bool
     checks: dict[str, str]

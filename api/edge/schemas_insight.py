@@ -1,4 +1,4 @@
-"""HTTP bodies that show how an event came to be as it is: trail, counter, statistics, explanations."""
+"""The HTTP bodies of an event's audit trail, counter, statistics and explanations."""
 
 from typing import Any
 from uuid import UUID
@@ -76,7 +76,7 @@ class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Why a registration has its status, in sentences for people and steps for programs."""
+    """The explanation of a registration's status, in sentences for people and steps for programs."""
 
     registration_id: UUID
     status: Status

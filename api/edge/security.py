@@ -28,10 +28,10 @@ async def admin(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> str:
     """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
-    held = _scopes(services.settings, credentials)
-    if held is None:
+    scopes = _scopes(services.settings, credentials)
+    if scopes is None:
         raise ProblemType.UNAUTHORIZED.error()
-    if not held.issuperset(required.scopes):
+    if not scopes.issuperset(required.scopes):
         raise ProblemType.FORBIDDEN.error()
     return "admin"
 
@@ -39,12 +39,12 @@ async def admin(
 def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> frozenset[str] | None:
     if credentials is None:
         return None
-    given = credentials.credentials.encode()
+    sent_key = credentials.credentials.encode()
     for key, scopes in (
         (settings.admin_key, frozenset({Scope.READ, Scope.WRITE})),
         (settings.viewer_key, frozenset({Scope.READ})),
     ):
-        if key is not None and secrets.compare_digest(given, key.get_secret_value().encode()):
+        if key is not None and secrets.compare_digest(sent_key, key.get_secret_value().encode()):
             return frozenset(scopes)
     return None
 

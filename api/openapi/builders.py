@@ -1,4 +1,4 @@
-"""How routes are described to OpenAPI, and what many of them have in common."""
+"""Builders of the routes' OpenAPI descriptions, and their common parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def _example(type_: ProblemType) -> object:
 
 
 def reference(body: type[msgspec.Struct]) -> dict[str, str]:
-    """Return how OpenAPI refers to a body's schema."""
+    """Return OpenAPI's reference to a body's schema."""
     return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 
@@ -104,7 +104,7 @@ PREFER = header(
     "Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"
 )
 
-# What any look into the tables can meet.
+# The problems of every read of the tables.
 READ_PROBLEMS = (ProblemType.INVALID_REQUEST, ProblemType.LEDGER_UNAVAILABLE)
 
 BODY_PROBLEMS = (ProblemType.CLIENT_GONE, ProblemType.BODY_TOO_LARGE, ProblemType.UNSUPPORTED_MEDIA_TYPE)
@@ -120,7 +120,7 @@ COMMAND_PROBLEMS = (
     ProblemType.ACCEPTANCE_UNKNOWN,
 )
 
-# A change tells more than its outcome, which takes a reading after it.
+# The answer to a change shows more than its outcome, which takes a read after it.
 CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 
 PENDING_ANSWER = answer(

@@ -1,14 +1,17 @@
 """The values that the documentation shows as examples."""
 
 from typing import Any
+from uuid import UUID
+
+from shared.domain import ids
 
 RECEIPT_ID = "01a20b6f-8fe2-70ac-83f8-91dc7f09e1d6"
-TASK_ID = "fc9ccd0e-2b5b-210c-0dc7-0b548b24b534"
+TASK_ID = ids.task_id(UUID(RECEIPT_ID))
 REGISTRATION_ID = "01a20b6f-8fe2-78f0-98d0-386d0c571e83"
 EVENT_ID = "01a20b6b-1a30-7c3e-8d11-6fca02cb99f6"
 NOW = "2026-11-24T09:00:00Z"
 
-# What some problems tell besides code and detail.
+# The members of some problems beside code and detail.
 PROBLEM_MEMBERS: dict[str, Any] = {
     "receipt_id": RECEIPT_ID,
     "incident_id": REGISTRATION_ID,

@@ -1,7 +1,7 @@
-"""Shares one read among all questions that were asked before it began.
+"""Shares one read among all questions that arrived before the read began.
 
-A question that arrives during a read waits for the next one, so that no answer is older than its question;
-and a crowd costs no more reads than fit one after the other.
+A question that arrives during a read waits for the next read, so that no answer is older than its question,
+and only one read runs at a time under any load (decision 0020).
 """
 
 import asyncio

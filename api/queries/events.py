@@ -1,4 +1,4 @@
-"""Reads for the API: nothing here changes a row."""
+"""The API's reads of events, registrations and the audit trail; no statement here changes a row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -161,5 +161,5 @@ async def counter(connection: AsyncConnection, event_id: UUID) -> RowMapping | N
 
 
 def schema_is_current(connection: Connection) -> bool:
-    """Tell whether the database has this version's schema."""
+    """Return True if the database has this version's schema."""
     return connection.execute(_REVISION).scalar_one_or_none() == REVISION

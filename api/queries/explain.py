@@ -44,7 +44,7 @@ _AHEAD = text("""
 async def explain(
     connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
 ) -> Explanation:
-    """Return what an admin needs to answer "why?", from one reading of the tables."""
+    """Return the explanation of a registration's status, from one snapshot of the tables."""
     steps = await _steps(connection, event["id"], registration["id"])
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
@@ -71,7 +71,7 @@ async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list
 
 
 def _past(registration: RowMapping, step: ExplanationStep) -> str:
-    """Tell one step: the change, its actor, and the counter at that moment."""
+    """Return a sentence for a step: the change, its actor, and the counter at that moment."""
     needs = registration["spots_count"]
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
@@ -92,7 +92,7 @@ def _present(
     ahead: Row[Any] | None,
     steps: Sequence[ExplanationStep],
 ) -> list[str]:
-    """Tell why it still waits."""
+    """Return sentences for a waiting registration: its position and its obstacle."""
     if ahead is None:
         return []
     place = f"It is number {registration['waitlist_position']} of {event['waitlist_length']} on the waitlist."
@@ -128,7 +128,7 @@ def _obstacle(
 
 
 def _is_next(policy: Policy, registration: RowMapping, ahead: Row[Any], free: int) -> bool:
-    """Tell whether the owner would promote this registration next, by the owner's own rule."""
+    """Return True if the owner would promote this registration next, by the owner's own rule."""
     itself = Waiter(registration["seq"], registration["id"], registration["spots_count"])
     before = ((ahead.head_seq, ahead.head_needs), (ahead.fitting_seq, ahead.fitting_needs))
     waiters = {Waiter(seq, _OTHER, needs) for seq, needs in before if seq is not None} | {itself}

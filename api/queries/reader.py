@@ -1,4 +1,4 @@
-"""Reads from the database on a free connection, and again on another when that one is dead."""
+"""Reads from the database on a free connection, and again on a new one if that connection is dead."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
@@ -6,8 +6,8 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-Found = TypeVar("Found")
-Query: TypeAlias = Callable[[AsyncConnection], Awaitable[Found]]
+Value = TypeVar("Value")
+Query: TypeAlias = Callable[[AsyncConnection], Awaitable[Value]]
 
 
 class Reader:
@@ -16,11 +16,11 @@ class Reader:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def read(self, query: Query[Found], *, snapshot: bool = False) -> Found:
-        """Return what `query` reads; with `snapshot`, all its statements see the same moment.
+    async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query`; with `snapshot`, all its statements see one snapshot.
 
-        A connection that turns out to be dead, as all are after the database restarted, is replaced
-        and the query repeated once: a second read does no harm.
+        A dead connection, as all are after the database restarted, is replaced and the query repeated
+        once: a second read does no harm.
         """
         isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
         try:
@@ -30,7 +30,7 @@ class Reader:
                 raise
             return await self._read(query, isolation_level)
 
-    async def _read(self, query: Query[Found], isolation_level: Any) -> Found:  # noqa: ANN401 - a literal
+    async def _read(self, query: Query[Value], isolation_level: Any) -> Value:  # noqa: ANN401 - a literal
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level=isolation_level)
             return await query(connection)

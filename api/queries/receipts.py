@@ -21,8 +21,8 @@ from shared.postgres import arrays, backlog
 
 _BATCH_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100
-# Counting a long line takes long: it is counted anew at most so often that this is the share of the
-# time spent counting, and a place is as old as that at the most.
+# Counting a long waitlist takes long. It is counted again only so often that counting takes this share of the
+# time, and a position is never older than that interval.
 _COUNTING_SHARE = 0.05
 
 _RECEIPTS = text("""
@@ -39,13 +39,13 @@ _LINE = text("""
     SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
 """)
 
-_Found = Row[tuple[object, ...]]
+_ReceiptRow = Row[tuple[object, ...]]
 _Question = tuple[UUID, UUID]
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The places of an event's waiting registrations in order, when and for how long they were counted."""
+    """An event's waiting registrations by `seq`, with the time and the duration of the count."""
 
     audit_seq: int
     seqs: "array[int]"
@@ -68,24 +68,26 @@ class Receipts:
         """
         return await self._loader.load((event_id, receipt_id))
 
-    async def _read(self, asked: Sequence[_Question]) -> list[Receipt | None]:
-        return await self._reader.read(lambda connection: self._receipts(connection, asked), snapshot=True)
+    async def _read(self, questions: Sequence[_Question]) -> list[Receipt | None]:
+        return await self._reader.read(
+            lambda connection: self._receipts(connection, questions), snapshot=True
+        )
 
     async def _receipts(
-        self, connection: AsyncConnection, asked: Sequence[_Question]
+        self, connection: AsyncConnection, questions: Sequence[_Question]
     ) -> list[Receipt | None]:
         parameters = {
-            "event_ids": arrays.uuids(event_id for event_id, _ in asked),
-            "ids": arrays.uuids(receipt_id for _, receipt_id in asked),
+            "event_ids": arrays.uuids(event_id for event_id, _ in questions),
+            "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
         }
-        found = {
+        rows = {
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
         }
-        pending = [key for key, row in found.items() if row.outcome is None]
+        pending = [key for key, row in rows.items() if row.outcome is None]
         ahead = await backlog.ahead(connection, pending) if pending else {}
         receipts: list[Receipt | None] = []
-        for event_id, receipt_id in asked:
-            row = found.get((event_id, receipt_id))
+        for event_id, receipt_id in questions:
+            row = rows.get((event_id, receipt_id))
             if row is None:
                 receipts.append(None)
             elif row.outcome is None:
@@ -94,7 +96,7 @@ class Receipts:
                 receipts.append(await self._settled(connection, event_id, row))
         return receipts
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> Receipt:
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Receipt:
         outcome = outcomes.decode(row.outcome)
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
             return responses.receipt(row.receipt_id, outcome)
@@ -115,7 +117,7 @@ class Receipts:
             registration=registration,
         )
 
-    async def _position(self, connection: AsyncConnection, event_id: UUID, row: _Found) -> int | None:
+    async def _position(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> int | None:
         if row.status != Status.WAITLIST:
             return None
         line = self._lines.get(event_id)

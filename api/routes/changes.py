@@ -1,4 +1,4 @@
-"""The admin routes that change something: each is a command that the event's owner decides."""
+"""The admin routes that change an event: each is a command that the event's owner decides."""
 
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -35,7 +35,7 @@ _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
 _STATUS_CHANGE = msgspec.json.Decoder(StatusChange)
 _HEALING = msgspec.json.Decoder(Healing)
 
-ReasonGiven = Annotated[
+Reason = Annotated[
     str | None, Query(min_length=1, max_length=commands.REASON_LENGTH_MAX, pattern=commands.PRINTABLE)
 ]
 _Expected = TypeVar("_Expected")
@@ -43,7 +43,7 @@ _Expected = TypeVar("_Expected")
 
 @router.patch("/{event_id}", **admin_routes.CHANGE_EVENT)
 async def change_event(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
-    """Change settings; what is left out stays. Spots that a larger capacity frees go to the waitlist."""
+    """Change settings; the others stay. Spots that a larger capacity frees go to the waitlist."""
     command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
@@ -56,9 +56,9 @@ async def change_status(
     event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
-    asked = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
-    await _must_be_there(services, request, event_id, registration_id)
-    command = ChangeStatus(registration_id=registration_id, status=asked.status, reason=asked.reason)
+    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
+    await _must_exist(services, request, event_id, registration_id)
+    command = ChangeStatus(registration_id=registration_id, status=change.status, reason=change.reason)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -81,10 +81,10 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
     services: Provided,
     request: Request,
     actor: str = writer,
-    reason: ReasonGiven = None,
+    reason: Reason = None,
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
-    await _must_be_there(services, request, event_id, registration_id)
+    await _must_exist(services, request, event_id, registration_id)
     command = DeleteRegistration(registration_id=registration_id, reason=reason)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
@@ -100,14 +100,14 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 
 @router.post("/{event_id}/counter/heal", **admin_routes.HEAL_COUNTER)
 async def heal_counter(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
-    """Set the counter to what the registrations say, and tell what was wrong."""
+    """Set the counter to the sum of the registrations, and return the drift."""
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    asked = (
+    healing = (
         await request_bodies.read(request, _HEALING, services.settings.body_bytes_max)
         if has_body
         else Healing()
     )
-    decided = await _submit(services, request, event_id, HealCounter(reason=asked.reason), actor)
+    decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), actor)
     if isinstance(decided, Response):
         return decided
     healed = _expect(CounterHealed, decided)
@@ -135,8 +135,8 @@ def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
     return decided.outcome
 
 
-async def _must_be_there(services: Services, request: Request, event_id: UUID, registration_id: UUID) -> None:
-    """Refuse what names nothing without a command; under a key, it may be the replay of a deletion."""
+async def _must_exist(services: Services, request: Request, event_id: UUID, registration_id: UUID) -> None:
+    """Refuse an unknown registration without a command; with a key it may be the replay of a deletion."""
     if "idempotency-key" in request.headers:
         return
     row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))

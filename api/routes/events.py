@@ -46,14 +46,14 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 @router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
 async def create_event(services: Provided, request: Request) -> Response:
-    """Create an event; its slug is its public address, for good."""
-    asked = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
+    """Create an event; its slug is its public address and never changes."""
+    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
     id_ = ids.new_id()
     async with services.engine.connect() as connection:
         try:
-            await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(asked)))
+            await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
         except IntegrityError as error:
-            raise _creation_problem(error, asked.slug) from error
+            raise _creation_problem(error, new_event.slug) from error
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
@@ -76,7 +76,7 @@ async def list_events(
 
 @router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
 async def read_event(event_id: UUID, services: Provided) -> Response:
-    """Return all of an event."""
+    """Return an event with all its settings and counters."""
     event = await services.read(lambda connection: events.event_by_id(connection, event_id))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
@@ -152,7 +152,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not one that a page gave out.")
+        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
     return int(cursor)
 
 
@@ -161,7 +161,7 @@ def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows
 
 
 def _creation_problem(error: IntegrityError, slug: str) -> ProblemError:
-    """Map the violated constraint to what the client can do about it."""
+    """Return the problem of the violated constraint."""
     if "event_slug_key" in str(error.orig):
         return ProblemType.SLUG_TAKEN.error(f"There is an event {slug!r} already.")
     return request_bodies.invalid("The database refuses these values.")

@@ -25,13 +25,13 @@ router = APIRouter(tags=["Operating"])
 
 @router.get("/healthz", **public_routes.HEALTH)
 async def healthz() -> Response:
-    """Tell that the process answers; touches nothing else."""
+    """Answer 200 while the process runs; checks nothing else."""
     return Response('{"status":"ok"}', media_type="application/json")
 
 
 @router.get("/readyz", **public_routes.READINESS)
 async def readyz(services: Provided) -> Response:
-    """Tell whether registrations would be accepted and decided."""
+    """Answer 200 if registrations would be accepted and decided, else 503 with the failing parts."""
     database, broker, results = await asyncio.gather(
         _within_time(_database(services)), _within_time(_broker(services)), _within_time(_results(services))
     )
@@ -41,8 +41,8 @@ async def readyz(services: Provided) -> Response:
     return responses.body(Readiness(ready=ready, checks=checks), status)
 
 
-def _parts(found: dict[str, str] | str, name: str) -> dict[str, str]:
-    return found if isinstance(found, dict) else {name: found}
+def _parts(check: dict[str, str] | str, name: str) -> dict[str, str]:
+    return check if isinstance(check, dict) else {name: check}
 
 
 async def _within_time(check: "asyncio.Future[dict[str, str]] | object") -> dict[str, str] | str:

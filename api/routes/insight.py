@@ -1,4 +1,4 @@
-"""The admin routes that look closer: statistics, explanations, exports."""
+"""The admin routes of statistics, explanations and exports."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -59,7 +59,7 @@ _exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
 
 @router.get("/{event_id}/stats", dependencies=[reader], **admin_routes.STATS)
 async def read_stats(event_id: UUID, services: Provided) -> Response:
-    """Count registrations and spots by status, and how fast commands are decided."""
+    """Count registrations and spots by status, and the commands decided per minute."""
     event, rows, flow = await services.read(lambda connection: _figures(connection, event_id), snapshot=True)
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
@@ -83,13 +83,13 @@ async def read_stats(event_id: UUID, services: Provided) -> Response:
     **admin_routes.EXPLAIN,
 )
 async def explain(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
-    """Tell why a registration has its status, and why it was or was not promoted."""
-    found = await services.read(
+    """Explain a registration's status, and why it was or was not promoted."""
+    explanation = await services.read(
         lambda connection: _explanation(connection, event_id, registration_id), snapshot=True
     )
-    if found is None:
+    if explanation is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
-    return responses.body(found)
+    return responses.body(explanation)
 
 
 @router.get(

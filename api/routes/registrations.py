@@ -1,4 +1,4 @@
-"""The public routes: what is left, register, what became of it, cancel."""
+"""The public routes: availability, register, receipt, cancel."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ router = APIRouter(tags=["Registering"])
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
 async def availability(slug: str, services: Provided) -> Response:
-    """Tell what is left of an event, and whether it can be registered for now."""
+    """Return the spots that are left of an event, and whether it takes registrations now."""
     event = await services.read(lambda connection: events.event_by_slug(connection, slug))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
@@ -40,11 +40,11 @@ async def availability(slug: str, services: Provided) -> Response:
 async def register(slug: str, services: Provided, request: Request) -> Response:
     """Ask for spots.
 
-    The command is in the ledger before anything is answered. Decided in time: 201, or 409 with the
-    reason. Otherwise 202 with a receipt that will have exactly one outcome.
+    The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
+    the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
     command = await request_bodies.read_registration(request, services.settings)
-    event_id = await services.event_id(slug)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
     submitted = request_bodies.command_request(
         request, services.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
     )
@@ -62,26 +62,26 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
-    """Tell what has become of a command, as of now; `wait` holds the answer back until it is decided."""
+    """Return the state of a command as of now; `wait` delays the answer until the command is decided."""
     id_ = _receipt_id(receipt_id)
-    event_id = await services.event_id(slug)
-    found = await _receipt(services, event_id, id_)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
+    receipt = await _receipt(services, event_id, id_)
     wait_seconds = _wait_seconds(request)
-    if found.status is ReceiptStatus.PENDING and wait_seconds:
+    if receipt.status is ReceiptStatus.PENDING and wait_seconds:
         seconds = min(wait_seconds, services.settings.answer_wait_seconds_max)
         await services.waiter.outcome(event_id, id_, seconds)
-        found = await _receipt(services, event_id, id_)
+        receipt = await _receipt(services, event_id, id_)
     headers = {}
-    if found.ahead is not None:
-        headers["retry-after"] = str(await services.pace.retry_seconds(event_id, found.ahead))
-    return _unless_known(request, found, headers)
+    if receipt.ahead is not None:
+        headers["retry-after"] = str(await services.pace.retry_seconds(event_id, receipt.ahead))
+    return _unless_known(request, receipt, headers)
 
 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
-    """Cancel one's own registration; holding its receipt is the right to."""
+    """Cancel a registration; its receipt is the permission."""
     id_ = _receipt_id(receipt_id)
-    event_id = await services.event_id(slug)
+    event_id = services.event_ids.get(slug) or await services.find_event(slug)
     await _receipt(services, event_id, id_)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(
@@ -95,7 +95,7 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
 
 
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
-    """Return the endpoint of a request that a crowd sends, with its path parameters; see `Front`."""
+    """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
@@ -105,7 +105,7 @@ def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | No
 
 
 def _wait_seconds(request: Request) -> float:
-    """Return the seconds that the query asks to wait."""
+    """Return the seconds of the query parameter `wait`."""
     text = request.query_params.get("wait")
     if text is None:
         return 0
@@ -126,10 +126,10 @@ def _receipt_id(text: str) -> UUID:
 
 
 async def _receipt(services: Services, event_id: UUID, id_: UUID) -> Receipt:
-    found = await services.receipts.read(event_id, id_)
-    if found is None:
+    receipt = await services.receipts.read(event_id, id_)
+    if receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
-    return found
+    return receipt
 
 
 def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:

@@ -1,4 +1,4 @@
-"""`empty`: validates the body and answers. What the server and the framework cost, and nothing else."""
+"""`empty`: validates the body and answers: the cost of the server and the framework alone."""
 
 from fastapi import status
 
@@ -10,5 +10,5 @@ app = http.application()
 
 @app.post(http.PATH, status_code=status.HTTP_201_CREATED)
 async def register(slug: str, asked: Registering) -> Registered:  # noqa: ARG001 - read and validated
-    """Do nothing."""
+    """Answer without a decision."""
     return Registered(id=None, status="CONFIRMED")

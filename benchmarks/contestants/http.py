@@ -1,4 +1,4 @@
-"""What all contestants speak: the same path, the same body with the same rules, the same small answer."""
+"""The HTTP contract of all contestants: one path, one body with the same rules, one small answer."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Registered(BaseModel):
 
 
 def application() -> FastAPI:
-    """Return an application without routes; started as the service is, and 503 where time runs out."""
+    """Return an application without routes, started as the service is; a time-out is answered with 503."""
     app = FastAPI(lifespan=_lifespan)
     app.add_exception_handler(TimeoutError, _too_late)
     app.add_exception_handler(PoolTimeoutError, _too_late)
@@ -44,7 +44,7 @@ def application() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    # The service does so too, and it makes every request a little cheaper.
+    # As the service does; every request becomes a little cheaper.
     gc.collect()
     gc.freeze()
     yield

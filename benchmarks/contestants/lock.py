@@ -11,7 +11,7 @@ from benchmarks.contestants import http, store
 from benchmarks.contestants.http import Registered, Registering
 
 SECONDS_MAX = 10.0
-"""For the whole registration, retries included; then it is answered with 503."""
+"""The limit of a whole registration, retries included; then the answer is 503."""
 RETRY_PAUSE_SECONDS_MAX = 0.05
 _TRY_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
 
@@ -22,7 +22,7 @@ app = http.application()
 
 @app.post(http.PATH, status_code=status.HTTP_201_CREATED)
 async def register(slug: str, asked: Registering) -> Registered:
-    """Register alone; whoever comes at the same moment waits, or is told to try again."""
+    """Register under the event's lock; retry after a serialization failure or a deadlock."""
     async with asyncio.timeout(SECONDS_MAX):
         while True:  # the time-out ends it
             try:

@@ -1,7 +1,7 @@
 """The tables of the contestants that decide in the request, and the statements they share.
 
 The tables are as the authors of such a system make them: a key, the foreign key, and the one index that
-counting needs. The service's own tables carry more, which is no handicap to anybody but the service.
+counting needs. The service's own tables carry more, which is a handicap of the service alone.
 """
 
 import os
@@ -62,7 +62,7 @@ def engine() -> AsyncEngine:
 
 
 async def event(connection: AsyncConnection, slug: str) -> Row[tuple[UUID, int]]:
-    """Return the id and the capacity of an event that is there."""
+    """Return the id and the capacity of an existing event."""
     return (await connection.execute(_EVENT, {"slug": slug})).one()
 
 

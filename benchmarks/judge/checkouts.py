@@ -17,19 +17,19 @@ PROGRAM = "admitone"
 
 
 def described() -> str:
-    """Return the name of this checkout's commit, with a mark when files differ from it."""
+    """Return the name of this checkout's commit, with a mark if files differ from it."""
     return _git("describe", "--always", "--dirty")
 
 
 def commit_of(revision: str) -> str:
-    """Return the name of a revision's commit; raises `BenchmarkError` when there is none."""
+    """Return the name of a revision's commit; raises `BenchmarkError` if there is none."""
     return _git("rev-parse", "--verify", "--short", "--end-of-options", f"{revision}^{{commit}}")
 
 
 def export(commit: str, folder: Path) -> Path:
     """Write a commit's files into `folder` and install its packages there; return the checkout.
 
-    The repository notes nothing of it, so nothing is left when the folder is removed.
+    The repository keeps no record of the export, so nothing is left when the folder is removed.
     """
     archive, checkout = folder / "checkout.tar", folder / "checkout"
     checkout.mkdir()
@@ -42,7 +42,7 @@ def export(commit: str, folder: Path) -> Path:
 
 
 def run(argv: Sequence[str], checkout: Path, environment: Mapping[str, str], log: Path) -> None:
-    """Run a program to its end; raises `BenchmarkError` with its last words when it fails."""
+    """Run a program to its end; raises `BenchmarkError` with the end of its log if it fails."""
     process = child_processes.spawn(argv, log=log, env=environment, cwd=checkout)
     try:
         status = process.wait(RUN_SECONDS_MAX)

@@ -9,9 +9,10 @@ from http import HTTPStatus
 import msgspec
 import uvloop
 
-from benchmarks import cpu, loading, measure, plan, receipts
+from benchmarks import cpu, measure, plan, receipts
 from benchmarks.judge.version import Events, Version
-from benchmarks.load import Load
+from benchmarks.load import runner
+from benchmarks.load.load import Load
 from benchmarks.measure import Watched
 from benchmarks.processes import BenchmarkError
 
@@ -35,7 +36,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `values` are the figure's by name; processor time is microseconds per decision. The core shares are parts
     of one core, `others_share` is the part of the whole machine that other programs used. `unsent` and
-    `late_p99_ms` are an open loop's, as in `benchmarks.load.Heard`.
+    `late_p99_ms` are an open loop's, as in `benchmarks.load.load.LoadResult`.
     """
 
     values: dict[str, float]
@@ -50,7 +51,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a turn measures: a version while the other one is idle, for so many seconds."""
+    """One turn: the measured version, the idle version, and the seconds of the load."""
 
     version: Version
     idle: Version
@@ -59,12 +60,12 @@ class Turn:
 
     @property
     def groups(self) -> dict[str, Collection[int]]:
-        """Return the processes to account for, by group."""
+        """Return the processes whose processor time counts, by group."""
         return {**self.version.groups(), IDLE: self.idle.own_pids}
 
 
 def measure_turn(figure: str, turn: Turn) -> Measured:
-    """Measure a figure once; raises `BenchmarkError` when the version does not answer as it should."""
+    """Measure a figure once; raises `BenchmarkError` if the version gives an unexpected answer."""
     return _MEASURES[figure](turn)
 
 
@@ -92,7 +93,7 @@ def _open(turn: Turn) -> Measured:
 
 
 def _drain(turn: Turn) -> Measured:
-    """Fill the ledger while the event's row is locked, and have the workers decide it all at once."""
+    """Fill the ledger while the event's row is locked, then measure the workers deciding the backlog."""
     version = turn.version
     with version.events(1) as made:
         with version.rows_locked(made):
@@ -115,12 +116,12 @@ def _drain(turn: Turn) -> Measured:
 
 
 def _fill(turn: Turn, made: Events) -> int:
-    """Have commands accepted until there are enough; return how many."""
+    """Have commands accepted until there are `DRAIN_COMMANDS`; return how many."""
     load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, FILL_SECONDS)
     load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
     accepted = 0
     while accepted < DRAIN_COMMANDS:
-        heard = loading.run(load, turn.version.folder)
+        heard = runner.run(load, turn.version.folder)
         if not heard.answers or heard.errors:
             raise BenchmarkError(f"{turn.version.name} accepted {heard.answers}, with {heard.errors} errors")
         accepted += heard.answers
@@ -130,10 +131,10 @@ def _fill(turn: Turn, made: Events) -> int:
 def _watch(
     turn: Turn, made: Events, load: Load, per_second: float | None = None
 ) -> tuple[Watched, list[str]]:
-    """Warm the version up, put the load on, and check the answers and the tables."""
+    """Warm the version up, run the load, and check the answers and the tables."""
     version = turn.version
     uvloop.run(receipts.probe(load))
-    warmed = loading.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
+    warmed = runner.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
     version.wait_settled(made)
     asked = load if per_second is None else measure.open_loop(load, per_second)
     watched = measure.watch(asked, turn.groups, version.folder, lambda: version.wait_settled(made))

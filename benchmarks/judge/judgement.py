@@ -1,8 +1,8 @@
-"""What a judgement finds: for each figure, how this version compares with the other one.
+"""The judgement: for each figure, the comparison of this version with the other one.
 
 Both versions are measured in turns, A B B A …, and a ratio is taken between the two turns of a pair, which
-follow each other: what slows the machine for a minute slows both. The median of the ratios counts, and the
-quartiles tell how far it can be trusted.
+follow each other: another program that slows the machine for a minute slows both. The median of the ratios
+counts, and the quartiles show how far it can be trusted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,12 +77,12 @@ def compare(turns: Sequence[Turned]) -> list[Comparison]:
 
 def values_of(turns: Sequence[Turned], version: str, figure: str, value: str) -> list[float]:
     """Return one version's value of a figure in each pair of turns."""
-    found = {t.pair: t.measured.values[value] for t in turns if (t.figure, t.version) == (figure, version)}
-    return [found[pair] for pair in sorted(found)]
+    by_pair = {t.pair: t.measured.values[value] for t in turns if (t.figure, t.version) == (figure, version)}
+    return [by_pair[pair] for pair in sorted(by_pair)]
 
 
 def violations(turns: Sequence[Turned]) -> list[str]:
-    """Return what was wrong, with the turn in which it was seen."""
+    """Return all violations, each with its figure, version and turn."""
     return [
         f"{turned.figure}, {turned.version} version, turn {turned.pair + 1}: {violation}"
         for turned in turns
@@ -92,7 +92,7 @@ def violations(turns: Sequence[Turned]) -> list[str]:
 
 def _comparison(turns: Sequence[Turned], figure: str, value: str) -> Comparison:
     this, other = (values_of(turns, version, figure, value) for version in (THIS, OTHER))
-    ratios = [one / another for one, another in zip(this, other, strict=True) if another]
+    ratios = [upper / lower for upper, lower in zip(this, other, strict=True) if lower]
     higher_is_better = value in _HIGHER_IS_BETTER
     return Comparison(
         figure=figure,

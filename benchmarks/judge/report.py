@@ -13,7 +13,7 @@ WIDTH_WITHOUT_TERMINAL = 100
 
 
 def show(found: Judgement) -> None:
-    """Print the machine, a line for each value of each figure, and what limits the trust in it."""
+    """Print the machine, a line for each value of each figure, and the limits of the measurement."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in found.machine.items()))
     console.print(

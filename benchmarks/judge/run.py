@@ -1,4 +1,4 @@
-"""`admitone bench --against REV`: this version beside another one, in turns, on one machine."""
+"""`admitone bench --against REV`: measures this version and another one in turns, on one machine."""
 
 import json
 import sys
@@ -12,13 +12,14 @@ from statistics import median
 import msgspec
 import psycopg
 
-from benchmarks import arena, machine, plan, printing
+from benchmarks import arena, plan
 from benchmarks.judge import checkouts, figures, judgement, report
 from benchmarks.judge.figures import Turn
 from benchmarks.judge.judgement import OTHER, THIS, Judgement, Turned
 from benchmarks.judge.version import Version
-from benchmarks.printing import Progressed
 from benchmarks.processes import BenchmarkError
+from benchmarks.report import machine, printing
+from benchmarks.report.printing import Progressed
 from ops import embedded
 from ops.embedded import Postgres, Valkey
 from ops.embedded.unprivileged import EmbeddedError
@@ -33,8 +34,8 @@ WORKERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is to be judged; refuses what makes no sense."""
+class Options:
+    """The options of a judgement; raises `BenchmarkError` for a value out of range."""
 
     against: str
     figures: tuple[str, ...]
@@ -51,15 +52,15 @@ class Asked:
             raise BenchmarkError(f"seconds must be 1 to {plan.SECONDS_MAX}")
 
 
-def asked(
+def options(
     against: str, *, quick: bool = False, only: str | None, turns: int | None, seconds: int | None
-) -> Asked:
-    """Return what the options ask for. An open loop needs the maximum that the closed one measures."""
+) -> Options:
+    """Return the options with their defaults. The open loop needs the rate that the closed one measures."""
     wanted = set(only.split(",")) if only else set(DEFAULT_FIGURES)
     if figures.OPEN in wanted:
         wanted.add(figures.CLOSED_256)
     known = [name for name in figures.FIGURES if name in wanted]
-    return Asked(
+    return Options(
         against=against,
         figures=(*known, *sorted(wanted.difference(known))),
         turns_each=turns or (judgement.TURNS_QUICK if quick else judgement.TURNS_MIN),
@@ -78,13 +79,13 @@ def command(  # noqa: PLR0913 - one parameter for each option
     as_json: bool = False,
     output: Path,
 ) -> int:
-    """Judge this version against a revision, show and keep the judgement; return the exit code.
+    """Judge this version against a revision, show the judgement and write it; return the exit status.
 
-    0: everything was measured and every answer was right; 1: something was wrong, and the judgement says
-    what; 2: it could not take place, and standard error says why.
+    0: all was measured and every answer was right; 1: the judgement names violations; 2: it could not run,
+    and standard error says why.
     """
     try:
-        wanted = asked(against, quick=quick, only=only, turns=turns, seconds=seconds)
+        wanted = options(against, quick=quick, only=only, turns=turns, seconds=seconds)
         total = 2 * wanted.turns_each * len(wanted.figures)
         with (
             temporary_stack.stopped_like_interrupted(),
@@ -92,7 +93,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
         ):
             found = judge(wanted, progressed)
     except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - told to a person
+        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
         return 2
     output.mkdir(parents=True, exist_ok=True)
     (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
@@ -104,8 +105,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
     return 1 if found.violations else 0
 
 
-def judge(wanted: Asked, progressed: Progressed = lambda _what: None) -> Judgement:
-    """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` when that cannot be."""
+def judge(wanted: Options, progressed: Progressed = lambda _what: None) -> Judgement:
+    """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` if it cannot."""
     names = {THIS: checkouts.described(), OTHER: checkouts.commit_of(wanted.against)}
     with running(names[OTHER]) as (versions, described):
         turns, open_per_second = _measure_all(versions, wanted, progressed)
@@ -124,9 +125,9 @@ def judge(wanted: Asked, progressed: Progressed = lambda _what: None) -> Judgeme
 
 
 def _measure_all(
-    versions: Mapping[str, Version], wanted: Asked, progressed: Progressed
+    versions: Mapping[str, Version], wanted: Options, progressed: Progressed
 ) -> tuple[list[Turned], float | None]:
-    """Measure each figure in turns, one figure after the other; the first turns of all are not counted."""
+    """Measure one figure after the other, each in turns, after one warm-up turn of each version."""
     turns: list[Turned] = []
     open_per_second = None
     for version in (THIS, OTHER):
@@ -159,7 +160,7 @@ def _lower_maximum(turns: list[Turned]) -> float:
 
 @contextmanager
 def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
-    """Run both versions while the block lasts; all that was made for them is removed at the end."""
+    """Run both versions while the block lasts; their folder is removed at the end."""
     arena.allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)

@@ -1,9 +1,9 @@
 """One version of the service, seen from outside: its programs, its HTTP routes, and three tables.
 
 A version is started with its own launcher, on a database and a Valkey of its own: Redis channels are not
-divided by database numbers, so an idle version would hear the announcements of the other one. PostgreSQL is
-shared. Nothing here knows how a version decides: it is asked over HTTP, and judged by what is in `event`,
-`registration` and `command`.
+divided by database numbers, so an idle version would receive the announcements of the other one. PostgreSQL
+is shared. This module does not depend on how a version decides: it sends requests over HTTP, and checks the
+tables `event`, `registration` and `command`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from ops.embedded import Postgres, Valkey
 from ops.rehearsal import http_client, temporary_stack
 
 SPOTS = 500
-"""Of each event; all later registrations wait."""
+"""The capacity of each event; all later registrations wait."""
 SETTLED_SECONDS_MAX = 120.0
 ADMIN_CONNECTIONS = 16
 
@@ -39,7 +39,7 @@ SELECT EXISTS (SELECT FROM command WHERE event_id = ANY(%s) AND settled_at IS NU
                WHERE datname = current_database() AND pid <> pg_backend_pid()
                  AND backend_type = 'client backend' AND state <> 'idle')
 """
-# It conflicts with every change of the event's row, and not with foreign keys that refer to it.
+# This lock conflicts with every change of the event's row, and not with foreign keys that refer to it.
 _LOCK = "SELECT FROM event WHERE id = ANY(%s) FOR NO KEY UPDATE"
 _PENDING = "SELECT count(*) FROM command WHERE event_id = ANY(%s) AND settled_at IS NULL"
 _BATCHES = """
@@ -61,7 +61,7 @@ _RULES = {
         SELECT %(answered)s - least(%(answered)s, count(*)) FROM registration
         WHERE event_id = ANY(%(events)s)""",
 }
-"""What must not be, and a statement that counts how often it is."""
+"""Each violation, with a statement that counts it."""
 
 Events = dict[UUID, str]
 """The events of a turn: id and slug."""
@@ -72,7 +72,7 @@ class _Made(msgspec.Struct, frozen=True):
 
 
 class Version:
-    """A version that runs: its processes, its address, and a connection of the judge's to its database."""
+    """A running version: its processes, its address, and the judge's own connection to its database."""
 
     def __init__(self, name: str, checkout: Path, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
         self.name = name
@@ -136,7 +136,7 @@ class Version:
 
     @contextmanager
     def events(self, count: int) -> Iterator[Events]:
-        """Make open events for the block; afterwards close them, and do the servers' background work."""
+        """Make open events for the block; afterwards close them, and do the server's background work."""
         slugs = [f"judge-{secrets.token_hex(6)}-{number}" for number in range(count)]
         asked = [
             ("POST", "/api/events", {"slug": slug, "title": "A drop", "capacity": SPOTS}) for slug in slugs
@@ -161,7 +161,7 @@ class Version:
             yield
 
     def wait_settled(self, events: Events) -> bool:
-        """Tell whether nothing of these events is pending, at the latest after `SETTLED_SECONDS_MAX`."""
+        """Wait until no command of these events is pending; return False after `SETTLED_SECONDS_MAX`."""
 
         def is_busy() -> bool:
             for process in (self._api, *self._workers):
@@ -178,8 +178,8 @@ class Version:
     def drained_per_second(self, events: Events) -> float:
         """Return the rate at which the commands of these events were settled.
 
-        It counts from the first batch's transaction to the last one's. How long the worker took to begin is
-        not counted, so the first batch is not either.
+        The time counts from the first batch's transaction to the last one's. The worker's delay before the
+        first batch is not counted, so that batch is not either.
         """
         batches = self.database.execute(_BATCHES, [list(events)]).fetchall()
         seconds = (batches[-1][0] - batches[0][0]).total_seconds() if batches else 0.0
@@ -188,8 +188,8 @@ class Version:
     def violations(self, events: Events, answered: int) -> list[str]:
         """Return a sentence for each broken rule, after `answered` registrations were answered."""
         bound = {"events": list(events), "answered": answered}
-        found = {rule: self._row(statement, bound)[0] for rule, statement in _RULES.items()}
-        return [f"{rule} ({count})" for rule, count in found.items() if count]
+        counts = {rule: self._row(statement, bound)[0] for rule, statement in _RULES.items()}
+        return [f"{rule} ({count})" for rule, count in counts.items() if count]
 
     def _row(self, statement: str, bound: Sequence[object] | dict[str, object]) -> TupleRow:
         row = self.database.execute(statement.encode(), bound).fetchone()
@@ -216,8 +216,8 @@ class Version:
         except http_client.ConnectionLost as lost:
             raise BenchmarkError(f"{self.name}: {method} {path} was not answered: {lost}") from lost
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            said = answer.body[:500].decode(errors="replace")
-            raise BenchmarkError(f"{self.name}: {method} {path} answered HTTP {answer.status}: {said}")
+            body_start = answer.body[:500].decode(errors="replace")
+            raise BenchmarkError(f"{self.name}: {method} {path} answered HTTP {answer.status}: {body_start}")
         return answer.body
 
     def _create_database(self) -> None:
@@ -238,7 +238,7 @@ class Version:
         )
 
     def _stop(self) -> None:
-        """Ask all at once, then wait for each."""
+        """Signal all programs at once, then wait for each."""
         for process in (self._api, *self._workers):
             process.ask_to_stop()
         for process in (self._api, *self._workers):
@@ -246,5 +246,5 @@ class Version:
 
 
 def _plain(url: URL) -> str:
-    """Return the URL as the driver itself reads it."""
+    """Return the URL in the form that psycopg reads."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -3,10 +3,10 @@
 
 BEGIN;
 
--- Waits behind nobody for long: whoever arrives meanwhile would wait behind this.
+-- Sessions that arrive meanwhile wait behind this one, so this one must not wait for long itself.
 SET LOCAL lock_timeout = '10s';
 
--- Nobody may register between the sum and the commit, or the counter would start out wrong.
+-- A registration between the sum and the commit would make the counter wrong from the start.
 LOCK TABLE event IN ACCESS EXCLUSIVE MODE;
 LOCK TABLE registration IN SHARE ROW EXCLUSIVE MODE;
 

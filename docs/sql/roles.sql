@@ -3,7 +3,7 @@
 --   psql "$ADMITONE_DATABASE_URL" --file docs/sql/roles.sql      as the owner of the tables, after migrating
 --   ALTER ROLE admitone_api LOGIN PASSWORD '…';                   and the same for admitone_worker
 --
--- Safe to run again. The migrations are run by the owner. Nobody, the owner included, can change or remove
+-- Safe to run again. The owner runs the migrations. No role, the owner included, can change or remove
 -- an audit entry: a trigger refuses it, and these roles are not even allowed to try.
 
 DO $$

@@ -2,10 +2,10 @@
 
 1. The source is only read, each event in one snapshot; memory holds one batch of its registrations.
 2. An event is adopted whole or not at all: one transaction writes it, its registrations in their order, its
-   counters and the beginning of its audit trail. Nothing promotes or confirms anybody.
-3. An event that is here is left as it is, so an adoption that was killed goes on where it was, and one that
-   was finished changes nothing.
-4. Whatever cannot be taken is in the report with its reason, and so is whatever was taken changed.
+   counters and the beginning of its audit trail. No registration is promoted or confirmed.
+3. An event that the target has is not changed. So a killed adoption can be run again to go on, and running a
+   finished one again changes nothing.
+4. The report has each event and registration that was left out or changed, with the reason.
 """
 
 import json
@@ -26,10 +26,10 @@ __all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command"]
 
 
 def command(database_url: str, source_url: str, *, dry_run: bool, as_json: bool) -> int:
-    """Adopt into our database what the other holds, and print the report.
+    """Adopt the source's events and registrations into our database, and print the report.
 
-    Return the exit status: 0 when all was taken, 1 when something was left out. Raises `AdoptionError` when
-    it cannot be done, or not to the end; what was done until then is printed all the same.
+    Return the exit status: 0 if all were taken, 1 if any were left out. Raises `AdoptionError` if it
+    cannot begin or cannot finish; the report of the events so far is printed all the same.
     """
     report = Report(dry_run=dry_run)
     try:
@@ -41,16 +41,16 @@ def command(database_url: str, source_url: str, *, dry_run: bool, as_json: bool)
 
 
 def adopt(database_url: str, source_url: str, report: Report) -> None:
-    """Adopt every event of the source, and write into `report` what became of it."""
+    """Adopt every event of the source, and add each to `report`."""
     source_link, schema = links.source(source_url)
-    with closing(source_link), closing(links.target(database_url)) as target_link, links.told_in_a_line():
+    with closing(source_link), closing(links.target(database_url)) as target_link, links.database_errors():
         adoption = _Adoption(Source(source_link, schema), Target(target_link), report)
         with printing.bar() as bar:
             adoption.run(bar)
 
 
 class _Adoption:
-    """One run."""
+    """One run of the adoption."""
 
     def __init__(self, source: Source, target: Target, report: Report) -> None:
         self._source = source
@@ -58,7 +58,7 @@ class _Adoption:
         self._report = report
 
     def run(self, bar: Bar) -> None:
-        """Adopt event after event; a dry run in one transaction, undone, so that each sees the last."""
+        """Adopt event after event; a dry run in one transaction that is rolled back at the end."""
         bar.expect(self._source.count())
         if not self._report.dry_run:
             self._all(bar)
@@ -100,20 +100,20 @@ class _Adoption:
 
     def _already_adopted(self, raw: RawEvent, slug: str, bar: Bar) -> None:
         event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
-        there = self._source.count_of(raw.id)
-        missing = there - self._target.adopted(event.id)
+        source_count = self._source.count_of(raw.id)
+        missing = source_count - self._target.adopted(event.id)
         if missing > 0:
-            detail = f"{missing} of its registrations are not here: left out before, or made since"
+            detail = f"{missing} of its registrations are not in the target: left out before, or made since"
             self._report.note([Problem(code=Code.NOT_IN_TARGET, event_id=raw.id, detail=detail)])
         self._report.events.append(event)
-        bar.advance(there)
+        bar.advance(source_count)
 
     def _leave_out(self, raw: RawEvent, bar: Bar) -> None:
         self._report.events.append(_without_numbers(raw, Fate.LEFT_OUT))
         bar.advance(self._source.count_of(raw.id))
 
     def _against_slug(self, raw: RawEvent, event: CleanEvent | None) -> list[Problem]:
-        """Refuse a slug that another event has here, and a mended one that another has there by right."""
+        """Refuse a slug of another event: of the target's, or for a changed slug also of the source's."""
         if event is None:
             return []
         is_anothers = event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id)
@@ -123,28 +123,30 @@ class _Adoption:
         return [Problem(code=Code.SLUG_TAKEN, event_id=raw.id, detail=detail)]
 
     def _write(self, event: CleanEvent, bar: Bar) -> AdoptedEvent:
-        confirmed_there = 0
+        source_confirmed = 0
         writing = self._target.begin(event)
         with closing(self._source.registrations(event.source_id)) as batches:
             for batch in batches:
-                confirmed_there += sum(cleaning.spots_confirmed(raw) for raw in batch)
+                source_confirmed += sum(cleaning.spots_confirmed(raw) for raw in batch)
                 writing.add(self._clean(event, batch))
                 bar.advance(len(batch))
         writing.finish()
-        drift = None if event.spots_reserved is None else event.spots_reserved - confirmed_there
+        drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
         return _adopted(event, writing, drift)
 
     def _clean(self, event: CleanEvent, batch: list[RawRegistration]) -> list[CleanRegistration]:
         clean = [self._noted(*cleaning.registration(raw)) for raw in batch]
-        taken = [one for one in clean if one is not None]
-        keys = {one.email_key for one in taken if one.email_key is not None}
+        taken = [registration for registration in clean if registration is not None]
+        keys = {registration.email_key for registration in taken if registration.email_key is not None}
         kept, problems = cleaning.one_holder_each(event.source_id, taken, self._target.held(event.id, keys))
         self._report.note(problems)
         return kept
 
-    def _noted(self, one: CleanRegistration | None, problems: list[Problem]) -> CleanRegistration | None:
+    def _noted(
+        self, registration: CleanRegistration | None, problems: list[Problem]
+    ) -> CleanRegistration | None:
         self._report.note(problems)
-        return one
+        return registration
 
 
 def _adopted(event: CleanEvent, writing: Writing, drift: int | None) -> AdoptedEvent:
@@ -172,7 +174,7 @@ def _without_event(raw: RawRegistration) -> Problem:
         code=Code.REGISTRATION_WITHOUT_EVENT,
         event_id=raw.event_id,
         registration_id=raw.id,
-        detail="its event is not there",
+        detail="the source has no such event",
     )
 
 

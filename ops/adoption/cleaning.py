@@ -1,4 +1,4 @@
-"""Turns what an existing system holds into what this one can hold, or says why not (pure)."""
+"""Turns events and registrations of an existing system into valid ones, or gives the reason (pure)."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ from ops.adoption.source import RawEvent, RawRegistration
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
-"""The namespace of ids that were no UUIDs before. It never changes: clients compute ids with it."""
+"""The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""
 
 SLUG_LENGTH_MAX = 100
 
@@ -56,17 +56,17 @@ class CleanRegistration:
 
     @property
     def spots_held(self) -> int:
-        """How many spots of the capacity it takes."""
+        """The spots of the capacity that the registration takes."""
         return self.spots_count if self.status is Status.CONFIRMED else 0
 
 
 def adopted_id(text: str) -> UUID:
-    """Return the id here of what had the id `text` there: that UUID, or else `uuid5(ADOPTED, text)`."""
+    """Return the adopted id of a source's id: the same UUID, or else `uuid5(ADOPTED, text)`."""
     return UUID(text) if _UUID.fullmatch(text) else uuid5(ADOPTED, text)
 
 
 def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
-    """Return the event in a form that can be taken, None without one, and what is wrong with it."""
+    """Return the valid form of the event, None if it has none, and the event's problems."""
     problems = []
 
     def note(code: Code, detail: str) -> None:
@@ -97,7 +97,7 @@ def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
 
 
 def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[Problem]]:
-    """Return the registration in a form that can be taken, None without one, and what is wrong with it."""
+    """Return the valid form of the registration, None if it has none, and the registration's problems."""
     name, status = _printable(raw.name), _STATUSES.get(raw.status or "")
     reason = _against(raw, name, status)
     if reason is not None or status is None:
@@ -119,26 +119,26 @@ def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[P
 def one_holder_each(
     event_id: str, batch: Sequence[CleanRegistration], held: Collection[str]
 ) -> tuple[list[CleanRegistration], list[Problem]]:
-    """Take the address from every active registration whose address an earlier one, or one of `held`, has."""
+    """Remove the address of each active registration that shares it with an earlier one or with `held`."""
     seen, kept, problems = set(held), [], []
-    for one in batch:
-        if one.email_key is None or one.status is Status.CANCELLED or one.email_key not in seen:
-            kept.append(one)
+    for clean in batch:
+        if clean.email_key is None or clean.status is Status.CANCELLED or clean.email_key not in seen:
+            kept.append(clean)
         else:
-            kept.append(replace(one, email=None, email_key=None))
+            kept.append(replace(clean, email=None, email_key=None))
             detail = "an earlier active registration of the event has the same email address, and keeps it"
             problems.append(
                 Problem(
-                    code=Code.EMAIL_TAKEN, event_id=event_id, registration_id=one.source_id, detail=detail
+                    code=Code.EMAIL_TAKEN, event_id=event_id, registration_id=clean.source_id, detail=detail
                 )
             )
-        if one.email_key is not None and one.status is not Status.CANCELLED:
-            seen.add(one.email_key)
+        if clean.email_key is not None and clean.status is not Status.CANCELLED:
+            seen.add(clean.email_key)
     return kept, problems
 
 
 def spots_confirmed(raw: RawRegistration) -> int:
-    """Return what the registration adds to the sum of confirmed spots in the source, taken or not."""
+    """Return the registration's part of the source's confirmed spots, also if it is left out."""
     return raw.spots_count if raw.status == Status.CONFIRMED and isinstance(raw.spots_count, int) else 0
 
 
@@ -189,7 +189,7 @@ def _printable(text: str | None) -> str:
 
 
 def _email(text: str) -> str | None:
-    """Return the address in the form that registering gives it, as it is if registering would refuse it."""
+    """Return the address in normal form, as registering stores it, or unchanged if that would refuse it."""
     address = _printable(text)
     if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@") or " " in address:
         return None
@@ -203,9 +203,9 @@ def _email(text: str) -> str | None:
 
 
 def _utc(at: datetime | None) -> datetime | None:
-    """Read a time without a zone as UTC, which is what Prisma stores."""
+    """Read a time without a zone as UTC, as Prisma stores it."""
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
-def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - whatever the column holds
+def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - the column may have any type
     return isinstance(value, int) and least <= value <= SPOTS_MAX

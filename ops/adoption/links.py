@@ -1,4 +1,4 @@
-"""Opens the two databases of an adoption: the one to read, and ours."""
+"""Opens the two databases of an adoption: the source and the target."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _APPLICATION = "admitone-adoption"
 _CONNECT_SECONDS_MAX = 5
 LOCK_SECONDS_MAX = 10
 _DRIVERS = {"postgres", "postgresql", "postgresql+psycopg"}
-# What Prisma reads from a URL and libpq refuses.
+# Parameters of a URL that Prisma reads and libpq refuses.
 _PRISMA_PARAMETERS = {
     "connection_limit",
     "pgbouncer",
@@ -35,7 +35,7 @@ class AdoptionError(ExpectedError):
 
 
 def source(url: str) -> tuple[Link, str | None]:
-    """Open the database to read, and return it with the schema that its URL names, if it names one.
+    """Open the source, and return it with the schema that its URL names, if any.
 
     Every transaction sees one snapshot and can write nothing.
     """
@@ -50,15 +50,15 @@ def source(url: str) -> tuple[Link, str | None]:
 
 
 def target(url: str) -> Link:
-    """Open the database to write; no statement waits long for a lock."""
+    """Open the target; a statement waits at most `LOCK_SECONDS_MAX` for a lock."""
     link = _connect(_parse(url), "target")
     link.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
     return link
 
 
 @contextmanager
-def told_in_a_line() -> Iterator[None]:
-    """Turn whatever a database refuses into an `AdoptionError`."""
+def database_errors() -> Iterator[None]:
+    """Turn a database's errors into an `AdoptionError` of one line."""
     try:
         yield
     except psycopg.Error as error:
@@ -66,14 +66,14 @@ def told_in_a_line() -> Iterator[None]:
 
 
 def number(cursor: psycopg.Cursor[tuple[Any, ...]]) -> int:
-    """Return the one number that was selected."""
+    """Return the only number of a statement."""
     row = cursor.fetchone()
     assert row is not None, "an aggregate has a row"
     return int(row[0])
 
 
 def first_line(error: psycopg.Error) -> str:
-    """Return what the error says, without its context, which may quote a row."""
+    """Return the error's message without its context, which may quote a row."""
     text = error.diag.message_primary or str(error) or type(error).__name__
     return text.strip().splitlines()[0]
 

@@ -17,18 +17,18 @@ _FATES_OF_A_DRY_RUN = {**_FATES, Fate.ADOPTED: "would be adopted"}
 
 
 class Bar:
-    """Registrations done, of all that there are."""
+    """The progress of an adoption: registrations done, of all in the source."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("registrations", total=None)
 
     def expect(self, total: int) -> None:
-        """Say how many there are."""
+        """Set the number of all registrations."""
         self._progress.update(self._task, total=total)
 
     def advance(self, count: int) -> None:
-        """Count so many as done."""
+        """Count `count` more registrations as done."""
         self._progress.advance(self._task, count)
 
 

@@ -1,4 +1,4 @@
-"""What an adoption took, what it mended and what it left out, for programs and for people."""
+"""The report of an adoption: events and registrations taken, changed and left out."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from typing import Any
 from uuid import UUID
 
 PROBLEMS_LISTED_MAX = 10_000
-"""How many problems are listed with their ids; all of them are counted."""
+"""The most problems that are listed with their ids; all problems are counted."""
 
 
 class Code(StrEnum):
-    """What was wrong with something in the source."""
+    """The kind of a problem of an event or a registration in the source."""
 
     REGISTRATION_WITHOUT_EVENT = "REGISTRATION_WITHOUT_EVENT"
     SLUG_UNUSABLE = "SLUG_UNUSABLE"
@@ -43,11 +43,11 @@ MENDED = frozenset(
         Code.CREATED_AT_UNUSABLE,
     }
 )
-"""With one of these it was taken, changed as the report says; with any other it was left out."""
+"""With one of these the event or registration was taken and changed; with any other it was left out."""
 
 
 class Fate(StrEnum):
-    """What became of an event."""
+    """The result of the adoption of an event."""
 
     ADOPTED = "ADOPTED"
     ALREADY_ADOPTED = "ALREADY_ADOPTED"
@@ -56,7 +56,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """Something wrong in the source, by the source's ids. Nothing personal is in `detail`."""
+    """A problem in the source, by the source's ids. `detail` holds no personal data."""
 
     code: Code
     event_id: str | None
@@ -66,10 +66,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdoptedEvent:
-    """What became of an event; the numbers are of one that this run adopted, None for any other.
+    """An event of the source; it has numbers if this run adopted it.
 
     `drift` is the source's counter minus its confirmed rows, None without a counter. `promotable`
-    counts those who wait and will be promoted with the event's next change.
+    counts the waiting registrations that the event's next change will promote.
     """
 
     source_id: str
@@ -87,7 +87,7 @@ class AdoptedEvent:
 
 @dataclass(kw_only=True)
 class Report:
-    """All of it; `complete` once every event was looked at."""
+    """All events and problems of a run; `complete` once every event was read."""
 
     dry_run: bool
     complete: bool = False
@@ -96,7 +96,7 @@ class Report:
     counts: Counter[Code] = field(default_factory=Counter)
 
     def note(self, problems: Iterable[Problem]) -> None:
-        """Count the problems, and list them as long as there is room."""
+        """Count the problems, and list the first `PROBLEMS_LISTED_MAX`."""
         for problem in problems:
             self.counts[problem.code] += 1
             if len(self.problems) < PROBLEMS_LISTED_MAX:
@@ -104,16 +104,16 @@ class Report:
 
     @property
     def all_taken(self) -> bool:
-        """Whether nothing was left out."""
+        """True if nothing was left out."""
         return not self.counts.keys() - MENDED
 
     @property
     def registrations(self) -> int:
-        """How many registrations were adopted."""
+        """The number of adopted registrations."""
         return sum(event.registrations or 0 for event in self.events)
 
     def fates(self, fate: Fate) -> int:
-        """Return how many events came to this."""
+        """Return the number of events with this fate."""
         return sum(event.fate is fate for event in self.events)
 
     def as_json(self) -> dict[str, Any]:
@@ -139,5 +139,5 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)

@@ -13,7 +13,7 @@ from ops.adoption import links
 from ops.adoption.links import AdoptionError, Link
 
 BATCH_ROWS = 5_000
-"""How many registrations are in memory at once."""
+"""The most registrations in memory at once."""
 
 _EVENT_COLUMNS = ("id", "slug", "title", "capacity")
 _REGISTRATION_COLUMNS = ("id", "eventId", "name", "spotsCount", "status", "createdAt")
@@ -50,14 +50,14 @@ _OF_NO_EVENT = sql.SQL("""
 _COUNT = sql.SQL("SELECT count(*) FROM {registration}")
 _COUNT_OF_EVENT = sql.SQL('SELECT count(*) FROM {registration} WHERE "eventId" = %s')
 
-# Python's datetime knows no infinity and no year beyond these; such a time is as good as none.
+# Python's datetime has no infinity and no year outside these; such a time counts as missing.
 _USABLE_TIME = sql.SQL("CASE WHEN {column} BETWEEN '0001-01-02' AND '9999-12-30' THEN {column} END")
 _NULL = sql.SQL("NULL::text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawEvent:
-    """An event as it is there; `capacity` and `spots_reserved` are of whatever type the column has."""
+    """An event as the source has it; `capacity` and `spots_reserved` may have any type."""
 
     id: str
     slug: str | None
@@ -69,7 +69,7 @@ class RawEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRegistration:
-    """A registration as it is there."""
+    """A registration as the source has it."""
 
     id: str
     event_id: str | None
@@ -81,7 +81,7 @@ class RawRegistration:
 
 
 class Source:
-    """An existing system's events and registrations; `AdoptionError` if a table or column is missing."""
+    """The source's events and registrations; raises `AdoptionError` if a table or column is missing."""
 
     def __init__(self, link: Link, schema: str | None) -> None:
         self._link = link
@@ -101,7 +101,7 @@ class Source:
         }
 
     def snapshot(self) -> AbstractContextManager[object]:
-        """Return a transaction in which all reads are of one moment."""
+        """Return a transaction in which all reads see one snapshot."""
         return self._link.transaction()
 
     def event_ids(self) -> list[str]:
@@ -110,35 +110,35 @@ class Source:
         return [id_ for (id_,) in self._link.execute(query)]
 
     def event(self, id_: str) -> RawEvent | None:
-        """Return an event, None when it is not there any more."""
+        """Return an event, None if it was deleted meanwhile."""
         with self._link.cursor(row_factory=class_row(RawEvent)) as cursor:
             return cursor.execute(_EVENT.format(**self._names, **self._of_event), [id_]).fetchone()
 
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
         """Tell whether another event than this one has the slug."""
-        found = self._link.execute(_SLUG_OF_ANOTHER.format(**self._names), [slug, id_]).fetchone()
-        return bool(found and found[0])
+        row = self._link.execute(_SLUG_OF_ANOTHER.format(**self._names), [slug, id_]).fetchone()
+        return bool(row and row[0])
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
         """Yield an event's registrations in the order in which they were made, a batch at a time.
 
-        Those made in the same moment are in the order of their ids, byte by byte, which no
-        collation changes. Only within a snapshot.
+        Registrations of the same moment are in the order of their ids, byte by byte, which does not depend
+        on a collation. Call this within a snapshot.
         """
         select = _SELECT_REGISTRATIONS.format(**self._names, **self._of_registration)
         return self._batches(select + _OF_EVENT, [event_id])
 
     def registrations_of_no_event(self) -> Generator[list[RawRegistration]]:
-        """Yield the registrations whose event is not there. Only within a snapshot."""
+        """Yield the registrations without an event. Call this within a snapshot."""
         select = _SELECT_REGISTRATIONS.format(**self._names, **self._of_registration)
         return self._batches(select + _OF_NO_EVENT.format(**self._names), [])
 
     def count(self) -> int:
-        """Return how many registrations there are."""
+        """Return the number of all registrations."""
         return links.number(self._link.execute(_COUNT.format(**self._names)))
 
     def count_of(self, event_id: str) -> int:
-        """Return how many registrations an event has."""
+        """Return the number of an event's registrations."""
         return links.number(self._link.execute(_COUNT_OF_EVENT.format(**self._names), [event_id]))
 
     def _batches(self, query: sql.Composed, parameters: list[str]) -> Generator[list[RawRegistration]]:
@@ -149,13 +149,13 @@ class Source:
 
     def _columns(self, table: str, required: tuple[str, ...]) -> set[str]:
         name = self._names[table].as_string(self._link)
-        found = {column for (column,) in self._link.execute(_COLUMNS, [name])}
-        if not found:
+        columns = {column for (column,) in self._link.execute(_COLUMNS, [name])}
+        if not columns:
             raise AdoptionError(f"the source has no table {name}")
-        missing = [f'"{column}"' for column in required if column not in found]
+        missing = [f'"{column}"' for column in required if column not in columns]
         if missing:
             raise AdoptionError(f"the source's table {name} has no column {', '.join(missing)}")
-        return found
+        return columns
 
 
 def _usable(column: sql.Identifier) -> sql.Composed:

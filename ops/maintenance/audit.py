@@ -29,12 +29,12 @@ _Entry = Row[tuple[object, ...]]
 
 
 class AuditError(ExpectedError):
-    """What was asked cannot be audited; the message says why."""
+    """The events cannot be audited; the message says why."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Audited:
-    """What was found of one event: how many entries, and a sentence for each thing that is wrong."""
+    """The audit of one event: the number of entries, and a sentence for each problem."""
 
     event: str
     entries: int = 0
@@ -42,7 +42,7 @@ class Audited:
 
 
 def check(database_url: str, names: Sequence[str] = ()) -> list[Audited]:
-    """Verify numbers and hashes of these events, or of all; the first broken entry of each is named."""
+    """Verify numbers and hashes of these events, or of all; report the first broken entry of each."""
     with _snapshot(database_url) as connection:
         return [_check(connection, event) for event in _events(connection, names)]
 
@@ -65,11 +65,11 @@ def _replay(connection: Connection, event: _Entry) -> Audited:
     if counter != event.spots_reserved:
         audited.problems.append(f"the trail ends at {counter} spots; the counter says {event.spots_reserved}")
     rows = connection.execute(_STATUSES, {"event_id": event.id})
-    there = {row.id: row.status for row in rows}
-    for id_ in sorted(statuses.keys() | there.keys()):
-        if statuses.get(id_) != there.get(id_):
+    stored = {row.id: row.status for row in rows}
+    for id_ in sorted(statuses.keys() | stored.keys()):
+        if statuses.get(id_) != stored.get(id_):
             audited.problems.append(
-                f"registration {id_} is {there.get(id_, 'not there')}; "
+                f"registration {id_} is {stored.get(id_, 'not there')}; "
                 f"the trail says {statuses.get(id_, 'it should not be')}"
             )
     return audited

@@ -1,4 +1,4 @@
-"""Forgets idempotency keys that are older than anybody's retry; their commands stay."""
+"""Deletes idempotency keys that are too old for a retry; their commands stay."""
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
@@ -16,9 +16,9 @@ _FORGET = text("""
 
 
 def forget_keys(database_url: str, days: int) -> int:
-    """Forget the keys of commands settled more than `days` ago, and return how many there were.
+    """Delete the keys of commands settled more than `days` ago; return their number.
 
-    In short transactions, so that it can run beside a drop; stopped half way, it goes on next time.
+    The transactions are short, so this can run during a drop. After an interruption the next run goes on.
     """
     engine = create_engine(database_url, poolclass=NullPool)
     forgotten = 0

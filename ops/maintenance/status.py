@@ -1,4 +1,4 @@
-"""What a running service is doing: its workers, what each owns, what is pending, what has drifted."""
+"""The status of a running service: its workers, their events, pending commands and drift."""
 
 from dataclasses import asdict, dataclass
 
@@ -16,7 +16,7 @@ _EVENTS = text("SELECT id, slug FROM event")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """A live worker; `tick_age_seconds` is how long ago its database session last spoke."""
+    """A live worker; `tick_age_seconds` is the time since its last statement."""
 
     host: str
     pid: int
@@ -35,7 +35,7 @@ class BacklogStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """All of it, from one snapshot."""
+    """The status of the service, from one snapshot."""
 
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
@@ -43,7 +43,7 @@ class Status:
 
 
 def read(database_url: str) -> Status:
-    """Return the status; raises SQLAlchemy's `OperationalError` when the database is not there."""
+    """Return the status; raises SQLAlchemy's `OperationalError` if the database cannot be reached."""
     engine = create_engine(database_url, poolclass=NullPool)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}

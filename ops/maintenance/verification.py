@@ -1,4 +1,4 @@
-"""Compares every counter with its rows, and has the event's owner heal what differs."""
+"""Compares every counter with its rows, and has the event's owner heal a counter that differs."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+import msgspec
 import psycopg
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +41,7 @@ _EVENTS = text("""
 
 
 class VerificationError(ExpectedError):
-    """What was asked cannot be verified or healed; the message says why."""
+    """The events cannot be verified or healed; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ class Verified:
 
     @property
     def in_sync(self) -> bool:
-        """Tell whether both counters equal their rows."""
+        """Return True if both counters equal their rows."""
         return self.drift == 0 and self.waitlist_length == self.waiting
 
 
@@ -75,13 +76,13 @@ def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
 
 
 def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verified]:
-    """Verify, and with `heal` have every drifted event healed; return how things are at the end."""
+    """Verify, and with `heal` have every drifted event healed; return the last verification."""
     engine = create_engine(settings.database_url, poolclass=NullPool)
     with engine.connect() as connection:
-        found = verify(connection, names)
-        drifted = [event for event in found if not event.in_sync]
+        verified = verify(connection, names)
+        drifted = [event for event in verified if not event.in_sync]
         if not (heal and drifted):
-            return found
+            return verified
         if not locks.workers(connection):
             raise VerificationError("healing is a command, and no worker is running to decide it")
         connection.rollback()
@@ -89,9 +90,9 @@ def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verifie
         return verify(connection, names)
 
 
-def as_json(found: Sequence[Verified]) -> dict[str, object]:
-    """Return plain values; `inSync` sums it up."""
-    return {"in_sync": all(event.in_sync for event in found), "events": [plain(event) for event in found]}
+def as_json(events: Sequence[Verified]) -> dict[str, object]:
+    """Return plain values; `inSync` is true if all events are in sync."""
+    return {"in_sync": all(event.in_sync for event in events), "events": [plain(event) for event in events]}
 
 
 def plain(event: Verified) -> dict[str, object]:
@@ -99,11 +100,11 @@ def plain(event: Verified) -> dict[str, object]:
     return {**asdict(event), "id": str(event.id), "in_sync": event.in_sync}
 
 
-def show(found: Sequence[Verified]) -> None:
-    """Print the events whose counters differ from their rows, and those that are oversold."""
+def show(events: Sequence[Verified]) -> None:
+    """Print the events with drift and the oversold events."""
     console = Console()
     table = Table("event", "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by")
-    for event in found:
+    for event in events:
         if event.in_sync and not event.overbooked_spots:
             continue
         table.add_row(
@@ -117,8 +118,8 @@ def show(found: Sequence[Verified]) -> None:
         )
     if table.row_count:
         console.print(table)
-    drifted = sum(not event.in_sync for event in found)
-    console.print(f"{len(found)} events verified, {drifted} with drift.")
+    drifted = sum(not event.in_sync for event in events)
+    console.print(f"{len(events)} events verified, {drifted} with drift.")
 
 
 def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> Verified:
@@ -145,7 +146,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
             event_id=event.id,
             id=ids.new_id(),
             kind=commands.KINDS[type(heal)],
-            payload=commands.encode(heal),
+            payload=msgspec.json.encode(heal),
             actor=ACTOR,
         )
         for event in drifted

@@ -1,7 +1,7 @@
-"""Whether this host's worker lives, by its own heartbeat: its database session speaks at every tick.
+"""The health of this host's worker: its database session executes a statement at every tick.
 
-For a container's health check, so it needs PostgreSQL alone: a worker goes on deciding while the broker is
-away, and one that is busy with a batch has no time to answer questions.
+A container's health check uses it. It needs PostgreSQL alone: a worker goes on deciding without the broker,
+and a worker in the middle of a batch could not answer a question.
 """
 
 from sqlalchemy import create_engine
@@ -15,9 +15,9 @@ _SECONDS_MAX = 3
 
 
 def worker_is_alive(settings: Settings) -> bool:
-    """Tell whether a worker of this host spoke within `owner_silence_seconds_max`.
+    """Return True if a worker of this host executed a statement within `owner_silence_seconds_max`.
 
-    False too when the database cannot be asked: the worker cannot reach it either, and decides nothing.
+    False also if the database cannot be reached: the worker cannot reach it either, and decides nothing.
     """
     engine = create_engine(
         settings.database_url,
@@ -27,7 +27,7 @@ def worker_is_alive(settings: Settings) -> bool:
             "options": f"-c statement_timeout={_SECONDS_MAX * 1000}",
         },
     )
-    # As PostgreSQL lists it: cut to the length that fits there.
+    # As PostgreSQL lists the name: cut to the length that fits there.
     _, this_host, _ = connections.worker_name().split("/")
     try:
         with engine.connect() as connection:

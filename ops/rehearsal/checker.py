@@ -1,7 +1,7 @@
-"""The independent checker: holds what clients were told against what the service's tables say.
+"""The independent checker: compares the clients' answers with the service's tables.
 
-It knows the HTTP contract and nothing of how the service works. `check` is pure, and its answer to a
-service that keeps its promises is an empty list.
+It depends on the HTTP contract and on no part of the service. `check` is pure, and returns an empty list for
+a service that keeps its promises.
 """
 
 from collections import Counter as Tally
@@ -17,14 +17,14 @@ NAMED_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken promise: a word for it, and a sentence that names the registrations or receipts."""
+    """A broken promise: the rule, and a sentence that names the registrations or receipts."""
 
     rule: str
     sentence: str
 
 
 def check(observed: Sequence[Observed], snapshot: Snapshot) -> list[Violation]:
-    """Return every broken promise of an event that only the observed clients have touched."""
+    """Return every broken promise of an event that only the observed clients have used."""
     return [
         *capacity(observed, snapshot),
         *counter(snapshot),
@@ -37,9 +37,9 @@ def check(observed: Sequence[Observed], snapshot: Snapshot) -> list[Violation]:
 
 
 def capacity(observed: Sequence[Observed], snapshot: Snapshot) -> Iterator[Violation]:
-    """Check that confirmed spots never exceed the capacity, and none stays free that someone could have.
+    """Check that confirmed spots never exceed the capacity, and that no spot stays free for a waiting party.
 
-    Together with `rows` this makes them equal when everyone asks for one spot and enough do.
+    With `rows` this makes them equal if all parties are of one spot and there are enough of them.
     """
     limit, confirmed, beyond = snapshot.event.capacity, 0, []
     for row in snapshot.rows:
@@ -56,10 +56,10 @@ def capacity(observed: Sequence[Observed], snapshot: Snapshot) -> Iterator[Viola
     if idle:
         yield Violation("idle spots", f"{left} spots are left, and registrations wait: {_named(idle)}")
     full = [seen for seen in observed if seen.final and seen.final.code == "EVENT_FULL"]
-    turned_away = [_of(seen) for seen in full if seen.spots_count <= left]
-    if turned_away and not (head_blocks and waiting):
+    refused = [_of(seen) for seen in full if seen.spots_count <= left]
+    if refused and not (head_blocks and waiting):
         yield Violation(
-            "idle spots", f"{left} spots are left, and EVENT_FULL was said: {_named(turned_away)}"
+            "idle spots", f"{left} spots are left, and EVENT_FULL was answered: {_named(refused)}"
         )
 
 
@@ -79,7 +79,7 @@ def counter(snapshot: Snapshot) -> Iterator[Violation]:
 
 
 def answers(observed: Sequence[Observed]) -> Iterator[Violation]:
-    """Check that each registration has one receipt and one final answer, which nobody else has."""
+    """Check that each registration has one receipt and one final answer, which no other registration has."""
     for seen in observed:
         if len(seen.receipts) > 1:
             yield Violation("answered twice", f"{seen.name} has {len(seen.receipts)} receipts: {_of(seen)}")
@@ -100,42 +100,46 @@ def answers(observed: Sequence[Observed]) -> Iterator[Violation]:
 
 
 def rows(observed: Sequence[Observed], kept: Sequence[Row]) -> Iterator[Violation]:
-    """Check that each answer has exactly its row, and each row was asked for once."""
+    """Check that each answer has exactly its row, and that each row belongs to one registration sent."""
     by_id = {row.id: row for row in kept}
     for seen in observed:
         if seen.final and seen.final.status in {"CONFIRMED", "WAITLIST"}:
             yield from _answered(seen, seen.final, by_id.get(seen.final.registration_id or ""))
-    asked, by_name = {seen.name: seen for seen in observed}, defaultdict(list)
+    sent, by_name = {seen.name: seen for seen in observed}, defaultdict(list)
     for row in kept:
         by_name[row.name].append(row.id)
     for name, ids in by_name.items():
-        asker = asked.get(name)
-        if asker is None:
-            yield Violation("unasked", f"nobody asked for registration {_named(ids)} of {name}")
+        seen_by_client = sent.get(name)
+        if seen_by_client is None:
+            yield Violation("unasked", f"no client asked for registration {_named(ids)} of {name}")
         elif len(ids) > 1:
             yield Violation("doubled", f"{name} asked once and has {len(ids)} registrations: {_named(ids)}")
-        elif asker.rejected or (asker.final and asker.final.status in {"REFUSED", "FAILED"}):
-            sentence = f"{_of(asker)} was turned away, and yet has registration {_named(ids)}"
+        elif seen_by_client.rejected or _is_no(seen_by_client.final):
+            sentence = f"{_of(seen_by_client)} was refused, and yet has registration {_named(ids)}"
             yield Violation("effect of a refusal", sentence)
+
+
+def _is_no(final: Decision | None) -> bool:
+    return final is not None and final.status in {"REFUSED", "FAILED"}
 
 
 def _answered(seen: Observed, final: Decision, row: Row | None) -> Iterator[Violation]:
     if row is None:
         yield Violation("lost", f"{_of(seen)} was answered {final.status} and has no row")
         return
-    # A promotion may have come after the client's last look.
+    # A promotion may have followed the client's last request.
     status = row.status if (final.status, row.status) == ("WAITLIST", "CONFIRMED") else final.status
-    told, kept = (seen.name, seen.spots_count, status), (row.name, row.spots_count, row.status)
-    if told != kept:
-        sentence = f"{_of(seen)} was answered as {_party(told)}; its row says {_party(kept)}"
+    answer, stored = (seen.name, seen.spots_count, status), (row.name, row.spots_count, row.status)
+    if answer != stored:
+        sentence = f"{_of(seen)} was answered as {_party(answer)}; its row says {_party(stored)}"
         yield Violation("altered", sentence)
 
 
 def fifo(observed: Sequence[Observed]) -> Iterator[Violation]:
-    """Check that nobody is confirmed who began after someone with a party of the same size who still waits.
+    """Check that no confirmed party began after the answer to a waiting party of the same size.
 
-    The witness for each size is the one whose answer came first: whoever overtook anyone overtook
-    that one too. So one comparison each is enough.
+    The witness of each size is the waiting party with the earliest answer: a party that overtook any waiting
+    party overtook the witness too. So one comparison for each confirmed party is enough.
     """
     first: dict[int, tuple[float, Observed]] = {}
     for seen in observed:
@@ -153,7 +157,7 @@ def fifo(observed: Sequence[Observed]) -> Iterator[Violation]:
 
 
 def waitlist(kept: Sequence[Row]) -> Iterator[Violation]:
-    """Check that positions are 1..n in `seq` order, and nobody went past one who waits."""
+    """Check that positions are 1..n in `seq` order, and that no later party of that size is confirmed."""
     position, smallest = 0, (float("inf"), "")
     for before, row in pairwise(kept):
         if before.seq >= row.seq:
@@ -173,7 +177,7 @@ def waitlist(kept: Sequence[Row]) -> Iterator[Violation]:
 
 
 def audit(snapshot: Snapshot) -> Iterator[Violation]:
-    """Check that the audit is gapless and chained, and replaying it gives every status and the counter."""
+    """Check that the audit trail is gapless and chained, and that its replay gives the tables."""
     statuses: dict[str | None, str | None] = {}
     sizes = {row.id: row.spots_count for row in snapshot.rows}
     total, previous_hash = 0, None

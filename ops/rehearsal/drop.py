@@ -1,4 +1,4 @@
-"""A drop from the outside: who comes, what each sends, and what each is told."""
+"""A drop from the outside: its clients, their requests and their answers."""
 
 import asyncio
 import random
@@ -21,14 +21,14 @@ ADMIN_KEY = "ADMITONE_ADMIN_KEY"
 
 
 class RehearsalError(Exception):
-    """The rehearsal could not take place; the message says what to put right."""
+    """The rehearsal could not run; the message names the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One drop: who comes, for how many spots, to which service. Refuses what makes no sense.
+    """One drop: the service, its clients and registrations; raises `RehearsalError` for values out of range.
 
-    Each registration asks for 1 to `party_max` spots, drawn from `seed`; every second one names an
+    Each registration asks for 1 to `party_max` spots, drawn from `seed`; every second registration has an
     email address of its own.
     """
 
@@ -59,7 +59,7 @@ class _Registration(msgspec.Struct, frozen=True):
 
 
 class _Body(msgspec.Struct, frozen=True, rename="camel"):
-    """What the answer to a registration, a receipt and a problem have in common."""
+    """The common fields of a registration's answer, a receipt and a problem."""
 
     receipt_id: str | None = None
     status: str | int = ""
@@ -69,7 +69,7 @@ class _Body(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Visit:
-    """One registration: what is sent for it, and what was seen of it."""
+    """One registration: its request, and its answers so far."""
 
     def __init__(self, slug: str, number: int, spots_count: int) -> None:
         self.seen = Observed(name=f"Rehearsal {number}", spots_count=spots_count, begun=0.0)
@@ -81,7 +81,7 @@ class Visit:
         self._receipts_path = f"/api/p/{slug}/receipts/"
 
     def note(self, answer: http_client.Answer, at: float) -> None:
-        """Take down an answer to the registration, or a reading of its receipt."""
+        """Note an answer to the registration or to a request for its receipt."""
         seen, body = self.seen, _body(answer)
         if answer.status not in _ANSWERS:
             self.failure = f"HTTP {answer.status} {body.code or ''}".rstrip()
@@ -109,7 +109,7 @@ def _body(answer: http_client.Answer) -> _Body:
     try:
         return msgspec.json.decode(answer.body, type=_Body)
     except msgspec.DecodeError:
-        return _Body()  # no receipt and no decision: the checker has a word for that
+        return _Body()  # no receipt and no decision, which the checker reports
 
 
 def _decision(answer: http_client.Answer, body: _Body) -> Decision:
@@ -123,7 +123,7 @@ _Act = Callable[[http_client.Connection, Visit], Awaitable[None]]
 
 
 class Drop:
-    """The crowd at work on one event: `clients` connections, each with one registration at a time."""
+    """All clients of one event: `clients` connections, each with one registration at a time."""
 
     def __init__(self, plan: Plan, slug: str) -> None:
         chance = random.Random(plan.seed)  # noqa: S311 - a rehearsal must be repeatable
@@ -136,19 +136,19 @@ class Drop:
 
     @property
     def sent(self) -> list[Visit]:
-        """Return the visits that have begun."""
+        """Return the visits whose registration was sent."""
         return [visit for visit in self.visits if visit.seen.begun]
 
     async def register(self) -> None:
-        """Send every registration once, and see each through to its decision or the end of patience."""
-        await self._everybody(self.visits, self._register)
+        """Send every registration, and wait for its decision or for the end of `PATIENCE_SECONDS`."""
+        await self._run_clients(self.visits, self._register)
 
     async def ask_again(self) -> None:
         """Read each decided receipt once more, and send some registrations a second time."""
         self.stage = "asking again"
-        await self._everybody([visit for visit in self.visits if visit.seen.decisions], self._ask_again)
+        await self._run_clients([visit for visit in self.visits if visit.seen.decisions], self._ask_again)
 
-    async def _everybody(self, visits: Sequence[Visit], act: _Act) -> None:
+    async def _run_clients(self, visits: Sequence[Visit], act: _Act) -> None:
         self.done, queue = 0, iter(visits)
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._plan.clients):
@@ -161,7 +161,7 @@ class Drop:
                     await act(connection, visit)
                 except http_client.GaveUp as gave_up:
                     visit.failure = str(gave_up)
-                    break  # who was not answered for so long sends no more
+                    break  # a client without an answer for so long sends no more
                 finally:
                     self.retries, connection.retries = self.retries + connection.retries, 0
                 self.done += 1

@@ -1,7 +1,6 @@
-"""What is known of a drop: what each client saw of it, and what the service's tables say.
+"""The evidence of a drop: the answers that each client saw, and the service's tables.
 
-It knows the HTTP contract and nothing of how the service works. `fetch` reads the tables through the
-admin API.
+This module depends on the HTTP contract alone. `fetch` reads the tables through the admin API.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Read(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A part of the admin API's answers; fields that nobody checks are passed over."""
+    """A part of the admin API's answers; fields that no check needs are ignored."""
 
 
 class Event(_Read, frozen=True):
@@ -40,7 +39,7 @@ class Event(_Read, frozen=True):
 
 
 class Counter(_Read, frozen=True):
-    """The counter as the service itself compares it with its rows."""
+    """The service's own comparison of the counter with its rows."""
 
     spots_reserved: int
     actual_confirmed: int
@@ -78,7 +77,7 @@ class _Page(_Read, Generic[T], frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """An event at rest: all of its rows in `seq` order, all of its audit entries in `number` order."""
+    """An idle event: all its rows in `seq` order, all its audit entries in `number` order."""
 
     event: Event
     counter: Counter
@@ -88,7 +87,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A final answer as a client read it; `code` is a refusal's, `registration_id` is for the others."""
+    """A final answer as a client read it; a refusal has a `code`, the others have a `registration_id`."""
 
     status: str
     registration_id: str | None = None
@@ -97,10 +96,10 @@ class Decision:
 
 @dataclass(slots=True, kw_only=True)
 class Observed:
-    """What one client saw of one registration it asked for; times are seconds of one monotonic clock.
+    """The answers to one registration of one client; times are seconds of one monotonic clock.
 
-    `accepted` is when the first 201 or 202 came, `decisions` holds every final answer in the order
-    in which it was read, `rejected` is the status of an answer that promises to have left nothing.
+    `accepted` is the time of the first 201 or 202, `decisions` holds every final answer in the order in which
+    the client read it, `rejected` is the status of an answer by which the request had no effect.
     """
 
     name: str
@@ -123,29 +122,29 @@ class FetchFailed(Exception):  # noqa: N818 - reads as the sentence "raise Fetch
 
 
 async def fetch(connection: http_client.Connection, event_id: str, admin_key: str) -> Snapshot:
-    """Read one event at rest: repeats until nothing moved while it was read; raises `FetchFailed`."""
+    """Read an event; repeat until it does not change during the read; raises `FetchFailed`."""
     reader = _Reader(connection, f"/api/events/{quote(event_id)}", admin_key)
-    event = await reader.one("", Event)
+    event = await reader.get("", Event)
     for _ in range(STILL_READS_MAX):
-        kept = await reader.all("/registrations", Row)
-        entries = await reader.all("/audit", Entry)
-        now = await reader.one("/counter", Counter)
-        before, event = event, await reader.one("", Event)
+        rows = await reader.get_all("/registrations", Row)
+        entries = await reader.get_all("/audit", Entry)
+        counter = await reader.get("/counter", Counter)
+        before, event = event, await reader.get("", Event)
         if before == event:
-            return Snapshot(event=event, counter=now, rows=kept, entries=entries)
+            return Snapshot(event=event, counter=counter, rows=rows, entries=entries)
         await asyncio.sleep(STILL_PAUSE_SECONDS)
     raise FetchFailed(f"event {event_id} kept changing while it was read")
 
 
 class _Reader:
-    """Reads one event's admin resources, and repeats what may be repeated."""
+    """Reads one event's admin resources; repeats requests that fail."""
 
     def __init__(self, connection: http_client.Connection, path: str, admin_key: str) -> None:
         self._connection, self._path = connection, path
         self._headers = {"authorization": f"Bearer {admin_key}"}
         self._until = perf_counter() + FETCH_SECONDS_MAX
 
-    async def one(self, below: str, shape: type[T]) -> T:
+    async def get(self, below: str, shape: type[T]) -> T:
         path = self._path + below
         try:
             answer = await http_client.insist(
@@ -159,11 +158,11 @@ class _Reader:
         except msgspec.DecodeError as error:
             raise FetchFailed(f"GET {path} does not keep to the contract: {error}") from error
 
-    async def all(self, below: str, shape: type[T]) -> list[T]:
+    async def get_all(self, below: str, shape: type[T]) -> list[T]:
         items: list[T] = []
         cursor = ""
         for _ in range(PAGES_MAX):
-            page = await self.one(f"{below}?limit={PAGE_ROWS}{cursor}", _Page[shape])  # type: ignore[valid-type]
+            page = await self.get(f"{below}?limit={PAGE_ROWS}{cursor}", _Page[shape])  # type: ignore[valid-type]
             items += page.items
             if page.next_cursor is None:
                 return items

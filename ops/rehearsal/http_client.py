@@ -1,7 +1,7 @@
-"""A crowd of HTTP clients that costs little, so that it can share a machine with the service it loads.
+"""An HTTP client with little overhead, so that many can share a machine with the service they load.
 
-`Connection` speaks HTTP/1.1 with keep-alive, one request at a time. `insist` repeats a request as a
-patient client should.
+`Connection` speaks HTTP/1.1 with keep-alive, one request at a time. `insist` repeats a request that is safe
+to repeat.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ConnectionLost(Exception):  # noqa: N818 - reads as the sentence "raise Co
 
 
 class GaveUp(Exception):  # noqa: N818 - reads as the sentence "raise GaveUp"
-    """No usable answer came while there was patience; the message is the last reason."""
+    """No usable answer came in time; the message is the last reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Answer:
     headers: dict[bytes, bytes]
     body: bytes
 
-    def json(self) -> Any:  # noqa: ANN401 - it is whatever the server sent
-        """Return the decoded body; raises `msgspec.DecodeError` when it is not JSON."""
+    def json(self) -> Any:  # noqa: ANN401 - the server may send any JSON
+        """Return the decoded body; raises `msgspec.DecodeError` if it is not JSON."""
         return msgspec.json.decode(self.body)
 
 
@@ -88,7 +88,7 @@ class Connection:
             return await answer
         finally:
             timer.cancel()
-            if answer.cancelled():  # its answer may still come, and must not become the next one's
+            if answer.cancelled():  # a late answer must not become the next request's
                 wire.abandon("the request was cancelled")
 
     async def _connect(self) -> "_Wire":
@@ -154,7 +154,7 @@ class _Wire(asyncio.Protocol):
         if status < 200:  # noqa: PLR2004 - interim answers end here; the real one follows
             return
         if answer is None or not self._parser.should_keep_alive():
-            self.closed = True  # nobody asked, or the server said good-bye
+            self.closed = True  # an answer without a request, or the server closes the connection
             self.transport.close()
         if answer is not None and not answer.done():
             answer.set_result(Answer(status, self._headers, b"".join(self._body)))
@@ -175,10 +175,10 @@ async def insist(  # noqa: PLR0913 - one request has that many parts
     *,
     until: Callable[[], float],
 ) -> Answer:
-    """Repeat a request that is safe to repeat, until it is answered other than by "try again later".
+    """Repeat a request that is safe to repeat, until its answer is not a "try again later".
 
-    Honours ``Retry-After`` up to `RETRY_SECONDS_MAX`. `until` says, on `perf_counter`'s clock, when
-    to stop; raises `GaveUp` then.
+    Honours ``Retry-After`` up to `RETRY_SECONDS_MAX`. `until` returns the time on `perf_counter`'s clock at
+    which this gives up and raises `GaveUp`.
     """
     reason, pause = "there was no time left", RETRY_SECONDS_MIN
     while perf_counter() < until():

@@ -1,8 +1,8 @@
-"""A rehearsed drop: a crowd registers over HTTP against real processes, and the checker looks on.
+"""The rehearsal of a drop: clients register over HTTP with real processes, and the checker verifies it.
 
-It proves on your own machine, or against your own installation, what the service promises: the
-capacity is met and never exceeded, nobody is lost, answered twice or overtaken. Every run makes an
-event of its own, so that it knows everything that may be found there.
+It proves the service's promises on your own machine, or against your own installation: the capacity is
+reached and never exceeded, no registration is lost, answered twice or overtaken. Every run makes an event of
+its own, so that the event has no other registrations.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from ops.rehearsal.report import Report, show
 
 __all__ = ["Plan", "RehearsalError", "Report", "command", "rehearse", "show"]
 
-OPEN_TIME_MAX = timedelta(hours=1)  # then the event closes by itself, and costs its host no more
+OPEN_TIME_MAX = timedelta(hours=1)  # then the event closes, and costs the service nothing more
 REFRESH_SECONDS = 0.2
 
 Progressed = Callable[[str, int, int], None]
@@ -37,9 +37,9 @@ class _Made(msgspec.Struct, frozen=True):
 
 
 async def rehearse(plan: Plan, progressed: Progressed = lambda _stage, _done, _total: None) -> Report:
-    """Rehearse a drop and check it; raises `RehearsalError` when it could not begin.
+    """Rehearse a drop and check it; raises `RehearsalError` if it cannot begin.
 
-    `progressed` is told the stage, how many registrations are through it, and of how many.
+    `progressed` is called with the stage, the number of registrations done, and the number of all.
     """
     async with http_client.Connection(plan.url) as desk:
         event_id, slug = await _create_event(desk, plan)
@@ -61,12 +61,12 @@ async def _watch(drop: Drop, progressed: Progressed) -> None:
 
 
 async def _create_event(desk: http_client.Connection, plan: Plan) -> tuple[str, str]:
-    """Return the id and the slug of a fresh event; the first to find out that the service is not there."""
+    """Make an event; return its id and slug; raises `RehearsalError` if the service cannot be reached."""
     slug = f"rehearsal-{secrets.token_hex(6)}"
     wanted: dict[str, object] = {"slug": slug, "title": "Rehearsal", "capacity": plan.capacity}
     wanted["maxSpotsPerRegistration"] = plan.party_max
     wanted["closesAt"] = (datetime.now(UTC) + OPEN_TIME_MAX).isoformat()
-    if plan.party_max > 1:  # or a large party at the head would keep the last spots empty
+    if plan.party_max > 1:  # else a large party at the head could keep the last spots free
         wanted["promotionPolicy"] = "skip_unfit"
     headers = {"authorization": f"Bearer {plan.admin_key}", "content-type": "application/json"}
     try:
@@ -89,8 +89,8 @@ async def _check(desk: http_client.Connection, plan: Plan, event_id: str, drop: 
         snapshot = await evidence.fetch(desk, event_id, plan.admin_key)
     except evidence.FetchFailed as failed:
         return [f"unchecked: {failed}"]
-    found = checker.check([visit.seen for visit in drop.sent], snapshot)
-    return [f"{violation.rule}: {violation.sentence}" for violation in found]
+    violations = checker.check([visit.seen for visit in drop.sent], snapshot)
+    return [f"{violation.rule}: {violation.sentence}" for violation in violations]
 
 
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -105,10 +105,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     as_json: bool,
     keep: bool,
 ) -> int:
-    """Rehearse at `url`, or on a stack of its own; return the exit code.
+    """Rehearse at `url`, or on a temporary stack; return the exit status.
 
-    0: everybody answered, nothing broken; 1: otherwise; 2: it could not take place, and standard
-    error says why. `keep` leaves the own stack's data behind and says where.
+    0: every registration was answered and every promise was kept; 1: otherwise; 2: the rehearsal could not
+    run, and standard error says why. `keep` keeps the temporary stack's data and prints its folder.
     """
     try:
         plan = Plan(

@@ -1,4 +1,4 @@
-"""What a rehearsal found, and how it is shown."""
+"""The report of a rehearsal, as JSON and as a table."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ VIOLATIONS_SHOWN_MAX = 5  # of each kind
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What happened. Times to answer run from a registration's first send to its decision.
+    """The result of a rehearsal. Times to answer run from a registration's first send to its decision.
 
-    `pending` were accepted and not decided in time, `errors` counts by reason those that got no
-    answer at all; both are unanswered. `decided_per_second` is over `seconds`, the whole drop.
+    `pending` registrations were accepted and not decided in time, `errors` counts by reason those without
+    any answer. `decided_per_second` is over `seconds`, the whole drop.
     """
 
     event_id: str
@@ -43,7 +43,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def passed(self) -> bool:
-        """Whether everybody was answered and no promise was broken."""
+        """True if every registration was answered and no promise was broken."""
         return not (self.violations or self.pending or self.errors) and self.sent == self.registrations
 
 
@@ -52,9 +52,9 @@ def summarise(plan: Plan, event_id: str, slug: str, drop: Drop, violations: list
     sent = drop.sent
     decided = [visit.seen for visit in sent if visit.seen.decisions]
     pending = [visit for visit in sent if visit.seen.receipts and not visit.seen.decisions]
-    told = Counter(seen.decisions[0].status for seen in decided)
+    statuses = Counter(seen.decisions[0].status for seen in decided)
     errors = Counter(visit.failure for visit in sent if visit.failure and visit not in pending)
-    errors += Counter({"FAILED": told["FAILED"]})
+    errors += Counter({"FAILED": statuses["FAILED"]})
     ended = max((seen.decided or 0.0 for seen in decided), default=0.0)
     seconds = max(ended - min(visit.seen.begun for visit in sent), 0.0)
     refusals = Counter(seen.decisions[0].code or "without a code" for seen in decided if _refused(seen))
@@ -70,9 +70,9 @@ def summarise(plan: Plan, event_id: str, slug: str, drop: Drop, violations: list
         seconds=round(seconds, 3),
         decided_per_second=round(len(decided) / seconds, 1) if seconds else 0.0,
         answer_ms=_percentiles([(seen.decided or 0.0) - seen.begun for seen in decided]),
-        confirmed=told["CONFIRMED"],
+        confirmed=statuses["CONFIRMED"],
         confirmed_spots=sum(seen.spots_count for seen in decided if seen.decisions[0].status == "CONFIRMED"),
-        waitlisted=told["WAITLIST"],
+        waitlisted=statuses["WAITLIST"],
         refused=dict(refusals),
         pending=len(pending),
         errors=dict(errors),
@@ -104,14 +104,14 @@ def show(report: Report, *, as_json: bool) -> None:
     for label, value in _figures(report):
         table.add_row(label, value)
     console.print(table)
-    for sentence in _some(report.violations):
+    for sentence in _first_of_each_kind(report.violations):
         console.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
-    verdict = "Everybody was answered, and every promise was kept." if report.passed else "FAILED"
+    verdict = "Every registration was answered, and every promise was kept." if report.passed else "FAILED"
     console.print(verdict, style="green" if report.passed else "bold red")
 
 
-def _some(violations: Sequence[str]) -> Iterator[str]:
-    """Return the first few violations of each kind, and how many more there are."""
+def _first_of_each_kind(violations: Sequence[str]) -> Iterator[str]:
+    """Yield the first violations of each kind, and the number of those left out."""
     kinds: Counter[str] = Counter()
     for violation in violations:
         kind = violation.partition(":")[0]

@@ -1,4 +1,4 @@
-"""A whole service of a rehearsal's own, on data of its own, for as long as it lasts."""
+"""The temporary stack of a rehearsal: a whole service on data of its own."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @contextmanager
 def stopped_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the rehearsal as Ctrl-C does: with its stack stopped."""
+    """Let SIGTERM and a closed terminal end the rehearsal as Ctrl-C does: its stack is stopped."""
     before = {
         number: signal.signal(number, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -50,7 +50,7 @@ def stopped_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def own_stack(plan: Plan, *, keep: bool) -> Iterator[None]:
-    """Run the whole service at the plan's address while the block lasts, on data of its own."""
+    """Run the whole service at the plan's address while the block lasts, on temporary data."""
     folder = Path(tempfile.mkdtemp(prefix="admitone-rehearsal-"))
     log = folder / "stack.log"
     try:
@@ -78,13 +78,13 @@ def own_stack(plan: Plan, *, keep: bool) -> Iterator[None]:
 
 
 def _own_environment(plan: Plan) -> dict[str, str]:
-    """Return the environment without the addresses of any other installation."""
-    ours = {
+    """Return the environment without the addresses of another installation."""
+    others = {
         name: value
         for name, value in os.environ.items()
         if not (name.startswith("ADMITONE_") and name.endswith("_URL"))
     }
-    return {**ours, ADMIN_KEY: plan.admin_key}
+    return {**others, ADMIN_KEY: plan.admin_key}
 
 
 async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,4 +1,4 @@
-"""Requests to stop: Ctrl-C, SIGTERM, a terminal that closes."""
+"""The requests to stop: Ctrl-C, SIGTERM, a closed terminal."""
 
 import signal
 from types import FrameType
@@ -6,21 +6,21 @@ from typing import Self
 
 
 class Interrupts:
-    """Counts the requests to stop; they never interrupt, so that no child is started and not noted."""
+    """Counts the requests to stop. They raise no exception, so that no started child goes unnoted."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @property
     def hasten(self) -> bool:
-        """Whether a stop was asked for again."""
+        """True if a second stop was requested."""
         return self.count > 1
 
     def __enter__(self) -> Self:
-        asked = [signal.SIGINT, signal.SIGTERM]
+        numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup, a closed terminal is no request
-            asked.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._note) for number in asked}
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The stack's own programs, API processes and workers, as children that a later start finds again."""
+"""The stack's programs: API processes and workers, as children that a later start can find."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ from ops import child_processes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "ADMITONE_DATA"
-"""The variable by which a later start knows a child of the stack in this data folder."""
+"""The variable by which a later start recognises a child of the stack in this data folder."""
 GATE = "ADMITONE_GATE"
 LEFTOVER_SECONDS_MAX = 5.0
 
 
 class Gate:
-    """Holds programs back after their imports, which take longest, until the database is ready for them."""
+    """Makes programs wait after their imports, which take longest, until the database is ready."""
 
     def __init__(self) -> None:
         self._end, self._handle = os.pipe()
 
     def fileno(self) -> int:
-        """Return the descriptor that programs wait at."""
+        """Return the descriptor at which programs wait."""
         return self._end
 
     def open(self, programs: int) -> None:
@@ -31,16 +31,16 @@ class Gate:
         os.write(self._handle, b"." * programs)
 
     def close(self) -> None:
-        """Close the gate for good; a program that still waits ends."""
+        """Close the gate; a program that still waits ends."""
         os.close(self._handle)
         os.close(self._end)
 
 
 def wait_at_gate() -> None:
-    """Return when the stack lets this program pass: at once if it was not started behind a gate."""
-    if given := os.environ.pop(GATE, None):
-        passed = os.read(int(given), 1)
-        os.close(int(given))
+    """Wait until the stack lets this program pass; return at once if it was started without a gate."""
+    if descriptor := os.environ.pop(GATE, None):
+        passed = os.read(int(descriptor), 1)
+        os.close(int(descriptor))
         if not passed:
             sys.exit("the stack ended before it was ready")
 
@@ -58,7 +58,7 @@ class Program:
         self._log_start = 0
 
     def start(self, gate: Gate | None = None) -> None:
-        """Start the program with this process's environment, behind a gate if one is given."""
+        """Start the program with this process's environment, and behind the gate if there is one."""
         behind = {GATE: str(gate.fileno())} if gate else {}
         self._log_start = child_processes.size(self.log)
         self.process = child_processes.spawn(
@@ -70,7 +70,7 @@ class Program:
         )
 
     def last_words(self) -> str:
-        """Return what the program wrote last since its start, an indented line each."""
+        """Return the end of the program's log since its start, an indented line each."""
         return child_processes.tail(self.log, self._log_start)
 
 
@@ -79,9 +79,9 @@ def _environment(data: Path) -> Mapping[str, str]:
 
 
 def stop_leftovers(data: Path) -> None:
-    """End the programs that an earlier stack of this data folder left; raises `TimeoutError` if one stays."""
+    """End the programs of an earlier stack of this data folder; raises `TimeoutError` if one stays."""
 
-    def is_ours(pid: int, argv: Sequence[str]) -> bool:
+    def is_of_this_folder(pid: int, argv: Sequence[str]) -> bool:
         return "ops.cli" in argv and child_processes.environment(pid).get(MARK) == str(data)
 
-    child_processes.stop_found(is_ours, signal.SIGTERM, LEFTOVER_SECONDS_MAX)
+    child_processes.stop_found(is_of_this_folder, signal.SIGTERM, LEFTOVER_SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""How the stack sees its own API: is it ready, is the demonstration event there, what to tell a person."""
+"""The stack's requests to its own API: readiness, the demonstration event, the welcome text."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ DEMO_SECONDS_MAX = 10.0
 
 
 def unready(port: int) -> str | None:
-    """Return why the API is not ready; None when it is."""
+    """Return the reason why the API is not ready; None if it is ready."""
     try:
         status, body = _get(port, "/readyz", ANSWER_SECONDS_MAX)
     except (OSError, http.client.HTTPException) as error:
@@ -22,7 +22,7 @@ def unready(port: int) -> str | None:
 
 
 def make_demo(port: int, key: str) -> str | None:
-    """Make the demonstration event unless it is there; return why it could not be made, else None."""
+    """Make the demonstration event if it is missing; return the reason if it cannot be made, else None."""
     try:
         status, body = _get(port, f"/api/p/{DEMO['slug']}", DEMO_SECONDS_MAX)
         if status != HTTPStatus.NOT_FOUND:
@@ -43,7 +43,7 @@ def _post(port: int, path: str, key: str, body: object) -> tuple[int, str]:
 
 
 def _ask(port: int, seconds: float, *request: Any) -> tuple[int, str]:
-    """Ask the API itself, whatever proxy the environment names."""
+    """Send a request to the API itself, without the environment's proxy."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request(*request)
@@ -54,7 +54,7 @@ def _ask(port: int, seconds: float, *request: Any) -> tuple[int, str]:
 
 
 def welcome(port: int, key: AdminKey, seconds: float, *, demo: bool) -> str:
-    """Return what a person needs to go on."""
+    """Return the text that shows a person how to go on."""
     url = f"http://localhost:{port}"
     lines = [f"AdmitOne is ready after {seconds:.1f} s.", ""]
     lines += [f"  URL        {url}", f"  Docs       {url}/docs", f"  Admin key  {_where(key)}", ""]

@@ -1,9 +1,9 @@
-"""`admitone up`: everything on one machine, until Ctrl-C.
+"""`admitone up`: the whole service on one machine, until Ctrl-C.
 
     lock → servers → migrations → API processes and workers → ready → watch → stop, in the opposite order
 
 The listening socket belongs to this process and outlives every API process: while one is started again,
-connections wait in the socket's backlog. Nothing that this process starts outlives it.
+connections wait in the socket's backlog. No process that this process starts outlives it.
 """
 
 import os
@@ -26,11 +26,11 @@ from shared.errors import ExpectedError
 HOST = "127.0.0.1"
 BACKLOG = 4_096
 OPEN_FILES = 65_536
-"""The usual limit of 1,024 would refuse a crowd."""
+"""The usual limit of 1,024 is too low for a drop."""
 READY_SECONDS_MAX = 60.0
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 STOP_SECONDS_MAX = 9.0
-"""The whole stop; what is not gone by then is killed, which loses nothing that was answered."""
+"""The limit of the whole stop; then the rest is killed, which loses no accepted command."""
 API_STOP_SECONDS_MAX = 4.0
 WORKER_STOP_SECONDS_MAX = 2.0
 VALKEY_STOP_SECONDS_MAX = 1.0
@@ -43,13 +43,13 @@ class StackError(ExpectedError):
     exit_status = 1
 
 
-class _Told(Exception):  # noqa: N818  # no error: a stop was asked for while the stack was starting
+class _StopRequested(Exception):  # noqa: N818  # no error: a stop was requested during the start
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run, and where."""
+    """The parts of a stack to run, with their port and data folder."""
 
     port: int
     data: Path
@@ -59,13 +59,13 @@ class Plan:
 
 
 def up(plan: Plan) -> None:
-    """Run the stack until it is told to stop; raises `StackError` or `EmbeddedError` if it cannot run.
+    """Run the stack until a request to stop; raises `StackError` or `EmbeddedError` if it cannot run.
 
     When this returns or raises, no process that it started is left.
     """
     with Interrupts() as signals:
         data = embedded.prepare(plan.data)
-        with embedded.locked(data), _listening(plan.port) as listener, suppress(_Told):
+        with embedded.locked(data), _listening(plan.port) as listener, suppress(_StopRequested):
             try:
                 _Stack(plan, data, listener, signals).run()
             except OSError as error:
@@ -88,7 +88,7 @@ class _Stack:
         self._stop_by: float | None = None
 
     def run(self) -> None:
-        """Start everything, keep it running until told to stop, then stop it, also on failure."""
+        """Start all parts, keep them running until a request to stop, then stop them, also on failure."""
         started_at = time.monotonic()
         key = state_file.admin_key(self.data)
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
@@ -107,7 +107,7 @@ class _Stack:
             _say("Stopping.")
 
     def _start(self, ends: ExitStack) -> None:
-        """Start everything at once, and let the programs wait until the database has its schema."""
+        """Start all parts at once, and let the programs wait until the database has its schema."""
         _stop_leftovers(self.data)
         ends.callback(self._stop_server, self.postgres, STOP_SECONDS_MAX)
         ends.callback(self._stop_server, self.valkey, VALKEY_STOP_SECONDS_MAX)
@@ -124,7 +124,7 @@ class _Stack:
             self._wait_ready()
 
     def _migrate(self) -> None:
-        """Import the migrations while the servers start, then run them; raises `SettingsError` too."""
+        """Import the migrations while the servers start, then run them; also raises `SettingsError`."""
         from alembic.util import CommandError  # noqa: PLC0415
         from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
@@ -148,9 +148,9 @@ class _Stack:
             self._check(deadline, f"the stack is not ready: {reason}")
 
     def _check(self, deadline: float, late: str) -> None:
-        """Wait a moment; raise when a part has ended, a stop was asked for, or it is too late."""
+        """Wait a moment; raise if a part has ended, a stop was requested, or the deadline has passed."""
         if self.signals.count:
-            raise _Told
+            raise _StopRequested
         for part in self._parts():
             if part.process is not None and (status := part.process.poll()) is not None:
                 raise StackError(
@@ -158,7 +158,7 @@ class _Stack:
                 )
         if time.monotonic() > deadline:
             raise StackError(late)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
     def _parts(self) -> list[supervisor.Part]:
         return [self.postgres, self.valkey, *self.workers, *self.apis]
@@ -168,11 +168,11 @@ class _Stack:
         while not self.signals.count:
             for each in watched:
                 each.tend(_say)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _stop_programs(self, these: Sequence[Program], seconds: float) -> None:
-        """Ask all at once, wait for all, kill the rest."""
-        living = [program.process for program in these if program.process is not None]
+    def _stop_programs(self, stopping: Sequence[Program], seconds: float) -> None:
+        """Signal all programs at once, wait for them, and kill those that are left."""
+        living = [program.process for program in stopping if program.process is not None]
         for process in living:
             process.send_signal(signal.SIGTERM)
         until = time.monotonic() + self._seconds_left(seconds)
@@ -188,7 +188,7 @@ class _Stack:
         server.stop(self._seconds_left(seconds), crash=self.signals.hasten)
 
     def _seconds_left(self, most: float) -> float:
-        """Return how long a part may take to stop, so that the whole stays within its limit."""
+        """Return the seconds that a part may take to stop, so that the whole stop stays within its limit."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_SECONDS_MAX
         limit = HASTY_STOP_SECONDS_MAX if self.signals.hasten else most
@@ -204,14 +204,14 @@ def _listening(port: int) -> socket.socket:
 
 
 def _set_environment(values: Mapping[str, str]) -> None:
-    """Make the stack's settings those of this process and its children, and libpq's variables nobody's."""
+    """Set the stack's settings for this process and its children, and remove libpq's variables."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     os.environ.update(values)
 
 
 def _allow_open_files() -> None:
-    """Let this process and its children hold many connections at once, as far as the system allows."""
+    """Raise the limit of open files for this process and its children, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -226,6 +226,6 @@ def _stop_leftovers(data: Path) -> None:
 
 
 def _say(text: str) -> None:
-    """Tell a person; that nobody reads on is no reason to stop."""
+    """Print a line; a closed pipe is no reason to stop."""
     with suppress(BrokenPipeError):
         print(text, flush=True)

@@ -1,10 +1,10 @@
-"""What a stack keeps in its data folder for people and other commands: the admin key, and where it runs."""
+"""The files of a stack in its data folder: the admin key, and its state for other commands."""
 
 import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,13 +13,13 @@ from ops.embedded.unprivileged import EmbeddedError
 
 KEY_BYTES = 32
 KEY_LENGTH_MIN = 16
-"""As `Settings.admin_key` demands."""
+"""The same limit as that of `Settings.admin_key`."""
 KEY_VARIABLE = "ADMITONE_ADMIN_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdminKey:
-    """The key for the admin routes; ``kept_in`` is None when the environment gave it."""
+    """The key for the admin routes; ``kept_in`` is None if it is the environment's."""
 
     secret: str
     kept_in: Path | None
@@ -27,9 +27,9 @@ class AdminKey:
 
 
 def admin_key(data: Path) -> AdminKey:
-    """Return the environment's key, else the folder's: made at the first call, its owner's alone."""
-    if given := os.environ.get(KEY_VARIABLE):
-        return AdminKey(secret=given, kept_in=None)
+    """Return the environment's key, else the folder's, which the first call makes for its owner alone."""
+    if secret := os.environ.get(KEY_VARIABLE):
+        return AdminKey(secret=secret, kept_in=None)
     path = data / "admin.key"
     try:
         secret = path.read_text(encoding="ascii").strip()
@@ -48,7 +48,7 @@ def admin_key(data: Path) -> AdminKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A running stack, as ``stack.json`` tells it to other commands of the same user."""
+    """A running stack, as ``stack.json`` describes it for other commands of the same user."""
 
     pid: int
     port: int
@@ -59,11 +59,12 @@ class Running:
 
     @classmethod
     def here(cls, port: int, servers: Servers) -> Self:
-        """Describe the stack that this process runs."""
-        return cls(pid=os.getpid(), port=port, url=f"http://127.0.0.1:{port}", **asdict(servers))
+        """Describe the stack that this process runs; its database's URL is one that `psql` takes too."""
+        plain = replace(servers, database_url=servers.database_url.replace("+psycopg", ""))
+        return cls(pid=os.getpid(), port=port, url=f"http://127.0.0.1:{port}", **asdict(plain))
 
     def environment(self) -> Mapping[str, str]:
-        """Return the settings under which the stack's programs, and commands about it, run."""
+        """Return the settings of the stack's programs, and of other commands on the stack."""
         return {
             "ADMITONE_DATABASE_URL": self.database_url,
             "ADMITONE_BROKER_URL": self.broker_url,
@@ -72,25 +73,25 @@ class Running:
         }
 
     def write(self, data: Path) -> None:
-        """Tell other commands that the stack is ready."""
+        """Write the state file, by which other commands find the ready stack."""
         _write_private(_state(data), json.dumps(asdict(self), indent=2) + "\n")
 
 
 def running(data: Path) -> Running | None:
-    """Return the ready stack of a data folder; None when there is none.
+    """Return the ready stack of a data folder; None if there is none.
 
-    A stack that was killed leaves its file behind: then the process it names is gone, or is another's.
+    A killed stack leaves its file behind: then the file's process has ended, or belongs to another user.
     """
     try:
-        found = Running(**json.loads(_state(data).read_text(encoding="utf-8")))
-        os.kill(found.pid, 0)
+        state = Running(**json.loads(_state(data).read_text(encoding="utf-8")))
+        os.kill(state.pid, 0)
     except (OSError, ValueError, TypeError):
         return None
-    return found
+    return state
 
 
 def forget(data: Path) -> None:
-    """Take back what `Running.write` told."""
+    """Remove the state file."""
     _state(data).unlink(missing_ok=True)
 
 
@@ -99,7 +100,7 @@ def _state(data: Path) -> Path:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is never seen half-written or by others."""
+    """Replace a file in one step: no process reads half of it, and no other user reads it."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""Watches the parts of a stack and starts again what ended, ever later when it keeps ending."""
+"""Watches the parts of a stack and restarts a part that ended, each time after a longer wait."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,34 +12,34 @@ from ops.embedded.unprivileged import EmbeddedError
 DELAY_SECONDS_MIN = 0.25
 DELAY_SECONDS_MAX = 15.0
 HEALTHY_SECONDS = 30.0
-"""A part that ran this long counts as healthy: its next end is treated as the first."""
+"""A part that ran this long counts as healthy: its next end counts as the first."""
 
 
 class Part(Protocol):
-    """What can be watched: a server or a program."""
+    """A part that can be watched: a server or a program."""
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """The part's name for people."""
 
     log: Path
     process: Popen[bytes] | None
 
     def start(self) -> None:
-        """Start it, or start it again."""
+        """Start the part, also after it ended."""
 
     def last_words(self) -> str:
-        """Return what it wrote last since its start."""
+        """Return the end of its log since its start."""
 
 
 @dataclass(kw_only=True)
 class Backoff:
-    """How long to wait before the next start: doubled at each end that comes soon after a start."""
+    """The wait before the next start: doubled at each end that comes soon after a start."""
 
     delay_seconds: float = 0.0
 
     def after(self, lived_seconds: float) -> float:
-        """Return the wait after an end, in seconds, given how long the part had lived."""
+        """Return the wait in seconds after an end of a part that had lived for `lived_seconds`."""
         if lived_seconds >= HEALTHY_SECONDS:
             self.delay_seconds = 0.0
         self.delay_seconds = min(max(2 * self.delay_seconds, DELAY_SECONDS_MIN), DELAY_SECONDS_MAX)
@@ -47,7 +47,7 @@ class Backoff:
 
 
 class Watched:
-    """One part, when it was started, and when it is due again."""
+    """One part, with the times of its last start and of its next start."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -56,7 +56,7 @@ class Watched:
         self._due_at: float | None = None
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Notice an end and say so once; start the part again when that is due. Never waits."""
+        """Report an end once; restart the part when that is due. Never waits."""
         now = time.monotonic()
         if self._due_at is None:
             if self.part.process is not None and (status := self.part.process.poll()) is not None:
@@ -68,10 +68,10 @@ class Watched:
             except (EmbeddedError, OSError) as error:
                 self._plan(f"could not start ({error})", now, say)
 
-    def _plan(self, what: str, now: float, say: Callable[[str], None]) -> None:
+    def _plan(self, event: str, now: float, say: Callable[[str], None]) -> None:
         delay = self._backoff.after(now - self._started_at)
         self._due_at = now + delay
-        say(f"{self.part.name} {what}; starting it again in {delay:g} s (log: {self.part.log})")
+        say(f"{self.part.name} {event}; starting it again in {delay:g} s (log: {self.part.log})")
 
 
 def describe(status: int) -> str:

@@ -126,11 +126,6 @@ KINDS: Mapping[type[Command], Kind] = {
 """The words under which the ledger files the commands."""
 
 
-def encode(command: Command) -> bytes:
-    """Return the command's canonical JSON: equal commands have equal bytes."""
-    return json.encode(command)
-
-
 def decode(kind: str, payload: str | bytes | Raw) -> Command:
     """Read a command back from the ledger; raises `UnreadableCommand`."""
     decoder = _DECODERS.get(kind)

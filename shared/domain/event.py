@@ -12,11 +12,11 @@ from shared.domain.commands import ChangeEvent, Kind, Status
 from shared.domain.promotion import Policy, Waiter
 
 PROMOTION = "promotion"
-"""The kind of a change that no command names: a waiting registration took freed spots."""
+"""The kind of a change without a command of its own: a waiting registration took freed spots."""
 
 
 class EventState(StrEnum):
-    """Whether an event takes registrations at the moment."""
+    """The state of an event: only an open event takes registrations."""
 
     SCHEDULED = "SCHEDULED"
     OPEN = "OPEN"
@@ -39,7 +39,7 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     paused: bool
 
     def state(self, at: datetime) -> EventState:
-        """Return whether a registration that is accepted at this moment is taken; closed precedes paused."""
+        """Return the event's state at this moment; closed precedes paused."""
         if self.closes_at is not None and at >= self.closes_at:
             return EventState.CLOSED
         if self.opens_at is not None and at < self.opens_at:
@@ -47,15 +47,15 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return EventState.PAUSED if self.paused else EventState.OPEN
 
     def changed(self, command: ChangeEvent) -> "EventSettings":
-        """Return the settings with the values that the command gives."""
-        given = {
+        """Return the settings with the command's values."""
+        changes = {
             name: value
             for name in self.__struct_fields__
             if (value := getattr(command, name)) is not msgspec.UNSET
         }
-        if "promotion_policy" in given:
-            given["promotion_policy"] = Policy(given["promotion_policy"])
-        return msgspec.structs.replace(self, **given)
+        if "promotion_policy" in changes:
+            changes["promotion_policy"] = Policy(changes["promotion_policy"])
+        return msgspec.structs.replace(self, **changes)
 
     def differences(self, after: "EventSettings") -> dict[str, tuple[Any, Any]]:
         """Return `(before, after)` of every setting that differs, as plain values under its name in JSON."""
@@ -89,7 +89,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
         return Waiter(self.seq, self.id, self.spots_count)
 
     def become(self, status: Status, *, seq: int | None = None) -> "Registration":
-        """Return the registration with another status, and with another place if one is given."""
+        """Return the registration with another status, and with another place if `seq` is not None."""
         return msgspec.structs.replace(self, status=status, seq=self.seq if seq is None else seq)
 
 
@@ -122,7 +122,7 @@ class Recount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """All that decisions changed and that is not saved yet.
+    """The changes of decisions that are not saved yet.
 
     `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
     deltas then count from the recount.

@@ -25,7 +25,7 @@ def registration_id(command_id: UUID) -> UUID:
     """Return the id of the registration that this command makes.
 
     It follows from the command, so deciding twice names the same registration; it is a one-way
-    digest, so that a registration's id does not give the receipt away.
+    digest, so that a registration's id does not give the receipt away (decision 0022).
     """
     digest = _REGISTRATION.copy()
     digest.update(command_id.bytes)

@@ -1,4 +1,4 @@
-"""The outcomes: every accepted command gets exactly one of them, for good.
+"""The outcomes: every accepted command gets exactly one of them, which never changes.
 
 An expected "no" is a `Refused` with a code, never an exception. `Failed` is an error: the command could
 not be decided and changed nothing, and the log has the incident that the outcome names.
@@ -17,7 +17,7 @@ class RefusalCode(StrEnum):
     """The reason of a refusal, in order of precedence: the first that applies is the answer."""
 
     REGISTRATION_NOT_FOUND = "REGISTRATION_NOT_FOUND"
-    """The registration is not there, or no longer."""
+    """The registration does not exist, or was deleted."""
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
     """The command was accepted before the event opened, or after it closed."""
     EVENT_PAUSED = "EVENT_PAUSED"
@@ -54,7 +54,7 @@ class Waitlisted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="o
 class StatusChanged(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"
 ):
-    """The registration went from one status to another, or was there already when both are equal."""
+    """The registration has its new status; both are equal if it had that status before."""
 
     registration_id: UUID
     from_status: Status
@@ -83,7 +83,7 @@ class EventChanged(
 class CounterHealed(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="counter_healed"
 ):
-    """The counters equal the rows; `drift` is what the counter of spots was too high by.
+    """The counters equal the rows; `drift` is the counter of spots before minus the rows.
 
     `overbooked_spots` are the confirmed spots beyond the capacity; none is confirmed until they are gone.
     """

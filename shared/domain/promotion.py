@@ -9,13 +9,13 @@ from uuid import UUID
 
 
 class Policy(StrEnum):
-    """How an event hands free spots to its waitlist."""
+    """The rule by which an event gives free spots to its waitlist."""
 
     STRICT_FIFO = "strict_fifo"
-    """The head of the waitlist blocks everyone behind it until it fits."""
+    """The head of the waitlist blocks all registrations behind it until it fits."""
 
     SKIP_UNFIT = "skip_unfit"
-    """The first in line that fits is next; those that do not fit keep their place."""
+    """The first registration that fits is next; the others keep their places."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -29,10 +29,10 @@ class Waiter:
 
 @dataclass(slots=True)
 class Waitlist:
-    """The waiting registrations, in line by the size of their party.
+    """The waiting registrations, ordered within each party size.
 
-    It need not know all of them: of each size it knows as many from the head as can possibly be
-    promoted or leave before it is thrown away. `length` counts all.
+    A waitlist may know only a part of them: of each size as many from the head as can be promoted or leave
+    while this object is used. `length` counts all waiting registrations.
     """
 
     length: int = 0
@@ -41,7 +41,7 @@ class Waitlist:
 
     @classmethod
     def of(cls, waiters: Iterable[Waiter], length: int) -> "Waitlist":
-        """Return a waitlist of `length`, of which these are known."""
+        """Return a waitlist of `length` that knows these registrations."""
         waitlist = cls()
         for waiter in waiters:
             waitlist.add(waiter)
@@ -55,12 +55,12 @@ class Waitlist:
         self.length += 1
 
     def remove(self, waiter: Waiter) -> None:
-        """Take a registration out of the line, from any place."""
+        """Remove a registration, from any place."""
         self._known.discard(waiter.seq)
         self.length -= 1
 
     def heads(self) -> list[Waiter]:
-        """Return the first in line of every size."""
+        """Return the first registration of every party size."""
         heads = []
         for size, line in list(self._lines.items()):
             while line and line[0].seq not in self._known:
@@ -73,7 +73,7 @@ class Waitlist:
 
 
 def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | None:
-    """Return the registration that takes free spots next, None when the policy promotes none.
+    """Return the registration that takes free spots next, None if the policy promotes none.
 
     `spots_left` is negative when the event is oversold.
     """
@@ -90,7 +90,7 @@ def next_up(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | Non
 
 
 def newcomer_may_confirm(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
-    """Tell whether a new party may take spots without passing a waiting one that the policy would promote."""
+    """Return True if a new party may take spots: it passes no waiting party that the policy would promote."""
     if spots_count > spots_left:
         return False
     match policy:

@@ -99,7 +99,7 @@ class Roster:
         return taken
 
     def decide(self, pending: PendingCommand) -> Outcome:
-        """Return the one outcome of a command, and note its changes."""
+        """Return the outcome of a command, and note its changes."""
         match pending.command:
             case Register() as command:
                 return self._register(pending, command)
@@ -186,13 +186,13 @@ class Roster:
 
     def _heal(self, pending: PendingCommand, command: HealCounter) -> Outcome:
         assert self.recount is not None, "healing needs a recount"
-        found, counted = (self.spots_reserved, self.waitlist.length), self.recount
-        drift = found[0] - counted.confirmed_spots
+        counted = self.recount
+        drift = self.spots_reserved - counted.confirmed_spots
         differences = {
             name: (before, after)
             for name, before, after in (
-                ("spotsReserved", found[0], counted.confirmed_spots),
-                ("waitlistLength", found[1], counted.waitlist_length),
+                ("spotsReserved", self.spots_reserved, counted.confirmed_spots),
+                ("waitlistLength", self.waitlist.length, counted.waitlist_length),
             )
             if before != after
         }
@@ -213,7 +213,7 @@ class Roster:
         """Offer free spots to the waitlist, and return how many registrations took them.
 
         `but` is the registration that this very command moved to the waitlist: it does not come straight
-        back. The next command that frees spots offers them to that registration as well.
+        back. The next command that frees spots offers them to that registration as well (decision 0027).
         """
         promoted = 0
         while self.settings.auto_promote and self.waitlist.length:

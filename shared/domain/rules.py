@@ -32,7 +32,7 @@ def against_registering(
             RefusalCode.TOO_MANY_SPOTS,
             f"One registration may have at most {settings.max_spots_per_registration} spots.",
         )
-    return None if command.email is None else _against_a_second(command.email, None, holders)
+    return None if command.email is None else _against_second_registration(command.email, None, holders)
 
 
 def against_becoming(
@@ -42,7 +42,7 @@ def against_becoming(
     if status is before.status or status is Status.CANCELLED:
         return None
     if before.status is Status.CANCELLED:
-        refusal = before.email and _against_a_second(before.email, before.id, holders)
+        refusal = before.email and _against_second_registration(before.email, before.id, holders)
         if refusal:
             return refusal
     if status is Status.CONFIRMED and before.spots_count > spots_left:
@@ -58,7 +58,7 @@ def against_becoming(
 
 
 def against_settings(before: EventSettings, after: EventSettings, spots_reserved: int) -> Refused | None:
-    """Refuse a capacity below what is confirmed, and a window that ends before it begins."""
+    """Refuse a capacity below the confirmed spots, and a window that ends before it begins."""
     if after.capacity != before.capacity and after.capacity < spots_reserved:
         return _refused(
             RefusalCode.CAPACITY_BELOW_RESERVED,
@@ -69,7 +69,9 @@ def against_settings(before: EventSettings, after: EventSettings, spots_reserved
     return None
 
 
-def _against_a_second(email: str, own_id: UUID | None, holders: Mapping[str, UUID]) -> Refused | None:
+def _against_second_registration(
+    email: str, own_id: UUID | None, holders: Mapping[str, UUID]
+) -> Refused | None:
     holder = holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None

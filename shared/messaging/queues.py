@@ -1,7 +1,7 @@
 """The event queues: Celery's configuration, one queue per event, and the message that wakes its owner.
 
 A message carries event ids and nothing else. It may be lost, doubled or late without harm, because the owner
-reads the pending commands from the ledger.
+reads the pending commands from the ledger (decision 0008).
 
 Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
 `admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.
@@ -21,7 +21,7 @@ from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
 _IDLE_QUEUE = "admitone"
-# The default exchange routes by the queue's name and leaves no binding behind for every event. A delivered
+# The default exchange routes by the queue's name and needs no binding for each event. A delivered
 # message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
 _SOCKET_SECONDS_MAX = 5
@@ -66,14 +66,14 @@ def event_queue(event_id: UUID) -> Queue:
 
 
 def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
-    """Tell the owner of these events that they have commands in the ledger.
+    """Wake the owner of these events, which have commands in the ledger.
 
-    All events have the same owner; the message goes to the first one's queue. Blocks, and raises when the
-    broker is gone.
+    All events have the same owner; the message goes to the queue of the first event. Blocks, and raises if
+    the broker cannot be reached.
     """
     app.send_task(
         APPLY_COMMANDS,
-        args=_arguments(event_ids),
+        args=([str(event_id) for event_id in event_ids],),
         argsrepr=_ARGUMENTS_SHOWN,
         queue=event_queue(event_ids[0]),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
@@ -91,7 +91,7 @@ def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
     task = app.amqp.as_task_v2(
         str(ids.new_id()),
         APPLY_COMMANDS,
-        args=_arguments(event_ids),
+        args=([str(event_id) for event_id in event_ids],),
         argsrepr=_ARGUMENTS_SHOWN,
         ignore_result=True,
     )
@@ -112,17 +112,13 @@ def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
     return queue, json.encode(message)
 
 
-def _arguments(event_ids: Sequence[UUID]) -> tuple[list[str]]:
-    return ([str(event_id) for event_id in event_ids],)
-
-
 def _transport_options(broker_url: str) -> dict[str, Any]:
     if broker_url.startswith("amqp"):
         return {"confirm_publish": True}
-    # One list per queue: the default of four priority steps would quadruple what BRPOP waits on.
+    # One list per queue: with the default of four priority steps BRPOP would wait on four times as many.
     return {
         "priority_steps": [0],
         "socket_connect_timeout": _SOCKET_SECONDS_MAX,
-        # Without it a broker that hangs would hold the one thread that also ticks and decides.
+        # Without this a broker that hangs would block the only thread, which also ticks and decides.
         "socket_timeout": _SOCKET_SECONDS_MAX,
     }

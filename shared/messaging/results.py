@@ -3,10 +3,11 @@
 Written in Redis:
 
 - `celery-task-meta-<task id>`, a JSON text, kept `result_keep_seconds`. The task id is derived from the
-  command's id by a one-way digest: the receipt, which is its holder's secret, is nowhere in Redis;
+  command's id by a one-way digest: the receipt, which is its holder's secret, is nowhere in Redis
+  (decision 0017);
 - the channel `admitone.settled`, on which each batch is announced as a JSON list of event ids.
 
-Redis is only fast. A missing result is read from the ledger, and all of Redis may vanish at any time.
+Redis only saves time: a missing result is read from the ledger, so Redis may lose all its data at any time.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -35,7 +36,7 @@ _SOCKET_SECONDS_MAX = 2
 
 
 class _Stored(Struct):
-    """The part of Celery's format that matters here."""
+    """The part of Celery's format that this module reads."""
 
     result: Outcome
 
@@ -68,14 +69,14 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
 
 
 class ResultWriter:
-    """Stores and announces outcomes, one command to Redis a batch."""
+    """Stores and announces outcomes, with one command to Redis for each batch."""
 
     def __init__(self, result_url: str, keep_seconds: float) -> None:
         self._client = connect(result_url)
         self._keep_ms = int(keep_seconds * 1000)
 
     def write(self, settled: Sequence[SettledCommand]) -> None:
-        """Store these outcomes and announce their events; raises `redis.RedisError` when Redis is gone."""
+        """Store these outcomes and announce their events; raises `redis.RedisError`."""
         done_at = datetime.now(UTC).isoformat().encode()
         task_ids = [ids.task_id(command.command_id) for command in settled]
         values = [
@@ -93,25 +94,25 @@ class ResultWriter:
 
 async def read(client: "redis.asyncio.Redis", keys: Sequence[str]) -> list[Outcome | None]:
     """Return the outcome under each key, None where there is none; raises `redis.RedisError`."""
-    found: list[Outcome | None] = []
+    outcomes: list[Outcome | None] = []
     for key_, value in zip(keys, await client.mget(keys), strict=True):
         try:
-            found.append(None if value is None else _STORED.decode(value).result)
+            outcomes.append(None if value is None else _STORED.decode(value).result)
         except DecodeError as error:
             log.warning("result_unreadable", key=key_, error=str(error))
-            found.append(None)
-    return found
+            outcomes.append(None)
+    return outcomes
 
 
 async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
     """Yield the events of each batch that is announced, and an empty list when listening begins.
 
-    Announcements before that, or while the connection is lost, are missed. Raises `redis.RedisError` when
-    Redis is gone.
+    Announcements before that, or while the connection is lost, are missed. Raises `redis.RedisError` if
+    Redis cannot be reached.
     """
     client = redis.asyncio.Redis.from_url(
         _redis_url(result_url),
-        socket_timeout=None,  # silence is no fault here
+        socket_timeout=None,  # a channel without messages is no error
         socket_connect_timeout=_SOCKET_SECONDS_MAX,
     )
     async with client, client.pubsub() as subscription:
@@ -122,7 +123,7 @@ async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
 
 def _redis_url(result_url: str) -> str:
     """Translate Celery's form of a unix socket's URL into redis-py's."""
-    scheme, _, rest = result_url.partition("://")
+    scheme, _, address = result_url.partition("://")
     if scheme != "redis+socket":
         return result_url
-    return "unix://" + rest.replace("virtual_host=", "db=")
+    return "unix://" + address.replace("virtual_host=", "db=")

@@ -1,8 +1,8 @@
-"""Columns of values as one parameter each, in the form in which PostgreSQL takes them at the least cost.
+"""Turns each column of values into one parameter, in the form that costs PostgreSQL least.
 
-A driver turns a list into an array element by element, at more than the cost of all decisions. So a column
-goes as the bytes that PostgreSQL's `array_recv` reads. A column of numbers goes as an array literal, which
-is JSON but for its brackets. Each statement casts its parameters (`:'ids'::uuid[]`); the server takes a
+A driver turns a list into an array element by element, which costs more than all decisions. So a column is
+sent as the bytes that PostgreSQL's `array_recv` reads. A column of numbers is sent as an array literal, which
+is JSON except for its brackets. Each statement casts its parameters (`:'ids'::uuid[]`); the server takes a
 parameter's type from the cast.
 """
 
@@ -20,7 +20,7 @@ from psycopg.pq import Format
 
 _Value = TypeVar("_Value")
 
-# Dimensions, whether there are nulls, the elements' type, their count, the first one's number.
+# The dimensions, the flag for nulls, the elements' type, their count, the first element's number.
 _HEADER = struct.Struct("!iiIii")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)

@@ -24,7 +24,7 @@ _SETTLED_LATELY = text(f"""
     WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
 """)
 
-# Hops from event to event along the index of what is pending, instead of reading all of it.
+# Hops from event to event along the index of pending commands, instead of reading all of them.
 _EVENTS_PENDING = text("""
     WITH RECURSIVE pending AS (
         (SELECT event_id FROM command WHERE settled_at IS NULL ORDER BY event_id LIMIT 1)
@@ -46,9 +46,9 @@ _BY_EVENT = text("""
 """)
 
 
-async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
-    """Return for those `(event_id, command_id)` that are pending how many commands count before each."""
-    pairs = list(asked)
+async def ahead(connection: AsyncConnection, commands: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
+    """Return the number of commands before each pending command of these `(event_id, command_id)`."""
+    pairs = list(commands)
     parameters = {
         "event_ids": arrays.uuids({event_id for event_id, _ in pairs}),
         "ids": arrays.uuids(id_ for _, id_ in pairs),
@@ -57,7 +57,7 @@ async def ahead(connection: AsyncConnection, asked: Iterable[tuple[UUID, UUID]])
 
 
 async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:
-    """Return how many of the event's commands were settled per second lately."""
+    """Return the rate at which the event's commands were settled in the last `_RATE_SECONDS`."""
     result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
     return int(result.scalar_one()) / _RATE_SECONDS
 

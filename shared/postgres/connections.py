@@ -18,7 +18,8 @@ _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
 # Planning a statement costs more than running it, so each is planned once; and rows are found by their keys,
-# even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that.
+# even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
+# (decision 0014).
 _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
@@ -41,13 +42,13 @@ def async_engine(settings: Settings) -> AsyncEngine:
 
 
 async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[TupleRow]:
-    """Return a new driver's connection of the API, on which each statement commits by itself."""
+    """Return a new psycopg connection of the API, on which each statement commits by itself."""
     url = make_url(settings.database_url)
     _, address = url.get_dialect()().create_connect_args(url)
-    ours = _connect_args(
+    arguments = _connect_args(
         _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
     )
-    return await psycopg.AsyncConnection.connect(**{**address, **ours}, autocommit=True)
+    return await psycopg.AsyncConnection.connect(**{**address, **arguments}, autocommit=True)
 
 
 def worker_connection(settings: Settings) -> Connection:
@@ -74,7 +75,7 @@ def worker_connection(settings: Settings) -> Connection:
 
 
 def session(connection: Connection) -> psycopg.Connection[TupleRow]:
-    """Return the driver's own connection of a worker's, for statements in pipeline mode."""
+    """Return the psycopg connection of a worker's connection, for statements in pipeline mode."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection), "the only driver"
     return driver

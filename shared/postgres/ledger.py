@@ -1,4 +1,4 @@
-"""The ledger: the record of all commands, in the order in which they count.
+"""The ledger: the record of all commands, in the order in which they are decided.
 
 Invariants of the command table:
 
@@ -57,10 +57,10 @@ class NewCommand(Struct, frozen=True, kw_only=True):
 
 
 class Acceptance(Struct, frozen=True, kw_only=True):
-    """The ledger's word that it holds a command.
+    """The confirmation that the ledger holds a command.
 
-    `replayed`: the command was there before, under the same idempotency key. `same_request` is
-    false when that key was used to ask for something else; then nothing was accepted now.
+    `replayed`: an earlier request with the same idempotency key wrote the command. `same_request` is false
+    if that request was a different one; then this request was not accepted.
     """
 
     command_id: UUID
@@ -72,8 +72,8 @@ async def accept(session: _Session, new: Sequence[NewCommand]) -> list[Acceptanc
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
     Nothing is accepted before the commit: the statement's own, unless the caller began a transaction.
-    Accepting the same ids, or the same idempotency keys, again changes nothing and yields the acceptances
-    of the commands that are there.
+    Accepting the same ids, or the same idempotency keys, again changes nothing and returns the acceptances of
+    the commands in the ledger.
     """
     parameters = {
         "event_ids": arrays.uuids(command.event_id for command in new),
@@ -103,10 +103,7 @@ async def _find(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance
         by_key[event_id, key] = id_, fingerprint
     acceptances = []
     for command in new:
-        if (
-            command.event_id,
-            command.id,
-        ) in by_id:  # written now, or by an earlier attempt of the same process
+        if (command.event_id, command.id) in by_id:  # written now, or by an earlier attempt of this process
             acceptances.append(Acceptance(command_id=command.id))
         else:
             id_, fingerprint = by_key[command.event_id, command.idempotency_key]
@@ -118,15 +115,15 @@ async def _find(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance
 async def outcomes_of(
     connection: AsyncConnection, pairs: Collection[tuple[UUID, UUID]]
 ) -> dict[UUID, Outcome]:
-    """Return the outcomes of those `(event_id, command_id)` that are settled, by the command's id."""
+    """Return the outcomes of the settled commands of these `(event_id, command_id)`, by command id."""
     parameters = {
         "event_ids": arrays.uuids(event_id for event_id, _ in pairs),
         "ids": arrays.uuids(id_ for _, id_ in pairs),
     }
-    found = {}
+    settled = {}
     for row in await connection.execute(_OUTCOMES, parameters):
         try:
-            found[row.id] = outcomes.decode(row.outcome)
-        except ValidationError as error:  # written by hand: it must not hide the others
+            settled[row.id] = outcomes.decode(row.outcome)
+        except ValidationError as error:  # an outcome that was written by hand must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
-    return found
+    return settled

@@ -18,7 +18,7 @@ WORKER = 0x0AD3170E
 UPGRADE = 0x0AD31710
 """One migration at a time; a lock of a single number, like those of the events."""
 ADOPTION = 0x0AD3ADD0
-"""One adoption at a time; likewise."""
+"""One adoption at a time; a lock of a single number too."""
 
 _WORKER_NUMBERS = text("""
     SELECT objid::bigint FROM pg_locks
@@ -48,7 +48,7 @@ _WORKERS = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """A live worker: its host and process, when its session last spoke, and the keys of its events."""
+    """A live worker: its host and process, the seconds since its last statement, its events' keys."""
 
     host: str
     pid: int
@@ -69,7 +69,7 @@ def worker_numbers(connection: Connection) -> frozenset[int]:
 
 
 async def owners(connection: AsyncConnection) -> dict[int, int]:
-    """Return which database session owns each event, by the event's key."""
+    """Return the database session that owns each event, by the event's key."""
     return {row.event_key: row.pid for row in await connection.execute(_OWNERS)}
 
 

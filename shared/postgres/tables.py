@@ -122,7 +122,7 @@ registration = Table(
 )
 
 # No foreign key to the event: events are never removed, and a key would lock the event's row for
-# every accepted command, the one row that must stay free for its owner.
+# every accepted command, the one row that must stay free for its owner (decision 0026).
 command = Table(
     "command",
     metadata,

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,8 @@ def up(place: Path, *options: str, prefix: tuple[str, ...] = (), **variables: st
             stack.process.kill()
             stack.process.wait()
         for pid in processes_of(stack.data):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def fails(place: Path, *options: str, **variables: str) -> tuple[int, str]:

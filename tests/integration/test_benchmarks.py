@@ -73,7 +73,7 @@ def test_a_plan_that_makes_no_sense_is_told_in_a_line(
 def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena: Arena) -> None:
     events = preload.service(arena, events=2, rows=ROWS)
     assert len(events) == 2
-    assert int(arena.one("SELECT count(*) FROM registration")) == ROWS
+    assert int(arena.scalar("SELECT count(*) FROM registration")) == ROWS
     assert checking.service(arena, preloaded=ROWS, answered=0) == checking.Found(oversold=0, violations=[])
 
 
@@ -85,8 +85,8 @@ def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena:
             "an event is oversold",
         ),
         ("UPDATE event SET waitlist_length = 1", "a counter differs from its rows"),
-        ("UPDATE event SET waitlist_length = 1", "someone waits while a spot is free"),
-        ("UPDATE registration SET status = 'WAITLIST' WHERE seq < {middle}", "someone was overtaken"),
+        ("UPDATE event SET waitlist_length = 1", "a registration waits while a spot is free"),
+        ("UPDATE registration SET status = 'WAITLIST' WHERE seq < {middle}", "a registration was overtaken"),
         ("UPDATE command SET outcome = NULL, settled_at = NULL WHERE seq < {middle}", "a command is pending"),
         ("UPDATE command SET attempts = 2", "a command was not settled once"),
         ('UPDATE command SET outcome = \'{{"outcome":"failed"}}\'', "a command failed"),
@@ -97,7 +97,7 @@ def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena:
 )
 def test_every_planted_fault_is_found(arena: Arena, wrong: str, rule: str) -> None:
     preload.service(arena, events=1, rows=ROWS)
-    middle = arena.one("SELECT max(seq) - 5 FROM command")
+    middle = arena.scalar("SELECT max(seq) - 5 FROM command")
     # In one transaction that is rolled back, so that no owner sees any of it.
     arena.database.execute("BEGIN")
     try:

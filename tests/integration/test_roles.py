@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
@@ -41,7 +42,7 @@ def accept_as_api(database: str, **asked: bytes) -> NewCommand:
         event_id=ids.new_id(),
         id=ids.new_id(),
         kind=commands.KINDS[type(command)],
-        payload=commands.encode(command),
+        payload=msgspec.json.encode(command),
         actor="public",
         **asked,
     )

@@ -83,7 +83,7 @@ def test_a_lower_time_wins_the_pair() -> None:
 
 
 def test_an_open_loop_measures_the_maximum_first() -> None:
-    wanted = run.asked("HEAD", only="open,drain", turns=None, seconds=None)
+    wanted = run.options("HEAD", only="open,drain", turns=None, seconds=None)
     assert wanted.figures == (figures.CLOSED_256, figures.DRAIN, figures.OPEN)
     assert wanted.turns_each == 9
 
@@ -94,7 +94,7 @@ def test_an_open_loop_measures_the_maximum_first() -> None:
 )
 def test_a_senseless_judgement_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BenchmarkError):
-        run.asked("HEAD", **{"only": None, "turns": None, "seconds": None, **wrong})
+        run.options("HEAD", **{"only": None, "turns": None, "seconds": None, **wrong})
 
 
 def test_an_unknown_revision_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

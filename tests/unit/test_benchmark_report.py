@@ -15,16 +15,18 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api import main as api_main
-from benchmarks import cpu, generator, loading, plan, plot, printing, report, wrk
+from benchmarks import cpu, plan
 from benchmarks.bulk import DRAIN, LIMIT, LIMIT_OF_ALL, Bulk
 from benchmarks.contestants import serving
 from benchmarks.contestants.http import Registering
 from benchmarks.drop import Drop, Memory, resident_mb
-from benchmarks.load import Heard, Load
+from benchmarks.load import generator, runner, wrk
+from benchmarks.load.load import Load, LoadResult
 from benchmarks.measure import Measurement
 from benchmarks.plan import COUNTER, DECIDED, EMPTY, Plan, Point, Trial
 from benchmarks.processes import BenchmarkError
-from benchmarks.report import OpenLoop, Report, Results
+from benchmarks.report import plot, printing, report
+from benchmarks.report.report import OpenLoop, Report, Results
 from shared import telemetry
 from shared.settings import Settings
 
@@ -86,7 +88,7 @@ def ratios(results: Results, asked: Plan) -> dict[str, float | None]:
 
 
 def test_what_wrk_heard_is_read_from_its_scripts_line() -> None:
-    assert wrk.parse(WRK_OUTPUT, expected=201) == Heard(
+    assert wrk.parse(WRK_OUTPUT, expected=201) == LoadResult(
         answers=9_997, errors=5, seconds=2.0, p50_ms=40.0, p95_ms=50.0, p99_ms=60.5, max_ms=70.0
     )
 
@@ -113,7 +115,7 @@ def test_without_wrk_the_projects_own_generator_puts_the_load_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert loading.tool() == "own generator"
+    assert runner.tool() == "own generator"
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5), (95, 10), (99, 10), (100, 10), (1, 1)])
@@ -144,7 +146,7 @@ def answering(*statuses: int) -> Answering:
     return serve
 
 
-async def heard_from(serve: Answering, **changes: Any) -> Heard:
+async def heard_from(serve: Answering, **changes: Any) -> LoadResult:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         heard = await generator.generate(a_load(url=url, **changes))

@@ -181,7 +181,7 @@ def test_one_request_with_two_rows_is_doubled() -> None:
 def test_a_row_that_nobody_asked_for_is_named() -> None:
     observed, snapshot = drop()
     violations = checker.check(observed[:-1], snapshot)
-    assert violations == [Violation("unasked", "nobody asked for registration r5 of guest 5")]
+    assert violations == [Violation("unasked", "no client asked for registration r5 of guest 5")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ WITH moved AS (
     ) AS delta (event_id, spots, waiting, entries)
     CROSS JOIN LATERAL (SELECT ctid FROM event WHERE id = delta.event_id OFFSET 0) AS found
     WHERE event.ctid = found.ctid
-      AND (delta.spots <= 0 OR spots_reserved + delta.spots <= capacity)  -- the guard
+      AND (delta.spots <= 0 OR spots_reserved + delta.spots <= capacity)  -- the guard (decision 0016)
     RETURNING event.id
 ), entered AS (
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks import cpu, plan
 from benchmarks.drop import Drop
-from benchmarks.report import Line, OpenLoop, Report
+from benchmarks.report.report import Line, OpenLoop, Report
 
 WIDTH_WITHOUT_TERMINAL = 120
 NOT_MEASURED = "not measured"
@@ -20,18 +20,18 @@ _NAMES = {cpu.API: "API", cpu.WORKER: "worker", cpu.POSTGRES: "PostgreSQL", cpu.
 
 
 Progressed = Callable[[str], None]
-"""Is told what was measured, after each measurement."""
+"""A function that is called after each measurement with its name."""
 
 
 @contextmanager
 def progress(total: int, *, quiet: bool) -> Iterator[Progressed]:
-    """Show on a terminal how many of so many measurements are done."""
+    """Show on a terminal how many of `total` measurements are done."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting", total=total)
-        yield lambda what: bar.update(task, advance=1, description=what)
+        yield lambda name: bar.update(task, advance=1, description=name)
 
 
 def show(report: Report) -> None:
@@ -86,7 +86,7 @@ def _cpu(lines: Sequence[Line]) -> Table:
 
 
 def _shares(line: Line) -> list[str]:
-    """Return the generator's part of what was used, and the part of the machine that others used."""
+    """Return the generator's part of the processor time, and the part of the machine that others used."""
     return [f"{line.generator_share:.0%}", f"{line.others_share:.0%}"]
 
 
@@ -108,22 +108,23 @@ def _ratios(line: Line, *figures: str) -> list[str]:
     return [_number(ratios[figure]) for ratios in (line.to_empty, line.to_counter) for figure in figures]
 
 
-def _open_loop(found: OpenLoop) -> str:
-    one = found.measured
+def _open_loop(open_loop: OpenLoop) -> str:
+    measured = open_loop.measured
     return (
-        f"open loop, {found.asked_per_second:,.0f}/s asked: {one.per_second:,.0f}/s decided, "
-        f"from the intended send p50 {one.p50_ms:.1f} ms, p99 {one.p99_ms:.1f} ms, max {one.max_ms:.1f} ms; "
-        f"{one.errors} errors, {one.unsent} could not be sent; the generator used "
-        f"{found.generator_core_share:.0%} of a core and sent up to {one.late_p99_ms:.1f} ms late (p99)"
+        f"open loop, {open_loop.asked_per_second:,.0f}/s asked: {measured.per_second:,.0f}/s decided, "
+        f"from the intended send p50 {measured.p50_ms:.1f} ms, p99 {measured.p99_ms:.1f} ms, "
+        f"max {measured.max_ms:.1f} ms; {measured.errors} errors, {measured.unsent} could not be sent; the "
+        f"generator used {open_loop.generator_core_share:.0%} of a core and sent up to "
+        f"{measured.late_p99_ms:.1f} ms late (p99)"
     )
 
 
-def _drop(found: Drop) -> str:
-    held = ", ".join(
+def _drop(drop: Drop) -> str:
+    memory_used = ", ".join(
         f"{_NAMES[name]} {memory.before:.0f} MB before, {memory.most:.0f} at most, {memory.after:.0f} after"
-        for name, memory in found.memory_mb.items()
+        for name, memory in drop.memory_mb.items()
     )
-    return f"a drop of {found.registrations:,} registrations at {found.per_second:,.0f}/s: {held}"
+    return f"a drop of {drop.registrations:,} registrations at {drop.per_second:,.0f}/s: {memory_used}"
 
 
 def _summary(report: Report) -> Table:
@@ -135,5 +136,5 @@ def _summary(report: Report) -> Table:
 
 
 def _number(value: float | None) -> str:
-    """Return three significant digits, which is more than any measurement holds."""
+    """Return the number with three significant digits, which is more than any measurement is exact to."""
     return "-" if value is None else f"{value:.3g}" if value < 1_000 else f"{value:,.0f}"  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""The machine and the programs that figures were measured on: without them they mean nothing."""
+"""The machine and the programs of a run: figures mean nothing without them."""
 
 import os
 import platform
@@ -8,13 +8,13 @@ import psycopg
 import redis
 from psycopg.rows import TupleRow
 
-from benchmarks import loading
+from benchmarks.load import runner
 
 _GIB = 1024 * 1024  # in KiB, the unit of /proc/meminfo
 
 
 def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> dict[str, str]:
-    """Return what there is, in words."""
+    """Return the machine's parts and the programs' versions, by name."""
     valkey = results.info("server")
     assert isinstance(valkey, dict), "a blocking client answers at once"
     (postgresql,) = database.execute("SHOW server_version").fetchone() or ("unknown",)
@@ -26,12 +26,12 @@ def describe(database: psycopg.Connection[TupleRow], results: redis.Redis) -> di
         "python": platform.python_version(),
         "postgresql": postgresql,
         "valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
-        "generator": loading.tool(),
+        "generator": runner.tool(),
     }
 
 
 def _line_of(path: str, name: str) -> str:
-    """Return the value of the first line `name: value`; empty where there is none."""
+    """Return the value of the first line `name: value`; empty if no line has that name."""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:

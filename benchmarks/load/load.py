@@ -1,4 +1,4 @@
-"""A load on a server of this machine, and what was heard of it."""
+"""A load on a server of this machine, and its result."""
 
 from urllib.parse import urlsplit
 
@@ -9,11 +9,11 @@ LOOPBACK = "127.0.0.1"
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send: the same request to each path in turn, over so many connections, for so long.
+    """The same request to each path in turn, over `connections` connections, for `seconds` seconds.
 
     `per_second` None is a closed loop: each connection sends when it has its answer. Otherwise requests
-    start at that rate whatever the answers do, over at most so many connections, and times count from the
-    moment when each should have started.
+    start at that rate, independent of the answers, over at most `connections` connections, and times count
+    from the moment when each request should have started.
     """
 
     url: str
@@ -27,17 +27,17 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     per_second: float | None = None
 
     def __post_init__(self) -> None:
-        """Load no other machine than this."""
+        """Refuse to load another machine than this."""
         assert urlsplit(self.url).hostname == LOOPBACK, "load goes only to loopback"
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back. `answers` have the expected kind of status; `errors` are all else that was sent.
+class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a load. `answers` have the expected kind of status; `errors` are all other requests sent.
 
-    Times are milliseconds from send to answer; `cpu_us` is what the generator itself used, in microseconds.
+    Times are milliseconds from send to answer; `cpu_us` is the generator's processor time in microseconds.
     Only open loops have requests that were never sent (`unsent`): no connection was free until the end of the
     load. In their times each error and each unsent request is later than any answer can be, and `late_p99_ms`
-    tells how late the generator's own clock was; it is None for a closed loop.
+    is the delay of the generator's own clock; it is None for a closed loop.
     """
 
     answers: int

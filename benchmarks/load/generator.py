@@ -1,12 +1,12 @@
-"""The project's own load generator, in a process of its own: `python -m benchmarks.generator`.
+"""The project's own load generator, in a process of its own: `python -m benchmarks.load.generator`.
 
-Reads a load as JSON from standard input and writes what it heard to standard output. Bounded by the
+Reads a load as JSON from standard input and writes its result as JSON to standard output. Bounded by the
 load's seconds, and in an open loop by the number of its requests.
 
-An open loop sends each request when its arrival is due, whatever the answers do: no arrival waits for another
-one, unless all connections of the load are busy. An arrival that has found no connection by the end of the
-load is never sent. Such arrivals, and those that were answered with an error, count as later than any answer
-can be, so that a service that stalls cannot look fast.
+An open loop sends each request when its arrival is due, independent of the answers: no arrival waits for
+another one, unless all connections of the load are busy. An arrival that has found no connection by the end
+of the load is never sent. Such arrivals, and those with an error as their answer, count as later than any
+answer can be, so that a service that stalls cannot look fast.
 """
 
 import asyncio
@@ -23,34 +23,34 @@ import msgspec
 import uvloop
 
 from benchmarks import cpu
-from benchmarks.load import Heard, Load
+from benchmarks.load.load import Load, LoadResult
 from ops.rehearsal import http_client
 from ops.stack.programs import CHECKOUT
 
 ANSWER_SECONDS_MAX = 15.0
-"""A request that has no answer by then is an error."""
+"""A request without an answer after this time is an error."""
 END_SECONDS_MAX = 60
 LOST_PAUSE_SECONDS = 0.01
 MS = 1_000
 
 
-def run(load: Load) -> Heard:
-    """Run a generator process and return what it heard."""
+def run(load: Load) -> LoadResult:
+    """Run a generator process and return its result."""
     before = cpu.children_us()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.generator"],
+        [sys.executable, "-m", "benchmarks.load.generator"],
         input=msgspec.json.encode(load),
         stdout=subprocess.PIPE,
         cwd=CHECKOUT,
         check=True,
         timeout=load.seconds + END_SECONDS_MAX,
     )
-    heard = msgspec.json.decode(done.stdout, type=Heard)
-    return msgspec.structs.replace(heard, cpu_us=cpu.children_us() - before)
+    result = msgspec.json.decode(done.stdout, type=LoadResult)
+    return msgspec.structs.replace(result, cpu_us=cpu.children_us() - before)
 
 
 class _Tally:
-    """What is heard while a load lasts."""
+    """The answers and errors of a load so far."""
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -79,17 +79,17 @@ class _Tally:
             self.errors += 1
 
 
-async def generate(load: Load) -> Heard:
-    """Put the load on from this process."""
+async def generate(load: Load) -> LoadResult:
+    """Run the load in this process."""
     tally = _Tally(load)
     begin = perf_counter()
     if load.per_second is None:
         await asyncio.gather(*(_again_and_again(tally, begin) for _ in range(load.connections)))
-        return _heard(tally, perf_counter() - begin)
+        return _result(tally, perf_counter() - begin)
     arrivals = round(load.per_second * load.seconds)
     late_ms = await _OpenLoop(tally).run(arrivals)
-    heard = _heard(tally, perf_counter() - begin, lost=arrivals - len(tally.times_ms))
-    return msgspec.structs.replace(heard, unsent=arrivals - tally.sent, late_p99_ms=late_ms)
+    result = _result(tally, perf_counter() - begin, lost=arrivals - len(tally.times_ms))
+    return msgspec.structs.replace(result, unsent=arrivals - tally.sent, late_p99_ms=late_ms)
 
 
 def _connection(load: Load) -> http_client.Connection:
@@ -107,7 +107,7 @@ class _OpenLoop:
 
     def __init__(self, tally: _Tally) -> None:
         self._tally = tally
-        # The last one that became free is taken first, so that only as many are opened as are needed.
+        # The connection that became free last is taken first, so that no more are opened than are needed.
         self._connections = [_connection(tally.load) for _ in range(tally.load.connections)]
         self._free = self._connections.copy()
         self._waiting: deque[float] = deque()
@@ -122,7 +122,7 @@ class _OpenLoop:
             self._end = begin + seconds
             for number in range(arrivals):
                 due = begin + number * seconds / arrivals
-                await asyncio.sleep(due - perf_counter())  # lets the answers in also when the clock is late
+                await asyncio.sleep(due - perf_counter())  # lets answers be read also when the clock is late
                 late_ms.append((perf_counter() - due) * MS)
                 if self._free:
                     tasks.create_task(self._send(self._free.pop(), due))
@@ -131,18 +131,18 @@ class _OpenLoop:
         return percentile(sorted(late_ms), 99)
 
     async def _send(self, connection: http_client.Connection, due: float) -> None:
-        """Send an arrival, and then those that have found no connection, the oldest first."""
+        """Send an arrival, and then the arrivals that have found no connection, the oldest first."""
         await self._tally.ask(connection, due)
         while self._waiting and perf_counter() < self._end:
             await self._tally.ask(connection, self._waiting.popleft())
         self._free.append(connection)
 
 
-def _heard(tally: _Tally, seconds: float, lost: int = 0) -> Heard:
-    """Return what was heard; each lost request takes as long as the latest answer could."""
+def _result(tally: _Tally, seconds: float, lost: int = 0) -> LoadResult:
+    """Return the load's result; each lost request counts as long as the latest answer could take."""
     longest_ms = (tally.load.seconds + ANSWER_SECONDS_MAX) * MS
     times = sorted([*tally.times_ms, *[longest_ms] * lost])
-    return Heard(
+    return LoadResult(
         answers=len(tally.times_ms),
         errors=tally.errors,
         seconds=seconds,
@@ -159,5 +159,5 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 if __name__ == "__main__":
-    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Load)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(generate(asked))))
+    requested = msgspec.json.decode(sys.stdin.buffer.read(), type=Load)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(generate(requested))))

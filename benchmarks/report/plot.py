@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from benchmarks.plan import Plan
-from benchmarks.report import Line
+from benchmarks.report.report import Line
 
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM = 380, 300, 70, 40, 50
 LEGEND_WIDTH, LEGEND_LINE = 150, 20
@@ -25,16 +25,16 @@ class Panel:
     upward: tuple[float, float]
 
     def x(self, value: float) -> float:
-        """Return where a number of connections is."""
+        """Return the horizontal place of a number of connections."""
         return self.left + MARGIN_LEFT + PANEL_WIDTH * _share(value, self.across)
 
     def y(self, value: float) -> float:
-        """Return where a figure is."""
+        """Return the vertical place of a figure."""
         return MARGIN_TOP + PANEL_HEIGHT * (1 - _share(value, self.upward))
 
 
 def picture(lines: Sequence[Line], asked: Plan) -> str:
-    """Return the SVG of all lines that vary nothing but connections."""
+    """Return the SVG of all lines that differ only in their connections."""
     main = asked.main
     shown = [line for line in lines if (line.rows, line.events) == (main.rows, main.events)]
     names = list(dict.fromkeys(line.contestant for line in shown))

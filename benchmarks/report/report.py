@@ -1,7 +1,7 @@
-"""What a run found: medians of its rounds, and ratios within it.
+"""The report of a run: medians of its rounds, and ratios within its rounds.
 
-A ratio is taken within each round, between measurements that followed each other, and the median of the
-rounds' ratios is what counts: whatever slows a machine for a minute slows both sides of it.
+A ratio is taken within each round, between measurements that followed each other, and the report has the
+median of the rounds' ratios: another program that slows the machine for a minute slows both measurements.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,34 +93,34 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Results:
-    """All measurements of a run, by who, where and in which round."""
+    """All measurements of a run, by contestant, point and round."""
 
     def __init__(self, measured: Iterable[Measurement], bulk: Iterable[Bulk]) -> None:
         self.by_place: dict[tuple[str, Point], dict[int, Measurement]] = {}
-        for one in measured:
-            place = one.contestant, Point(one.connections, one.rows, one.events)
-            self.by_place.setdefault(place, {})[one.round] = one
+        for measurement in measured:
+            point = Point(measurement.connections, measurement.rows, measurement.events)
+            self.by_place.setdefault((measurement.contestant, point), {})[measurement.round] = measurement
         self.bulk: dict[str, dict[int, Bulk]] = {}
         for each in bulk:
             self.bulk.setdefault(each.name, {})[each.round] = each
 
-    def ratio(self, figure: str, one: tuple[str, Point], other: tuple[str, Point]) -> float | None:
-        """Return the median over the rounds of a figure of one over that of another."""
-        above, below = self.by_place.get(one, {}), self.by_place.get(other, {})
+    def ratio(self, figure: str, upper: tuple[str, Point], lower: tuple[str, Point]) -> float | None:
+        """Return the median over the rounds of a figure at `upper` over that at `lower`."""
+        above, below = self.by_place.get(upper, {}), self.by_place.get(lower, {})
         value = FIGURES[figure]
         return _ratio({r: value(m) for r, m in above.items()}, {r: value(m) for r, m in below.items()})
 
     def cpu_ratio(self, group: str, place: Point) -> float | None:
-        """Return what a group of processes uses for a decision, over what `empty` uses for a request."""
+        """Return a group's processor time for a decision over that of `empty` for a request."""
         above = self.by_place.get((plan.DECIDED, place), {})
         below = self.by_place.get((plan.EMPTY, place), {})
         return _ratio(
             {r: m.cpu_us[group] for r, m in above.items()}, {r: m.cpu_us[cpu.API] for r, m in below.items()}
         )
 
-    def bulk_ratio(self, one: str, other: str) -> float | None:
-        """Return the median over the rounds of one rate over another."""
-        above, below = self.bulk.get(one, {}), self.bulk.get(other, {})
+    def bulk_ratio(self, upper: str, lower: str) -> float | None:
+        """Return the median over the rounds of the rate of `upper` over that of `lower`."""
+        above, below = self.bulk.get(upper, {}), self.bulk.get(lower, {})
         return _ratio(
             {r: b.per_second for r, b in above.items()}, {r: b.per_second for r, b in below.items()}
         )
@@ -165,7 +165,7 @@ class Results:
 
 
 def summary(results: Results, asked: Plan) -> list[Compared]:
-    """Return the ratios that say what a decision costs beside the others'."""
+    """Return the ratios that compare the cost of a decision with the other contestants'."""
     main = asked.main
     alone = Point(1, main.rows, main.events)
     rows = max(asked.rows) if len(asked.rows) > 1 else plan.ROWS[-1]
@@ -173,7 +173,7 @@ def summary(results: Results, asked: Plan) -> list[Compared]:
     decided, counter, empty = ((name, main) for name in (plan.DECIDED, plan.COUNTER, plan.EMPTY))
     wide = (plan.DECIDED, Point(main.connections, rows, main.events))
     spread = (plan.DECIDED, Point(main.connections, main.rows, events))
-    found = {
+    ratios = {
         "decided/s over empty": results.ratio(_RATE, decided, empty),
         "decided/s over counter": results.ratio(_RATE, decided, counter),
         "p99 over counter's": results.ratio(_P99, decided, counter),
@@ -189,7 +189,7 @@ def summary(results: Results, asked: Plan) -> list[Compared]:
         "API CPU over empty's CPU": results.cpu_ratio(cpu.API, main),
         "worker CPU over empty's CPU": results.cpu_ratio(cpu.WORKER, main),
     }
-    return [Compared(name=name, ratio=ratio) for name, ratio in found.items()]
+    return [Compared(name=name, ratio=ratio) for name, ratio in ratios.items()]
 
 
 def bulk_medians(results: Results) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import cpu
-from benchmarks.load import ERROR_STATUS_MIN, Heard, Load
+from benchmarks.load.load import ERROR_STATUS_MIN, Load, LoadResult
 
 NAME = "wrk"
 ANSWER_SECONDS_MAX = 30
 """Slower answers are errors; no contestant lets a request wait this long."""
 END_SECONDS_MAX = 60
-"""How long wrk may take beyond the load's own time."""
+"""The time that wrk may take beyond the load's own."""
 _MARK = "heard "
 
 _SCRIPT = """
@@ -44,8 +44,8 @@ end
 """
 
 
-class _Told(msgspec.Struct, frozen=True):
-    """What the script prints at the end; times are microseconds."""
+class _Printed(msgspec.Struct, frozen=True):
+    """The line that the script prints at the end; times are microseconds."""
 
     requests: int
     us: int
@@ -57,8 +57,8 @@ class _Told(msgspec.Struct, frozen=True):
     max: int
 
 
-def run(load: Load, folder: Path) -> Heard:
-    """Run wrk once and return what it heard."""
+def run(load: Load, folder: Path) -> LoadResult:
+    """Run wrk once and return the load's result."""
     path = folder / "load.lua"
     path.write_text(script(load), encoding="utf-8")
     argv = [NAME, "--threads", "1", "--connections", str(load.connections)]
@@ -72,7 +72,7 @@ def run(load: Load, folder: Path) -> Heard:
 
 
 def script(load: Load) -> str:
-    """Return the Lua script that sends the load's requests and tells what was heard."""
+    """Return the Lua script that sends the load's requests and prints the result."""
     headers = "\n".join(f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in load.headers.items())
     return _SCRIPT.format(
         method=_lua(load.method),
@@ -84,24 +84,24 @@ def script(load: Load) -> str:
     )
 
 
-def parse(output: str, expected: int) -> Heard:
-    """Read what the script printed; wrk tells apart only statuses below and from 400."""
+def parse(output: str, expected: int) -> LoadResult:
+    """Read the script's output; wrk tells apart only statuses below and from 400."""
     line = next(line for line in output.splitlines() if line.startswith(_MARK))
-    told = msgspec.json.decode(line.removeprefix(_MARK), type=_Told)
-    answers = told.status if expected >= ERROR_STATUS_MIN else told.requests - told.status
-    return Heard(
+    printed = msgspec.json.decode(line.removeprefix(_MARK), type=_Printed)
+    answers = printed.status if expected >= ERROR_STATUS_MIN else printed.requests - printed.status
+    return LoadResult(
         answers=answers,
-        errors=told.requests - answers + told.broken,
-        seconds=told.us / 1_000_000,
-        p50_ms=told.p50 / 1_000,
-        p95_ms=told.p95 / 1_000,
-        p99_ms=told.p99 / 1_000,
-        max_ms=told.max / 1_000,
+        errors=printed.requests - answers + printed.broken,
+        seconds=printed.us / 1_000_000,
+        p50_ms=printed.p50 / 1_000,
+        p95_ms=printed.p95 / 1_000,
+        p99_ms=printed.p99 / 1_000,
+        max_ms=printed.max / 1_000,
     )
 
 
 def _lua(text: str) -> str:
-    """Quote a text of printable ASCII, where Lua reads what JSON writes."""
+    """Quote a text of printable ASCII, of which Lua reads JSON's quoting."""
     assert text.isascii(), "Lua has no escapes for other characters"
     assert text.isprintable(), "likewise"
     return json.dumps(text)

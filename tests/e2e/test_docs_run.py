@@ -1,0 +1,243 @@
+"""The pages run as printed: a test follows each in one shell, in any order after the README."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from psycopg import sql
+
+from ops.maintenance import schema
+from ops.stack import state_file
+from ops.stack.state_file import Running
+from tests.e2e import printed
+from tests.e2e.stacks import CHECKOUT, Up, up
+
+pytestmark = pytest.mark.timeout(180)
+
+Answers = dict[int, str]
+
+PAGES = sorted(["README.md", *(str(page.relative_to(CHECKOUT)) for page in CHECKOUT.glob("docs/*.md"))])
+NAMES = """
+SELECT name FROM registration WHERE event_id = %s
+UNION ALL SELECT payload ->> 'name' FROM command WHERE event_id = %s AND payload ? 'name'
+"""
+REASON = "<!-- not run by the test of this page: "
+NOT_RUN = {
+    "README.md": ["the first runs until Ctrl-C, the second runs that test", "it needs your own servers"],
+    "docs/counter-migration.md": [
+        "it names your own servers",
+        "it needs your application",
+        "it names your own server",
+    ],
+    "docs/migrating.md": ["it names your own servers", "not every PostgreSQL has this extension"],
+    "docs/operating.md": ["it needs your own servers", *["it needs Docker"] * 3],
+    "docs/performance.md": ["it measures for minutes"],
+}
+"""The blocks that no test can run, and why."""
+REGISTRATIONS = 'SELECT * FROM "Registration" ORDER BY id'
+
+OLD_TABLES = """
+CREATE TYPE "RegistrationStatus" AS ENUM ('CONFIRMED', 'WAITLIST', 'CANCELLED');
+CREATE TABLE "Event" (
+    "id" TEXT NOT NULL,
+    "slug" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "capacity" INTEGER NOT NULL,
+    "createdAt" TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    CONSTRAINT "Event_pkey" PRIMARY KEY ("id")
+);
+CREATE TABLE "Registration" (
+    "id" TEXT NOT NULL,
+    "eventId" TEXT NOT NULL,
+    "name" TEXT NOT NULL,
+    "spotsCount" INTEGER NOT NULL DEFAULT 1,
+    "status" "RegistrationStatus" NOT NULL,
+    "createdAt" TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    CONSTRAINT "Registration_pkey" PRIMARY KEY ("id")
+);
+CREATE UNIQUE INDEX "Event_slug_key" ON "Event"("slug");
+ALTER TABLE "Registration" ADD CONSTRAINT "Registration_eventId_fkey"
+    FOREIGN KEY ("eventId") REFERENCES "Event"("id") ON DELETE RESTRICT ON UPDATE CASCADE;
+
+INSERT INTO "Event" (id, slug, title, capacity) VALUES
+    ('clw2k0q7h0000356k8v3x1a2b', 'summer', 'Summer', 5),
+    ('clw2k0q7h0001356k8v3x1a2c', 'oversold', 'Oversold', 1);
+INSERT INTO "Registration" (id, "eventId", name, "spotsCount", status) VALUES
+    ('r1', 'clw2k0q7h0000356k8v3x1a2b', 'Ada', 3, 'CONFIRMED'),
+    ('r2', 'clw2k0q7h0000356k8v3x1a2b', 'Grace', 2, 'CONFIRMED'),
+    ('r3', 'clw2k0q7h0000356k8v3x1a2b', 'Alan', 1, 'WAITLIST'),
+    ('r4', 'clw2k0q7h0000356k8v3x1a2b', 'Edsger', 1, 'CANCELLED'),
+    ('r5', 'clw2k0q7h0001356k8v3x1a2c', 'Barbara', 1, 'CONFIRMED'),
+    ('r6', 'clw2k0q7h0001356k8v3x1a2c', 'Donald', 1, 'CONFIRMED');
+"""
+"""What Prisma's migrations make of a counting system's models, with an event that it oversold."""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a fresh checkout after its first start."""
+    folder = tmp_path_factory.mktemp("docs") / "admitone"
+    folder.mkdir()
+    for path in CHECKOUT.iterdir():
+        if path.name not in {".git", ".admitone", "data"}:
+            (folder / path.name).symlink_to(path)
+    (folder / ".admitone").symlink_to(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(checkout: Path) -> Iterator[Up]:
+    """The stack of that checkout."""
+    with up(checkout) as started:
+        yield started.ready()
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def readme(stack: Up, checkout: Path) -> Answers:
+    """The answers to the README's commands, which a reader tries first."""
+    return follow("README.md", stack, checkout)
+
+
+def text_of(name: str) -> str:
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+def follow(name: str, stack: Up, checkout: Path, **told_to_set: str) -> Answers:
+    """Type a page's commands into one shell; only the port differs from the printed one."""
+    blocks = list(printed.blocks_of(text_of(name).replace("localhost:9000", f"localhost:{stack.port}")))
+    ours = ("ADMITONE_", "DATABASE_", "PG", "PYTHON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return printed.run(blocks, checkout, {**environment, **told_to_set})
+
+
+def check_answers(name: str, answers: Answers) -> None:
+    """Compare every printed answer with the one that its command gave."""
+    expected = printed.answers_of(list(printed.blocks_of(text_of(name))))
+    assert expected, "this page prints answers"
+    for line, block in expected.items():
+        shown, given = (printed.shape_of(block.language, text) for text in (block.text, answers[line]))
+        assert printed.agrees(shown, given), f"{name}, line {block.line}, prints {shown}; it was {given}"
+
+
+def running(stack: Up) -> Running:
+    found = state_file.running(stack.data)
+    assert found is not None
+    return found
+
+
+def database(stack: Up, name: str, statements: str = "") -> str:
+    """Make a database on the stack's server, and return its URL as psql takes it."""
+    url = running(stack).database_url
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    made = url.replace("/admitone?", f"/{name}?")
+    query(made, statements)
+    return made
+
+
+def query(url: str, statements: str, *parameters: object) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url) as connection:
+        cursor = connection.execute(statements.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def key_of(stack: Up) -> str:
+    return (stack.data / "admin.key").read_text().strip()
+
+
+def person(stack: Up) -> dict[str, str]:
+    """Register a person who is to be removed; return the ids that the page tells to set."""
+    client = httpx2.Client(base_url=f"http://localhost:{stack.port}")
+    with client:
+        event = client.post(
+            "/api/events",
+            json={"slug": "leavers", "title": "Leavers", "capacity": 1},
+            headers={"authorization": f"Bearer {key_of(stack)}"},
+        ).json()
+        registered = client.post("/api/p/leavers/register", json={"name": "Ada"}).json()
+    return {"event": event["id"], "registration": registered["registration"]["id"]}
+
+
+def test_the_readme_runs_as_printed(readme: Answers) -> None:
+    check_answers("README.md", readme)
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_api_page_runs_as_printed(stack: Up, checkout: Path) -> None:
+    check_answers("docs/api.md", follow("docs/api.md", stack, checkout))
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_operating_page_runs_as_printed(stack: Up, checkout: Path) -> None:
+    ids = person(stack)
+    check_answers("docs/operating.md", follow("docs/operating.md", stack, checkout, **ids))
+
+    live = running(stack).database_url
+    restored = live.replace("/admitone?", "/admitone_restored?")
+    names = [query(url, NAMES, ids["event"], ids["event"]) for url in (live, restored)]
+    assert names == [[], [("Ada",), ("Ada",)]]
+
+
+@pytest.mark.usefixtures("readme")
+def test_an_owner_of_the_original_tables_adds_the_counter(stack: Up, checkout: Path) -> None:
+    tickets = database(stack, "tickets", OLD_TABLES)
+    before = query(tickets, REGISTRATIONS)
+    ours = database(stack, "counting")
+    schema.upgrade(ours.replace("postgresql", "postgresql+psycopg", 1), "0001")
+    urls = {"DATABASE_URL": tickets, "STAGING_URL": database(stack, "staging"), "ADMITONE_DATABASE_URL": ours}
+    check_answers("docs/counter-migration.md", follow("docs/counter-migration.md", stack, checkout, **urls))
+
+    assert query(tickets, REGISTRATIONS) == before
+    counters = 'SELECT slug, "spotsReserved" FROM "Event" ORDER BY slug'
+    assert query(urls["STAGING_URL"], counters) == [("oversold", 2), ("summer", 5)]
+    assert query(ours, "SELECT version_num FROM alembic_version") == [("0001",)]
+
+
+@pytest.mark.usefixtures("readme")
+def test_an_owner_of_the_original_tables_moves_over(stack: Up, checkout: Path) -> None:
+    old, new = database(stack, "old", OLD_TABLES), running(stack)
+    told = {**new.environment(), "old": old, "url": f"http://localhost:{stack.port}", "key": key_of(stack)}
+    before = query(old, REGISTRATIONS)
+    check_answers("docs/migrating.md", follow("docs/migrating.md", stack, checkout, **told))
+
+    assert query(old, REGISTRATIONS) == before
+    taken = "SELECT count(*) FROM registration WHERE command_id IS NULL"
+    assert query(new.database_url, taken) == [(len(before),)]
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_query_of_row_holders_names_the_holder(stack: Up) -> None:
+    [holders] = [
+        block.text for block in printed.blocks_of(text_of("docs/operating.md")) if "xmax" in block.text
+    ]
+    url = running(stack).database_url
+    with psycopg.connect(url, application_name="a person's psql") as holder:
+        holder.execute("SELECT FROM event WHERE slug = 'demo' FOR UPDATE")
+        found = [row for row in query(url, holders) if not row[1].startswith("admitone-worker/")]
+        assert [row[:3] + row[4:5] for row in found] == [
+            (holder.info.backend_pid, "a person's psql", "idle in transaction", "demo")
+        ]
+    assert [row for row in query(url, holders) if row[1] == "a person's psql"] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_few_blocks_cannot_run_and_each_says_why(name: str) -> None:
+    lines = text_of(name).splitlines()
+    left_out = [block for block in printed.blocks_of(text_of(name)) if block.tag]
+    reasons = [lines[block.line - 2].strip() for block in left_out]
+    assert {block.tag for block in left_out} <= {"norun"}
+    assert [reason for reason in reasons if not reason.startswith(REASON)] == []
+    assert [reason.removeprefix(REASON).removesuffix(" -->") for reason in reasons] == NOT_RUN.get(name, [])
+
+
+def test_every_command_has_a_language_that_runs() -> None:
+    for name in PAGES:
+        for block in printed.blocks_of(text_of(name)):
+            place = f"{name}, line {block.line}"
+            assert block.language in {"sh", "crontab"} or "./admitone" not in block.text, place
+            assert block.answers_a_command or block.language not in printed.ANSWERS, place
