@@ -3,8 +3,10 @@
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -14,13 +16,13 @@ from structlog.testing import capture_logs
 
 from api.commands import result_poller
 from api.commands.ledger_fallback import LedgerFallback
-from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
+from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.result_poller import ResultPoller
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
 from shared.messaging import results
 from shared.messaging.results import ResultWriter
-from shared.postgres import connections
+from shared.postgres import connections, ledger
 from shared.settings import Settings
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
@@ -212,30 +214,66 @@ def test_the_ledger_answers_where_redis_cannot(
     assert last is None
 
 
-def test_the_ledger_is_asked_until_it_answers(settings: Settings, connection: Connection) -> None:
+def test_the_ledger_is_asked_until_it_answers(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(list(worlds.asked(history(register(2)))))
     (command_id,) = (UUID(told.id) for told in world.snapshot().commands)
+    outcomes_of, reads = ledger.outcomes_of, list[int]()
+
+    async def counting(*asked: Any) -> Mapping[UUID, Outcome]:
+        outcomes = await outcomes_of(*asked)
+        reads.append(len(outcomes))
+        return outcomes
+
+    monkeypatch.setattr(ledger, "outcomes_of", counting)
 
     async def wait() -> Outcome | None:
         engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         waiter = OutcomeWaiter(0)
         fallback = LedgerFallback(waiter, engine, 0.01)
-        asked: list[UUID] = []
-
-        def ask(awaited: AwaitedCommand) -> None:
-            asked.append(awaited.command_id)
-            fallback.ask(awaited)
-
-        waiter.ask_ledger = ask
+        waiter.ask_ledger = fallback.ask
         answer = asyncio.create_task(waiter.outcome(world.event_id, command_id, NEVER_SECONDS))
-        await until(lambda: asked)
-        await fallback._reader.finish()  # noqa: SLF001 - the first read, before the outcome is there
-        assert not answer.done()
+        await until(lambda: reads)
         world.apply(1)
-        found = await asyncio.wait_for(answer, ANSWERED_SECONDS_MAX)
+        outcome = await asyncio.wait_for(answer, ANSWERED_SECONDS_MAX)
         await fallback.close()
         await engine.dispose()
-        return found
+        return outcome
 
     assert asyncio.run(wait()) == Confirmed(registration_id=ids.registration_id(command_id), spots_count=2)
+    assert (reads[0], reads[-1]) == (0, 1)
+
+
+def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    often, once = ids.new_id(), ids.new_id()
+    reads: Counter[UUID] = Counter()
+
+    async def nothing(_: object, pairs: Collection[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:
+        reads.update(command_id for _, command_id in pairs)
+        return {}
+
+    monkeypatch.setattr(ledger, "outcomes_of", nothing)
+
+    async def wait() -> None:
+        engine = connections.async_engine(settings)
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        fallback = LedgerFallback(waiter, engine, 0.05)
+        waits = [asyncio.create_task(waiter.outcome(id_, id_, NEVER_SECONDS)) for id_ in (often, once)]
+        await asyncio.sleep(0)
+        first, second = waiter.all()
+        for count in range(1, 21):
+            fallback.ask(first)
+            await until(lambda: reads[often] >= count)  # noqa: B023 - used at once
+        fallback.ask(second)
+        reads.clear()
+        await until(lambda: reads[once] > 5)
+        waiter.release()
+        await asyncio.gather(*waits)
+        await fallback.close()
+        await engine.dispose()
+
+    asyncio.run(wait())
+
+    assert reads[often] < 3 * reads[once]

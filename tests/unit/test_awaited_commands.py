@@ -103,7 +103,7 @@ def test_an_overdue_command_is_asked_for() -> None:
 
 def test_a_command_answered_in_time_is_not_asked_for() -> None:
     async def run() -> list[AwaitedCommand]:
-        waiter = OutcomeWaiter(0.001)
+        waiter = OutcomeWaiter(0.2)
         asked: list[AwaitedCommand] = []
         waiter.ask_ledger = asked.append
         answered = waiting(waiter, A, 1)
