@@ -20,7 +20,7 @@ from benchmarks.judge.version import Version
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import machine, printing
 from benchmarks.report.printing import Progressed
-from ops import embedded
+from ops import child_processes, embedded
 from ops.embedded import Postgres, Valkey
 from ops.embedded.unprivileged import EmbeddedError
 from ops.rehearsal import temporary_stack
@@ -161,7 +161,7 @@ def _lower_maximum(turns: list[Turned]) -> float:
 @contextmanager
 def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
     """Run both versions while the block lasts; their folder is removed at the end."""
-    arena.allow_open_files()
+    child_processes.allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)
         checkout = checkouts.export(commit, folder)

@@ -27,7 +27,7 @@ FIGURES: Mapping[str, Figure] = {
     "workerCpuUs": lambda m: m.cpu_us[cpu.WORKER],
     "postgresCpuUs": lambda m: m.cpu_us[cpu.POSTGRES],
 }
-_RATE, _P50, _P99, _CPU, _API = "perSecond", "p50Ms", "p99Ms", "cpuUs", "apiCpuUs"
+_RATE, _P50, _P99, _CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
