@@ -91,21 +91,21 @@ def command(  # noqa: PLR0913 - one parameter for each option
             temporary_stack.stopped_like_interrupted(),
             printing.progress(total, quiet=as_json) as progressed,
         ):
-            found = judge(wanted, progressed)
+            judged = judge(wanted, progressed)
     except (BenchmarkError, EmbeddedError) as error:
         print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
         return 2
     output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(judged)) + b"\n")
     if as_json:
-        print(json.dumps(msgspec.to_builtins(found), indent=2))  # noqa: T201
+        print(json.dumps(msgspec.to_builtins(judged), indent=2))  # noqa: T201
     else:
-        report.show(found)
+        report.show(judged)
         print(f"Kept in {output / REPORT_FILE}")  # noqa: T201
-    return 1 if found.violations else 0
+    return 1 if judged.violations else 0
 
 
-def judge(wanted: Options, progressed: Progressed = lambda _what: None) -> Judgement:
+def judge(wanted: Options, progressed: Progressed = lambda _name: None) -> Judgement:
     """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` if it cannot."""
     names = {THIS: checkouts.described(), OTHER: checkouts.commit_of(wanted.against)}
     with running(names[OTHER]) as (versions, described):

@@ -164,12 +164,12 @@ class Results:
         )
 
 
-def summary(results: Results, asked: Plan) -> list[Compared]:
+def summary(results: Results, wanted: Plan) -> list[Compared]:
     """Return the ratios that compare the cost of a decision with the other contestants'."""
-    main = asked.main
+    main = wanted.main
     alone = Point(1, main.rows, main.events)
-    rows = max(asked.rows) if len(asked.rows) > 1 else plan.ROWS[-1]
-    events = max(asked.events) if len(asked.events) > 1 else plan.EVENTS[-1]
+    rows = max(wanted.rows) if len(wanted.rows) > 1 else plan.ROWS[-1]
+    events = max(wanted.events) if len(wanted.events) > 1 else plan.EVENTS[-1]
     decided, counter, empty = ((name, main) for name in (plan.DECIDED, plan.COUNTER, plan.EMPTY))
     wide = (plan.DECIDED, Point(main.connections, rows, main.events))
     spread = (plan.DECIDED, Point(main.connections, main.rows, events))
