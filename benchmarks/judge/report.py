@@ -18,7 +18,8 @@ def show(judgement: Judgement) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in judgement.machine.items()))
     console.print(
         f"This version is {judgement.this}, the other is {judgement.other}: "
-        f"{judgement.turns_each} turns each, {judgement.seconds} s a turn, {judgement.workers} workers. Ratios: this version over the other."
+        f"{judgement.turns_each} turns each, {judgement.seconds} s a turn, {judgement.workers} workers. "
+        "Ratios: this version over the other."
     )
     console.print(_table(judgement))
     for line in (*_open_loop(judgement), *_others(judgement)):
