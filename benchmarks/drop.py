@@ -36,7 +36,7 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def drop(arena: Arena, point: Point, registrations: int) -> Drop:
-    """Have this many registrations decided, and watch the memory of the API and the workers."""
+    """Send registrations until this many are answered, and watch the memory of the API and the workers."""
     ground = measure.ground_of(arena, Trial(plan.DECIDED, point, round=1))
     load = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
     groups = {cpu.API: [arena.api.pid], cpu.WORKER: [worker.pid for worker in arena.workers]}

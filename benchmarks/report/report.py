@@ -31,7 +31,7 @@ _RATE, _P50, _P99, _CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One contestant at one point: medians of the rounds, and by figure the ratio to two others there.
+    """One contestant at one point: medians of the rounds, and each figure's ratios to two other contestants.
 
     `errors` is the sum, `oversold` and `others_share` the most of the rounds. `generator_share` is the
     generator's part of all processor time. A ratio is null where the other was not measured.
@@ -55,7 +55,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """One ratio that sums the run up; null where the run did not measure it."""
+    """One ratio of the summary; null if the run did not measure it."""
 
     name: str
     ratio: float | None
