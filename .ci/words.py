@@ -50,7 +50,8 @@ def main() -> int:
         violations += [f"{len(used)} pronouns for persons; the service may have {PRONOUNS_MAX}:", *used]
     if begun := list(riddles()):
         violations += ["These docstrings and headings begin with who, what, whoever or nobody:", *begun]
-    print(*violations, sep="\n")
+    if violations:
+        print(*violations, sep="\n")
     return 1 if violations else 0
 
 

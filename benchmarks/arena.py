@@ -4,7 +4,6 @@ The servers are the embedded ones, in a temporary folder, with durability on; th
 programs. All contestants but the measured one are idle. The folder is removed at the end, also on failure.
 """
 
-import resource
 import secrets
 import signal
 import tempfile
@@ -21,18 +20,15 @@ from psycopg.rows import TupleRow
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from benchmarks import cpu, processes
+from benchmarks import cpu, plan, processes
 from benchmarks.contestants import store
 from benchmarks.processes import BenchmarkError, HttpServer, Process
-from ops import embedded
+from ops import child_processes, embedded
 from ops.embedded import Postgres, Servers, Valkey
 from ops.maintenance import schema
 from shared.messaging import results
 from shared.postgres import locks
 
-BASELINES = ("empty", "count", "lock", "counter")
-OPEN_FILES = 65_536
-"""The usual limit of 1,024 would refuse a thousand connections on both ends."""
 OWNED_SECONDS_MAX = 30.0
 SETTLED_SECONDS_MAX = 120.0
 QUIET_SECONDS_MAX = 0.5
@@ -68,7 +64,7 @@ class Arena:
     def start(self, ends: ExitStack, workers: int) -> None:
         """Start every contestant and wait until each is ready."""
         ends.callback(self._stop)
-        for name in BASELINES:
+        for name in plan.BASELINES:
             self.baselines[name] = self._serve(
                 ends, name, "benchmarks.contestants.serving", name, ready_path="/", **self._baseline(name)
             )
@@ -182,7 +178,7 @@ class Arena:
 @contextmanager
 def opened(workers: int) -> Iterator[Arena]:
     """Run an arena while the block lasts; raises `EmbeddedError` or `BenchmarkError` if it cannot run."""
-    allow_open_files()
+    child_processes.allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
         folder = Path(made)
         data = ends.enter_context(data_folder(folder / "data"))
@@ -225,11 +221,3 @@ def running(server: _Server) -> Iterator[_Server]:
         yield server
     finally:
         server.stop(crash=True)
-
-
-def allow_open_files() -> None:
-    """Raise the limit of open files for this process and for the programs that it starts later."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -133,7 +133,7 @@ def limit_of_all(arena: Arena, rows: int, round_: int) -> Bulk:
         after = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]})
     finally:
         database.execute(_DISOWN, [key])
-    found = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
+    checked = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
     used = {cpu.POSTGRES: (after[cpu.POSTGRES] - before[cpu.POSTGRES]) / rows}
     return Bulk(
         name=LIMIT_OF_ALL,
@@ -141,7 +141,7 @@ def limit_of_all(arena: Arena, rows: int, round_: int) -> Bulk:
         rows=rows,
         per_second=rows / seconds,
         cpu_us=used,
-        violations=found.violations,
+        violations=checked.violations,
     )
 
 
@@ -154,7 +154,7 @@ def drain(arena: Arena, rows: int, round_: int) -> Bulk:
     before = cpu.used_us(groups)  # the worker reads only at its tick, so inserting is not counted as deciding
     settled = arena.wait_settled()
     after = cpu.used_us(groups)
-    found = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
+    checked = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
     drained, seconds = _drained(arena, str(event_id), after_seq)
     return Bulk(
         name=DRAIN,
@@ -162,7 +162,7 @@ def drain(arena: Arena, rows: int, round_: int) -> Bulk:
         rows=rows,
         per_second=drained / seconds if seconds else 0.0,
         cpu_us={name: (after[name] - before[name]) / rows for name in after},
-        violations=[*found.violations, *([] if settled else ["commands stay undecided"])],
+        violations=[*checked.violations, *([] if settled else ["commands stay undecided"])],
     )
 
 

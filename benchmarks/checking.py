@@ -58,27 +58,27 @@ JOIN (SELECT event_id, sum(spots_count) AS confirmed FROM {schema}.registration 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class CheckResult:
     """Confirmed spots beyond capacity, and a sentence for each rule that was broken."""
 
     oversold: int
     violations: list[str]
 
 
-def service(arena: Arena, *, preloaded: int, answered: int) -> Found:
+def service(arena: Arena, *, preloaded: int, answered: int) -> CheckResult:
     """Check the service's tables after it answered at least `answered` accepted commands."""
     violations = [
         f"{rule} ({count} times)" for rule, sql in _RULES.items() if (count := int(arena.scalar(sql)))
     ]
-    held = int(arena.scalar(_LEDGER)) - preloaded
-    if held < answered:
-        violations.append(f"{answered} registrations were answered, the ledger holds {held}")
-    return Found(oversold=_oversold(arena, "public"), violations=violations)
+    recorded = int(arena.scalar(_LEDGER)) - preloaded
+    if recorded < answered:
+        violations.append(f"{answered} registrations were answered, the ledger holds {recorded}")
+    return CheckResult(oversold=_oversold(arena, "public"), violations=violations)
 
 
-def baseline(arena: Arena) -> Found:
+def baseline(arena: Arena) -> CheckResult:
     """Count the spots that a contestant oversold; it makes no other promise."""
-    return Found(oversold=_oversold(arena, "baseline"), violations=[])
+    return CheckResult(oversold=_oversold(arena, "baseline"), violations=[])
 
 
 def _oversold(arena: Arena, schema: str) -> int:

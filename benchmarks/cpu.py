@@ -12,7 +12,7 @@ from pathlib import Path
 
 US_PER_SECOND = 1_000_000
 US_PER_TICK = US_PER_SECOND / os.sysconf("SC_CLK_TCK")
-API, WORKER, POSTGRES, VALKEY, GENERATOR = GROUPS = ("api", "worker", "postgres", "valkey", "generator")
+API, WORKER, POSTGRES, VALKEY, GENERATOR = ("api", "worker", "postgres", "valkey", "generator")
 
 # Places in /proc/<pid>/stat, counted from behind the command's name, which may hold anything.
 _PARENT, _FIRST_TIME, _AFTER_LAST_TIME = 1, 11, 15

@@ -36,16 +36,20 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def drop(arena: Arena, point: Point, registrations: int) -> Drop:
-    """Have this many registrations decided, and watch the memory of the API and the workers."""
+    """Send registrations until this many are answered, and watch the memory of the API and the workers."""
     ground = measure.ground_of(arena, Trial(plan.DECIDED, point, round=1))
-    asked = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
+    load = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
     groups = {cpu.API: [arena.api.pid], cpu.WORKER: [worker.pid for worker in arena.workers]}
     answers, errors, seconds = 0, 0, 0.0
     with _watched(groups) as samples:
         while answers < registrations:
-            heard = runner.run(asked, arena.folder)
-            answers, errors, seconds = answers + heard.answers, errors + heard.errors, seconds + heard.seconds
-            if not heard.answers:
+            result = runner.run(load, arena.folder)
+            answers, errors, seconds = (
+                answers + result.answers,
+                errors + result.errors,
+                seconds + result.seconds,
+            )
+            if not result.answers:
                 break
         settled = arena.wait_settled()
     violations = [*([] if settled else ["registrations stay undecided"]), *ground.check(answers).violations]

@@ -10,7 +10,7 @@ import uvloop
 
 from benchmarks import checking, cpu, plan, preload, receipts
 from benchmarks.arena import Arena
-from benchmarks.checking import Found
+from benchmarks.checking import CheckResult
 from benchmarks.load import runner
 from benchmarks.load.load import Load, LoadResult
 from benchmarks.plan import Point, Trial
@@ -28,7 +28,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `cpu_us` is microseconds of processor time per answer, by group of processes. Times to answer are
     milliseconds. `oversold` counts confirmed spots beyond capacity, over the whole measurement.
     `others_share` is the part of the machine that other programs used at the time.
-    `unsent` and `late_p99_ms` are an open loop's: requests that found no connection, and how late the
+    `unsent` and `late_p99_ms` are an open loop's: requests that checked no connection, and how late the
     generator sent the others.
     """
 
@@ -60,14 +60,14 @@ class Ground:
     """
 
     load: Load
-    check: Callable[[int], Found]
+    check: Callable[[int], CheckResult]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
     """A load, with the processor time in microseconds that each group used for it."""
 
-    heard: LoadResult
+    result: LoadResult
     used_us: dict[str, float]
     others_share: float
     settled: bool
@@ -78,71 +78,71 @@ def measure(arena: Arena, trial: Trial, seconds: int, per_second: float | None =
     ground = ground_of(arena, trial)
     warmed = runner.run(msgspec.structs.replace(ground.load, seconds=plan.WARM_UP_SECONDS), arena.folder)
     arena.wait_settled()
-    asked = msgspec.structs.replace(ground.load, seconds=seconds)
+    load = msgspec.structs.replace(ground.load, seconds=seconds)
     if per_second is not None:
-        asked = open_loop(asked, per_second)
-    watched = watch(asked, arena.groups(trial.contestant), arena.folder, arena.wait_settled)
+        load = open_loop(load, per_second)
+    watched = watch(load, arena.groups(trial.contestant), arena.folder, arena.wait_settled)
     arena.calm(trial.contestant)
-    found = ground.check(warmed.answers + watched.heard.answers)
-    return _measurement(trial, watched, found)
+    checked = ground.check(warmed.answers + watched.result.answers)
+    return _measurement(trial, watched, checked)
 
 
-def open_loop(asked: Load, per_second: float) -> Load:
+def open_loop(load: Load, per_second: float) -> Load:
     """Return the same requests as arrivals at that rate."""
-    return msgspec.structs.replace(asked, per_second=per_second, connections=plan.OPEN_LOOP_CONNECTIONS)
+    return msgspec.structs.replace(load, per_second=per_second, connections=plan.OPEN_LOOP_CONNECTIONS)
 
 
 def watch(
-    asked: Load, groups: Mapping[str, Collection[int]], folder: Path, wait_settled: Callable[[], bool]
+    load: Load, groups: Mapping[str, Collection[int]], folder: Path, wait_settled: Callable[[], bool]
 ) -> Watched:
     """Run the load, and count processor time until all its commands are decided."""
     meter = cpu.Meter(groups)
-    heard = runner.run(asked, folder)
+    result = runner.run(load, folder)
     settled = wait_settled()  # a contestant that accepts quickly pays for deciding too
-    used, others_share = meter.read(heard.cpu_us)
+    used, others_share = meter.read(result.cpu_us)
     return Watched(
-        heard=heard,
-        used_us={**used, cpu.GENERATOR: heard.cpu_us},
+        result=result,
+        used_us={**used, cpu.GENERATOR: result.cpu_us},
         others_share=others_share,
         settled=settled,
     )
 
 
-def _measurement(trial: Trial, watched: Watched, found: Found) -> Measurement:
-    heard = watched.heard
+def _measurement(trial: Trial, watched: Watched, checked: CheckResult) -> Measurement:
+    result = watched.result
     return Measurement(
         contestant=trial.contestant,
         connections=trial.point.connections,
         rows=trial.point.rows,
         events=trial.point.events,
         round=trial.round,
-        answers=heard.answers,
-        errors=heard.errors,
-        per_second=heard.per_second,
-        p50_ms=heard.p50_ms,
-        p95_ms=heard.p95_ms,
-        p99_ms=heard.p99_ms,
-        max_ms=heard.max_ms,
-        oversold=found.oversold,
-        cpu_us={name: us / max(heard.answers, 1) for name, us in watched.used_us.items()},
+        answers=result.answers,
+        errors=result.errors,
+        per_second=result.per_second,
+        p50_ms=result.p50_ms,
+        p95_ms=result.p95_ms,
+        p99_ms=result.p99_ms,
+        max_ms=result.max_ms,
+        oversold=checked.oversold,
+        cpu_us={name: us / max(result.answers, 1) for name, us in watched.used_us.items()},
         others_share=watched.others_share,
         violations=[
             *(answers_wrong(watched) if trial.contestant in plan.SERVICE else []),
-            *found.violations,
+            *checked.violations,
         ],
-        unsent=heard.unsent,
-        late_p99_ms=heard.late_p99_ms,
+        unsent=result.unsent,
+        late_p99_ms=result.late_p99_ms,
     )
 
 
 def answers_wrong(watched: Watched) -> list[str]:
     """Return a sentence for each fault of the service's answers as a whole."""
-    heard = watched.heard
+    result = watched.result
     wrong = [] if watched.settled else ["accepted registrations stay undecided"]
-    if heard.errors:
-        wrong.append(f"{heard.errors} of the answers were errors")
-    if heard.max_ms >= DECISION_WAIT_MS and heard.late_p99_ms is None:  # an open loop counts from earlier
-        wrong.append(f"an answer took {heard.max_ms:.0f} ms: it may not have been a decision")
+    if result.errors:
+        wrong.append(f"{result.errors} of the answers were errors")
+    if result.max_ms >= DECISION_WAIT_MS and result.late_p99_ms is None:  # an open loop counts from earlier
+        wrong.append(f"an answer took {result.max_ms:.0f} ms: it may not have been a decision")
     return wrong
 
 
@@ -152,8 +152,8 @@ def ground_of(arena: Arena, trial: Trial) -> Ground:
     if trial.contestant in plan.BASELINES:
         events = preload.baseline(arena, events=point.events, rows=point.rows)
         url = arena.baselines[trial.contestant].url
-        asked = _load(url, point, list(events.values()), HEADERS, HTTPStatus.CREATED)
-        ground = Ground(load=asked, check=lambda _answers: checking.baseline(arena))
+        load = _load(url, point, list(events.values()), HEADERS, HTTPStatus.CREATED)
+        ground = Ground(load=load, check=lambda _answers: checking.baseline(arena))
     else:
         ground = _service_ground(arena, trial.contestant, point)
     uvloop.run(receipts.probe(ground.load))
@@ -176,7 +176,7 @@ def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
         plan.ACCEPTED,
     }  # no answer of the other contestants needs a command
 
-    def check(answers: int) -> Found:
+    def check(answers: int) -> CheckResult:
         return checking.service(arena, preloaded=share * point.events, answered=answers if recorded else 0)
 
     if contestant == plan.POLLED:

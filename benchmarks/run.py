@@ -33,81 +33,83 @@ def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[O
     not run, and standard error says why.
     """
     try:
-        asked = plan.plan(**options)
+        wanted = plan.plan(**options)
         with (
             temporary_stack.stopped_like_interrupted(),
-            printing.progress(steps(asked), quiet=as_json) as progressed,
+            printing.progress(steps(wanted), quiet=as_json) as progressed,
         ):
-            found = run(asked, progressed)
+            result = run(wanted, progressed)
     except (BenchmarkError, EmbeddedError) as error:
         print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
         return 2
-    _keep(found, asked, output)
+    _write(result, wanted, output)
     if as_json:
-        print(json.dumps(msgspec.to_builtins(found), indent=2))  # noqa: T201
+        print(json.dumps(msgspec.to_builtins(result), indent=2))  # noqa: T201
     else:
-        printing.show(found)
+        printing.show(result)
         print(f"Kept in {output}: {REPORT_FILE}, {PICTURE_FILE}")  # noqa: T201
-    return 1 if found.violations else 0
+    return 1 if result.violations else 0
 
 
-def run(asked: Plan, progressed: Progressed = lambda _what: None) -> Report:
+def run(wanted: Plan, progressed: Progressed = lambda _name: None) -> Report:
     """Measure all points of the plan; raises `BenchmarkError` or `EmbeddedError` if it cannot.
 
-    `progressed` is called after each measurement, `steps(asked)` times.
+    `progressed` is called after each measurement, `steps(wanted)` times.
     """
-    with arenas.opened(asked.workers) as arena:
-        results = _measure_all(arena, asked, progressed)
-        open_loop = _open_loop(arena, asked, results)
+    with arenas.opened(wanted.workers) as arena:
+        results = _measure_all(arena, wanted, progressed)
+        open_loop = _open_loop(arena, wanted, results)
         progressed("open loop")
-        dropped = drops.drop(arena, asked.main, asked.drop) if asked.drop else None
+        dropped = drops.drop(arena, wanted.main, wanted.drop) if wanted.drop else None
         progressed("drop")
-        return _report(arena, asked, results, open_loop, dropped)
+        return _report(arena, wanted, results, open_loop, dropped)
 
 
-def steps(asked: Plan) -> int:
+def steps(wanted: Plan) -> int:
     """Return the number of measurements of the plan."""
-    return len(list(asked.trials())) + len(bulk.RUNS) * asked.rounds + 2
+    return len(list(wanted.trials())) + len(bulk.RUNS) * wanted.rounds + 2
 
 
-def _measure_all(arena: Arena, asked: Plan, progressed: Progressed) -> Results:
+def _measure_all(arena: Arena, wanted: Plan, progressed: Progressed) -> Results:
     measured: list[Measurement] = []
     in_bulk: list[Bulk] = []
-    for round_ in range(1, asked.rounds + 1):
-        for trial in (trial for trial in asked.trials() if trial.round == round_):
-            measured.append(measure.measure(arena, trial, asked.seconds_at(trial.point)))
+    for round_ in range(1, wanted.rounds + 1):
+        for trial in (trial for trial in wanted.trials() if trial.round == round_):
+            measured.append(measure.measure(arena, trial, wanted.seconds_at(trial.point)))
             progressed(trial.contestant)
         for name, write in bulk.RUNS.items():
-            in_bulk.append(write(arena, asked.drain_rows, round_))
+            in_bulk.append(write(arena, wanted.drain_rows, round_))
             progressed(name)
     return Results(measured, in_bulk)
 
 
-def _open_loop(arena: Arena, asked: Plan, results: Results) -> OpenLoop:
-    rate = plan.OPEN_LOOP_SHARE * results.decided_per_second(asked.main)
-    trial = Trial(plan.DECIDED, asked.main, asked.rounds)
-    measured = measure.measure(arena, trial, asked.seconds, per_second=rate)
+def _open_loop(arena: Arena, wanted: Plan, results: Results) -> OpenLoop:
+    rate = plan.OPEN_LOOP_SHARE * results.decided_per_second(wanted.main)
+    trial = Trial(plan.DECIDED, wanted.main, wanted.rounds)
+    measured = measure.measure(arena, trial, wanted.seconds, per_second=rate)
     used_us = measured.cpu_us[cpu.GENERATOR] * measured.answers
     return OpenLoop(
         asked_per_second=rate,
-        generator_core_share=used_us / (asked.seconds * cpu.US_PER_SECOND),
+        generator_core_share=used_us / (wanted.seconds * cpu.US_PER_SECOND),
         measured=measured,
     )
 
 
-def _report(arena: Arena, asked: Plan, results: Results, open_loop: OpenLoop, dropped: Drop | None) -> Report:
+def _report(
+    arena: Arena, wanted: Plan, results: Results, open_loop: OpenLoop, dropped: Drop | None
+) -> Report:
     rates, used = report.bulk_medians(results)
     return Report(
         machine=machine.describe(arena.database, arena.results),
         durability=arena.durability(),
-        seconds=asked.seconds,
-        rounds=asked.rounds,
+        seconds=wanted.seconds,
+        rounds=wanted.rounds,
         lines=results.lines(),
         bulk=rates,
         bulk_cpu_us=used,
         open_loop=open_loop,
         drop=dropped,
-        summary=report.summary(results, asked),
+        summary=report.summary(results, wanted),
         others_share_max=results.others_share_max(),
         violations=_violations(results, open_loop, dropped),
     )
@@ -126,8 +128,8 @@ def _violations(results: Results, open_loop: OpenLoop, dropped: Drop | None) -> 
     return violations + [f"drop: {violation}" for violation in (dropped.violations if dropped else [])]
 
 
-def _keep(found: Report, asked: Plan, output: Path) -> None:
+def _write(result: Report, wanted: Plan, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    content = msgspec.json.format(msgspec.json.encode(found))
+    content = msgspec.json.format(msgspec.json.encode(result))
     (output / REPORT_FILE).write_bytes(content + b"\n")
-    (output / PICTURE_FILE).write_text(plot.picture(found.lines, asked), encoding="utf-8")
+    (output / PICTURE_FILE).write_text(plot.picture(result.lines, wanted), encoding="utf-8")

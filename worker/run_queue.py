@@ -38,7 +38,7 @@ class RunQueue:
         self._failing.clear()
 
     def next_batch(self, owned: Collection[UUID]) -> tuple[list[UUID], int]:
-        """Take the events that are applied next, all of them owned, and the most commands to take."""
+        """Take the owned events of the next batch, and the maximum number of its commands."""
         first = next(iter(self.ready))
         if first in self._isolated:
             batch = [first]

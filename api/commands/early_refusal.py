@@ -79,7 +79,7 @@ class FullEvents:
         self._engine = engine
 
     def add(self, event_id: UUID) -> None:
-        """Let registrations of this event ask for a refusal first: its owner has just refused one as full."""
+        """Add an event whose owner has just refused a registration as full."""
         if event_id not in self.loaders and len(self.loaders) < _EVENTS_MAX:
             self.loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
 

@@ -52,14 +52,14 @@ class Shares:
         self.waiting: dict[UUID, deque[_Waiting]] = {}
 
     def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
-        """Let a command wait behind those of its event; raises `IntakeFull`."""
+        """Add a command behind the waiting commands of its event; raises `IntakeFull`."""
         queue = self.waiting.setdefault(command.event_id, deque())
         if len(queue) >= self._waiting_max:
             raise IntakeFull
         queue.append((command, accepted))
 
     def next_batch(self) -> list[_Waiting]:
-        """Take an equal share of every event's commands; events that wait longest come first."""
+        """Take an equal share of every event's commands; the event that waits longest comes first."""
         share = max(1, self._batch_max // len(self.waiting))
         batch: list[_Waiting] = []
         for event_id in list(self.waiting):

@@ -75,7 +75,7 @@ class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Event(Availability, frozen=True, kw_only=True, rename="camel"):
-    """All of an event, for admins."""
+    """An event with all its settings and counters, for admins."""
 
     id: UUID
     overbooked_spots: int

@@ -157,7 +157,7 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
 
 
 def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) -> None:
-    """Put the answers in as the routes give them: FastAPI leaves every null out of an example."""
+    """Restore the routes' own answers in the document: FastAPI leaves every null out of an example."""
     for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
         for method in route.methods or ():
             described = document["paths"][route.path_format][method.lower()]["responses"]

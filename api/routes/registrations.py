@@ -38,7 +38,7 @@ async def availability(slug: str, services: Provided) -> Response:
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
 async def register(slug: str, services: Provided, request: Request) -> Response:
-    """Ask for spots.
+    """Register a party for spots of an event.
 
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.

@@ -16,12 +16,12 @@ app = http.application()
 
 
 @app.post(http.PATH, status_code=status.HTTP_201_CREATED)
-async def register(slug: str, asked: Registering) -> Registered:
+async def register(slug: str, registering: Registering) -> Registered:
     """Reserve and insert, or insert into the waitlist; one commit."""
     async with store.engine().begin() as connection:
-        moved = await connection.execute(_RESERVE, {"slug": slug, "spots": asked.spots_count})
+        moved = await connection.execute(_RESERVE, {"slug": slug, "spots": registering.spots_count})
         event_id = moved.scalar_one_or_none()
         if event_id is not None:
-            return await store.insert(connection, event_id, asked, "CONFIRMED")
+            return await store.insert(connection, event_id, registering, "CONFIRMED")
         event = await store.event(connection, slug)
-        return await store.insert(connection, event.id, asked, "WAITLIST")
+        return await store.insert(connection, event.id, registering, "WAITLIST")

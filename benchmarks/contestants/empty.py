@@ -9,6 +9,6 @@ app = http.application()
 
 
 @app.post(http.PATH, status_code=status.HTTP_201_CREATED)
-async def register(slug: str, asked: Registering) -> Registered:  # noqa: ARG001 - read and validated
+async def register(slug: str, registering: Registering) -> Registered:  # noqa: ARG001 - read and validated
     """Answer without a decision."""
     return Registered(id=None, status="CONFIRMED")

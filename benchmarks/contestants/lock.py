@@ -21,22 +21,22 @@ app = http.application()
 
 
 @app.post(http.PATH, status_code=status.HTTP_201_CREATED)
-async def register(slug: str, asked: Registering) -> Registered:
+async def register(slug: str, registering: Registering) -> Registered:
     """Register under the event's lock; retry after a serialization failure or a deadlock."""
     async with asyncio.timeout(SECONDS_MAX):
         while True:  # the time-out ends it
             try:
-                return await _register(slug, asked)
+                return await _register(slug, registering)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
                     raise
             await asyncio.sleep(random.uniform(0, RETRY_PAUSE_SECONDS_MAX))  # noqa: S311 - no secret
 
 
-async def _register(slug: str, asked: Registering) -> Registered:
+async def _register(slug: str, registering: Registering) -> Registered:
     engine = store.engine().execution_options(isolation_level="SERIALIZABLE")
     async with engine.begin() as connection:
         event = (await connection.execute(_LOCK, {"slug": slug})).one()
         confirmed = await store.confirmed_spots(connection, event.id)
-        fits = confirmed + asked.spots_count <= event.capacity
-        return await store.insert(connection, event.id, asked, "CONFIRMED" if fits else "WAITLIST")
+        fits = confirmed + registering.spots_count <= event.capacity
+        return await store.insert(connection, event.id, registering, "CONFIRMED" if fits else "WAITLIST")

@@ -72,10 +72,10 @@ async def confirmed_spots(connection: AsyncConnection, event_id: UUID) -> int:
 
 
 async def insert(
-    connection: AsyncConnection, event_id: UUID, asked: Registering, status: Status
+    connection: AsyncConnection, event_id: UUID, registering: Registering, status: Status
 ) -> Registered:
     """Write a registration in the caller's transaction."""
     registered = Registered(id=uuid4(), status=status)
     row = {"id": registered.id, "event_id": event_id, "status": status}
-    await connection.execute(_INSERT, {**row, **asked.model_dump()})
+    await connection.execute(_INSERT, {**row, **registering.model_dump()})
     return registered

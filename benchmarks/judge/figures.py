@@ -73,12 +73,12 @@ def _closed(turn: Turn, connections: int, events: int = 1) -> Measured:
     with turn.version.events(events) as made:
         load = registrations(turn.version, made, connections, turn.seconds)
         watched, violations = _watch(turn, made, load)
-    heard, used = watched.heard, watched.used_us
+    result, used = watched.result, watched.used_us
     values = {
-        PER_SECOND: heard.per_second,
-        P50: heard.p50_ms,
-        P99: heard.p99_ms,
-        **_cpu_us(used, max(heard.answers, 1)),
+        PER_SECOND: result.per_second,
+        P50: result.p50_ms,
+        P99: result.p99_ms,
+        **_cpu_us(used, max(result.answers, 1)),
     }
     return _measured(turn, watched, values, violations)
 
@@ -88,7 +88,7 @@ def _open(turn: Turn) -> Measured:
     with turn.version.events(1) as made:
         load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, turn.seconds)
         watched, violations = _watch(turn, made, load, turn.open_per_second)
-    values = {P50: watched.heard.p50_ms, P99: watched.heard.p99_ms}
+    values = {P50: watched.result.p50_ms, P99: watched.result.p99_ms}
     return _measured(turn, watched, values, violations)
 
 
@@ -121,10 +121,12 @@ def _fill(turn: Turn, made: Events) -> int:
     load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
     accepted = 0
     while accepted < DRAIN_COMMANDS:
-        heard = runner.run(load, turn.version.folder)
-        if not heard.answers or heard.errors:
-            raise BenchmarkError(f"{turn.version.name} accepted {heard.answers}, with {heard.errors} errors")
-        accepted += heard.answers
+        result = runner.run(load, turn.version.folder)
+        if not result.answers or result.errors:
+            raise BenchmarkError(
+                f"{turn.version.name} accepted {result.answers}, with {result.errors} errors"
+            )
+        accepted += result.answers
     return accepted
 
 
@@ -136,9 +138,9 @@ def _watch(
     uvloop.run(receipts.probe(load))
     warmed = runner.run(msgspec.structs.replace(load, seconds=plan.WARM_UP_SECONDS), version.folder)
     version.wait_settled(made)
-    asked = load if per_second is None else measure.open_loop(load, per_second)
-    watched = measure.watch(asked, turn.groups, version.folder, lambda: version.wait_settled(made))
-    answered = 1 + warmed.answers + watched.heard.answers
+    measured_load = load if per_second is None else measure.open_loop(load, per_second)
+    watched = measure.watch(measured_load, turn.groups, version.folder, lambda: version.wait_settled(made))
+    answered = 1 + warmed.answers + watched.result.answers
     return watched, [*measure.answers_wrong(watched), *version.violations(made, answered)]
 
 
@@ -162,13 +164,13 @@ def _cpu_us(used_us: Mapping[str, float], decisions: int) -> dict[str, float]:
 
 
 def _measured(turn: Turn, watched: Watched, values: dict[str, float], violations: list[str]) -> Measured:
-    heard = watched.heard
+    result = watched.result
     return Measured(
         values=values,
-        errors=heard.errors,
-        unsent=heard.unsent,
-        late_p99_ms=heard.late_p99_ms or 0.0,
-        generator_core_share=heard.cpu_us / (turn.seconds * cpu.US_PER_SECOND),
+        errors=result.errors,
+        unsent=result.unsent,
+        late_p99_ms=result.late_p99_ms or 0.0,
+        generator_core_share=result.cpu_us / (turn.seconds * cpu.US_PER_SECOND),
         idle_core_share=watched.used_us[IDLE] / (turn.seconds * cpu.US_PER_SECOND),
         others_share=watched.others_share,
         violations=violations,

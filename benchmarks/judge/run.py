@@ -20,7 +20,7 @@ from benchmarks.judge.version import Version
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import machine, printing
 from benchmarks.report.printing import Progressed
-from ops import embedded
+from ops import child_processes, embedded
 from ops.embedded import Postgres, Valkey
 from ops.embedded.unprivileged import EmbeddedError
 from ops.rehearsal import temporary_stack
@@ -91,21 +91,21 @@ def command(  # noqa: PLR0913 - one parameter for each option
             temporary_stack.stopped_like_interrupted(),
             printing.progress(total, quiet=as_json) as progressed,
         ):
-            found = judge(wanted, progressed)
+            judged = judge(wanted, progressed)
     except (BenchmarkError, EmbeddedError) as error:
         print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
         return 2
     output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(judged)) + b"\n")
     if as_json:
-        print(json.dumps(msgspec.to_builtins(found), indent=2))  # noqa: T201
+        print(json.dumps(msgspec.to_builtins(judged), indent=2))  # noqa: T201
     else:
-        report.show(found)
+        report.show(judged)
         print(f"Kept in {output / REPORT_FILE}")  # noqa: T201
-    return 1 if found.violations else 0
+    return 1 if judged.violations else 0
 
 
-def judge(wanted: Options, progressed: Progressed = lambda _what: None) -> Judgement:
+def judge(wanted: Options, progressed: Progressed = lambda _name: None) -> Judgement:
     """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` if it cannot."""
     names = {THIS: checkouts.described(), OTHER: checkouts.commit_of(wanted.against)}
     with running(names[OTHER]) as (versions, described):
@@ -161,7 +161,7 @@ def _lower_maximum(turns: list[Turned]) -> float:
 @contextmanager
 def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
     """Run both versions while the block lasts; their folder is removed at the end."""
-    arena.allow_open_files()
+    child_processes.allow_open_files()
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)
         checkout = checkouts.export(commit, folder)

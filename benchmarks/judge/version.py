@@ -138,10 +138,10 @@ class Version:
     def events(self, count: int) -> Iterator[Events]:
         """Make open events for the block; afterwards close them, and do the server's background work."""
         slugs = [f"judge-{secrets.token_hex(6)}-{number}" for number in range(count)]
-        asked = [
+        requests = [
             ("POST", "/api/events", {"slug": slug, "title": "A drop", "capacity": SPOTS}) for slug in slugs
         ]
-        answers = uvloop.run(self._administer(asked))
+        answers = uvloop.run(self._administer(requests))
         events = {
             msgspec.json.decode(answer, type=_Made).id: slug
             for answer, slug in zip(answers, slugs, strict=True)
@@ -196,18 +196,18 @@ class Version:
         assert row is not None, "an aggregate yields a row"
         return row
 
-    async def _administer(self, asked: Sequence[tuple[str, str, object]]) -> list[bytes]:
+    async def _administer(self, requests: Sequence[tuple[str, str, object]]) -> list[bytes]:
         """Send admin requests over a few connections; return the bodies of the answers in order."""
-        shares = [range(first, len(asked), ADMIN_CONNECTIONS) for first in range(ADMIN_CONNECTIONS)]
+        shares = [range(first, len(requests), ADMIN_CONNECTIONS) for first in range(ADMIN_CONNECTIONS)]
         bodies: dict[int, bytes] = {}
 
         async def send(share: range) -> None:
             async with http_client.Connection(self.url) as connection:
                 for number in share:
-                    bodies[number] = await self._send(connection, *asked[number])
+                    bodies[number] = await self._send(connection, *requests[number])
 
         await asyncio.gather(*map(send, shares))
-        return [bodies[number] for number in range(len(asked))]
+        return [bodies[number] for number in range(len(requests))]
 
     async def _send(self, connection: http_client.Connection, method: str, path: str, body: object) -> bytes:
         headers = {"content-type": "application/json", "authorization": f"Bearer {self._key}"}

@@ -33,9 +33,9 @@ class Panel:
         return MARGIN_TOP + PANEL_HEIGHT * (1 - _share(value, self.upward))
 
 
-def picture(lines: Sequence[Line], asked: Plan) -> str:
+def picture(lines: Sequence[Line], wanted: Plan) -> str:
     """Return the SVG of all lines that differ only in their connections."""
-    main = asked.main
+    main = wanted.main
     shown = [line for line in lines if (line.rows, line.events) == (main.rows, main.events)]
     names = list(dict.fromkeys(line.contestant for line in shown))
     width = 2 * (MARGIN_LEFT + PANEL_WIDTH) + LEGEND_WIDTH + MARGIN_LEFT

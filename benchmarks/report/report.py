@@ -27,11 +27,11 @@ FIGURES: Mapping[str, Figure] = {
     "workerCpuUs": lambda m: m.cpu_us[cpu.WORKER],
     "postgresCpuUs": lambda m: m.cpu_us[cpu.POSTGRES],
 }
-_RATE, _P50, _P99, _CPU, _API = "perSecond", "p50Ms", "p99Ms", "cpuUs", "apiCpuUs"
+_RATE, _P50, _P99, _CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One contestant at one point: medians of the rounds, and by figure the ratio to two others there.
+    """One contestant at one point: medians of the rounds, and each figure's ratios to two other contestants.
 
     `errors` is the sum, `oversold` and `others_share` the most of the rounds. `generator_share` is the
     generator's part of all processor time. A ratio is null where the other was not measured.
@@ -55,7 +55,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """One ratio that sums the run up; null where the run did not measure it."""
+    """One ratio of the summary; null if the run did not measure it."""
 
     name: str
     ratio: float | None
@@ -164,12 +164,12 @@ class Results:
         )
 
 
-def summary(results: Results, asked: Plan) -> list[Compared]:
+def summary(results: Results, wanted: Plan) -> list[Compared]:
     """Return the ratios that compare the cost of a decision with the other contestants'."""
-    main = asked.main
+    main = wanted.main
     alone = Point(1, main.rows, main.events)
-    rows = max(asked.rows) if len(asked.rows) > 1 else plan.ROWS[-1]
-    events = max(asked.events) if len(asked.events) > 1 else plan.EVENTS[-1]
+    rows = max(wanted.rows) if len(wanted.rows) > 1 else plan.ROWS[-1]
+    events = max(wanted.events) if len(wanted.events) > 1 else plan.EVENTS[-1]
     decided, counter, empty = ((name, main) for name in (plan.DECIDED, plan.COUNTER, plan.EMPTY))
     wide = (plan.DECIDED, Point(main.connections, rows, main.events))
     spread = (plan.DECIDED, Point(main.connections, main.rows, events))

@@ -26,8 +26,8 @@ WHERE confirmed.id = event.id
 
 
 def upgrade() -> None:
-    # Nobody may register between the sum and the commit, or the counter would start out wrong.
-    # The stronger lock at once, since raising it later would deadlock with a registration in flight.
+    # No registration may be written between the sum and the commit, or the counter would start wrong.
+    # The stronger lock is taken at once: a later upgrade would deadlock with a concurrent registration.
     op.execute("LOCK TABLE event IN ACCESS EXCLUSIVE MODE")
     op.execute("LOCK TABLE registration IN SHARE ROW EXCLUSIVE MODE")
     op.add_column(

@@ -1,7 +1,7 @@
 """The ledger, the audit trail, holders, the waitlist's order and the settings of an event.
 
-Registrations that were there before get their place by the time they were made; the ledger's
-numbering starts after them, so that whoever waited before goes on waiting ahead of newcomers.
+Older registrations get their places in the order of their creation; the ledger's numbering starts after
+them, so that their waiting registrations stay ahead of new ones.
 
 Revision: 0003, after 0002.
 """

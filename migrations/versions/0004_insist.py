@@ -1,7 +1,7 @@
-"""A function by which a statement refuses to have done anything else than it should have done.
+"""A function by which a statement fails if it did not change the expected number of rows.
 
-Whoever writes can so send a whole transaction at once, its commit included: where one statement did too
-much or too little, none of it is committed.
+With it a session can send a whole transaction at once, its commit included: if one statement changed too many
+or too few rows, the transaction is rolled back.
 
 Revision: 0004, after 0003.
 """

@@ -115,7 +115,7 @@ class Source:
             return cursor.execute(_EVENT.format(**self._names, **self._of_event), [id_]).fetchone()
 
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
-        """Tell whether another event than this one has the slug."""
+        """Return True if another event has the slug."""
         row = self._link.execute(_SLUG_OF_ANOTHER.format(**self._names), [slug, id_]).fetchone()
         return bool(row and row[0])
 

@@ -96,7 +96,7 @@ def worker() -> None:
 
 @app.command("worker-health")
 def worker_health() -> None:
-    """Tell by the exit status whether this host's worker ticks; for its container's health check."""
+    """Exit with status 0 if this host's worker ticks, else 1; for its container's health check."""
     from ops.maintenance import worker_health  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 

@@ -46,7 +46,7 @@ class VerificationError(ExpectedError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """One event: its counters beside its rows. Drift is counter minus rows; zero, or a bug."""
+    """One event: its counters beside its rows. Drift is counter minus rows; not zero after a bug."""
 
     id: UUID
     event: str
@@ -84,7 +84,9 @@ def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verifie
         if not (heal and drifted):
             return verified
         if not locks.workers(connection):
-            raise VerificationError("healing is a command, and no worker is running to decide it")
+            raise VerificationError(
+                "healing is a command, and no worker is running to decide it: start a worker"
+            )
         connection.rollback()
         asyncio.run(_heal(settings, drifted))
         return verify(connection, names)
@@ -164,11 +166,11 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
     while len(outcomes) < len(new):
         if time.monotonic() > deadline:
             raise VerificationError(
-                f"not decided within {HEAL_SECONDS_MAX} s; the commands stay in the ledger"
+                f"the heals were not decided within {HEAL_SECONDS_MAX} s; they stay in the ledger"
             )
         await asyncio.sleep(_POLL_SECONDS)
         async with engine.connect() as connection:
             outcomes = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
     await engine.dispose()
     if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
-        raise VerificationError(f"not healed: {outcomes}")
+        raise VerificationError(f"some counters were not healed: {outcomes}")

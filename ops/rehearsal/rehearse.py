@@ -24,8 +24,6 @@ from ops.rehearsal import report as reports
 from ops.rehearsal.drop import ADMIN_KEY, Drop, Plan, RehearsalError
 from ops.rehearsal.report import Report, show
 
-__all__ = ["Plan", "RehearsalError", "Report", "command", "rehearse", "show"]
-
 OPEN_TIME_MAX = timedelta(hours=1)  # then the event closes, and costs the service nothing more
 REFRESH_SECONDS = 0.2
 

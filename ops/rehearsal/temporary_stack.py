@@ -95,7 +95,9 @@ async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> N
                 if (await connection.request("GET", "/readyz")).status == HTTPStatus.OK:
                     return
             await asyncio.sleep(STACK_POLL_SECONDS)
-    raise RehearsalError(f"the rehearsal's own stack did not become ready; it said:\n{_end_of(log)}")
+    raise RehearsalError(
+        f"the rehearsal's own stack did not become ready; the end of its log:\n{_end_of(log)}"
+    )
 
 
 def _end_of(log: Path) -> str:

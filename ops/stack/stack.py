@@ -7,7 +7,6 @@ connections wait in the socket's backlog. No process that this process starts ou
 """
 
 import os
-import resource
 import signal
 import socket
 import time
@@ -25,8 +24,6 @@ from shared.errors import ExpectedError
 
 HOST = "127.0.0.1"
 BACKLOG = 4_096
-OPEN_FILES = 65_536
-"""The usual limit of 1,024 is too low for a drop."""
 READY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 STOP_SECONDS_MAX = 9.0
@@ -93,7 +90,7 @@ class _Stack:
         key = state_file.admin_key(self.data)
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
-        _allow_open_files()
+        child_processes.allow_open_files()
         _set_environment({**here.environment(), state_file.KEY_VARIABLE: key.secret})
         state_file.forget(self.data)
         with ExitStack() as ends:
@@ -208,14 +205,6 @@ def _set_environment(values: Mapping[str, str]) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     os.environ.update(values)
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files for this process and its children, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _stop_leftovers(data: Path) -> None:

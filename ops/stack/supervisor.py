@@ -1,7 +1,7 @@
 """Watches the parts of a stack and restarts a part that ended, each time after a longer wait."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -77,10 +77,3 @@ class Watched:
 def describe(status: int) -> str:
     """Return an exit status in words."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"
-
-
-def ended(parts: Sequence[Part]) -> Part | None:
-    """Return a part that was started and has ended, if there is one."""
-    return next(
-        (part for part in parts if part.process is not None and part.process.poll() is not None), None
-    )

@@ -48,7 +48,7 @@ class UnreadableCommand(Exception):  # noqa: N818 - reads as the sentence "raise
 
 
 class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Ask for `spots_count` spots in the name of a holder."""
+    """Register a party for `spots_count` spots."""
 
     name: Name
     spots_count: SpotsCount = 1

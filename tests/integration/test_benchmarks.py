@@ -74,7 +74,9 @@ def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena:
     events = preload.service(arena, events=2, rows=ROWS)
     assert len(events) == 2
     assert int(arena.scalar("SELECT count(*) FROM registration")) == ROWS
-    assert checking.service(arena, preloaded=ROWS, answered=0) == checking.Found(oversold=0, violations=[])
+    assert checking.service(arena, preloaded=ROWS, answered=0) == checking.CheckResult(
+        oversold=0, violations=[]
+    )
 
 
 @pytest.mark.parametrize(

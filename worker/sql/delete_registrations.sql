@@ -1,4 +1,4 @@
--- Deletes registrations.
+-- Deletes these registrations.
 -- ORDER BY id LIMIT 1 is a fence: among the indexes only the primary key has this order, so each row is found by
 -- its key, even by a plan that was made when the table was nearly empty.
 DELETE FROM registration

@@ -1,5 +1,5 @@
 -- Sets an event's counters to the sums of its rows. Only this statement may raise the counter past the
--- capacity: to say that the rows already do (decision 0024).
+-- capacity, because the rows exceed it already (decision 0024).
 UPDATE event
 SET spots_reserved = :'confirmed_spots'::integer,
     waitlist_length = :'waitlist_length'::integer,

@@ -1,7 +1,7 @@
 -- The events among these that have pending commands, one JSON text each, with their first commands in ledger
 -- order: at most `share` of one event and `commands_max` in all. Locks the events' rows; an event that another
--- session holds is left out (SKIP LOCKED). Events take turns, so that a crowd at one event does not keep the
--- others' commands out of the batch. Without pending commands nothing is locked.
+-- session holds is left out (SKIP LOCKED). The events' commands are taken in rotation, so that many
+-- commands of one event do not keep the commands of the others out of the batch. Without pending commands nothing is locked.
 SELECT json_build_object(
     'id', event.id,
     'auditSeq', event.audit_seq,

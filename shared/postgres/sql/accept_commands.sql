@@ -1,5 +1,5 @@
--- Writes commands into the ledger in the order of the arrays. A command whose id or idempotency key is
--- there already is left out; the row count tells whether all were written.
+-- Writes commands into the ledger in the order of the arrays. A command is left out if the
+-- ledger has its id or its idempotency key already; the row count shows if any was left out.
 INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint)
 SELECT event_id, id, kind, payload, actor, idempotency_key, fingerprint
 FROM unnest(

@@ -1,4 +1,4 @@
--- The commands that are in the ledger under these ids or these idempotency keys.
+-- The ledger's commands with these ids or these idempotency keys.
 SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint
 FROM unnest(:'event_ids'::uuid[], :'ids'::uuid[], :'idempotency_keys'::bytea[])
     AS asked (event_id, id, idempotency_key)
