@@ -93,7 +93,6 @@ class Owner:
 
         While the broker is away there is no event loop: then the slice lasts to the next tick.
         """
-        self._scheduled = False
         seconds = self.settings.tick_seconds if self._consumer is None else _SLICE_SECONDS
         until = self._clock() + seconds
         while self._queue.ready and self._clock() < until:
@@ -103,7 +102,11 @@ class Owner:
     def _schedule(self) -> None:
         if self._queue.ready and self._consumer is not None and not self._scheduled:
             self._scheduled = True
-            self._consumer.call_soon(self._apply_for_a_while)
+            self._consumer.call_soon(self._apply_scheduled)
+
+    def _apply_scheduled(self) -> None:
+        self._scheduled = False
+        self._apply_for_a_while()
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
@@ -113,6 +116,7 @@ class Owner:
         try:
             settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
+            self._publisher.publish()
             if ownership.session.closed:
                 self._lose(error)
                 return

@@ -1,0 +1,64 @@
+"""The owner between two batches: it comes back once, however often it is asked to."""
+
+from collections.abc import Callable, Collection
+from itertools import count
+from uuid import UUID
+
+import pytest
+
+from shared.messaging.results import ResultWriter
+from shared.settings import Settings
+from worker.owner import Owner
+from worker.ownership import OwnershipChange
+from worker.publisher import Publisher
+
+SETTINGS = Settings(
+    database_url="postgresql://127.0.0.1:9/nothing",
+    broker_url="redis://127.0.0.1:9/0",
+    result_url="redis://127.0.0.1:9/0",
+)
+A, B = UUID(int=1), UUID(int=2)
+
+
+class EventLoop:
+    """A consumer that keeps the calls that it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def start(self, events: Collection[UUID]) -> None:
+        del events
+
+    def stop(self, events: Collection[UUID]) -> None:
+        del events
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+
+class NoChange:
+    """An ownership that stays as it is."""
+
+    def rebalance(self) -> OwnershipChange:
+        return OwnershipChange(gained=(), lost=(), pending=())
+
+
+@pytest.mark.parametrize("step", ["tick", "wake"])
+def test_one_call_is_scheduled_at_a_time(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Owner, "_joined", lambda _: NoChange())
+    seconds = count()  # each look at the clock ends the time slice
+    owner = Owner(
+        SETTINGS, Publisher(ResultWriter(SETTINGS.result_url, 60), lambda: 0), lambda: next(seconds)
+    )
+    loop = EventLoop()
+    owner.attach(loop)
+    owner.wake([A])
+    for _ in range(3):
+        if step == "tick":
+            owner.tick()
+        else:
+            owner.wake([B])
+    assert len(loop.calls) == 1
+
+    loop.calls.pop()()
+    assert len(loop.calls) == 1
