@@ -278,3 +278,14 @@ def test_the_check_is_the_one_of_ci(machine: Machine) -> None:
     (machine.checkout / ".ci").mkdir()
     (machine.checkout / ".ci" / "run").write_text('printf "%s|" "$@"; exit 3')
     assert machine.run("check", "types", "not this") == (3, "types|not this|", "")
+
+
+def test_an_unknown_check_names_the_known_ones() -> None:
+    program = ["bash", str(CHECKOUT / ".ci" / "run")]
+    unknown = subprocess.run([*program, "spelling"], capture_output=True, text=True, check=False)
+    known = subprocess.run([*program, "--help"], capture_output=True, text=True, check=False)
+
+    assert (unknown.returncode, known.returncode) == (2, 0)
+    for step in ("format", "types", "words", "tests"):
+        assert step in unknown.stderr
+        assert step in known.stdout
