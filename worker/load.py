@@ -148,11 +148,10 @@ def _roster(
 ) -> Roster:
     heals = any(isinstance(command.command, HealCounter) for command in pending)
     waiters = _waiters(session, event, pending, named, heals=heals) if event.waitlist_length or heals else []
-    waitlist = Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length) if waiters else None
     return Roster(
         settings=event.settings,
         spots_reserved=event.spots_reserved,
-        waitlist=waitlist or Waitlist(length=event.waitlist_length),
+        waitlist=Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length),
         registrations={registration.id: registration for registration in (*waiters, *named)},
         holders=holders,
         recount=_recount(session, event.id) if heals else None,

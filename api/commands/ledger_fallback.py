@@ -42,7 +42,7 @@ class LedgerFallback:
             if due:
                 await self._read(due)
             for awaited in due:
-                if awaited.answers:
+                if any(not answer.done() for answer in awaited.answers):
                     self._due_at[awaited] = clock() + self._again_seconds
                 else:
                     del self._due_at[awaited]

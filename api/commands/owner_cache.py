@@ -32,7 +32,7 @@ class OwnerCache:
 
     async def group_by_owner(self, event_ids: Collection[UUID]) -> list[list[UUID]]:
         """Return these events in groups of one owner; an event without a known owner is its own group."""
-        if self._clock() - self._read_at > _CACHE_SECONDS:
+        if self._clock() - self._read_at >= _CACHE_SECONDS:
             await self._read()
         groups: dict[int | UUID, list[UUID]] = {}
         for event_id in event_ids:

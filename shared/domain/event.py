@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import ChangeEvent, Kind, Status
+from shared.domain.commands import ChangeEvent, Status
 from shared.domain.promotion import Policy, Waiter
 
 PROMOTION = "promotion"
@@ -101,7 +101,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     adopted registration has no command.
     """
 
-    kind: Kind | str
+    kind: str
     command_id: UUID | None
     actor: str
     reason: str | None
