@@ -11,6 +11,7 @@ from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from shared.postgres import arrays  # noqa: F401 - registers how arrays are sent, before any connection is made
 from shared.settings import Settings
 
 WORKER_APPLICATION = "admitone-worker"
