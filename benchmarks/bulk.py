@@ -1,8 +1,8 @@
 """Rates without HTTP: PostgreSQL alone writing registrations, and a worker deciding a backlog.
 
 `limit` writes rows like the service's into the service's own table, 500 in one statement with the counter's
-move, each committed: no ledger, no decision, no audit, no outcome. `drain` is the real worker on commands that
-are in the ledger before its first read. Both write the same number of registrations.
+move, each committed: no ledger, no decision, no audit, no outcome. `drain` is the real worker on commands
+that are in the ledger before its first read. Both write the same number of registrations.
 """
 
 import time

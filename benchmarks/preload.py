@@ -24,7 +24,8 @@ BEGIN;
 SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s';
 SET LOCAL session_replication_role = replica;
 LOCK TABLE event IN EXCLUSIVE MODE;
-TRUNCATE registration, command, pending_command, outcome, idempotency_key, audit_entry, baseline.registration, baseline.event;
+TRUNCATE registration, command, pending_command, outcome, idempotency_key, audit_entry,
+         baseline.registration, baseline.event;
 DELETE FROM event WHERE updated_at < now() - interval '{OLD_SECONDS} seconds';
 UPDATE event SET closes_at = now() - interval '1 hour', capacity = 0, spots_reserved = 0, waitlist_length = 0,
                  overbooked_spots = 0, audit_seq = 0, updated_at = now()
@@ -74,8 +75,7 @@ SELECT gen_random_uuid(), event.id, 'User A', 1, 'CONFIRMED'
 FROM generate_series(1, %(rows)s) AS n CROSS JOIN baseline.event
 """
 _TIDY = (
-    "VACUUM (ANALYZE) event, registration, command, pending_command, outcome, idempotency_key, audit_entry, "
-    "baseline.event, baseline.registration",
+    "VACUUM (ANALYZE)",
     "CHECKPOINT",
 )
 

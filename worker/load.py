@@ -95,8 +95,8 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     """Lock the events among these that have pending commands, until the transaction ends.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
-    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A command
-    of a newer version than this worker knows, and all commands behind it, stay for a newer worker. Raises
+    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
+    command of a newer version than this worker knows stays pending, and all commands behind it. Raises
     `Overtaken` if the statement read the ledger before another session changed an event's row.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE

@@ -152,8 +152,8 @@ def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
     drifted = sum(not event.in_sync for event in events)
     if numbering_lag:
         console.print(
-            f"[bold red]The ledger's numbering is {numbering_lag} behind: a new command would get the place of "
-            "an older one, so none is accepted. Repair it with --heal."
+            f"[bold red]The ledger's numbering is {numbering_lag} behind: a new command would get the place "
+            "of an older one, so none is accepted. Repair it with --heal."
         )
     console.print(f"{len(events)} events verified, {drifted} with drift.")
 

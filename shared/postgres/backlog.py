@@ -39,7 +39,8 @@ _EVENTS_PENDING = text("""
 _BY_EVENT = text("""
     SELECT event.id, event.slug, waiting.pending,
            extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds
-    FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id) AS waiting
+    FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id)
+         AS waiting
     JOIN event ON event.id = waiting.event_id
     JOIN pending_command AS oldest ON oldest.event_id = waiting.event_id AND oldest.seq = waiting.seq
     JOIN command ON command.event_id = oldest.event_id AND command.id = oldest.command_id

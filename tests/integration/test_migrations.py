@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from itertools import pairwise
 import os
 import subprocess
 import sys
 from datetime import UTC
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -242,7 +242,8 @@ SELECT event_id, id, seq, payload, accepted_at, outcome, settled_at, idempotency
 FROM command ORDER BY seq
 """
 _LEDGER_OF_0006 = """
-SELECT ledger.event_id, ledger.id, seq, payload, accepted_at, outcome, settled_at, found.key, found.fingerprint
+SELECT ledger.event_id, ledger.id, seq, payload, accepted_at, outcome, settled_at,
+       found.key, found.fingerprint
 FROM ledger LEFT JOIN idempotency_key AS found
      ON found.event_id = ledger.event_id AND found.command_id = ledger.id
 ORDER BY seq
