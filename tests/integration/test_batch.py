@@ -277,21 +277,21 @@ def test_a_heal_is_decided_alone(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(register(3), heal(), register(1), register(1)))
     with connection.begin():
-        connection.execute(text("UPDATE event SET spots_reserved = 1, waitlist_length = 2"))
+        connection.execute(text("UPDATE event SET spots_reserved = 2, waitlist_length = 2"))
 
     assert [world.apply(100) for _ in range(4)] == [1, 1, 2, 0]
 
     first, second, third, fourth = asked(register(3), heal(), register(1), register(1))
     assert [told.outcome for told in world.snapshot().commands] == [
         {"outcome": "waitlisted", "registrationId": first.registration_id, "spotsCount": 3, "position": 3},
-        {"outcome": "counter_healed", "drift": 1, "spotsReserved": 0, "overbookedSpots": 0},
+        {"outcome": "counter_healed", "drift": 2, "spotsReserved": 0, "overbookedSpots": 0},
         {"outcome": "confirmed", "registrationId": third.registration_id, "spotsCount": 1},
         {"outcome": "waitlisted", "registrationId": fourth.registration_id, "spotsCount": 1, "position": 1},
     ]
     healed, promoted = (entry for entry in world.snapshot().entries if entry.command_id == second.id)
     assert (healed.spots_delta, healed.before_after) == (
-        -1,
-        {"spotsReserved": [1, 0], "waitlistLength": [3, 1]},
+        -2,
+        {"spotsReserved": [2, 0], "waitlistLength": [3, 1]},
     )
     assert (promoted.registration_id, promoted.spots_reserved) == (first.registration_id, 3)
     assert counters(world) == (4, 4)
@@ -393,4 +393,4 @@ def test_only_the_heads_of_a_waitlist_are_loaded(
     assert {row.id for row in now.rows if row.status == "CONFIRMED"} == set(expected)
     assert counters(world) == (103 - free, 103 - free)
     assert now.waitlist_length == WAITERS - len(expected)
-    assert loaded == [sum(103 // size + 1 for size in range(1, SIZES + 1))]
+    assert loaded == [sum(103 // size + 2 for size in range(1, SIZES + 1))]
