@@ -47,7 +47,12 @@ _EVENTS_WITH_FULL_SHARE = 8
 _WAITERS_READ_MAX = 10_000
 """Once a batch has read so many waiting registrations, its other events are left for a later batch."""
 
+_RECOUNT_SECONDS_MAX = 300
+"""The time-out of a recount, which reads all rows of an event: about a second for a million rows."""
+
 _HEAL_COUNTER: commands.Kind = "heal_counter"
+
+_SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
 Session = psycopg.Connection[TupleRow]
 PendingRow = tuple[UUID, int, int, str, msgspec.Raw, str, datetime]
@@ -274,6 +279,10 @@ def _registrations(
 
 
 def _recount(session: Session, event_id: UUID) -> Recount:
+    """Count the event's rows, under a time-out of its own: however many they are, the heal is decided."""
     with session.cursor(row_factory=dict_row) as cursor:
+        (before,) = cursor.execute("SHOW statement_timeout").fetchall()
+        cursor.execute(_SET_TIMEOUT, {"timeout": f"{_RECOUNT_SECONDS_MAX}s"})
         (row,) = cursor.execute(RECOUNT, {"event_id": event_id}).fetchall()
+        cursor.execute(_SET_TIMEOUT, {"timeout": before["statement_timeout"]})
     return Recount(**row)

@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 from shared.domain import ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
-from tests.databases import settle_all
+from shared.postgres import connections
+from tests.databases import as_worker, settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import load
+from worker import batch, load
 from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
@@ -356,6 +357,24 @@ def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> 
     assert answers(world) == ["confirmed", "status_changed", "confirmed"] + ["status_changed"] * len(swaps)
     assert counters(world) == (1, 1)
     assert logs == [], "no batch was refused"
+
+
+def test_a_recount_has_a_time_out_of_its_own(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = load.RECOUNT.replace(b"WHERE event_id =", b"WHERE pg_sleep(0.2) IS NOT NULL AND event_id =")
+    monkeypatch.setattr(load, "RECOUNT", slow)
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(1), heal(), register(1)))
+
+    with as_worker(database, options="-c statement_timeout=100ms") as impatient:
+        session = connections.session(impatient)
+        while batch.apply(session, [world.event_id], 100).settled:
+            pass
+        timeout = session.execute("SHOW statement_timeout").fetchone()
+
+    assert answers(world) == ["confirmed", "counter_healed", "confirmed"]
+    assert timeout == ("100ms",)
 
 
 @pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])
