@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from shared.domain import commands, ids
+from shared.domain import commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from worker import load
@@ -47,6 +47,16 @@ _Undecided = tuple[LoadedEvent, PendingCommand | _Incident]
 """A command that is to be decided, or that cannot be read, with its event."""
 
 
+class Applied(NamedTuple):
+    """The commands that a batch settled, and the events of which it left pending commands behind.
+
+    The events of which it settled nothing come first, so that they are first in the next batch.
+    """
+
+    settled: list[SettledCommand]
+    unfinished: list[UUID]
+
+
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
     """A batch was rolled back because of one of its commands; the cause has the reason."""
 
@@ -68,8 +78,11 @@ def apply(
     event_ids: Collection[UUID],
     commands_max: int,
     meanwhile: Callable[[], None] = _nothing,
-) -> list[SettledCommand]:
+) -> Applied:
     """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
+
+    The events' commands are decided event by event, in the order of the events. A batch ends early once it
+    has promoted enough for one transaction.
 
     One event's commands are settled even if the database refuses their batch. For more than one event
     that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile: the caller
@@ -84,7 +97,7 @@ def apply(
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
             log.warning("overtaken", event_id=str(event_id))
-            return []
+            return Applied([], [])
         log.exception("batch_refused", event_id=str(event_id))
         return _apply_around_culprits(session, event_id, len(error.command_ids))
 
@@ -94,28 +107,37 @@ def _apply(
     event_ids: Collection[UUID],
     commands_max: int,
     meanwhile: Callable[[], None] = _nothing,
-) -> list[SettledCommand]:
+) -> Applied:
     settled: list[SettledCommand] = []
     with session.transaction():
         locked = load.lock_events(session, event_ids, commands_max)
         if not locked:
-            return []
+            return Applied([], [])
         try:
             undecided = _undecided(session, locked)
             writer = BatchWriter(session)
             with session.pipeline():
-                for part in _parts(undecided):  # PostgreSQL writes one part while the next is decided (0013)
-                    decided = [_decide(event, command) for event, command in part]
-                    writer.save({event.id: event for event, _ in part}.values(), decided)
-                    settled += decided
+                for decided in _decide_in_parts(undecided):
+                    # PostgreSQL writes one part while the next is decided (0013).
+                    writer.save({event.id: event for event, _ in decided}.values(), [c for _, c in decided])
+                    settled += [command for _, command in decided]
                 meanwhile()
             writer.check()
         except (*_POISON, DecisionRaised) as error:
             raise BatchRefused([id_ for event in locked for id_, *_ in event.pending]) from error
-    for _, command in undecided:
+    for _, command in undecided[: len(settled)]:
         if isinstance(command, _Incident):
             command.report()
-    return settled
+    return Applied(settled, _unfinished(locked, undecided, len(settled)))
+
+
+def _unfinished(
+    locked: Sequence[LockedEvent], undecided: Sequence[_Undecided], settled_count: int
+) -> list[UUID]:
+    begun = {event.id for event, _ in undecided[:settled_count]}
+    left = {event.id for event, _ in undecided[settled_count:]}
+    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left
+    return sorted((event.id for event in locked if event.id not in finished), key=begun.__contains__)
 
 
 def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecided]:
@@ -123,7 +145,23 @@ def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecid
     batches = [[_read(event.id, row) for row in event.pending] for event in locked]
     readable = [[command for command in batch if isinstance(command, PendingCommand)] for batch in batches]
     loaded = load.rosters(session, list(zip(locked, readable, strict=True)))
-    return [(event, command) for event, batch in zip(loaded, batches, strict=True) for command in batch]
+    return [(event, command) for event, batch in zip(loaded, batches, strict=False) for command in batch]
+
+
+def _decide_in_parts(undecided: Sequence[_Undecided]) -> Iterator[list[tuple[LoadedEvent, SettledCommand]]]:
+    """Decide the commands, until they have promoted enough for one transaction."""
+    promoted_spots = 0
+    for part in _parts(undecided):
+        decided = []
+        for event, command in part:
+            if promoted_spots >= promotion.PROMOTED_SPOTS_MAX:
+                break
+            before = event.roster.promoted_spots
+            decided.append((event, _decide(event, command)))
+            promoted_spots += event.roster.promoted_spots - before
+        if not decided:
+            break
+        yield decided
 
 
 def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
@@ -134,7 +172,7 @@ def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
         first, size = first + size, min(2 * size, _PART_MAX)
 
 
-def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list[SettledCommand]:
+def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> Applied:
     """Apply `count` refused commands in smaller batches: a command that is refused alone fails.
 
     A refused batch is halved; after an accepted one the size doubles.
@@ -144,7 +182,7 @@ def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list
     try:
         while len(settled) < count:
             try:
-                batch = _apply(session, [event_id], min(size, count - len(settled)))
+                batch = _apply(session, [event_id], min(size, count - len(settled))).settled
             except BatchRefused as refused:
                 size = max(len(refused.command_ids) // 2, 1)
                 if len(refused.command_ids) == 1:
@@ -160,7 +198,7 @@ def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list
         if not settled:  # else the outcomes so far are to be published all the same
             raise
         log.exception("event_not_applied", event_id=str(event_id))
-    return settled
+    return Applied(settled, [event_id])
 
 
 def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseException) -> list[SettledCommand]:

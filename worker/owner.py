@@ -114,7 +114,7 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
+            applied = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
             self._publisher.publish()
             if ownership.session.closed:
@@ -126,9 +126,11 @@ class Owner:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
             self._queue.refused(event_ids)
             return
-        self._queue.settled(event_ids, settled, commands_max)
-        self._publisher.add(settled)
-        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
+        self._queue.add(applied.unfinished)
+        self._queue.settled(event_ids, applied.settled, commands_max)
+        self._publisher.add(applied.settled)
+        # After a full batch the next one publishes meanwhile (0004).
+        if len(applied.settled) < self.settings.backlog_batch_max:
             self._publisher.publish()
 
     def _joined(self) -> Ownership:

@@ -21,7 +21,7 @@ from tests.simulation.histories import SETTINGS, Request, change, delete, heal, 
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import batch, load
-from worker.batch import BatchRefused
+from worker.batch import Applied, BatchRefused
 from worker.load import LockedEvent, Overtaken, Session
 from worker.owner import Owner
 from worker.publisher import Publisher
@@ -60,7 +60,9 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(batch.apply(connections.session(connection), [world.event_id for world in those], limit))
+    return len(
+        batch.apply(connections.session(connection), [world.event_id for world in those], limit).settled
+    )
 
 
 def an_owner(settings: Settings) -> Owner:
@@ -242,10 +244,10 @@ def test_a_lone_crowded_event_fills_its_batch(
 
     def counting(
         session: Session, event_ids: Collection[UUID], commands_max: int, meanwhile: Callable[[], None]
-    ) -> list[SettledCommand]:
-        settled = apply(session, event_ids, commands_max, meanwhile)
-        sizes.append(len(settled))
-        return settled
+    ) -> Applied:
+        applied = apply(session, event_ids, commands_max, meanwhile)
+        sizes.append(len(applied.settled))
+        return applied
 
     monkeypatch.setattr(batch, "apply", counting)
     owner.tick()
