@@ -1,10 +1,13 @@
 """Applies events' pending commands: lock and load, decide, save; one transaction a batch.
 
-A batch is all or nothing. One event's batch that cannot be written is applied again in smaller ones, so that
-the command at fault is settled as `Failed` and the others as if it did not exist.
+A batch is all or nothing. One event's batch that cannot be written is applied again in smaller ones, until
+the command at fault is alone in its transaction. It is settled as `Failed` if the error is its own
+(decision 0041), else it is set aside; the other commands are settled as if it did not exist.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -14,17 +17,19 @@ import structlog
 from shared.domain import commands, ids
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
-from worker import load
-from worker.load import LoadedEvent, LockedEvent, Overtaken, PendingRow, Session
+from worker import load, save, trouble
+from worker.load import LoadedEvent, LockedEvent, Overtaken, PendingRow, Scope, Session, UnreadableEvent
 from worker.save import BatchWriter, GuardRefused
+from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
-# Errors that one command's data, or a broken invariant, can cause. After any other error of the database the
-# batch stays pending and is tried again.
-_POISON = (psycopg.IntegrityError, psycopg.DataError, GuardRefused)
 _FIRST_PART, _PART_MAX = 32, 256
 """Commands that are decided before the database begins to write, and at most while it writes."""
+_SMALLER = 16
+"""A refused batch is divided by this; each refusal can cost a time-out, so there must be few."""
+_ISOLATION_SECONDS_MAX = 0.5
+"""The time for which a refused batch is divided before the worker's other events have their turn."""
 
 
 class _Incident(NamedTuple):
@@ -48,11 +53,11 @@ _Undecided = tuple[LoadedEvent, PendingCommand | _Incident]
 
 
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
-    """A batch was rolled back because of one of its commands; the cause has the reason."""
+    """A batch of `count` commands was rolled back, perhaps because of one; the cause has the reason."""
 
-    def __init__(self, command_ids: list[UUID]) -> None:
-        super().__init__(f"{len(command_ids)} commands, from {command_ids[0]} on")
-        self.command_ids = command_ids
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} commands")
+        self.count = count
 
 
 class DecisionRaised(Exception):  # noqa: N818 - likewise
@@ -68,16 +73,21 @@ def apply(
     event_ids: Collection[UUID],
     commands_max: int,
     meanwhile: Callable[[], None] = _nothing,
+    troubles: Troubles | None = None,
 ) -> list[SettledCommand]:
     """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
 
-    One event's commands are settled even if the database refuses their batch. For more than one event
-    that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile: the caller
-    applies the events one by one. The session must be in autocommit mode. `meanwhile` is called once all
-    statements are sent, while PostgreSQL executes them; it must not raise.
+    Commands that are set aside in `troubles` are left out. One event's commands are settled, or set aside,
+    even if the database refuses their batch. For more than one event that raises `BatchRefused`, and
+    `Overtaken` when another session settled a command meanwhile: the caller applies the events one by one.
+    Any other error means that the session or the server is in trouble. The session must be in autocommit
+    mode. `meanwhile` is called once all statements are sent, while PostgreSQL executes them; it must not
+    raise.
     """
+    troubles = troubles or Troubles(time.monotonic)
+    scope = Scope(left_out=troubles.left_out(event_ids))
     try:
-        return _apply(session, event_ids, commands_max, meanwhile)
+        return _apply(session, event_ids, commands_max, scope, meanwhile)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
@@ -86,35 +96,54 @@ def apply(
             log.warning("overtaken", event_id=str(event_id))
             return []
         log.exception("batch_refused", event_id=str(event_id))
-        return _apply_around_culprits(session, event_id, len(error.command_ids))
+        return _apply_in_parts(session, event_id, error.count, troubles)
+
+
+def retry(session: Session, event_id: UUID, command_id: UUID, troubles: Troubles) -> list[SettledCommand]:
+    """Try a command that is set aside, alone; return it if it is settled now."""
+    try:
+        return _apply_alone(session, event_id, command_id, troubles)
+    except Overtaken:
+        return []
 
 
 def _apply(
     session: Session,
     event_ids: Collection[UUID],
     commands_max: int,
+    scope: Scope,
     meanwhile: Callable[[], None] = _nothing,
 ) -> list[SettledCommand]:
+    """Apply the first pending commands of these events that are in `scope`, in one transaction."""
     settled: list[SettledCommand] = []
-    with session.transaction():
-        locked = load.lock_events(session, event_ids, commands_max)
-        if not locked:
-            return []
-        try:
+    incidents: list[_Incident] = []
+    count = commands_max
+    try:
+        with session.transaction():
+            locked = load.lock_events(session, event_ids, commands_max, scope)
+            if not locked:
+                return []
+            count = sum(len(event.pending) for event in locked)
             undecided = _undecided(session, locked)
+            incidents = [command for _, command in undecided if isinstance(command, _Incident)]
             writer = BatchWriter(session)
             with session.pipeline():
                 for part in _parts(undecided):  # PostgreSQL writes one part while the next is decided (0013)
                     decided = [_decide(event, command) for event, command in part]
                     writer.save({event.id: event for event, _ in part}.values(), decided)
                     settled += decided
+                if scope.alone is not None:
+                    save.forget_trouble(session, event_ids, scope.alone)
                 meanwhile()
             writer.check()
-        except (*_POISON, DecisionRaised) as error:
-            raise BatchRefused([id_ for event in locked for id_, *_ in event.pending]) from error
-    for _, command in undecided:
-        if isinstance(command, _Incident):
-            command.report()
+    except (Overtaken, UnreadableEvent, MemoryError):
+        raise
+    except Exception as error:
+        if session.closed:
+            raise
+        raise BatchRefused(count) from error
+    for incident in incidents:
+        incident.report()
     return settled
 
 
@@ -134,26 +163,36 @@ def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
         first, size = first + size, min(2 * size, _PART_MAX)
 
 
-def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list[SettledCommand]:
-    """Apply `count` refused commands in smaller batches: a command that is refused alone fails.
+def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> list[SettledCommand]:
+    """Apply `count` refused commands in smaller batches, the one at fault alone; return the settled.
 
-    A refused batch is halved; after an accepted one the size doubles.
+    After an accepted batch the size doubles. After a while this ends, and the rest stays pending.
     """
     settled: list[SettledCommand] = []
-    size = max(count // 2, 1)
+    size = max(count // _SMALLER, 1)
+    until = time.monotonic() + _ISOLATION_SECONDS_MAX
     try:
-        while len(settled) < count:
-            try:
-                batch = _apply(session, [event_id], min(size, count - len(settled)))
-            except BatchRefused as refused:
-                size = max(len(refused.command_ids) // 2, 1)
-                if len(refused.command_ids) == 1:
-                    settled += _fail(session, event_id, refused.command_ids[0], refused.__cause__ or refused)
-            else:
-                if not batch:
+        while len(settled) < count and time.monotonic() < until:
+            left_out = troubles.left_out([event_id])
+            if size == 1:
+                command_id = load.first_pending(session, event_id, left_out)
+                if command_id is None:
                     break
-                settled += batch
-                size *= 2
+                alone = _apply_alone(session, event_id, command_id, troubles)
+                if not alone and command_id not in troubles.left_out([event_id]):
+                    break  # another session has locked the event
+                settled += alone
+                size = min(2, count)
+                continue
+            try:
+                batch = _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
+            except BatchRefused:
+                size = max(size // _SMALLER, 1)
+                continue
+            if not batch:
+                break
+            settled += batch
+            size = min(2 * size, count)
     except Overtaken:
         log.warning("overtaken", event_id=str(event_id))
     except Exception:
@@ -163,15 +202,56 @@ def _apply_around_culprits(session: Session, event_id: UUID, count: int) -> list
     return settled
 
 
-def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseException) -> list[SettledCommand]:
-    with session.transaction():
-        locked = load.lock_events(session, [event_id], 1)
-        if not locked or locked[0].pending[0][0] != command_id:
-            return []  # another session has settled it, or another command has come before it
-        incident = _incident(event_id, command_id, error)
-        writer = BatchWriter(session)
-        writer.save([], [incident.settled])
-        writer.check()
+def _apply_alone(
+    session: Session, event_id: UUID, command_id: UUID, troubles: Troubles
+) -> list[SettledCommand]:
+    """Apply one command; if that is refused, settle the command as `Failed` or set it aside.
+
+    Raises if not even a write about the command can be committed: then the trouble is the server's.
+    """
+    try:
+        settled = _apply(session, [event_id], 1, Scope(troubles.patience(command_id), alone=command_id))
+    except BatchRefused as refused:
+        error = refused.__cause__ or refused
+        if not (_is_final(error) or troubles.gives_up(command_id, error)):
+            _set_aside(session, event_id, command_id, error, troubles)
+            return []
+        settled = _fail(session, event_id, command_id, error, troubles)
+    if settled:
+        troubles.forget(command_id)
+    return settled
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return True if a command that was alone with this error can never be written."""
+    return trouble.of_command(error) or isinstance(error, GuardRefused | DecisionRaised)
+
+
+def _set_aside(
+    session: Session, event_id: UUID, command_id: UUID, error: BaseException, troubles: Troubles
+) -> None:
+    if troubles.full(event_id):
+        raise error
+    save.note_trouble(session, event_id, command_id, error)
+    troubles.set_aside(event_id, command_id, error)
+    log.warning("command_set_aside", event_id=str(event_id), command_id=str(command_id), exc_info=error)
+
+
+def _fail(
+    session: Session, event_id: UUID, command_id: UUID, error: BaseException, troubles: Troubles
+) -> list[SettledCommand]:
+    incident = _incident(event_id, command_id, error)
+    try:
+        with session.transaction():
+            writer = BatchWriter(session)
+            writer.save([], [incident.settled])
+            save.forget_trouble(session, [event_id], command_id)
+            writer.check()
+    except psycopg.Error as unwritable:
+        if session.closed:
+            raise
+        _set_aside(session, event_id, command_id, unwritable, troubles)
+        return []
     incident.report()
     return [incident.settled]
 
@@ -179,10 +259,15 @@ def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseExcepti
 def _read(event_id: UUID, row: PendingRow) -> PendingCommand | _Incident:
     id_, seq, kind, payload, actor, accepted_at = row
     try:
-        command = commands.decode(kind, payload)
+        return PendingCommand(
+            command=commands.decode(kind, payload),
+            id=id_,
+            seq=seq,
+            actor=actor,
+            accepted_at=datetime.fromisoformat(accepted_at),
+        )
     except Exception as error:  # noqa: BLE001 - a command that cannot be read fails alone
         return _incident(event_id, id_, error)
-    return PendingCommand(command=command, id=id_, seq=seq, actor=actor, accepted_at=accepted_at)
 
 
 def _decide(event: LoadedEvent, command: PendingCommand | _Incident) -> SettledCommand:
@@ -190,6 +275,8 @@ def _decide(event: LoadedEvent, command: PendingCommand | _Incident) -> SettledC
         return command.settled
     try:
         outcome = event.roster.decide(command)
+    except MemoryError:
+        raise  # the machine's trouble, not the command's
     except Exception as error:
         raise DecisionRaised from error
     return SettledCommand(event_id=event.id, command_id=command.id, outcome=outcome)

@@ -18,6 +18,7 @@ from worker import batch
 from worker.ownership import Ownership, OwnershipChange
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
+from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class Owner:
         self._publisher = publisher
         self._clock = clock
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
+        self._troubles = Troubles(clock)
         self._ownership: Ownership | None = None
         self._consumer: Consumer | None = None
         self._scheduled = False
@@ -80,6 +82,7 @@ class Owner:
         self._follow(change)
         self._queue.tick()
         self._queue.add(change.pending)
+        self._retry()
         self._apply_for_a_while()
 
     def wake(self, event_ids: Collection[UUID]) -> None:
@@ -99,6 +102,27 @@ class Owner:
             self._apply_batch()
         self._schedule()
 
+    def _retry(self) -> None:
+        """Try commands that are set aside again, for a short time."""
+        ownership = self._ownership
+        until = self._clock() + _SLICE_SECONDS
+        for event_id, command_id in self._troubles.due():
+            if ownership is None or self._clock() > until:
+                return
+            if event_id not in ownership.events:
+                self._troubles.forget(command_id)
+                continue
+            try:
+                settled = batch.retry(ownership.session, event_id, command_id, self._troubles)
+            except Exception as error:
+                if ownership.session.closed:
+                    self._lose(error)
+                    return
+                log.exception("event_not_applied", event_id=str(event_id))
+                return
+            self._publisher.add(settled)
+        self._publisher.publish()
+
     def _schedule(self) -> None:
         if self._queue.ready and self._consumer is not None and not self._scheduled:
             self._scheduled = True
@@ -114,7 +138,9 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
+            settled = batch.apply(
+                ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
+            )
         except Exception as error:
             self._publisher.publish()
             if ownership.session.closed:

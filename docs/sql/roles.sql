@@ -17,7 +17,7 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
-GRANT SELECT ON alembic_version, event, registration, command, audit_entry TO admitone_api, admitone_worker;
+GRANT SELECT ON alembic_version, event, registration, command, audit_entry, trouble TO admitone_api, admitone_worker;
 
 -- The API accepts: it adds events and commands, and changes nothing that is there.
 GRANT INSERT ON event, command TO admitone_api;
@@ -27,6 +27,7 @@ GRANT UPDATE ON event TO admitone_worker;
 GRANT UPDATE (outcome, settled_at, attempts) ON command TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
 GRANT INSERT ON audit_entry TO admitone_worker;
+GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
 GRANT pg_read_all_stats TO admitone_api, admitone_worker;
