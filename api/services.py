@@ -25,6 +25,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
+from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
@@ -51,6 +52,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    figures: Figures
     pace: Pace
     full_events: FullEvents
     submission: Submission
@@ -86,6 +88,7 @@ class Services:
         await self.sender.close()
         await self.poller.close()
         await self.fallback.close()
+        await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -123,6 +126,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        figures=Figures(reader),
         pace=pace,
         full_events=full_events,
         submission=Submission(

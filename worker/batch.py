@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
+from shared import metrics
 from shared.domain import commands, ids
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
@@ -118,6 +119,7 @@ def _apply(
     settled: list[SettledCommand] = []
     incidents: list[_Incident] = []
     count = commands_max
+    began = time.monotonic()
     try:
         with session.transaction():
             locked = load.lock_events(session, event_ids, commands_max, scope)
@@ -144,7 +146,20 @@ def _apply(
         raise BatchRefused(count) from error
     for incident in incidents:
         incident.report()
+    _observe(undecided, time.monotonic() - began)
     return settled
+
+
+def _observe(undecided: Sequence[_Undecided], seconds: float) -> None:
+    """Measure a committed batch, which took so many seconds since its transaction began."""
+    metrics.batch_commands.observe(len(undecided))
+    metrics.commit_seconds.observe_all(
+        [
+            max((event.now - command.accepted_at).total_seconds(), 0) + seconds
+            for event, command in undecided
+            if isinstance(command, PendingCommand)
+        ]
+    )
 
 
 def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecided]:
@@ -234,6 +249,7 @@ def _set_aside(
         raise error
     save.note_trouble(session, event_id, command_id, error)
     troubles.set_aside(event_id, command_id, error)
+    metrics.set_aside.inc()
     log.warning("command_set_aside", event_id=str(event_id), command_id=str(command_id), exc_info=error)
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from shared import metrics
 from shared.postgres import connections
 from shared.settings import Settings
 from worker import batch
@@ -51,6 +52,8 @@ class Owner:
         self._ownership: Ownership | None = None
         self._consumer: Consumer | None = None
         self._scheduled = False
+        self.ticked_at = clock()
+        """The clock's time at which the owner last looked at the ledger."""
 
     def attach(self, consumer: Consumer) -> None:
         """Consume the queues of all owned events, now that the broker is connected."""
@@ -80,7 +83,12 @@ class Owner:
             self._lose(error)
             return
         self._follow(change)
+        metrics.events_owned.set(len(self._joined().events))
         self._queue.tick()
+        self.ticked_at = self._clock()
+        metrics.wakes_missed.inc(
+            len(set(change.pending) - self._queue.ready.keys() - self._troubles.event_ids())
+        )
         self._queue.add(change.pending)
         self._retry()
         self._apply_for_a_while()
@@ -120,6 +128,7 @@ class Owner:
                     return
                 log.exception("event_not_applied", event_id=str(event_id))
                 return
+            metrics.count_settled(settled)
             self._publisher.add(settled)
         self._publisher.publish()
 
@@ -152,6 +161,7 @@ class Owner:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
             self._queue.refused(event_ids)
             return
+        metrics.count_settled(settled)
         self._queue.settled(event_ids, settled, commands_max)
         self._publisher.add(settled)
         if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
@@ -177,6 +187,7 @@ class Owner:
     def _follow(self, change: OwnershipChange) -> None:
         if change.gained or change.lost:
             log.info("events_moved", gained=len(change.gained), lost=len(change.lost))
+            metrics.owner_changes.inc(len(change.gained) + len(change.lost))
         if self._consumer is not None:
             self._consumer.stop(change.lost)
             self._consumer.start(change.gained)
@@ -184,6 +195,7 @@ class Owner:
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
         ownership, self._ownership = self._ownership, None
+        metrics.events_owned.set(0)
         if ownership is None:
             return
         ownership.connection.invalidate()

@@ -98,6 +98,10 @@ class Troubles:
             return []
         return [id_ for id_, command in self._commands.items() if command.event_id in event_ids]
 
+    def event_ids(self) -> set[UUID]:
+        """Return the events of which commands are set aside."""
+        return {command.event_id for command in self._commands.values()}
+
     def full(self, event_id: UUID) -> bool:
         """Return True if no more commands of the event may be set aside."""
         return len(self.left_out([event_id])) >= SET_ASIDE_MAX

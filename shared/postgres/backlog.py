@@ -46,6 +46,22 @@ _BY_EVENT = text("""
 """)
 
 
+_PENDING = text("SELECT count(*) FROM command WHERE settled_at IS NULL")
+_OLDEST = text("""
+    WITH RECURSIVE pending AS (
+        (SELECT event_id, seq, accepted_at FROM command
+         WHERE settled_at IS NULL ORDER BY event_id, seq LIMIT 1)
+        UNION ALL
+        SELECT later.* FROM pending CROSS JOIN LATERAL (
+            SELECT event_id, seq, accepted_at FROM command
+            WHERE settled_at IS NULL AND event_id > pending.event_id ORDER BY event_id, seq LIMIT 1
+        ) AS later
+    )
+    SELECT event_id, extract(epoch FROM clock_timestamp() - accepted_at)::float8 AS seconds
+    FROM pending ORDER BY accepted_at LIMIT :limit
+""")
+
+
 async def ahead(connection: AsyncConnection, commands: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
     """Return the number of commands before each pending command of these `(event_id, command_id)`."""
     pairs = list(commands)
@@ -65,6 +81,17 @@ async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> flo
 def events_pending(connection: Connection) -> set[UUID]:
     """Return the events that have pending commands."""
     return set(connection.execute(_EVENTS_PENDING).scalars())
+
+
+def pending(connection: Connection) -> int:
+    """Return the number of pending commands."""
+    return int(connection.execute(_PENDING).scalar_one())
+
+
+def oldest(connection: Connection, limit: int) -> list[tuple[UUID, float]]:
+    """Return `(event_id, seconds)` of the events with the oldest first pending commands."""
+    rows = connection.execute(_OLDEST, {"limit": limit})
+    return [(row.event_id, max(row.seconds, 0)) for row in rows]
 
 
 def by_event(connection: Connection) -> list[Row[tuple[UUID, str, int, float]]]:
