@@ -29,6 +29,8 @@ _FIRST_PART, _PART_MAX = 32, 256
 """Commands that are decided before the database begins to write, and at most while it writes."""
 _SMALLER = 16
 """A refused batch is divided by this; each refusal can cost a time-out, so there must be few."""
+_SUSPECTS_MAX = 3
+"""Commands that are refused alone, one after the other, until that is no longer their own fault."""
 _ISOLATION_SECONDS_MAX = 0.5
 """The time for which a refused batch is divided before the worker's other events have their turn."""
 
@@ -86,18 +88,19 @@ def apply(
     raise.
     """
     troubles = troubles or Troubles(time.monotonic)
+    settled = _retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
     scope = Scope(left_out=troubles.left_out(event_ids))
     try:
-        return _apply(session, event_ids, commands_max, scope, meanwhile)
+        return settled + _apply(session, event_ids, commands_max, scope, meanwhile)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
             log.warning("overtaken", event_id=str(event_id))
-            return []
+            return settled
         log.exception("batch_refused", event_id=str(event_id))
-        return _apply_in_parts(session, event_id, error.count, troubles)
+        return settled + _apply_in_parts(session, event_id, error.count, troubles)
 
 
 def retry(session: Session, event_id: UUID, command_id: UUID, troubles: Troubles) -> list[SettledCommand]:
@@ -106,6 +109,24 @@ def retry(session: Session, event_id: UUID, command_id: UUID, troubles: Troubles
         return _apply_alone(session, event_id, command_id, troubles)
     except Overtaken:
         return []
+    except BatchRefused as refused:
+        _set_aside(session, event_id, command_id, refused, troubles)
+        return []
+
+
+def _retry_before_others(
+    session: Session, unconfirmed: Collection[tuple[UUID, UUID]], troubles: Troubles
+) -> list[SettledCommand]:
+    """Try commands again that no other command has passed yet, if there is another command now.
+
+    So a trouble that has passed meanwhile costs no command its place.
+    """
+    settled: list[SettledCommand] = []
+    for event_id, command_id in unconfirmed:
+        if load.first_pending(session, event_id, troubles.left_out([event_id])) is not None:
+            troubles.confirm(command_id)
+            settled += retry(session, event_id, command_id, troubles)
+    return settled
 
 
 def _apply(
@@ -181,33 +202,28 @@ def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
 def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> list[SettledCommand]:
     """Apply `count` refused commands in smaller batches, the one at fault alone; return the settled.
 
-    After an accepted batch the size doubles. After a while this ends, and the rest stays pending.
+    After an accepted batch the size doubles. After a while this ends, and the rest stays pending. Raises if
+    the error is not of single commands.
     """
     settled: list[SettledCommand] = []
+    suspects: dict[UUID, BatchRefused] = {}
     size = max(count // _SMALLER, 1)
     until = time.monotonic() + _ISOLATION_SECONDS_MAX
     try:
-        while len(settled) < count and time.monotonic() < until:
-            left_out = troubles.left_out([event_id])
-            if size == 1:
-                command_id = load.first_pending(session, event_id, left_out)
-                if command_id is None:
-                    break
-                alone = _apply_alone(session, event_id, command_id, troubles)
-                if not alone and command_id not in troubles.left_out([event_id]):
-                    break  # another session has locked the event
-                settled += alone
-                size = min(2, count)
-                continue
+        while suspects or time.monotonic() < until:
             try:
-                batch = _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
+                batch = _apply_part(session, event_id, size, suspects, troubles)
             except BatchRefused:
                 size = max(size // _SMALLER, 1)
                 continue
+            # The suspects are at fault themselves: another command could be applied, or none is left.
+            for command_id, refusal in suspects.items():
+                _set_aside(session, event_id, command_id, refusal, troubles, confirmed=bool(batch))
+            suspects.clear()
             if not batch:
                 break
             settled += batch
-            size = min(2 * size, count)
+            size *= 2
     except Overtaken:
         log.warning("overtaken", event_id=str(event_id))
     except Exception:
@@ -217,21 +233,46 @@ def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Trou
     return settled
 
 
+def _apply_part(
+    session: Session,
+    event_id: UUID,
+    size: int,
+    suspects: dict[UUID, BatchRefused],
+    troubles: Troubles,
+) -> list[SettledCommand]:
+    """Apply `size` commands, or the first one alone, without the suspects.
+
+    A command that is refused alone becomes a suspect. Raises its error if there are too many of them.
+    """
+    left_out = [*troubles.left_out([event_id]), *suspects]
+    if size > 1:
+        return _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
+    command_id = load.first_pending(session, event_id, left_out)
+    if command_id is None:
+        return []
+    try:
+        return _apply_alone(session, event_id, command_id, troubles)
+    except BatchRefused as refused:
+        suspects[command_id] = refused
+        if len(suspects) >= _SUSPECTS_MAX:
+            raise (refused.__cause__ or refused) from None
+        raise
+
+
 def _apply_alone(
     session: Session, event_id: UUID, command_id: UUID, troubles: Troubles
 ) -> list[SettledCommand]:
-    """Apply one command; if that is refused, settle the command as `Failed` or set it aside.
+    """Apply one command, and settle it as `Failed` if it can never be written.
 
-    Raises if not even a write about the command can be committed: then the trouble is the server's.
+    Raises `BatchRefused` if the error may pass. Returns nothing if another session has locked the event.
     """
     try:
         settled = _apply(session, [event_id], 1, Scope(troubles.patience(command_id), alone=command_id))
     except BatchRefused as refused:
         error = refused.__cause__ or refused
         if not (_is_final(error) or troubles.gives_up(command_id, error)):
-            _set_aside(session, event_id, command_id, error, troubles)
-            return []
-        settled = _fail(session, event_id, command_id, error, troubles)
+            raise
+        settled = _fail(session, event_id, command_id, error)
     if settled:
         troubles.forget(command_id)
     return settled
@@ -242,20 +283,28 @@ def _is_final(error: BaseException) -> bool:
     return trouble.of_command(error) or isinstance(error, GuardRefused | DecisionRaised)
 
 
-def _set_aside(
-    session: Session, event_id: UUID, command_id: UUID, error: BaseException, troubles: Troubles
+def _set_aside(  # noqa: PLR0913 - one command with all that is known of it
+    session: Session,
+    event_id: UUID,
+    command_id: UUID,
+    refused: BatchRefused,
+    troubles: Troubles,
+    *,
+    confirmed: bool = False,
 ) -> None:
+    """Set a command aside; raises if not even a note about it can be committed: the server is in trouble."""
+    error = refused.__cause__ or refused
     if troubles.full(event_id):
         raise error
     save.note_trouble(session, event_id, command_id, error)
     troubles.set_aside(event_id, command_id, error)
+    if confirmed:
+        troubles.confirm(command_id)
     metrics.set_aside.inc()
     log.warning("command_set_aside", event_id=str(event_id), command_id=str(command_id), exc_info=error)
 
 
-def _fail(
-    session: Session, event_id: UUID, command_id: UUID, error: BaseException, troubles: Troubles
-) -> list[SettledCommand]:
+def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseException) -> list[SettledCommand]:
     incident = _incident(event_id, command_id, error)
     try:
         with session.transaction():
@@ -266,8 +315,7 @@ def _fail(
     except psycopg.Error as unwritable:
         if session.closed:
             raise
-        _set_aside(session, event_id, command_id, unwritable, troubles)
-        return []
+        raise BatchRefused(1) from unwritable
     incident.report()
     return [incident.settled]
 

@@ -6,16 +6,18 @@ broker no messages arrive, and the ticks still find pending commands.
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Protocol
 from uuid import UUID
 
+import psycopg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared import metrics
 from shared.postgres import connections
 from shared.settings import Settings
-from worker import batch
+from worker import batch, save
 from worker.ownership import Ownership, OwnershipChange
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
@@ -83,19 +85,19 @@ class Owner:
             self._lose(error)
             return
         self._follow(change)
-        metrics.events_owned.set(len(self._joined().events))
+        metrics.events_owned.set(0 if self._ownership is None else len(self._ownership.events))
         self._queue.tick()
         self.ticked_at = self._clock()
         metrics.wakes_missed.inc(
             len(set(change.pending) - self._queue.ready.keys() - self._troubles.event_ids())
         )
-        self._queue.add(change.pending)
+        self._queue.add(self._troubles.not_paused(change.pending))
         self._retry()
         self._apply_for_a_while()
 
     def wake(self, event_ids: Collection[UUID]) -> None:
         """Decide the pending commands of these events, as far as this process owns them, now or soon."""
-        self._queue.add(event_ids)
+        self._queue.add(self._troubles.not_paused(event_ids))
         if not self._scheduled:
             self._apply_for_a_while()
 
@@ -159,13 +161,23 @@ class Owner:
                 log.warning("batch_parted", events=len(event_ids), error=repr(error))
             else:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
+                self._pause(ownership, event_ids[0], error)
             self._queue.refused(event_ids)
             return
+        for event_id in event_ids:
+            if self._troubles.resume(event_id):
+                save.forget_trouble(ownership.session, [event_id], None)
         metrics.count_settled(settled)
         self._queue.settled(event_ids, settled, commands_max)
         self._publisher.add(settled)
         if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
             self._publisher.publish()
+
+    def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:
+        """Let an event that cannot be applied wait, and note the reason where operators look for it."""
+        self._troubles.pause(event_id)
+        with suppress(psycopg.Error):
+            save.note_trouble(ownership.session, event_id, None, error)
 
     def _joined(self) -> Ownership:
         if self._ownership is None:

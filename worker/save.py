@@ -129,8 +129,8 @@ def note_trouble(session: Session, event_id: UUID, command_id: UUID | None, erro
     session.execute(NOTE_TROUBLE, parameters)
 
 
-def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UUID) -> None:
-    """Delete the note of a command that is settled in the same transaction."""
+def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UUID | None) -> None:
+    """Delete the notes of a command that is settled, or of events that can be applied again."""
     session.execute(FORGET_TROUBLE, {"event_ids": arrays.uuids(event_ids), "command_id": command_id})
 
 

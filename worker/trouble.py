@@ -7,7 +7,9 @@
                   └───────────────────┘
 
 A command that is set aside stays pending. Its event's batches leave it out, so that no other command waits
-for it. PostgreSQL has to commit a write about it before it is set aside: else the trouble is the server's.
+for it. PostgreSQL has to commit a write about it before that: else the trouble is the server's. And another
+command of the event has to be applied past it: else the trouble is the event's. A command that is the only
+one of its event is tried once more when another one comes.
 """
 
 from collections.abc import Callable, Collection
@@ -21,7 +23,8 @@ SET_ASIDE_MAX = 100
 """Commands of one event that are set aside at most; with more, the event itself is in trouble."""
 TIMEOUTS_MAX = 3
 TIMEOUTS_APART_SECONDS = 10
-_RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 5.0
+_RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 1.0
+"""The pause before a command or an event is tried again: when a trouble has passed, that is soon noticed."""
 
 # Classes of SQLSTATE: data exception, integrity constraint violation, program limit exceeded, internal error.
 _OF_THE_COMMAND = ("22", "23", "54", "XX")
@@ -39,7 +42,7 @@ class Patience(NamedTuple):
 
 
 BATCH = Patience(400, 200)
-PART_OF_REFUSED_BATCH = Patience(200, 100)
+PART_OF_REFUSED_BATCH = Patience(150, 75)
 ALONE_AGAIN = Patience(800, 250)
 """The other commands of an event wait for less than a second while a command is found, or tried again."""
 
@@ -59,6 +62,7 @@ class _SetAside:
     event_id: UUID
     due_at: float
     pause_seconds: float
+    confirmed: bool = False
     timeouts: int = 0
     timed_out_at: float | None = None
 
@@ -69,6 +73,7 @@ class Troubles:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._commands: dict[UUID, _SetAside] = {}
+        self._paused: dict[UUID, tuple[float, float]] = {}
 
     def set_aside(self, event_id: UUID, command_id: UUID, error: BaseException) -> None:
         """Leave a command out of its event's batches; a time-out counts if the one before is long enough ago.
@@ -102,13 +107,45 @@ class Troubles:
         """Return the events of which commands are set aside."""
         return {command.event_id for command in self._commands.values()}
 
+    def confirm(self, command_id: UUID) -> None:
+        """Note that another command of the event was applied past this one, or is about to be."""
+        if command_id in self._commands:
+            self._commands[command_id].confirmed = True
+
+    def unconfirmed(self, event_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
+        """Return `(event_id, command_id)` of the commands of these events that no other one has passed."""
+        return [
+            (c.event_id, id_)
+            for id_, c in self._commands.items()
+            if not c.confirmed and c.event_id in event_ids
+        ]
+
     def full(self, event_id: UUID) -> bool:
         """Return True if no more commands of the event may be set aside."""
         return len(self.left_out([event_id])) >= SET_ASIDE_MAX
 
     def patience(self, command_id: UUID) -> Patience:
-        """Return the time that the command has when it is tried alone: more once it is set aside."""
-        return ALONE_AGAIN if command_id in self._commands else PART_OF_REFUSED_BATCH
+        """Return the time that the command has alone: more if another time-out would count."""
+        command = self._commands.get(command_id)
+        counts_again = command is not None and command.timeouts > 0 and self._counts(command)
+        return ALONE_AGAIN if counts_again else PART_OF_REFUSED_BATCH
+
+    def pause(self, event_id: UUID) -> None:
+        """Let an event that cannot be applied wait for a while, longer each time."""
+        _, pause_seconds = self._paused.get(event_id, (0, _RETRY_SECONDS / 2))
+        pause_seconds = min(2 * pause_seconds, _RETRY_SECONDS_MAX)
+        self._paused[event_id] = self._clock() + pause_seconds, pause_seconds
+
+    def resume(self, event_id: UUID) -> bool:
+        """Forget an event's pauses, now that it could be applied; return False if it had none."""
+        return self._paused.pop(event_id, None) is not None
+
+    def not_paused(self, event_ids: Collection[UUID]) -> Collection[UUID]:
+        """Return the events among these that may be applied now."""
+        if not self._paused:
+            return event_ids
+        now = self._clock()
+        return [id_ for id_ in event_ids if self._paused.get(id_, (0, 0))[0] <= now]
 
     def due(self) -> list[tuple[UUID, UUID]]:
         """Return `(event_id, command_id)` of the commands that may be tried again, the longest due first."""

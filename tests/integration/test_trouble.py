@@ -59,11 +59,19 @@ class Clock:
 class Stage:
     """An event with a planted command between two others, and its owner."""
 
-    def __init__(self, connection: Connection, body: str, *, at_commit: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        body: str,
+        *,
+        at_commit: bool = False,
+        pending: slice = slice(None),
+        capacity: int = 1_000,
+    ) -> None:
         self.connection = connection
         self.clock = Clock()
         self.troubles = Troubles(self.clock)
-        self.world = InPostgres(connection, {**SETTINGS, "capacity": 1_000})
+        self.world = InPostgres(connection, {**SETTINGS, "capacity": capacity})
         self.commands = list(worlds.asked(history(*[register(1)] * 40)))
         self.culprit = UUID(self.commands[20].id)
         kind, when, timing = (
@@ -72,7 +80,7 @@ class Stage:
             else ("TRIGGER", "BEFORE", "")
         )
         self.run(_PLANT.format(body=body, kind=kind, when=when, timing=timing, command_id=self.culprit))
-        self.world.accept(self.commands)
+        self.world.accept(self.commands[pending])
 
     def run(self, statement: str) -> None:
         with self.connection.begin():
@@ -197,3 +205,32 @@ def test_an_unreadable_row_fails_alone(connection: Connection, column: str, valu
     stage.apply_all()
     stage.run(f"UPDATE command SET payload = '{{}}', accepted_at = now(), kind = 'register' {row}")
     assert (stage.outcome(), stage.others()) == ("failed", {"confirmed"})
+
+
+def test_trouble_of_the_event_sets_nothing_aside(connection: Connection) -> None:
+    stage = Stage(connection, "NULL")
+    stage.run(
+        "CREATE FUNCTION all_refused() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'all' USING ERRCODE = '53100'; END $$;"
+        "CREATE TRIGGER all_refused BEFORE INSERT ON registration "
+        "FOR EACH ROW EXECUTE FUNCTION all_refused()"
+    )
+    with pytest.raises(errors.DiskFull):
+        stage.apply_all()
+    assert stage.troubles.left_out([stage.world.event_id]) == []
+
+    stage.run("DROP FUNCTION all_refused CASCADE")
+    stage.apply_all()
+    assert {*stage.outcomes()} == {"confirmed"}
+
+
+def test_a_passed_trouble_costs_no_place(connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"), pending=slice(20, 21), capacity=1)
+    stage.apply_all()
+    assert stage.outcomes() == [None]
+    assert stage.troubles.left_out([stage.world.event_id]) == [stage.culprit]
+
+    stage.run(_UPROOT)
+    stage.world.accept(stage.commands[21:22])
+    stage.apply_all()
+    assert stage.outcomes() == ["confirmed", "waitlisted"]
