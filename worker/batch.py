@@ -247,9 +247,10 @@ def _apply_part(
     left_out = [*troubles.left_out([event_id]), *suspects]
     if size > 1:
         return _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
-    command_id = load.first_pending(session, event_id, left_out)
-    if command_id is None:
+    pending = load.first_pending(session, event_id, left_out)
+    if pending is None:
         return []
+    command_id, _ = pending
     try:
         return _apply_alone(session, event_id, command_id, troubles)
     except BatchRefused as refused:
@@ -305,7 +306,10 @@ def _set_aside(  # noqa: PLR0913 - one command with all that is known of it
 
 
 def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseException) -> list[SettledCommand]:
-    incident = _incident(event_id, command_id, error)
+    pending = load.first_pending(session, event_id, alone=command_id)
+    if pending is None:
+        return []  # another session has settled it
+    incident = _incident(event_id, *pending, error)
     try:
         with session.transaction():
             writer = BatchWriter(session)
@@ -321,7 +325,7 @@ def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseExcepti
 
 
 def _read(event_id: UUID, row: PendingRow) -> PendingCommand | _Incident:
-    id_, seq, kind, payload, actor, accepted_at = row
+    id_, seq, _, kind, payload, actor, accepted_at = row
     try:
         return PendingCommand(
             command=commands.decode(kind, payload),
@@ -331,7 +335,7 @@ def _read(event_id: UUID, row: PendingRow) -> PendingCommand | _Incident:
             accepted_at=datetime.fromisoformat(accepted_at),
         )
     except Exception as error:  # noqa: BLE001 - a command that cannot be read fails alone
-        return _incident(event_id, id_, error)
+        return _incident(event_id, id_, seq, error)
 
 
 def _decide(event: LoadedEvent, command: PendingCommand | _Incident) -> SettledCommand:
@@ -343,9 +347,10 @@ def _decide(event: LoadedEvent, command: PendingCommand | _Incident) -> SettledC
         raise  # the machine's trouble, not the command's
     except Exception as error:
         raise DecisionRaised from error
-    return SettledCommand(event_id=event.id, command_id=command.id, outcome=outcome)
+    return SettledCommand(event_id=event.id, command_id=command.id, seq=command.seq, outcome=outcome)
 
 
-def _incident(event_id: UUID, command_id: UUID, error: BaseException) -> _Incident:
+def _incident(event_id: UUID, command_id: UUID, seq: int, error: BaseException) -> _Incident:
     failed = Failed(incident_id=ids.new_id())
-    return _Incident(SettledCommand(event_id=event_id, command_id=command_id, outcome=failed), error)
+    settled = SettledCommand(event_id=event_id, command_id=command_id, seq=seq, outcome=failed)
+    return _Incident(settled, error)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+import structlog
 from psycopg.rows import TupleRow, dict_row
 
 from shared.domain import audit, commands
@@ -31,6 +32,8 @@ from shared.postgres import arrays, statements
 from worker import trouble
 from worker.trouble import Patience
 
+log = structlog.get_logger(__name__)
+
 _SQL = Path(__file__).parent / "sql"
 LOCK_EVENTS = statements.load(_SQL / "lock_events.sql")
 FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
@@ -45,8 +48,8 @@ _EVENTS_WITH_FULL_SHARE = 8
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 
 Session = psycopg.Connection[TupleRow]
-PendingRow = tuple[UUID, int, str, str, str, str]
-"""`(id, seq, kind, payload, actor, accepted_at)` of a pending command; payload and time are not read yet."""
+PendingRow = tuple[UUID, int, int, str, str, str, str]
+"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, not read yet."""
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
@@ -113,9 +116,10 @@ def lock_events(
     """Lock the events among these that have pending commands in `scope`, until the transaction ends.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
-    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). The
-    scope's patience holds for the later statements of the transaction. Raises `Overtaken` if the statement
-    read the ledger before another session changed an event's row, and `UnreadableEvent`.
+    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
+    command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
+    patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
+    ledger before another session changed an event's row, and `UnreadableEvent`.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
@@ -136,17 +140,23 @@ def lock_events(
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
     for event in events:
-        heal = next((place for place, row in enumerate(event.pending) if row[2] == _HEAL_COUNTER), None)
-        if heal is not None:
-            del event.pending[max(heal, 1) :]
-    return events
+        for place, (_, _, version, kind, *_) in enumerate(event.pending):
+            if version > commands.VERSION:
+                log.warning("command_of_a_newer_version", event_id=str(event.id), version=version)
+                del event.pending[place:]
+                break
+            if kind == _HEAL_COUNTER:
+                del event.pending[max(place, 1) :]
+                break
+    return [event for event in events if event.pending]
 
 
-def first_pending(session: Session, event_id: UUID, left_out: Collection[UUID]) -> UUID | None:
-    """Return the event's first pending command that is not left out, None if there is none."""
-    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out)}
-    row = session.execute(FIRST_PENDING, parameters).fetchone()
-    return None if row is None else row[0]
+def first_pending(
+    session: Session, event_id: UUID, left_out: Collection[UUID] = (), alone: UUID | None = None
+) -> tuple[UUID, int] | None:
+    """Return `(id, seq)` of the event's first pending command in this scope, None if there is none."""
+    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out), "alone": alone}
+    return session.execute(FIRST_PENDING, parameters).fetchone()
 
 
 def rosters(

@@ -17,8 +17,8 @@ from psycopg.rows import TupleRow
 
 from api.tasks import SingleTask
 from shared import metrics
-from shared.postgres import connections, ledger
-from shared.postgres.ledger import Acceptance, NewCommand
+from shared.postgres import ledger
+from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -111,6 +111,9 @@ class Intake:
             half = len(batch) // 2
             await self._write(batch[:half])
             await self._write(batch[half:])
+        except NumberingBehind as error:
+            log.error("numbering_behind", count=len(batch))  # noqa: TRY400 - the error says no more
+            _fail(batch, error)
         except Exception as error:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
@@ -129,7 +132,7 @@ class Intake:
             try:
                 # A connection of the intake's own: no read delays a command.
                 if self._session is None or self._session.closed:
-                    self._session = await connections.accepting_session(self._settings)
+                    self._session = await ledger.open_session(self._settings)
                 perhaps_committed = True
                 return await ledger.accept(self._session, new)
             except (DataError, IntegrityError):

@@ -26,13 +26,14 @@ _EVENTS_REMEMBERED_MAX = 100
 _COUNTING_SHARE = 0.05
 
 _RECEIPTS = text("""
-    SELECT command.event_id, command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
+    SELECT command.event_id, command.id AS receipt_id, outcome.body::text AS outcome, registration.id,
            registration.status, registration.spots_count, registration.seq, event.audit_seq
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
+    LEFT JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
     LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CAST(command.outcome ->> 'registrationId' AS uuid)
+     AND registration.id = CAST(outcome.body ->> 'registrationId' AS uuid)
 """)
 
 _LINE = text("""

@@ -1,13 +1,13 @@
 """The troubles of pending commands, for operators, and an index that finds failed commands.
 
-Revision: 0008, after 0005.
+Revision: 0008, after 0006.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -25,7 +25,14 @@ def upgrade() -> None:
             "event_id", "command_id", name="trouble_command_key", postgresql_nulls_not_distinct=True
         ),
     )
+    op.create_index(
+        "outcome_failed_idx",
+        "outcome",
+        ["event_id", "settled_at"],
+        postgresql_where=sa.text("body ->> 'outcome' = 'failed'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("outcome_failed_idx", "outcome")
     op.drop_table("trouble")

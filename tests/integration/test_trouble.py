@@ -177,14 +177,11 @@ def test_a_server_in_trouble_sets_nothing_aside(connection: Connection) -> None:
 
 def test_a_failure_that_cannot_be_written_waits(connection: Connection) -> None:
     stage = Stage(connection, raising("23514"))
-    stage.run(
-        "ALTER TABLE command ADD CONSTRAINT planted "
-        f"CHECK (id <> '{stage.culprit}' OR settled_at IS NULL) NOT VALID"
-    )
+    stage.run(f"ALTER TABLE outcome ADD CONSTRAINT planted CHECK (command_id <> '{stage.culprit}') NOT VALID")
     stage.apply_all()
     assert (stage.outcome(), stage.others()) == (None, {"confirmed"})
 
-    stage.run("ALTER TABLE command DROP CONSTRAINT planted")
+    stage.run("ALTER TABLE outcome DROP CONSTRAINT planted")
     stage.retry(TIMEOUTS_APART_SECONDS)
     assert stage.outcome() == "failed"
 

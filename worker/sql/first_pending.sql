@@ -1,4 +1,5 @@
--- The event's first pending command in ledger order that is not left out.
-SELECT id FROM command
-WHERE event_id = :'event_id'::uuid AND settled_at IS NULL AND id <> ALL(:'left_out'::uuid[])
+-- The event's first pending command in ledger order, without those that are left out, or one command alone.
+SELECT command_id, seq FROM pending_command
+WHERE event_id = :'event_id'::uuid AND command_id <> ALL(:'left_out'::uuid[])
+  AND (:'alone'::uuid IS NULL OR command_id = :'alone'::uuid)
 ORDER BY seq LIMIT 1
