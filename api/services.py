@@ -17,6 +17,7 @@ from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.owner_cache import OwnerCache
+from api.commands.pending_limit import PendingLimit
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
@@ -44,6 +45,7 @@ class Services:
     engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
+    limit: PendingLimit
     intake: Intake
     waker: Waker
     sender: WakeSender
@@ -83,6 +85,7 @@ class Services:
 
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
+        await self.limit.close()
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
@@ -107,7 +110,8 @@ def open_services(settings: Settings) -> Services:
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    intake, receipts, pace, full_events = (
+    limit, intake, receipts, pace, full_events = (
+        PendingLimit(autocommit, settings),
         Intake(settings),
         Receipts(reader),
         Pace(autocommit),
@@ -118,6 +122,7 @@ def open_services(settings: Settings) -> Services:
         engine=engine,
         redis=redis_client,
         celery=celery,
+        limit=limit,
         intake=intake,
         waker=waker,
         sender=sender,
@@ -130,6 +135,7 @@ def open_services(settings: Settings) -> Services:
         pace=pace,
         full_events=full_events,
         submission=Submission(
+            limit=limit,
             intake=intake,
             waker=waker,
             waiter=waiter,
