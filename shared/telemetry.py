@@ -66,7 +66,10 @@ class Repeats:
 def _line(entry: structlog.typing.EventDict) -> tuple[str, ...]:
     error = entry.get("exc_info")
     kind = type(error) if isinstance(error, BaseException) else sys.exc_info()[0]
-    return (*(str(value) for name, value in entry.items() if name.endswith("_id")), str(error and kind))
+    return (
+        *(str(value) for name, value in entry.items() if name.endswith(("_id", "_digest"))),
+        str(error and kind),
+    )
 
 
 def configure(settings: Settings) -> None:

@@ -15,13 +15,13 @@ import psycopg
 import structlog
 
 from shared import metrics
-from shared.domain import commands, ids
+from shared.domain import audit, commands, ids
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from worker import load, save, trouble
 from worker.load import LoadedEvent, LockedEvent, Overtaken, PendingRow, Scope, Session, UnreadableEvent
 from worker.save import BatchWriter, GuardRefused
-from worker.trouble import Troubles
+from worker.trouble import Place, Troubles
 
 log = structlog.get_logger(__name__)
 
@@ -103,29 +103,29 @@ def apply(
         return settled + _apply_in_parts(session, event_id, error.count, troubles)
 
 
-def retry(session: Session, event_id: UUID, command_id: UUID, troubles: Troubles) -> list[SettledCommand]:
+def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
     """Try a command that is set aside, alone; return it if it is settled now."""
     try:
-        return _apply_alone(session, event_id, command_id, troubles)
+        return _apply_alone(session, place, troubles)
     except Overtaken:
         return []
     except BatchRefused as refused:
-        _set_aside(session, event_id, command_id, refused, troubles)
+        _set_aside(session, place, refused, troubles)
         return []
 
 
 def _retry_before_others(
-    session: Session, unconfirmed: Collection[tuple[UUID, UUID]], troubles: Troubles
+    session: Session, unconfirmed: Collection[Place], troubles: Troubles
 ) -> list[SettledCommand]:
     """Try commands again that no other command has passed yet, if there is another command now.
 
     So a trouble that has passed meanwhile costs no command its place.
     """
     settled: list[SettledCommand] = []
-    for event_id, command_id in unconfirmed:
-        if load.first_pending(session, event_id, troubles.left_out([event_id])) is not None:
-            troubles.confirm(command_id)
-            settled += retry(session, event_id, command_id, troubles)
+    for place in unconfirmed:
+        if load.first_pending(session, place.event_id, troubles.left_out([place.event_id])) is not None:
+            troubles.confirm(place.command_id)
+            settled += retry(session, place, troubles)
     return settled
 
 
@@ -156,7 +156,7 @@ def _apply(
                     writer.save({event.id: event for event, _ in part}.values(), decided)
                     settled += decided
                 if scope.alone is not None:
-                    save.forget_trouble(session, event_ids, scope.alone)
+                    save.forget_trouble(session, event_ids, scope.alone.command_id)
                 meanwhile()
             writer.check()
     except (Overtaken, UnreadableEvent, MemoryError):
@@ -206,7 +206,7 @@ def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Trou
     the error is not of single commands.
     """
     settled: list[SettledCommand] = []
-    suspects: dict[UUID, BatchRefused] = {}
+    suspects: dict[Place, BatchRefused] = {}
     size = max(count // _SMALLER, 1)
     until = time.monotonic() + _ISOLATION_SECONDS_MAX
     try:
@@ -217,8 +217,8 @@ def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Trou
                 size = max(size // _SMALLER, 1)
                 continue
             # The suspects are at fault themselves: another command could be applied, or none is left.
-            for command_id, refusal in suspects.items():
-                _set_aside(session, event_id, command_id, refusal, troubles, confirmed=bool(batch))
+            for place, refusal in suspects.items():
+                _set_aside(session, place, refusal, troubles, confirmed=bool(batch))
             suspects.clear()
             if not batch:
                 break
@@ -237,45 +237,43 @@ def _apply_part(
     session: Session,
     event_id: UUID,
     size: int,
-    suspects: dict[UUID, BatchRefused],
+    suspects: dict[Place, BatchRefused],
     troubles: Troubles,
 ) -> list[SettledCommand]:
     """Apply `size` commands, or the first one alone, without the suspects.
 
     A command that is refused alone becomes a suspect. Raises its error if there are too many of them.
     """
-    left_out = [*troubles.left_out([event_id]), *suspects]
+    left_out = [*troubles.left_out([event_id]), *(suspect.command_id for suspect in suspects)]
     if size > 1:
         return _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
-    pending = load.first_pending(session, event_id, left_out)
-    if pending is None:
+    place = load.first_pending(session, event_id, left_out)
+    if place is None:
         return []
-    command_id, _ = pending
     try:
-        return _apply_alone(session, event_id, command_id, troubles)
+        return _apply_alone(session, place, troubles)
     except BatchRefused as refused:
-        suspects[command_id] = refused
+        suspects[place] = refused
         if len(suspects) >= _SUSPECTS_MAX:
             raise (refused.__cause__ or refused) from None
         raise
 
 
-def _apply_alone(
-    session: Session, event_id: UUID, command_id: UUID, troubles: Troubles
-) -> list[SettledCommand]:
+def _apply_alone(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
     """Apply one command, and settle it as `Failed` if it can never be written.
 
     Raises `BatchRefused` if the error may pass. Returns nothing if another session has locked the event.
     """
+    scope = Scope(troubles.patience(place.command_id), alone=place)
     try:
-        settled = _apply(session, [event_id], 1, Scope(troubles.patience(command_id), alone=command_id))
+        settled = _apply(session, [place.event_id], 1, scope)
     except BatchRefused as refused:
         error = refused.__cause__ or refused
-        if not (_is_final(error) or troubles.gives_up(command_id, error)):
+        if not (_is_final(error) or troubles.gives_up(place.command_id, error)):
             raise
-        settled = _fail(session, event_id, command_id, error)
+        settled = _fail(session, place, error)
     if settled:
-        troubles.forget(command_id)
+        troubles.forget(place.command_id)
     return settled
 
 
@@ -284,37 +282,30 @@ def _is_final(error: BaseException) -> bool:
     return trouble.of_command(error) or isinstance(error, GuardRefused | DecisionRaised)
 
 
-def _set_aside(  # noqa: PLR0913 - one command with all that is known of it
-    session: Session,
-    event_id: UUID,
-    command_id: UUID,
-    refused: BatchRefused,
-    troubles: Troubles,
-    *,
-    confirmed: bool = False,
+def _set_aside(
+    session: Session, place: Place, refused: BatchRefused, troubles: Troubles, *, confirmed: bool = False
 ) -> None:
     """Set a command aside; raises if not even a note about it can be committed: the server is in trouble."""
     error = refused.__cause__ or refused
+    event_id, command_id, _ = place
     if troubles.full(event_id):
         raise error
     save.note_trouble(session, event_id, command_id, error)
-    troubles.set_aside(event_id, command_id, error)
+    troubles.set_aside(place, error)
     if confirmed:
         troubles.confirm(command_id)
     metrics.set_aside.inc()
-    log.warning("command_set_aside", event_id=str(event_id), command_id=str(command_id), exc_info=error)
+    digest = audit.command_digest(command_id)  # a pending command's id is a receipt that somebody will use
+    log.warning("command_set_aside", event_id=str(event_id), command_digest=digest, exc_info=error)
 
 
-def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseException) -> list[SettledCommand]:
-    pending = load.first_pending(session, event_id, alone=command_id)
-    if pending is None:
-        return []  # another session has settled it
-    incident = _incident(event_id, *pending, error)
+def _fail(session: Session, place: Place, error: BaseException) -> list[SettledCommand]:
+    incident = _incident(*place, error)
     try:
         with session.transaction():
             writer = BatchWriter(session)
             writer.save([], [incident.settled])
-            save.forget_trouble(session, [event_id], command_id)
+            save.forget_trouble(session, [place.event_id], place.command_id)
             writer.check()
     except psycopg.Error as unwritable:
         if session.closed:

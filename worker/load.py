@@ -30,7 +30,7 @@ from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements
 from worker import trouble
-from worker.trouble import Patience
+from worker.trouble import Patience, Place
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +44,8 @@ FIRST_PENDING = statements.load(_SQL / "first_pending.sql")
 
 _EVENTS_WITH_FULL_SHARE = 8
 """In a batch of more events no event gets more than this share of it."""
+
+_FROM_THE_FIRST = -(2**63)
 
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 
@@ -64,7 +66,7 @@ class Scope(NamedTuple):
 
     patience: Patience = trouble.BATCH
     left_out: Collection[UUID] = ()
-    alone: UUID | None = None
+    alone: Place | None = None
 
 
 class UnreadableEvent(Exception):  # noqa: N818 - likewise
@@ -128,7 +130,7 @@ def lock_events(
         "share": share,
         "commands_max": commands_max,
         "left_out": arrays.uuids(scope.left_out),
-        "alone": scope.alone,
+        "first_seq": _FROM_THE_FIRST if scope.alone is None else scope.alone.seq,
         "statement_ms": scope.patience.statement_ms,
         "lock_ms": scope.patience.lock_ms,
     }
@@ -137,6 +139,8 @@ def lock_events(
         events = [_DECODER.decode(row) for (row,) in rows]
     except msgspec.DecodeError as error:
         raise UnreadableEvent(str(error)) from error
+    if scope.alone is not None:  # unless another session has settled it
+        events = [event for event in events if event.pending[0][0] == scope.alone.command_id]
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
     for event in events:
@@ -151,12 +155,11 @@ def lock_events(
     return [event for event in events if event.pending]
 
 
-def first_pending(
-    session: Session, event_id: UUID, left_out: Collection[UUID] = (), alone: UUID | None = None
-) -> tuple[UUID, int] | None:
-    """Return `(id, seq)` of the event's first pending command in this scope, None if there is none."""
-    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out), "alone": alone}
-    return session.execute(FIRST_PENDING, parameters).fetchone()
+def first_pending(session: Session, event_id: UUID, left_out: Collection[UUID]) -> Place | None:
+    """Return the event's first pending command that is not left out, None if there is none."""
+    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out)}
+    row = session.execute(FIRST_PENDING, parameters).fetchone()
+    return None if row is None else Place(event_id, *row)
 
 
 def rosters(

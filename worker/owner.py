@@ -116,19 +116,19 @@ class Owner:
         """Try commands that are set aside again, for a short time."""
         ownership = self._ownership
         until = self._clock() + _SLICE_SECONDS
-        for event_id, command_id in self._troubles.due():
+        for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
-            if event_id not in ownership.events:
-                self._troubles.forget(command_id)
+            if place.event_id not in ownership.events:
+                self._troubles.forget(place.command_id)
                 continue
             try:
-                settled = batch.retry(ownership.session, event_id, command_id, self._troubles)
+                settled = batch.retry(ownership.session, place, self._troubles)
             except Exception as error:
                 if ownership.session.closed:
                     self._lose(error)
                     return
-                log.exception("event_not_applied", event_id=str(event_id))
+                log.exception("event_not_applied", event_id=str(place.event_id))
                 return
             metrics.count_settled(settled)
             self._publisher.add(settled)

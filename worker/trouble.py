@@ -31,6 +31,14 @@ _OF_THE_COMMAND = ("22", "23", "54", "XX")
 _TIMED_OUT = "57014"
 
 
+class Place(NamedTuple):
+    """A command's place in the ledger of its event."""
+
+    event_id: UUID
+    command_id: UUID
+    seq: int
+
+
 class Patience(NamedTuple):
     """The milliseconds that a statement of a batch may take, and that it may wait for a locked row.
 
@@ -59,7 +67,7 @@ def timed_out(error: BaseException) -> bool:
 
 @dataclass(slots=True)
 class _SetAside:
-    event_id: UUID
+    place: Place
     due_at: float
     pause_seconds: float
     confirmed: bool = False
@@ -75,13 +83,13 @@ class Troubles:
         self._commands: dict[UUID, _SetAside] = {}
         self._paused: dict[UUID, tuple[float, float]] = {}
 
-    def set_aside(self, event_id: UUID, command_id: UUID, error: BaseException) -> None:
+    def set_aside(self, place: Place, error: BaseException) -> None:
         """Leave a command out of its event's batches; a time-out counts if the one before is long enough ago.
 
         Call this once a write about the command is committed.
         """
         now = self._clock()
-        command = self._commands.setdefault(command_id, _SetAside(event_id, now, _RETRY_SECONDS / 2))
+        command = self._commands.setdefault(place.command_id, _SetAside(place, now, _RETRY_SECONDS / 2))
         command.pause_seconds = min(2 * command.pause_seconds, _RETRY_SECONDS_MAX)
         command.due_at = now + command.pause_seconds
         if timed_out(error) and self._counts(command):
@@ -101,24 +109,21 @@ class Troubles:
         """Return the commands of these events that are set aside."""
         if not self._commands:
             return []
-        return [id_ for id_, command in self._commands.items() if command.event_id in event_ids]
+        return [id_ for id_, command in self._commands.items() if command.place.event_id in event_ids]
 
     def event_ids(self) -> set[UUID]:
         """Return the events of which commands are set aside."""
-        return {command.event_id for command in self._commands.values()}
+        return {command.place.event_id for command in self._commands.values()}
 
     def confirm(self, command_id: UUID) -> None:
         """Note that another command of the event was applied past this one, or is about to be."""
         if command_id in self._commands:
             self._commands[command_id].confirmed = True
 
-    def unconfirmed(self, event_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
-        """Return `(event_id, command_id)` of the commands of these events that no other one has passed."""
-        return [
-            (c.event_id, id_)
-            for id_, c in self._commands.items()
-            if not c.confirmed and c.event_id in event_ids
-        ]
+    def unconfirmed(self, event_ids: Collection[UUID]) -> list[Place]:
+        """Return the commands of these events that no other command has passed."""
+        commands = self._commands.values()
+        return [c.place for c in commands if not c.confirmed and c.place.event_id in event_ids]
 
     def full(self, event_id: UUID) -> bool:
         """Return True if no more commands of the event may be set aside."""
@@ -147,11 +152,11 @@ class Troubles:
         now = self._clock()
         return [id_ for id_ in event_ids if self._paused.get(id_, (0, 0))[0] <= now]
 
-    def due(self) -> list[tuple[UUID, UUID]]:
-        """Return `(event_id, command_id)` of the commands that may be tried again, the longest due first."""
+    def due(self) -> list[Place]:
+        """Return the commands that may be tried again, the longest due first."""
         now = self._clock()
-        due = [(c.due_at, c.event_id, id_) for id_, c in self._commands.items() if c.due_at <= now]
-        return [(event_id, id_) for _, event_id, id_ in sorted(due)]
+        due = [command for command in self._commands.values() if command.due_at <= now]
+        return [command.place for command in sorted(due, key=lambda command: command.due_at)]
 
     def forget(self, command_id: UUID) -> None:
         """Forget a command that is settled."""

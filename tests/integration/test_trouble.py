@@ -98,7 +98,7 @@ class Stage:
         self.clock.now += seconds
         session = connections.session(self.connection)
         with capture_logs():
-            return [s for due in self.troubles.due() for s in batch.retry(session, *due, self.troubles)]
+            return [s for due in self.troubles.due() for s in batch.retry(session, due, self.troubles)]
 
     def outcome(self) -> str | None:
         return self.outcomes()[20]

@@ -32,9 +32,12 @@ FROM (
         SELECT asked.event_id, first.*, row_number() OVER (PARTITION BY asked.event_id ORDER BY seq) AS turn
         FROM unnest(:'event_ids'::uuid[]) AS asked (event_id)
         CROSS JOIN LATERAL (
-            SELECT command_id, seq FROM pending_command WHERE event_id = asked.event_id
-              AND command_id <> ALL(:'left_out'::uuid[])
-              AND (:'alone'::uuid IS NULL OR command_id = :'alone'::uuid)
+            SELECT command_id, seq FROM (
+                SELECT command_id, seq FROM pending_command
+                WHERE event_id = asked.event_id AND seq >= :'first_seq'::bigint
+                ORDER BY seq LIMIT :'share'::bigint + cardinality(:'left_out'::uuid[])
+            ) AS earliest
+            WHERE command_id <> ALL(:'left_out'::uuid[])
             ORDER BY seq LIMIT :'share'::bigint
         ) AS first
         ORDER BY turn, seq LIMIT :'commands_max'::bigint
