@@ -15,7 +15,7 @@ import psycopg
 import structlog
 
 from shared import metrics
-from shared.domain import audit, commands, ids
+from shared.domain import audit, commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from worker import load, save, trouble
@@ -55,6 +55,16 @@ _Undecided = tuple[LoadedEvent, PendingCommand | _Incident]
 """A command that is to be decided, or that cannot be read, with its event."""
 
 
+class Applied(NamedTuple):
+    """The commands that a batch settled, and the events of which it left pending commands behind.
+
+    The events of which it settled nothing come first, so that they are first in the next batch.
+    """
+
+    settled: list[SettledCommand]
+    unfinished: list[UUID]
+
+
 class BatchRefused(Exception):  # noqa: N818 - reads as the sentence "raise BatchRefused"
     """A batch of `count` commands was rolled back, perhaps because of one; the cause has the reason."""
 
@@ -77,8 +87,11 @@ def apply(
     commands_max: int,
     meanwhile: Callable[[], None] = _nothing,
     troubles: Troubles | None = None,
-) -> list[SettledCommand]:
+) -> Applied:
     """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
+
+    The events' commands are decided event by event, in the order of the events. A batch ends early once it
+    has promoted enough for one transaction.
 
     Commands that are set aside in `troubles` are left out. One event's commands are settled, or set aside,
     even if the database refuses their batch. For more than one event that raises `BatchRefused`, and
@@ -91,16 +104,17 @@ def apply(
     settled = _retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
     scope = Scope(left_out=troubles.left_out(event_ids))
     try:
-        return settled + _apply(session, event_ids, commands_max, scope, meanwhile)
+        applied = _apply(session, event_ids, commands_max, scope, meanwhile)
     except (BatchRefused, Overtaken) as error:
         if len(event_ids) > 1:
             raise
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
             log.warning("overtaken", event_id=str(event_id))
-            return settled
+            return Applied(settled, [])
         log.exception("batch_refused", event_id=str(event_id))
-        return settled + _apply_in_parts(session, event_id, error.count, troubles)
+        applied = _apply_in_parts(session, event_id, error.count, troubles)
+    return Applied(settled + applied.settled, applied.unfinished)
 
 
 def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
@@ -135,26 +149,24 @@ def _apply(
     commands_max: int,
     scope: Scope,
     meanwhile: Callable[[], None] = _nothing,
-) -> list[SettledCommand]:
+) -> Applied:
     """Apply the first pending commands of these events that are in `scope`, in one transaction."""
     settled: list[SettledCommand] = []
-    incidents: list[_Incident] = []
     count = commands_max
     began = time.monotonic()
     try:
         with session.transaction():
             locked = load.lock_events(session, event_ids, commands_max, scope)
             if not locked:
-                return []
+                return Applied([], [])
             count = sum(len(event.pending) for event in locked)
             undecided = _undecided(session, locked)
-            incidents = [command for _, command in undecided if isinstance(command, _Incident)]
             writer = BatchWriter(session)
             with session.pipeline():
-                for part in _parts(undecided):  # PostgreSQL writes one part while the next is decided (0013)
-                    decided = [_decide(event, command) for event, command in part]
-                    writer.save({event.id: event for event, _ in part}.values(), decided)
-                    settled += decided
+                for decided in _decide_in_parts(undecided):
+                    # PostgreSQL writes one part while the next is decided (0013).
+                    writer.save({event.id: event for event, _ in decided}.values(), [c for _, c in decided])
+                    settled += [command for _, command in decided]
                 if scope.alone is not None:
                     save.forget_trouble(session, event_ids, scope.alone.command_id)
                 meanwhile()
@@ -165,10 +177,20 @@ def _apply(
         if session.closed:
             raise
         raise BatchRefused(count) from error
-    for incident in incidents:
-        incident.report()
-    _observe(undecided, time.monotonic() - began)
-    return settled
+    for _, command in undecided[: len(settled)]:
+        if isinstance(command, _Incident):
+            command.report()
+    _observe(undecided[: len(settled)], time.monotonic() - began)
+    return Applied(settled, _unfinished(locked, undecided, len(settled)))
+
+
+def _unfinished(
+    locked: Sequence[LockedEvent], undecided: Sequence[_Undecided], settled_count: int
+) -> list[UUID]:
+    begun = {event.id for event, _ in undecided[:settled_count]}
+    left = {event.id for event, _ in undecided[settled_count:]}
+    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left
+    return sorted((event.id for event in locked if event.id not in finished), key=begun.__contains__)
 
 
 def _observe(undecided: Sequence[_Undecided], seconds: float) -> None:
@@ -188,7 +210,23 @@ def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecid
     batches = [[_read(event.id, row) for row in event.pending] for event in locked]
     readable = [[command for command in batch if isinstance(command, PendingCommand)] for batch in batches]
     loaded = load.rosters(session, list(zip(locked, readable, strict=True)))
-    return [(event, command) for event, batch in zip(loaded, batches, strict=True) for command in batch]
+    return [(event, command) for event, batch in zip(loaded, batches, strict=False) for command in batch]
+
+
+def _decide_in_parts(undecided: Sequence[_Undecided]) -> Iterator[list[tuple[LoadedEvent, SettledCommand]]]:
+    """Decide the commands, until they have promoted enough for one transaction."""
+    promoted_spots = 0
+    for part in _parts(undecided):
+        decided = []
+        for event, command in part:
+            if promoted_spots >= promotion.PROMOTED_SPOTS_MAX:
+                break
+            before = event.roster.promoted_spots
+            decided.append((event, _decide(event, command)))
+            promoted_spots += event.roster.promoted_spots - before
+        if not decided:
+            break
+        yield decided
 
 
 def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
@@ -199,7 +237,7 @@ def _parts(undecided: Sequence[_Undecided]) -> Iterator[Sequence[_Undecided]]:
         first, size = first + size, min(2 * size, _PART_MAX)
 
 
-def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> list[SettledCommand]:
+def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> Applied:
     """Apply `count` refused commands in smaller batches, the one at fault alone; return the settled.
 
     After an accepted batch the size doubles. After a while this ends, and the rest stays pending. Raises if
@@ -230,7 +268,7 @@ def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Trou
         if not settled:  # else the outcomes so far are to be published all the same
             raise
         log.exception("event_not_applied", event_id=str(event_id))
-    return settled
+    return Applied(settled, [event_id])
 
 
 def _apply_part(
@@ -246,7 +284,7 @@ def _apply_part(
     """
     left_out = [*troubles.left_out([event_id]), *(suspect.command_id for suspect in suspects)]
     if size > 1:
-        return _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out))
+        return _apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out)).settled
     place = load.first_pending(session, event_id, left_out)
     if place is None:
         return []
@@ -266,7 +304,7 @@ def _apply_alone(session: Session, place: Place, troubles: Troubles) -> list[Set
     """
     scope = Scope(troubles.patience(place.command_id), alone=place)
     try:
-        settled = _apply(session, [place.event_id], 1, scope)
+        settled = _apply(session, [place.event_id], 1, scope).settled
     except BatchRefused as refused:
         error = refused.__cause__ or refused
         if not (_is_final(error) or troubles.gives_up(place.command_id, error)):

@@ -149,7 +149,7 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            settled = batch.apply(
+            applied = batch.apply(
                 ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
             )
         except Exception as error:
@@ -167,10 +167,12 @@ class Owner:
         for event_id in event_ids:
             if self._troubles.resume(event_id):
                 save.forget_trouble(ownership.session, [event_id], None)
-        metrics.count_settled(settled)
-        self._queue.settled(event_ids, settled, commands_max)
-        self._publisher.add(settled)
-        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
+        metrics.count_settled(applied.settled)
+        self._queue.add(applied.unfinished)
+        self._queue.settled(event_ids, applied.settled, commands_max)
+        self._publisher.add(applied.settled)
+        # After a full batch the next one publishes meanwhile (0004).
+        if len(applied.settled) < self.settings.backlog_batch_max:
             self._publisher.publish()
 
     def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:

@@ -16,13 +16,14 @@ from psycopg.rows import TupleRow
 
 from shared.domain import commands
 from shared.domain.commands import Status
-from shared.domain.event import EventChanges, EventSettings, Recount, Registration
+from shared.domain.event import EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
 from shared.postgres import arrays, statements
 from worker.load import LoadedEvent, Overtaken, Session
 
 _SQL = Path(__file__).parent / "sql"
 SAVE_BATCH = statements.load(_SQL / "save_batch.sql")
+SAVE_FOLLOW_UP = statements.load(_SQL / "save_follow_up.sql")
 SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
@@ -58,6 +59,8 @@ class BatchWriter:
                 self._heal(event.id, changes.recount)
             if changes.settings is not None:
                 self._save_settings(event.id, changes.settings, changes)
+            if changes.follow_up is not None:
+                self._save_follow_up(event.id, changes.follow_up)
         # Registrations that leave go first, so that their places and email addresses are free for the others.
         if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
             self._delete(deleted)
@@ -94,6 +97,10 @@ class BatchWriter:
         }
         parameters = {"event_id": event_id, **moved, **msgspec.structs.asdict(settings)}
         self._send(SAVE_SETTINGS, parameters, 1, GuardRefused)
+
+    def _save_follow_up(self, event_id: UUID, follow_up: FollowUp) -> None:
+        parameters = {"event_id": event_id, **msgspec.structs.asdict(follow_up)}
+        self._send(SAVE_FOLLOW_UP, parameters, 1, Overtaken)
 
     def _delete(self, deleted: Sequence[tuple[UUID, UUID]]) -> None:
         parameters = {

@@ -50,7 +50,7 @@ class Patience(NamedTuple):
 
 
 BATCH = Patience(400, 200)
-PART_OF_REFUSED_BATCH = Patience(150, 75)
+PART_OF_REFUSED_BATCH = Patience(200, 100)
 ALONE_AGAIN = Patience(800, 250)
 """The other commands of an event wait for less than a second while a command is found, or tried again."""
 
@@ -71,6 +71,7 @@ class _SetAside:
     due_at: float
     pause_seconds: float
     confirmed: bool = False
+    tries: int = 0
     timeouts: int = 0
     timed_out_at: float | None = None
 
@@ -91,6 +92,7 @@ class Troubles:
         now = self._clock()
         command = self._commands.setdefault(place.command_id, _SetAside(place, now, _RETRY_SECONDS / 2))
         command.pause_seconds = min(2 * command.pause_seconds, _RETRY_SECONDS_MAX)
+        command.tries += 1
         command.due_at = now + command.pause_seconds
         if timed_out(error) and self._counts(command):
             command.timeouts += 1
@@ -130,10 +132,11 @@ class Troubles:
         return len(self.left_out([event_id])) >= SET_ASIDE_MAX
 
     def patience(self, command_id: UUID) -> Patience:
-        """Return the time that the command has alone: more if another time-out would count."""
+        """Return the time that the command has alone: more at its second try, and where a time-out counts."""
         command = self._commands.get(command_id)
-        counts_again = command is not None and command.timeouts > 0 and self._counts(command)
-        return ALONE_AGAIN if counts_again else PART_OF_REFUSED_BATCH
+        if command is None or not command.timeouts:
+            return PART_OF_REFUSED_BATCH
+        return ALONE_AGAIN if command.tries == 1 or self._counts(command) else PART_OF_REFUSED_BATCH
 
     def pause(self, event_id: UUID) -> None:
         """Let an event that cannot be applied wait for a while, longer each time."""

@@ -14,7 +14,11 @@ from shared.postgres.tables import REVISION
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused, created_at, updated_at, now() AS now
+    max_spots_per_registration, opens_at, closes_at, paused,
+    follow_up_id IS NOT NULL AND (
+        SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
+    ) IS NULL AS promoting,
+    created_at, updated_at, now() AS now
 """
 
 _EVENT_ID = text("SELECT id FROM event WHERE slug = :slug")

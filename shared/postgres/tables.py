@@ -69,6 +69,7 @@ event = Table(
     Column("closes_at", DateTime(timezone=True)),
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),
     UniqueConstraint("slug", name="event_slug_key"),
     CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
     CheckConstraint("spots_reserved >= 0", name="event_spots_reserved_not_negative"),

@@ -21,7 +21,7 @@ from tests.simulation.histories import SETTINGS, Request, change, delete, heal, 
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import batch, load
-from worker.batch import BatchRefused
+from worker.batch import Applied, BatchRefused
 from worker.load import LockedEvent, Overtaken
 from worker.owner import Owner
 from worker.publisher import Publisher
@@ -60,7 +60,9 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(batch.apply(connections.session(connection), [world.event_id for world in those], limit))
+    return len(
+        batch.apply(connections.session(connection), [world.event_id for world in those], limit).settled
+    )
 
 
 def an_owner(settings: Settings) -> Owner:
@@ -239,10 +241,10 @@ def test_a_lone_crowded_event_fills_its_batch(
     owner = an_owner(settings.model_copy(update=limits))
     sizes, apply = [], batch.apply
 
-    def counting(*parameters: Any) -> list[SettledCommand]:
-        settled = apply(*parameters)
-        sizes.append(len(settled))
-        return settled
+    def counting(*parameters: Any) -> Applied:
+        applied = apply(*parameters)
+        sizes.append(len(applied.settled))
+        return applied
 
     monkeypatch.setattr(batch, "apply", counting)
     owner.tick()

@@ -90,7 +90,7 @@ class Stage:
         """Apply batches until nothing can be settled."""
         session = connections.session(self.connection)
         with capture_logs():
-            while batch.apply(session, [self.world.event_id], 100, troubles=self.troubles):
+            while batch.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
                 pass
 
     def retry(self, seconds: float) -> list[SettledCommand]:

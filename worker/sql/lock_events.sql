@@ -11,6 +11,9 @@ SELECT json_build_object(
     'now', now(),
     'spotsReserved', event.spots_reserved,
     'waitlistLength', event.waitlist_length,
+    'followUp', CASE WHEN event.follow_up_id IS NOT NULL AND (
+        SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
+    ) IS NULL THEN event.follow_up_id END,
     'settings', json_build_object(
         'title', event.title,
         'capacity', event.capacity,
