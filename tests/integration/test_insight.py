@@ -158,6 +158,27 @@ def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     ]
 
 
+def test_verify_finds_a_numbering_that_is_behind_and_heals_it(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    register(stage, event)
+    stage.query("SELECT setval('command_seq_seq', 1, false)")
+    try:
+        with stage.client() as client:
+            late = client.post(f"/api/p/{event['slug']}/register", json={"name": "Late"})
+        found = command(stage, "verify", "--json", event["slug"])
+    finally:
+        healed = command(stage, "verify", "--heal", "--json", event["slug"])
+
+    assert (late.status_code, late.json()["code"]) == (503, "NUMBERING_BEHIND")
+    assert found.returncode == 1
+    assert json.loads(found.stdout)["numberingLag"] > 0
+    assert healed.returncode == 0, healed.stderr
+    assert json.loads(healed.stdout)["numberingLag"] == 0
+    register(stage, event)
+    places = stage.query("SELECT seq FROM registration WHERE event_id = %s ORDER BY created_at", event["id"])
+    assert places == sorted(places, key=lambda row: row["seq"])
+
+
 def test_the_audit_replays_from_the_answers_alone(stage: Stage) -> None:
     event = busy_event(stage)
     with stage.client() as client:
