@@ -43,6 +43,8 @@ class Stage:
         self.workers: list[subprocess.Popen[bytes]] = []
         self._others: list[subprocess.Popen[bytes]] = []
         self._folder = folder
+        self.metrics = folder / "metrics"
+        self.metrics.mkdir(exist_ok=True)
         self._counts = workers, api_processes
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4_096)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -80,6 +82,7 @@ class Stage:
             "ADMITONE_RESULT_URL": self.servers.result_url,
             "ADMITONE_ADMIN_KEY": self.key,
             "ADMITONE_VIEWER_KEY": self.viewer_key,
+            "ADMITONE_METRICS_FOLDER": str(self.metrics),
             "PYTHONPATH": str(CHECKOUT),
         }
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -30,6 +31,8 @@ from shared.domain.event import EventChanges, EventSettings, Recount, Registrati
 from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements
+from worker import trouble
+from worker.trouble import Patience, Place
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +43,12 @@ FIND_HOLDERS = statements.load(_SQL / "find_holders.sql")
 READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
 COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 RECOUNT = statements.load(_SQL / "recount.sql")
+FIRST_PENDING = statements.load(_SQL / "first_pending.sql")
 
 _EVENTS_WITH_FULL_SHARE = 8
 """In a batch of more events no event gets more than this share of it."""
+
+_FROM_THE_FIRST = -(2**63)
 
 _WAITERS_READ_MAX = 10_000
 """Once a batch has read so many waiting registrations, its other events are left for a later batch."""
@@ -55,12 +61,27 @@ _HEAL_COUNTER: commands.Kind = "heal_counter"
 _SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
 Session = psycopg.Connection[TupleRow]
-PendingRow = tuple[UUID, int, int, str, msgspec.Raw, str, datetime]
-"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, its payload not read yet."""
+PendingRow = tuple[UUID, int, int, str, str, str, str]
+"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, not read yet."""
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
     """Another session changed a row of this batch; the transaction must be rolled back."""
+
+
+class Scope(NamedTuple):
+    """The pending commands that a transaction takes, and the time that its statements may take.
+
+    It takes all but those that are `left_out`, or the command `alone`.
+    """
+
+    patience: Patience = trouble.BATCH
+    left_out: Collection[UUID] = ()
+    alone: Place | None = None
+
+
+class UnreadableEvent(Exception):  # noqa: N818 - likewise
+    """An event's row has a value that this version cannot read; none of its commands can be decided."""
 
 
 class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
@@ -103,20 +124,39 @@ class LoadedEvent(msgspec.Struct, eq=False):
 _DECODER = msgspec.json.Decoder(LockedEvent)
 
 
-def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
-    """Lock the events among these that have pending commands, in this order, until the transaction ends.
+def lock_events(
+    session: Session, event_ids: Collection[UUID], commands_max: int, scope: Scope
+) -> list[LockedEvent]:
+    """Lock the events among these that have pending commands in `scope`, until the transaction ends.
+
+    They are returned in the order of `event_ids`.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
     A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
-    command of a newer version than this worker knows stays pending, and all commands behind it. Raises
-    `Overtaken` if the statement read the ledger before another session changed an event's row.
+    command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
+    patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
+    ledger before another session changed an event's row, and `UnreadableEvent`.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
-    parameters = {"event_ids": arrays.uuids(event_ids), "share": share, "commands_max": commands_max}
-    events = [_DECODER.decode(row) for (row,) in session.execute(LOCK_EVENTS, parameters)]
+    parameters = {
+        "event_ids": arrays.uuids(event_ids),
+        "share": share,
+        "commands_max": commands_max,
+        "left_out": arrays.uuids(scope.left_out),
+        "first_seq": _FROM_THE_FIRST if scope.alone is None else scope.alone.seq,
+        "statement_ms": scope.patience.statement_ms,
+        "lock_ms": scope.patience.lock_ms,
+    }
+    rows = session.execute(LOCK_EVENTS, parameters).fetchall()
+    try:
+        events = [_DECODER.decode(row) for (row,) in rows]
+    except msgspec.DecodeError as error:
+        raise UnreadableEvent(str(error)) from error
     places = {event_id: place for place, event_id in enumerate(event_ids)}
     events.sort(key=lambda event: places[event.id])
+    if scope.alone is not None:  # unless another session has settled it
+        events = [event for event in events if event.pending[0][0] == scope.alone.command_id]
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
     for event in events:
@@ -129,6 +169,13 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
                 del event.pending[max(place, 1) :]
                 break
     return [event for event in events if event.pending]
+
+
+def first_pending(session: Session, event_id: UUID, left_out: Collection[UUID]) -> Place | None:
+    """Return the event's first pending command that is not left out, None if there is none."""
+    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out)}
+    row = session.execute(FIRST_PENDING, parameters).fetchone()
+    return None if row is None else Place(event_id, *row)
 
 
 def rosters(

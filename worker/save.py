@@ -5,7 +5,7 @@ many events, need one statement a part: the guarded counters, new registrations,
 outcomes. Row counts are compared before the commit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -28,6 +28,10 @@ SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
+NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
+FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
+
+_ERROR_LENGTH_MAX = 200
 
 _Taken = tuple[LoadedEvent, EventChanges]
 
@@ -118,6 +122,23 @@ class BatchWriter:
         self, statement: bytes, parameters: Mapping[str, object], rows: int, error: type[Exception]
     ) -> None:
         self._counted.append((self.session.execute(statement, parameters), rows, error))
+
+
+def note_trouble(session: Session, event_id: UUID, command_id: UUID | None, error: BaseException) -> None:
+    """Commit a note that a command, or a whole event, could not be applied; `status` shows it.
+
+    The note has the database's own words without its details, which can be personal data.
+    """
+    reason = type(error).__name__
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        reason = f"{error.sqlstate} {error.diag.message_primary}"
+    parameters = {"event_id": event_id, "command_id": command_id, "error": reason[:_ERROR_LENGTH_MAX]}
+    session.execute(NOTE_TROUBLE, parameters)
+
+
+def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UUID | None) -> None:
+    """Delete the notes of a command that is settled, or of events that can be applied again."""
+    session.execute(FORGET_TROUBLE, {"event_ids": arrays.uuids(event_ids), "command_id": command_id})
 
 
 def _parameters(

@@ -1,7 +1,8 @@
 """The way of every command from a request to its outcome: accept, wake the owner, wait, answer."""
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from uuid import UUID
 
 import structlog
@@ -16,8 +17,10 @@ from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
+from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
+from shared import metrics
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
@@ -59,6 +62,9 @@ class Submission:
     reader: Reader
     receipts: Receipts
     pace: Pace
+    answer_seconds: Observations[float] = field(
+        default_factory=lambda: Observations(metrics.answer_seconds.observe_all)
+    )
 
     async def submit(self, request: CommandRequest) -> Decided | Response:
         """Return the command's outcome, or the answer 202 if the outcome is not known in time.
@@ -70,6 +76,7 @@ class Submission:
         acceptance = await self.intake.accept(request)  # committed: it will have exactly one outcome
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+        accepted_at = perf_counter()
         event_id, receipt_id = request.event_id, acceptance.command_id
         headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
@@ -84,6 +91,8 @@ class Submission:
                 outcome = await self._recorded_outcome(event_id, receipt_id)
         if outcome is None:
             return await self._pending(event_id, receipt_id, headers)
+        if not acceptance.replayed:
+            self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
@@ -91,6 +100,7 @@ class Submission:
         return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
+        metrics.ledger_reads.inc()
         pairs = [(event_id, command_id)]
         recorded = await _if_readable(
             self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))

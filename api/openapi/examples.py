@@ -96,3 +96,12 @@ AUDIT_EXAMPLE = {
     "hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
     "previousHash": "0" * 64,
 }
+FAILED_EXAMPLE = {
+    "seq": 4711,
+    "commandDigest": AUDIT_EXAMPLE["commandDigest"],
+    "kind": "register",
+    "actor": "public",
+    "acceptedAt": NOW,
+    "settledAt": NOW,
+    "incidentId": REGISTRATION_ID,
+}

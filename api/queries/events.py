@@ -81,6 +81,14 @@ _AUDIT = text("""
     ORDER BY entry.number LIMIT :limit
 """)
 
+_FAILED = text("""
+    SELECT command.id AS command_id, command.seq, command.kind, command.actor, command.accepted_at,
+           outcome.settled_at, CAST(outcome.body ->> 'incidentId' AS uuid) AS incident_id
+    FROM outcome JOIN command ON command.event_id = outcome.event_id AND command.id = outcome.command_id
+    WHERE outcome.event_id = :event_id AND outcome.body ->> 'outcome' = 'failed' AND command.seq > :after
+    ORDER BY command.seq LIMIT :limit
+""")
+
 _COUNTER = text("""
     SELECT spots_reserved,
            (SELECT coalesce(sum(spots_count), 0) FROM registration
@@ -156,6 +164,20 @@ def _audit_entry(row: RowMapping) -> dict[str, Any]:
     shown["at"] = audit.timestamp(row["at"])
     shown["hash"] = row["hash"].hex()
     shown["previous_hash"] = (row["previous_hash"] or audit.BEFORE_THE_FIRST).hex()
+    return shown
+
+
+async def failed_commands(
+    connection: AsyncConnection, event_id: UUID, *, after: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return the event's failed commands behind a place in the ledger, in ledger order."""
+    parameters = {"event_id": event_id, "after": after, "limit": limit}
+    return [_failed(row) for row in (await connection.execute(_FAILED, parameters)).mappings()]
+
+
+def _failed(row: RowMapping) -> dict[str, Any]:
+    shown = dict(row)
+    shown["command_digest"] = audit.command_digest(shown.pop("command_id"))
     return shown
 
 

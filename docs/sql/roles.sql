@@ -18,7 +18,7 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
 GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
-    idempotency_key, ledger_mark TO admitone_api, admitone_worker;
+    idempotency_key, ledger_mark, trouble TO admitone_api, admitone_worker;
 
 -- The API accepts: it adds events and commands, and changes nothing that is there.
 GRANT INSERT ON event, command, pending_command, idempotency_key TO admitone_api;
@@ -33,6 +33,7 @@ GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
 GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
+GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
 GRANT pg_read_all_stats TO admitone_api, admitone_worker;

@@ -1,6 +1,6 @@
 """One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.errors import DiskFull
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
@@ -21,7 +22,7 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import batch, load
+from worker import batch, load, save
 from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
@@ -62,9 +63,9 @@ def before_each_look(monkeypatch: pytest.MonkeyPatch, call: Callable[[int], None
     """Have this called before every look at what is pending, with its number from 1 on."""
     numbers, lock_events = count(1), load.lock_events
 
-    def locking(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
+    def locking(*parameters: Any) -> list[LockedEvent]:
         call(next(numbers))
-        return lock_events(session, event_ids, commands_max)
+        return lock_events(*parameters)
 
     monkeypatch.setattr(load, "lock_events", locking)
 
@@ -151,7 +152,8 @@ def test_culprits_are_found_in_few_looks(
     looks: list[int] = []
     before_each_look(monkeypatch, looks.append)
     with capture_logs():
-        assert world.apply(300) == size
+        while world.apply(300):
+            pass
 
     assert [number for number, word in enumerate(answers(world)) if word == "failed"] == culprits
     assert counters(world) == (size - len(culprits),) * 2
@@ -188,10 +190,14 @@ def test_a_broken_off_retry_returns_the_settled_part(
     world.accept(commands)
 
     def end(look: int) -> None:
-        if look > 2:
+        if look > 4:
             raise TimeoutError
 
+    def full(*_: object) -> None:
+        raise DiskFull
+
     before_each_look(monkeypatch, end)
+    monkeypatch.setattr(save, "note_trouble", full)
     with capture_logs() as logs:
         assert world.apply(100) == 2
 
