@@ -1,12 +1,14 @@
-"""A worker process as the owner of events: ticks, consumes its events' queues, applies their commands.
+"""A worker process as the owner of events: ticks, and applies the commands of its events.
 
-All of it runs on one thread, Celery's event loop under the `solo` pool, so no lock is needed. Without
-PostgreSQL there is no ownership, since it ends with the session; every tick tries to join again. Without the
-broker no messages arrive, and the ticks still find pending commands.
+All of it runs on the owner's thread, which asks nothing of the broker: a broker that is away, hangs or
+refuses takes no tick away (decision 0037). Celery's thread reads the messages and hands their events over
+with `wake`. Without PostgreSQL there is no ownership, since it ends with the session; every tick joins again.
 """
 
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
 from uuid import UUID
 
@@ -25,49 +27,64 @@ from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
-_SLICE_SECONDS = 0.02
-"""The time for which an owner decides before it reads the next message."""
+_RETRY_SECONDS = 0.02
+"""The time for which an owner tries commands that are set aside, at each tick."""
 
 
 class Consumer(Protocol):
-    """The part of the broker's consumer that an owner needs."""
+    """The consumer of event queues, which runs on another thread; neither call waits for the broker."""
 
     def start(self, events: Collection[UUID]) -> None:
-        """Consume the events' queues."""
+        """Consume the events' queues from now on."""
 
     def stop(self, events: Collection[UUID]) -> None:
         """Stop consuming the events' queues."""
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Call back once the messages that have arrived are read."""
-
 
 class Owner:
-    """The events of one worker process and their commands."""
+    """The events of one worker process and their commands.
 
-    def __init__(self, settings: Settings, publisher: Publisher, clock: Callable[[], float]) -> None:
-        self.settings = settings
+    `wake` and `end` may be called from any thread. All else runs on the thread that calls `run`.
+    """
+
+    def __init__(
+        self, settings: Settings, publisher: Publisher, consumer: Consumer, clock: Callable[[], float]
+    ) -> None:
+        self._settings = settings
         self._publisher = publisher
+        self._consumer = consumer
         self._clock = clock
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
         self._troubles = Troubles(clock)
+        self._woken: SimpleQueue[Collection[UUID]] = SimpleQueue()
+        self._ended = False
         self._ownership: Ownership | None = None
-        self._consumer: Consumer | None = None
-        self._scheduled = False
         self.ticked_at = clock()
         """The clock's time at which the owner last looked at the ledger."""
 
-    def attach(self, consumer: Consumer) -> None:
-        """Consume the queues of all owned events, now that the broker is connected."""
-        self._consumer = consumer
-        self._scheduled = False  # it belonged to the event loop of the connection before
-        if self._ownership is not None:
-            consumer.start(self._ownership.events)
-        self._schedule()
+    def wake(self, event_ids: Collection[UUID]) -> None:
+        """Let the owner decide the pending commands of these events, as far as this process owns them."""
+        self._woken.put(event_ids)
 
-    def detach(self) -> None:
-        """Forget the consumer; ownership itself survives a broker that restarts."""
-        self._consumer = None
+    def end(self) -> None:
+        """Let `run` return after the batch in progress."""
+        self._ended = True
+        self._woken.put(())
+
+    def run(self) -> None:
+        """Tick and apply pending commands until `end` is called; then give up all events."""
+        tick_at = self._clock()
+        while not self._ended:
+            try:
+                if self._clock() < tick_at:
+                    self.apply_woken(tick_at)
+                else:
+                    tick_at = self._clock() + self._settings.tick_seconds
+                    self.tick()
+            except Exception:  # any error: the next tick reads the ledger anew
+                log.exception("owner_failed")
+                time.sleep(self._settings.tick_seconds)
+        self.close()
 
     def close(self) -> None:
         """Give up all events at once, so that other workers take them over without delay."""
@@ -77,7 +94,8 @@ class Owner:
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the events, and apply pending commands without a message."""
+        """Rebalance the events, and apply pending commands without a message, at the longest for a tick."""
+        until = self._clock() + self._settings.tick_seconds
         self._publisher.publish()
         try:
             change = self._joined().rebalance()
@@ -93,29 +111,22 @@ class Owner:
         )
         self._queue.add(self._troubles.not_paused(change.pending))
         self._retry()
-        self._apply_for_a_while()
+        self._apply(until)
 
-    def wake(self, event_ids: Collection[UUID]) -> None:
-        """Decide the pending commands of these events, as far as this process owns them, now or soon."""
-        self._queue.add(self._troubles.not_paused(event_ids))
-        if not self._scheduled:
-            self._apply_for_a_while()
+    def apply_woken(self, until: float) -> None:
+        """Wait for a message until this time of the clock, and apply the commands of its events."""
+        self._take_woken(until - self._clock())
+        self._apply(until)
 
-    def _apply_for_a_while(self) -> None:
-        """Apply batch after batch for a time slice, then let the event loop read messages.
-
-        While the broker is away there is no event loop: then the slice lasts to the next tick.
-        """
-        seconds = self.settings.tick_seconds if self._consumer is None else _SLICE_SECONDS
-        until = self._clock() + seconds
-        while self._queue.ready and self._clock() < until:
+    def _apply(self, until: float) -> None:
+        while self._queue.ready and self._clock() < until and not self._ended:
             self._apply_batch()
-        self._schedule()
+            self._take_woken()
 
     def _retry(self) -> None:
         """Try commands that are set aside again, for a short time."""
         ownership = self._ownership
-        until = self._clock() + _SLICE_SECONDS
+        until = self._clock() + _RETRY_SECONDS
         for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
@@ -134,14 +145,13 @@ class Owner:
             self._publisher.add(settled)
         self._publisher.publish()
 
-    def _schedule(self) -> None:
-        if self._queue.ready and self._consumer is not None and not self._scheduled:
-            self._scheduled = True
-            self._consumer.call_soon(self._apply_scheduled)
-
-    def _apply_scheduled(self) -> None:
-        self._scheduled = False
-        self._apply_for_a_while()
+    def _take_woken(self, seconds_max: float = 0) -> None:
+        """Queue the events of all messages that have arrived; wait for a first message if none has."""
+        with suppress(Empty):
+            event_ids = self._woken.get(block=seconds_max > 0, timeout=max(seconds_max, 0))
+            while True:
+                self._queue.add(self._troubles.not_paused(event_ids))
+                event_ids = self._woken.get(block=False)
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
@@ -172,7 +182,7 @@ class Owner:
         self._queue.settled(event_ids, applied.settled, commands_max)
         self._publisher.add(applied.settled)
         # After a full batch the next one publishes meanwhile (0004).
-        if len(applied.settled) < self.settings.backlog_batch_max:
+        if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()
 
     def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:
@@ -183,11 +193,11 @@ class Owner:
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
-            connection = connections.worker_connection(self.settings)
+            connection = connections.worker_connection(self._settings)
             ownership = Ownership(
                 connection=connection,
                 session=connections.session(connection),
-                events_max=self.settings.owned_events_max,
+                events_max=self._settings.owned_events_max,
             )
             try:
                 ownership.join()
@@ -202,9 +212,8 @@ class Owner:
         if change.gained or change.lost:
             log.info("events_moved", gained=len(change.gained), lost=len(change.lost))
             metrics.owner_changes.inc(len(change.gained) + len(change.lost))
-        if self._consumer is not None:
-            self._consumer.stop(change.lost)
-            self._consumer.start(change.gained)
+        self._consumer.stop(change.lost)
+        self._consumer.start(change.gained)
 
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
@@ -214,5 +223,4 @@ class Owner:
             return
         ownership.connection.invalidate()
         ownership.connection.close()
-        if self._consumer is not None:
-            self._consumer.stop(ownership.events)
+        self._consumer.stop(ownership.events)

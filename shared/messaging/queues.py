@@ -3,10 +3,12 @@
 A message carries event ids and nothing else. It may be lost, doubled or late without harm, because the owner
 reads the pending commands from the ledger (decision 0008).
 
-Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
-`admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.
+Keys that the broker then holds in Redis: `event.<event id>`, a list of at most `MESSAGES_MAX` messages, kept
+for at most `MESSAGE_SECONDS_MAX` after its last message. In RabbitMQ the same bounds are arguments of the
+queue. A worker also consumes the queue `admitone`, to which nothing is sent: Celery needs one at its start.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,14 +26,24 @@ _IDLE_QUEUE = "admitone"
 # The default exchange routes by the queue's name and needs no binding for each event. A delivered
 # message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
+MESSAGES_MAX = 16
+"""An event needs one message, since the owner reads the ledger; each API process may have sent its own."""
+MESSAGE_SECONDS_MAX = 30
+"""A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5
+_SEND_SECONDS_MAX = 1
 _PERSISTENT = 2
+_VARIABLES_OF_CELERY = {"APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND", "SKIP_CHECKS"}
 _ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
 
 def celery_app(settings: Settings) -> Celery:
-    """Return a Celery application for these settings; worker and API use the same configuration."""
+    """Return a Celery application for these settings; worker and API use the same configuration.
+
+    Removes Celery's own variables from this process's environment: Celery prefers them to its configuration.
+    """
+    ignore_environment()
     app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
     app.conf.update(
         task_default_queue=_IDLE_QUEUE,
@@ -54,15 +66,27 @@ def celery_app(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=0,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
+        # Its queues would need more of the broker than wake messages do, and it lets anybody stop workers.
+        worker_enable_remote_control=False,
         worker_redirect_stdouts=False,
         enable_utc=True,
     )
     return app
 
 
+def ignore_environment() -> None:
+    """Remove the variables by which Celery and its command line would override `ADMITONE_…` settings."""
+    for name in list(os.environ):
+        if name in _VARIABLES_OF_CELERY or name.startswith("CELERY_"):
+            del os.environ[name]
+
+
 def event_queue(event_id: UUID) -> Queue:
-    """Return the queue of an event, `event.<event id>`."""
-    return _queue(name=f"event.{event_id}", routing_key=f"event.{event_id}")
+    """Return the queue of an event, `event.<event id>`: it holds few messages, each for a short time."""
+    name = f"event.{event_id}"
+    return _queue(
+        name=name, routing_key=name, max_length=MESSAGES_MAX, message_ttl=float(MESSAGE_SECONDS_MAX)
+    )
 
 
 def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
@@ -79,6 +103,7 @@ def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
         declare=[],
         ignore_result=True,
         retry=False,
+        confirm_timeout=_SEND_SECONDS_MAX,
     )
 
 
@@ -117,6 +142,9 @@ def _transport_options(broker_url: str) -> dict[str, Any]:
         return {"confirm_publish": True}
     # One list per queue: with the default of four priority steps BRPOP would wait on four times as many.
     return {
+        # Wake messages are never acknowledged. Otherwise kombu would write keys and run scripts for that, and
+        # could not consume from a Redis that refuses them.
+        "ack_emulation": False,
         "priority_steps": [0],
         "socket_connect_timeout": _SOCKET_SECONDS_MAX,
         # Without this a broker that hangs would block the only thread, which also ticks and decides.
