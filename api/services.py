@@ -108,7 +108,7 @@ def open_services(settings: Settings) -> Services:
     waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
-    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
+    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     limit, intake, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
