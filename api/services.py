@@ -29,6 +29,7 @@ from api.queries import events
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
 from shared.postgres import connections
 from shared.settings import Settings
@@ -58,6 +59,7 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
+    readiness: ReadinessCheck
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
@@ -86,6 +88,7 @@ class Services:
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
         await self.limit.close()
+        self.readiness.close()
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
@@ -144,6 +147,7 @@ def open_services(settings: Settings) -> Services:
             receipts=receipts,
             pace=pace,
         ),
+        readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
     )
 
 

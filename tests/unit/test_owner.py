@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from threading import Thread
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -104,6 +105,7 @@ class Hub:
         self.calls: list[Callable[[], None]] = []
         self.task_consumer = self
         self.channel = object()
+        self.connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
 
     def call_soon(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
