@@ -189,7 +189,8 @@ def _unfinished(
 ) -> list[UUID]:
     begun = {event.id for event, _ in undecided[:settled_count]}
     left = {event.id for event, _ in undecided[settled_count:]}
-    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left
+    cut = {event.id for event in locked if event.cut}
+    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left - cut
     return sorted((event.id for event in locked if event.id not in finished), key=begun.__contains__)
 
 
