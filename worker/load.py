@@ -88,8 +88,8 @@ class LockedEvent(msgspec.Struct, rename="camel"):
     """An event that this transaction has locked, with its first pending commands in ledger order.
 
     `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
-    transaction's time; `follow_up` is the id of the event's pending follow-up. `cut` is true if the next pending
-    command has to be decided in another batch.
+    transaction's time; `follow_up` is the id of the event's pending follow-up. `cut` is true if the next
+    pending command has to be decided in another batch.
     """
 
     id: UUID
