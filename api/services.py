@@ -11,6 +11,7 @@ from celery import Celery
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api import observations
 from api.commands import wake_senders
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
@@ -95,6 +96,7 @@ class Services:
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
+        await observations.counted()
 
 
 def open_services(settings: Settings) -> Services:
