@@ -117,7 +117,7 @@ class Owner:
             settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
             self._publisher.publish()
-            if ownership.session.closed:
+            if ownership.session.closed or connections.must_be_replaced(error):
                 self._lose(error)
                 return
             if len(event_ids) > 1:

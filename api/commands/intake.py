@@ -119,24 +119,48 @@ class Intake:
                     accepted.set_result(acceptance)
 
     async def _commit(self, new: Sequence[NewCommand]) -> list[Acceptance]:
-        """Commit; try again for a moment when the connection breaks, which accepting by id makes safe."""
+        """Commit; try again for a moment when the connection breaks, which accepting by id makes safe.
+
+        Another attempt after a certain error is made only if the next may succeed at once.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.ledger_patience_seconds
         perhaps_committed = False
         while True:
             try:
-                # A connection of the intake's own: no read delays a command.
-                if self._session is None or self._session.closed:
-                    self._session = await connections.accepting_session(self._settings)
-                perhaps_committed = True
-                return await ledger.accept(self._session, new)
-            except (DataError, IntegrityError):
-                raise
+                session = await self._connected()
             except (psycopg.Error, OSError) as error:
-                if clock() < deadline:
-                    await asyncio.sleep(_RETRY_PAUSE_SECONDS)
-                    continue
-                raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from error
+                failure: Exception = error
+                again = not connections.is_read_only(error)
+            else:
+                try:
+                    return await ledger.accept(session, new)
+                except (DataError, IntegrityError):
+                    raise
+                except (psycopg.Error, OSError) as error:
+                    failure, certain = error, _is_certain(error)
+                    perhaps_committed = perhaps_committed or not certain
+                    if connections.must_be_replaced(error):
+                        await session.close()
+                    again = not certain or session.closed or _is_serialization_failure(error)
+            if not again or clock() >= deadline:
+                raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
+            await asyncio.sleep(_RETRY_PAUSE_SECONDS)
+
+    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
+        """Return a connection of the intake's own: no read delays a command."""
+        if self._session is None or connections.has_ended(self._session):
+            self._session = await connections.accepting_session(self._settings)
+        return self._session
+
+
+def _is_certain(error: Exception) -> bool:
+    """Return True if the server refused the statement, so that nothing was written, and the session lives."""
+    return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized == "ERROR"
+
+
+def _is_serialization_failure(error: Exception) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("40")
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

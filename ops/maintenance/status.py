@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, text
 
 from ops.maintenance import verification
 from ops.maintenance.verification import Verified
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, connections, locks
 
 _EVENTS = text("SELECT id, slug FROM event")
 
@@ -44,7 +43,7 @@ class Status:
 
 def read(database_url: str) -> Status:
     """Return the status; raises SQLAlchemy's `OperationalError` if the database cannot be reached."""
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}
         return Status(

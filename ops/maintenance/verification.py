@@ -11,8 +11,7 @@ import msgspec
 import psycopg
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, Row, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Row, text
 
 from shared.domain import commands, ids
 from shared.domain.commands import HealCounter
@@ -77,7 +76,7 @@ def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
 
 def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verified]:
     """Verify, and with `heal` have every drifted event healed; return the last verification."""
-    engine = create_engine(settings.database_url, poolclass=NullPool)
+    engine = connections.operator_engine(settings.database_url)
     with engine.connect() as connection:
         verified = verify(connection, names)
         drifted = [event for event in verified if not event.in_sync]
