@@ -14,10 +14,13 @@ from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.edge import responses
+from api.edge.front import RequestCancelled
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
 
 log = structlog.get_logger(__name__)
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def install(app: FastAPI) -> None:
@@ -77,6 +80,12 @@ def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:
     return ProblemType.ACCEPTANCE_UNKNOWN.error()
 
 
+def _cancelled(request: Request, error: Exception) -> ProblemError:
+    if request.method in _SAFE:
+        return _ledger_unavailable(request, error)
+    return ProblemType.ACCEPTANCE_UNKNOWN.error()
+
+
 def _command_rejected(_: Request, __: Exception) -> ProblemError:
     return ProblemType.INVALID_REQUEST.error("The ledger cannot hold this; nothing was accepted.")
 
@@ -96,6 +105,8 @@ _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
     DBAPIError: _ledger_unavailable,
     ClientDisconnect: _gone,
     PoolTimeoutError: _ledger_unavailable,
+    TimeoutError: _ledger_unavailable,
+    RequestCancelled: _cancelled,
     IntakeFull: _intake_full,
     AcceptanceUnknown: _acceptance_unknown,
     CommandRejected: _command_rejected,

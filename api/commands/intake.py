@@ -6,6 +6,7 @@ written at once; under load, hundreds share one commit. An acceptance is returne
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from uuid import UUID
@@ -13,16 +14,17 @@ from uuid import UUID
 import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
-from psycopg.rows import TupleRow
 
 from api.tasks import SingleTask
 from shared.postgres import connections, ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.05
+_CLOSE_SECONDS_MAX = 1
 
 _Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]"]
 
@@ -32,11 +34,11 @@ class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise Intake
 
 
 class LedgerUnavailable(Exception):  # noqa: N818
-    """The database could not be reached; nothing was accepted."""
+    """The database cannot be reached or refused the statement; nothing was accepted."""
 
 
 class AcceptanceUnknown(Exception):  # noqa: N818
-    """The database was lost during the commit: the command may have been accepted, or not."""
+    """The database was lost during the commit, or it takes too long: the command may have been accepted."""
 
 
 class CommandRejected(Exception):  # noqa: N818
@@ -54,19 +56,25 @@ class Shares:
     def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
         """Add a command behind the waiting commands of its event; raises `IntakeFull`."""
         queue = self.waiting.setdefault(command.event_id, deque())
+        while queue and queue[0][1].done():
+            queue.popleft()  # its request has been given up
         if len(queue) >= self._waiting_max:
             raise IntakeFull
         queue.append((command, accepted))
 
     def next_batch(self) -> list[_Waiting]:
-        """Take an equal share of every event's commands; the event that waits longest comes first."""
+        """Take an equal share of every event's commands; the event that waits longest comes first.
+
+        Commands of which the request has been given up are left out, so the batch may be empty.
+        """
         share = max(1, self._batch_max // len(self.waiting))
         batch: list[_Waiting] = []
         for event_id in list(self.waiting):
             if len(batch) >= self._batch_max:
                 break
             queue = self.waiting.pop(event_id)
-            batch += [queue.popleft() for _ in range(min(share, len(queue)))]
+            taken = [queue.popleft() for _ in range(min(share, len(queue)))]
+            batch += [waiting for waiting in taken if not waiting[1].done()]
             if queue:
                 self.waiting[event_id] = queue  # at the end: the other events come first next time
         return batch
@@ -79,24 +87,41 @@ class Intake:
         self._settings = settings
         self._shares = Shares(settings.intake_batch_max, settings.intake_waiting_max)
         self._writer = SingleTask(self._write_all)
-        self._session: psycopg.AsyncConnection[TupleRow] | None = None
+        self._session: BoundedSession | None = None
+        self._sent: set[UUID] = set()
 
-    async def accept(self, command: NewCommand) -> Acceptance:
-        """Return once the command is committed; raises one of this module's errors when it is not."""
-        accepted: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
+    async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
+        """Return once the command is committed; raises one of this module's errors when it is not.
+
+        At the time `by` of the event loop that is `AcceptanceUnknown` if the command is on its way to the
+        database, and `LedgerUnavailable` if it still waits to be sent, which it then never is.
+        """
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Acceptance] = loop.create_future()
         self._shares.add(command, accepted)
         self._writer.ensure_running()
-        return await accepted
+        timer = loop.call_at(by, self._give_up, command.id, accepted)
+        try:
+            return await accepted
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
-        """Return when all commands that wait are written."""
-        await self._writer.finish()
+        """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
+        await self._writer.finish(_CLOSE_SECONDS_MAX)
         if self._session is not None:
             await self._session.close()
 
+    def _give_up(self, command_id: UUID, accepted: "asyncio.Future[Acceptance]") -> None:
+        if not accepted.done():
+            accepted.set_exception(AcceptanceUnknown() if command_id in self._sent else LedgerUnavailable())
+
     async def _write_all(self) -> None:
         while self._shares.waiting:
-            await self._write(self._shares.next_batch())
+            batch = self._shares.next_batch()
+            if batch:
+                self._sent = {command.id for command, _ in batch}
+                await self._write(batch)
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """Write a batch; a command that the database refuses fails alone."""
@@ -147,7 +172,7 @@ class Intake:
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 
-    async def _connected(self) -> psycopg.AsyncConnection[TupleRow]:
+    async def _connected(self) -> BoundedSession:
         """Return a connection of the intake's own: no read delays a command."""
         if self._session is None or connections.has_ended(self._session):
             self._session = await connections.accepting_session(self._settings)

@@ -6,6 +6,7 @@ times as much as the endpoints themselves (decision 0006). So a middleware that 
 application does not see these routes: all that every answer needs belongs here.
 """
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,10 @@ Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 """A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
+
+
+class RequestCancelled(Exception):  # noqa: N818 - a state of the request
+    """The server ends before this request has its answer."""
 
 
 class Front:
@@ -58,7 +63,9 @@ class Front:
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_with_id)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if started:
                 raise
-            await self._problem(Request(scope, receive), error)(scope, receive, send_with_id)
+            # The server cancels a request that outlasts its end; the request gets an answer all the same.
+            failure = error if isinstance(error, Exception) else RequestCancelled()
+            await self._problem(Request(scope, receive), failure)(scope, receive, send_with_id)

@@ -80,6 +80,7 @@ RECEIPT = builders.route(
         304: {"description": "The client has this receipt as it is.", "headers": _ETAG},
     },
     ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.ANSWER_UNAVAILABLE,
     ProblemType.EVENT_NOT_FOUND,
     *builders.READ_PROBLEMS,
     parameters=[
@@ -108,7 +109,7 @@ CANCEL = builders.route(
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
-    *builders.CHANGE_PROBLEMS,
+    *builders.COMMAND_PROBLEMS,
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 

@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
+from msgspec import ValidationError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge import responses
+from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 from shared.domain import ids, outcomes
 from shared.domain.commands import Status
-from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
+from shared.domain.outcomes import Confirmed, Outcome, StatusChanged, Waitlisted
 from shared.postgres import arrays, backlog
+
+log = structlog.get_logger(__name__)
 
 _BATCH_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100
@@ -32,12 +37,15 @@ _RECEIPTS = text("""
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
     LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CAST(command.outcome ->> 'registrationId' AS uuid)
+     AND registration.id = CASE WHEN command.outcome ->> 'registrationId' ~ :uuid
+                                THEN CAST(command.outcome ->> 'registrationId' AS uuid) END
 """)
 
 _LINE = text("""
     SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
 """)
+
+_UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 _ReceiptRow = Row[tuple[object, ...]]
 _Question = tuple[UUID, UUID]
@@ -53,30 +61,41 @@ class _Line:
     counting_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a read says of a receipt: None if it was never issued; `readable` is false for a bad outcome."""
+
+    receipt: Receipt | None
+    readable: bool = True
+
+
 class Receipts:
     """Reads receipts from the ledger."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._loader: BatchLoader[_Question, Receipt | None] = BatchLoader(self._read, _BATCH_MAX)
+        self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def read(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
+    async def find(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
         """Return the state of a command; None for an id that was never issued at this event.
 
-        A registration is shown as it is now, not as it was decided.
+        A registration is shown as it is now, not as it was decided. Raises the problem `ANSWER_UNAVAILABLE`
+        for an outcome that this version cannot read.
         """
-        return await self._loader.load((event_id, receipt_id))
+        answer = await self._loader.load((event_id, receipt_id))
+        if not answer.readable:
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
+        return answer.receipt
 
-    async def _read(self, questions: Sequence[_Question]) -> list[Receipt | None]:
+    async def _read(self, questions: Sequence[_Question]) -> list[_Answer]:
         return await self._reader.read(
             lambda connection: self._receipts(connection, questions), snapshot=True
         )
 
-    async def _receipts(
-        self, connection: AsyncConnection, questions: Sequence[_Question]
-    ) -> list[Receipt | None]:
+    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[_Answer]:
         parameters = {
+            "uuid": _UUID,
             "event_ids": arrays.uuids(event_id for event_id, _ in questions),
             "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
         }
@@ -85,19 +104,28 @@ class Receipts:
         }
         pending = [key for key, row in rows.items() if row.outcome is None]
         ahead = await backlog.ahead(connection, pending) if pending else {}
-        receipts: list[Receipt | None] = []
+        answers: list[_Answer] = []
         for event_id, receipt_id in questions:
             row = rows.get((event_id, receipt_id))
             if row is None:
-                receipts.append(None)
+                answers.append(_Answer(None))
             elif row.outcome is None:
-                receipts.append(_pending(receipt_id, ahead[receipt_id]))
+                answers.append(_Answer(_pending(receipt_id, ahead[receipt_id])))
             else:
-                receipts.append(await self._settled(connection, event_id, row))
-        return receipts
+                answers.append(await self._settled(connection, event_id, row))
+        return answers
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Receipt:
-        outcome = outcomes.decode(row.outcome)
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> _Answer:
+        try:
+            outcome = outcomes.decode(row.outcome)
+        except ValidationError as error:  # an outcome that cannot be read must not hide the others
+            log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
+            return _Answer(None, readable=False)
+        return _Answer(await self._of(connection, event_id, row, outcome))
+
+    async def _of(
+        self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome
+    ) -> Receipt:
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
             return responses.receipt(row.receipt_id, outcome)
         if row.id is None:

@@ -8,6 +8,7 @@ database's read-only setting. A session that became read-only, or that its serve
 import math
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -16,7 +17,11 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from shared.postgres import arrays  # noqa: F401 - registers how arrays are sent, before any connection is made
+from shared.postgres import (
+    arrays,  # noqa: F401 - registers how arrays are sent, before any connection is made
+    bounded,
+)
+from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
 
 WORKER_APPLICATION = "admitone-worker"
@@ -50,19 +55,20 @@ def async_engine(settings: Settings) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.statement_timeout_seconds,
         pool_pre_ping=False,
-        connect_args=arguments | _READS,
+        connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )
     event.listen(engine.sync_engine, "handle_error", _replace_session)
     return engine
 
 
-async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[TupleRow]:
+async def accepting_session(settings: Settings) -> BoundedSession:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
     arguments = _connect_args(
         _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
     )
     address = libpq_arguments(settings.database_url)
-    return await psycopg.AsyncConnection.connect(**{**address, **arguments, **_WRITES}, autocommit=True)
+    session: BoundedSession = await _bounded(settings)(**{**address, **arguments, **_WRITES}, autocommit=True)
+    return session
 
 
 def worker_connection(settings: Settings) -> Connection:
@@ -141,6 +147,10 @@ def session(connection: Connection) -> psycopg.Connection[TupleRow]:
 def worker_name() -> str:
     """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
     return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"
+
+
+def _bounded(settings: Settings) -> Callable[..., Any]:
+    return bounded.connector(settings.statement_timeout_seconds + bounded.GRACE_SECONDS)
 
 
 def _replace_session(context: ExceptionContext) -> None:

@@ -1,0 +1,66 @@
+"""A connection of the API that no server can keep waiting without end."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import waiting
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
+
+_Result = TypeVar("_Result")
+
+_POLL_SECONDS = 0.1
+GRACE_SECONDS = 1.0
+"""The time that a server has to report its own time-out before the session is cut off."""
+
+
+class BoundedSession(psycopg.AsyncConnection[TupleRow]):
+    """A connection on which each wait for the server ends after `seconds_max`, or when it is cancelled.
+
+    PostgreSQL ends a long statement by itself, but a frozen server does not. Either way the session ends
+    without a question to its server: a frozen one would not answer, and a cancelled COMMIT would stay
+    committed without its standby. The wait that was cut off raises `psycopg.OperationalError`.
+    """
+
+    seconds_max = 86_400.0
+
+    async def wait(
+        self,
+        gen: PQGen[_Result],
+        interval: float = _POLL_SECONDS,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
+    ) -> _Result:
+        """Run one exchange with the server."""
+        timer = asyncio.get_running_loop().call_later(self.seconds_max, self.overdue)
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+        finally:
+            timer.cancel()
+
+    def overdue(self) -> None:
+        """End the session: the exchange has taken longer than `seconds_max`."""
+        self.cut()
+
+    def cut(self) -> None:
+        """End the session at once; an exchange that is under way raises `psycopg.OperationalError`."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as stream:
+            stream.shutdown(socket.SHUT_RDWR)
+
+
+def connector(seconds_max: float) -> Callable[..., Any]:
+    """Return a replacement for `psycopg.AsyncConnection.connect` that makes bounded sessions."""
+
+    async def connect(*args: Any, **parameters: Any) -> BoundedSession:
+        session = await BoundedSession.connect(*args, **parameters)
+        session.seconds_max = seconds_max
+        return session
+
+    return connect
