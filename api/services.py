@@ -81,11 +81,11 @@ class Services:
 
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
+        await self.fallback.close()
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
         await self.poller.close()
-        await self.fallback.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -102,11 +102,11 @@ def open_services(settings: Settings) -> Services:
     waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
-    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
+    intake = Intake(settings)
+    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    intake, receipts, pace, full_events = (
-        Intake(settings),
-        Receipts(reader),
+    receipts, pace, full_events = (
+        Receipts(reader, intake),
         Pace(autocommit),
         FullEvents(autocommit),
     )

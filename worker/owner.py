@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.postgres import connections
+from shared.postgres.durability import CommitWatch
 from shared.settings import Settings
 from worker import batch
 from worker.ownership import Ownership, OwnershipChange
@@ -113,8 +114,10 @@ class Owner:
         event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership.events)
         if ownership is None or not event_ids:
             return
+        watch = CommitWatch(ownership.session)
         try:
-            settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
+            with watch:
+                settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
             self._publisher.publish()
             if ownership.session.closed or connections.must_be_replaced(error):
@@ -127,6 +130,9 @@ class Owner:
             self._queue.refused(event_ids)
             return
         self._queue.settled(event_ids, settled, commands_max)
+        if watch.cut_off:  # the API tells these outcomes from the ledger, once it has had them confirmed
+            log.warning("outcomes_not_confirmed", count=len(settled))
+            return
         self._publisher.add(settled)
         if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
             self._publisher.publish()

@@ -2,13 +2,15 @@
 
 While one INSERT is on its way, the commands that arrive wait and go with the next: alone, a command is
 written at once; under load, hundreds share one commit. An acceptance is returned after the commit
-(decision 0019).
+(decision 0019). A commit also confirms what others read before it (decision 0039).
 """
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -16,8 +18,9 @@ import structlog
 from psycopg import DataError, IntegrityError
 
 from api.tasks import SingleTask
-from shared.postgres import connections, ledger
+from shared.postgres import connections, durability, ledger
 from shared.postgres.bounded import BoundedSession
+from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 
@@ -67,7 +70,7 @@ class Shares:
 
         Commands of which the request has been given up are left out, so the batch may be empty.
         """
-        share = max(1, self._batch_max // len(self.waiting))
+        share = max(1, self._batch_max // max(len(self.waiting), 1))
         batch: list[_Waiting] = []
         for event_id in list(self.waiting):
             if len(batch) >= self._batch_max:
@@ -89,6 +92,7 @@ class Intake:
         self._writer = SingleTask(self._write_all)
         self._session: BoundedSession | None = None
         self._sent: set[UUID] = set()
+        self._to_confirm: list[asyncio.Future[str]] = []
 
     async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
         """Return once the command is committed; raises one of this module's errors when it is not.
@@ -106,6 +110,34 @@ class Intake:
         finally:
             timer.cancel()
 
+    async def confirm(self, to_confirm: Iterable[str | None], by: float = math.inf) -> None:
+        """Return once the rows of a read are confirmed, of which these are the `durability.TO_CONFIRM`.
+
+        Raises `NotConfirmed` if they cannot be confirmed, or not by that time of the event loop.
+        """
+        rows = [row.split("@", 1) for row in to_confirm if row is not None]
+        session = self._session
+        known = {} if session is None else {session.server: session.confirmed_below}
+        if not all(durability.is_below(int(xid), known.get(server, 0)) for xid, server in rows):
+            await self.confirm_all({server for _, server in rows}, by)
+
+    async def confirm_all(self, servers: AbstractSet[str], by: float = math.inf) -> None:
+        """Return once all that is visible now is confirmed; raises like `confirm`, also for another server.
+
+        All that ask at the same time share one write.
+        """
+        loop = asyncio.get_running_loop()
+        confirmed: asyncio.Future[str] = loop.create_future()
+        self._to_confirm.append(confirmed)
+        self._writer.ensure_running()
+        timer = loop.call_at(by, _fail, [(None, confirmed)], NotConfirmed())
+        try:
+            server = await confirmed
+        finally:
+            timer.cancel()
+        if not servers <= {server}:
+            raise NotConfirmed
+
     async def close(self) -> None:
         """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
         await self._writer.finish(_CLOSE_SECONDS_MAX)
@@ -117,36 +149,54 @@ class Intake:
             accepted.set_exception(AcceptanceUnknown() if command_id in self._sent else LedgerUnavailable())
 
     async def _write_all(self) -> None:
-        while self._shares.waiting:
+        while self._shares.waiting or self._to_confirm:
+            asking, self._to_confirm = self._to_confirm, []
             batch = self._shares.next_batch()
-            if batch:
-                self._sent = {command.id for command, _ in batch}
-                await self._write(batch)
+            self._sent = {command.id for command, _ in batch}
+            committed = await self._write(batch) if batch else False
+            asking = [confirmed for confirmed in asking if not confirmed.done()]
+            if asking:
+                await self._confirm(asking, committed=committed)
 
-    async def _write(self, batch: Sequence[_Waiting]) -> None:
-        """Write a batch; a command that the database refuses fails alone."""
+    async def _confirm(self, asking: "Sequence[asyncio.Future[str]]", *, committed: bool) -> None:
+        """Confirm what was visible before the last batch, by the commit of that batch if there was one."""
+        try:
+            if not committed:
+                await self._commit([])
+        except (AcceptanceUnknown, LedgerUnavailable) as error:
+            log.warning("not_confirmed", count=len(asking), error=repr(error.__cause__))
+            _fail([(None, confirmed) for confirmed in asking], NotConfirmed())
+        else:
+            for confirmed in asking:
+                if not confirmed.done():
+                    confirmed.set_result(self._session.server if self._session is not None else "")
+
+    async def _write(self, batch: Sequence[_Waiting]) -> bool:
+        """Write a batch; return True if all of it was committed. A command that is refused fails alone."""
         try:
             acceptances = await self._commit([command for command, _ in batch])
         except (DataError, IntegrityError):
             if len(batch) == 1:
                 log.exception("command_rejected", command_id=str(batch[0][0].id))
                 _fail(batch, CommandRejected())
-                return
+                return False
             half = len(batch) // 2
-            await self._write(batch[:half])
-            await self._write(batch[half:])
+            first = await self._write(batch[:half])
+            return await self._write(batch[half:]) and first
         except Exception as error:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
-        else:
-            for (_, accepted), acceptance in zip(batch, acceptances, strict=True):
-                if not accepted.done():
-                    accepted.set_result(acceptance)
+            return False
+        for (_, accepted), acceptance in zip(batch, acceptances, strict=True):
+            if not accepted.done():
+                accepted.set_result(acceptance)
+        return True
 
     async def _commit(self, new: Sequence[NewCommand]) -> list[Acceptance]:
-        """Commit; try again for a moment when the connection breaks, which accepting by id makes safe.
+        """Commit commands, or without any make a confirmed write.
 
-        Another attempt after a certain error is made only if the next may succeed at once.
+        When the connection breaks this tries again for a moment, which accepting by id makes safe. After a
+        certain error it does so only if the next attempt may succeed at once.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.ledger_patience_seconds
@@ -159,7 +209,7 @@ class Intake:
                 again = not connections.is_read_only(error)
             else:
                 try:
-                    return await ledger.accept(session, new)
+                    return await _write_confirmed(session, new)
                 except (DataError, IntegrityError):
                     raise
                 except (psycopg.Error, OSError) as error:
@@ -179,8 +229,15 @@ class Intake:
         return self._session
 
 
+async def _write_confirmed(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
+    if new:
+        return await ledger.accept(session, new)
+    session.confirmed_below = await durability.confirm(session)
+    return []
+
+
 def _is_certain(error: Exception) -> bool:
-    """Return True if the server refused the statement, so that nothing was written, and the session lives."""
+    """Return True if the server refused the statement, so that nothing was written."""
     return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized == "ERROR"
 
 
@@ -188,7 +245,7 @@ def _is_serialization_failure(error: Exception) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("40")
 
 
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+def _fail(batch: "Sequence[tuple[object, asyncio.Future[Any]]]", error: Exception) -> None:
     for _, accepted in batch:
         if not accepted.done():
             accepted.set_exception(error)

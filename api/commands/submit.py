@@ -22,6 +22,7 @@ from api.queries.receipts import Receipts
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
+from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
@@ -87,19 +88,20 @@ class Submission:
         return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers, read_by=deadline.read_by())
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
+        return await _if_readable(self._confirmed_outcome(event_id, command_id), deadline.read_by())
+
+    async def _confirmed_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
         pairs = [(event_id, command_id)]
-        recorded = await _if_readable(
-            self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs)), deadline.read_by()
-        )
-        return None if recorded is None else recorded.get(command_id)
+        recorded = await self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))
+        await self.intake.confirm(settled.to_confirm for settled in recorded.values())
+        return recorded[command_id].outcome if command_id in recorded else None
 
     async def _pending(
         self, event_id: UUID, command_id: UUID, headers: dict[str, str], deadline: Deadline
     ) -> Response:
         read_by = deadline.read_by()
-        receipt = await _if_readable(self.receipts.find(event_id, command_id), read_by)
         seconds: int | None = None
-        ahead = None if receipt is None else receipt.ahead or 0
+        ahead = await _if_readable(self.receipts.ahead(event_id, command_id), read_by)
         if ahead is not None:
             seconds = await _if_readable(self.pace.retry_seconds(event_id, ahead), read_by)
         headers = {**headers, "retry-after": str(seconds or problems.RETRY_SECONDS)}
@@ -125,13 +127,13 @@ async def shown(decided: Decided, reading: Awaitable[Value | None]) -> Value:
 
 
 async def _if_readable(reading: Awaitable[Value | None], by: float) -> Value | None:
-    """Return the value, or None if the database does not give it by that time.
+    """Return the value, or None if the database does not give and confirm it by that time.
 
     The answer about an accepted command must not be that it was not accepted.
     """
     try:
         async with asyncio.timeout_at(by):
             return await reading
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, NotConfirmed) as error:
         log.warning("accepted_but_not_readable", error=repr(error))
         return None

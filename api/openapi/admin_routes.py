@@ -20,7 +20,7 @@ def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: An
     return _write(
         {**usual, 202: builders.PENDING_ANSWER},
         *problems,
-        *builders.COMMAND_PROBLEMS,
+        *builders.CHANGE_PROBLEMS,
         parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
         **more,
     )

@@ -118,8 +118,10 @@ COMMAND_PROBLEMS = (
     ProblemType.INTAKE_FULL,
     ProblemType.LEDGER_UNAVAILABLE,
     ProblemType.ACCEPTANCE_UNKNOWN,
-    ProblemType.ANSWER_UNAVAILABLE,
 )
+
+# The answer to a change shows more than its outcome, which takes a read after it.
+CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 
 PENDING_ANSWER = answer(
     "Accepted; not decided yet.", schemas.Receipt, {**LOCATION, **RETRY_AFTER}, pending=examples.PENDING

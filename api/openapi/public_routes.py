@@ -109,7 +109,7 @@ CANCEL = builders.route(
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
-    *builders.COMMAND_PROBLEMS,
+    *builders.CHANGE_PROBLEMS,
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 

@@ -1,5 +1,6 @@
 """Receipts: the state of commands as of now, one read for many, and positions on the waitlist."""
 
+import asyncio
 import time
 from array import array
 from bisect import bisect_left
@@ -12,6 +13,7 @@ from msgspec import ValidationError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.commands.intake import Intake
 from api.edge import responses
 from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
@@ -20,7 +22,8 @@ from api.queries.reader import Reader
 from shared.domain import ids, outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed, Outcome, StatusChanged, Waitlisted
-from shared.postgres import arrays, backlog
+from shared.postgres import arrays, backlog, durability
+from shared.postgres.durability import NotConfirmed
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +33,12 @@ _EVENTS_REMEMBERED_MAX = 100
 # time, and a position is never older than that interval.
 _COUNTING_SHARE = 0.05
 
-_RECEIPTS = text("""
+_RECEIPTS = text(f"""
     SELECT command.event_id, command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
-           registration.status, registration.spots_count, registration.seq, event.audit_seq
+           registration.status, registration.spots_count, registration.seq, event.audit_seq,
+           {durability.TO_CONFIRM.format("command")} AS of_command,
+           {durability.TO_CONFIRM.format("registration")} AS of_registration,
+           {durability.TO_CONFIRM.format("event")} AS of_event
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
@@ -63,30 +69,46 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a read says of a receipt: None if it was never issued; `readable` is false for a bad outcome."""
+    """What a read says of a receipt: None if it was never issued; `readable` is false for a bad outcome.
+
+    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`).
+    """
 
     receipt: Receipt | None
     readable: bool = True
+    to_confirm: tuple[str | None, ...] = ()
 
 
 class Receipts:
     """Reads receipts from the ledger."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, intake: Intake) -> None:
         self._reader = reader
+        self._intake = intake
         self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def find(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
+    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Receipt | None:
         """Return the state of a command; None for an id that was never issued at this event.
 
-        A registration is shown as it is now, not as it was decided. Raises the problem `ANSWER_UNAVAILABLE`
-        for an outcome that this version cannot read.
+        A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
+        raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
+        confirmed; the same problem for an outcome that this version cannot read.
         """
-        answer = await self._loader.load((event_id, receipt_id))
+        async with asyncio.timeout_at(by):
+            answer = await self._loader.load((event_id, receipt_id))
         if not answer.readable:
             raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
+        try:
+            await self._intake.confirm(answer.to_confirm, by)
+        except NotConfirmed as error:
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
         return answer.receipt
+
+    async def ahead(self, event_id: UUID, receipt_id: UUID) -> int:
+        """Return the number of pending commands before this one, 0 if it is settled."""
+        receipt = (await self._loader.load((event_id, receipt_id))).receipt
+        return 0 if receipt is None else receipt.ahead or 0
 
     async def _read(self, questions: Sequence[_Question]) -> list[_Answer]:
         return await self._reader.read(
@@ -121,7 +143,8 @@ class Receipts:
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
             return _Answer(None, readable=False)
-        return _Answer(await self._of(connection, event_id, row, outcome))
+        to_confirm = row.of_command, row.of_event if row.id is None else row.of_registration
+        return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)
 
     async def _of(
         self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome

@@ -95,7 +95,7 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_))
+    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
     return responses.body(cancelled, headers=decided.headers)
 
 
@@ -136,8 +136,7 @@ async def _event_id(services: Services, slug: str, by: float) -> UUID:
 
 
 async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> Receipt:
-    async with asyncio.timeout_at(by):
-        receipt = await services.receipts.find(event_id, id_)
+    receipt = await services.receipts.find(event_id, id_, by)
     if receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
     return receipt

@@ -169,7 +169,8 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
             )
         await asyncio.sleep(_POLL_SECONDS)
         async with engine.connect() as connection:
-            outcomes = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
+            recorded = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
+            outcomes = {id_: settled.outcome for id_, settled in recorded.items()}
     await engine.dispose()
     if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
         raise VerificationError(f"some counters were not healed: {outcomes}")

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -28,6 +28,13 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
     """
 
     seconds_max = 86_400.0
+    excused: Callable[[int], Awaitable[bool]] | None = None
+    """Tells whether the server's process with this id has a reason to take longer than `seconds_max`."""
+    server = ""
+    confirmed_below = 0
+    """The server's name, and the id below which its transactions are known as confirmed; see `durability`."""
+    _timer: asyncio.TimerHandle | None = None
+    _judgement: "asyncio.Task[None] | None" = None
 
     async def wait(
         self,
@@ -36,18 +43,37 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
     ) -> _Result:
         """Run one exchange with the server."""
-        timer = asyncio.get_running_loop().call_later(self.seconds_max, self.overdue)
+        self._watch()
         try:
             return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
         finally:
-            timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
-    def overdue(self) -> None:
-        """End the session: the exchange has taken longer than `seconds_max`."""
-        self.cut()
+    def _watch(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.seconds_max, self._overdue)
+
+    def _overdue(self) -> None:
+        if self.excused is None:
+            self.cut()
+        else:
+            self._judgement = asyncio.create_task(self._cut_unless_excused(self.excused))
+
+    async def _cut_unless_excused(self, excused: Callable[[int], Awaitable[bool]]) -> None:
+        try:
+            longer = await excused(self.pgconn.backend_pid)
+        except (psycopg.Error, OSError):
+            longer = False
+        if self._timer is None:
+            return  # the exchange has ended meanwhile
+        if longer:
+            self._watch()
+        else:
+            self.cut()
 
     def cut(self) -> None:
         """End the session at once; an exchange that is under way raises `psycopg.OperationalError`."""

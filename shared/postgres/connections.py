@@ -9,6 +9,7 @@ import math
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from shared.postgres import (
     arrays,  # noqa: F401 - registers how arrays are sent, before any connection is made
     bounded,
+    durability,
 )
 from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
@@ -68,6 +70,8 @@ async def accepting_session(settings: Settings) -> BoundedSession:
     )
     address = libpq_arguments(settings.database_url)
     session: BoundedSession = await _bounded(settings)(**{**address, **arguments, **_WRITES}, autocommit=True)
+    session.excused = partial(_waits_for_standby, settings)
+    session.server = await durability.server_of(session)
     return session
 
 
@@ -151,6 +155,14 @@ def worker_name() -> str:
 
 def _bounded(settings: Settings) -> Callable[..., Any]:
     return bounded.connector(settings.statement_timeout_seconds + bounded.GRACE_SECONDS)
+
+
+async def _waits_for_standby(settings: Settings, pid: int) -> bool:
+    """Return True if the commit of this process waits for a standby, which no time-out of the server ends."""
+    arguments = _connect_args(_API_APPLICATION, statement_timeout=bounded.GRACE_SECONDS)
+    address = libpq_arguments(settings.database_url)
+    async with await bounded.connector(bounded.GRACE_SECONDS)(**{**address, **arguments, **_READS}) as asking:
+        return await durability.waits_for_standby(asking, pid)
 
 
 def _replace_session(context: ExceptionContext) -> None:

@@ -27,15 +27,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import outcomes
 from shared.domain.outcomes import Outcome
-from shared.postgres import arrays, statements
+from shared.postgres import arrays, durability, statements
+from shared.postgres.durability import CommitWatch
 
 log = structlog.get_logger(__name__)
 
 _SQL = Path(__file__).parent / "sql"
 _ACCEPT = statements.load(_SQL / "accept_commands.sql")
 _FIND = statements.load(_SQL / "find_commands.sql")
-_OUTCOMES = text("""
-    SELECT command.id, command.outcome::text AS outcome
+_OUTCOMES = text(f"""
+    SELECT command.id, command.outcome::text AS outcome,
+           {durability.TO_CONFIRM.format("command")} AS to_confirm
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     WHERE command.settled_at IS NOT NULL
@@ -68,10 +70,15 @@ class Acceptance(Struct, frozen=True, kw_only=True):
     same_request: bool = True
 
 
+class AcceptanceNotConfirmed(psycopg.OperationalError):
+    """The commands are committed, and cannot be told as accepted: accept them again to learn the answer."""
+
+
 async def accept(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance]:
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
-    Nothing is accepted before the commit: the statement's own, unless the caller began a transaction.
+    Nothing is accepted before the commit: the statement's own, unless the caller began a transaction. Raises
+    psycopg's errors, of which only `AcceptanceNotConfirmed` may come after a commit.
     Accepting the same ids, or the same idempotency keys, again changes nothing and returns the acceptances of
     the commands in the ledger.
     """
@@ -84,10 +91,16 @@ async def accept(session: _Session, new: Sequence[NewCommand]) -> list[Acceptanc
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
         "fingerprints": arrays.digests(command.fingerprint for command in new),
     }
-    written = await session.execute(_ACCEPT, parameters)
-    if written.rowcount == len(new):
+    with CommitWatch(session) as watch:
+        written = await session.execute(_ACCEPT, parameters)
+    if written.rowcount == len(new) and not watch.cut_off:
         return [Acceptance(command_id=command.id) for command in new]
-    return await _find(session, new)
+    try:
+        acceptances = await _find(session, new)
+        await durability.confirm(session)  # of commands that were there already, this statement wrote nothing
+    except psycopg.Error as error:
+        raise AcceptanceNotConfirmed from error
+    return acceptances
 
 
 async def _find(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance]:
@@ -112,9 +125,16 @@ async def _find(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance
     return acceptances
 
 
+class RecordedOutcome(Struct, frozen=True):
+    """An outcome in the ledger, and what is to be confirmed before the outcome is told."""
+
+    outcome: Outcome
+    to_confirm: str | None
+
+
 async def outcomes_of(
     connection: AsyncConnection, pairs: Collection[tuple[UUID, UUID]]
-) -> dict[UUID, Outcome]:
+) -> dict[UUID, RecordedOutcome]:
     """Return the outcomes of the settled commands of these `(event_id, command_id)`, by command id."""
     parameters = {
         "event_ids": arrays.uuids(event_id for event_id, _ in pairs),
@@ -123,7 +143,7 @@ async def outcomes_of(
     settled = {}
     for row in await connection.execute(_OUTCOMES, parameters):
         try:
-            settled[row.id] = outcomes.decode(row.outcome)
+            settled[row.id] = RecordedOutcome(outcomes.decode(row.outcome), row.to_confirm)
         except ValidationError as error:  # an outcome that was written by hand must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
     return settled

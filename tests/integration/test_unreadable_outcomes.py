@@ -1,10 +1,12 @@
 """An outcome that cannot be read concerns the request for it alone."""
 
 import asyncio
+import math
 from uuid import UUID
 
 import pytest
 
+from api.commands.intake import Intake
 from api.edge.problems import ProblemError
 from api.edge.schemas import Receipt, ReceiptStatus
 from api.queries.reader import Reader
@@ -42,9 +44,9 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
     async def read() -> list[Receipt | BaseException | None]:
         engine = connections.async_engine(settings)
-        reader = Receipts(Reader(engine))
+        reader = Receipts(Reader(engine), Intake(settings))
         try:
-            reading = (reader.find(UUID(event["id"]), receipt) for receipt in receipts)
+            reading = (reader.find(UUID(event["id"]), receipt, math.inf) for receipt in receipts)
             return await asyncio.gather(*reading, return_exceptions=True)
         finally:
             await engine.dispose()
