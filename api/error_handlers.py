@@ -17,6 +17,7 @@ from api.edge import responses
 from api.edge.front import RequestCancelled
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
+from shared.postgres.ledger import NumberingBehind
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,10 @@ def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:
     return ProblemType.LEDGER_UNAVAILABLE.error()
 
 
+def _numbering_behind(_: Request, __: Exception) -> ProblemError:
+    return ProblemType.NUMBERING_BEHIND.error()
+
+
 def _unstorable(_: Request, __: Exception) -> ProblemError:
     return ProblemType.INVALID_REQUEST.error("The database cannot hold or find such a value.")
 
@@ -101,6 +106,7 @@ _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
     HTTPException: _framework_problem,
     RequestValidationError: _validation_problem,
     LedgerUnavailable: _ledger_unavailable,
+    NumberingBehind: _numbering_behind,
     DataError: _unstorable,
     DBAPIError: _ledger_unavailable,
     ClientDisconnect: _gone,

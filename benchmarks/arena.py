@@ -38,7 +38,7 @@ QUIET_POLLS = 5
 
 _DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")
 _BUSY = """
-SELECT EXISTS (SELECT FROM command WHERE settled_at IS NULL)
+SELECT EXISTS (SELECT FROM pending_command)
     OR EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE %s AND state <> 'idle')
 """
 _SERVICE_APPLICATIONS = "admitone-%"

@@ -1,10 +1,8 @@
 """Rates without HTTP: PostgreSQL alone writing registrations, and a worker deciding a backlog.
 
 `limit` writes rows like the service's into the service's own table, 500 in one statement with the counter's
-move, each committed: no ledger, no decision, no audit, no outcome. `limit-all` does so with everything that
-the worker writes for a decision: it takes pending commands, and writes registrations, audit entries whose
-hashes are not chained, and outcomes. `drain` is the real worker on commands that are in the ledger before its
-first read. All three write the same number of registrations.
+move, each committed: no ledger, no decision, no audit, no outcome. `drain` is the real worker on commands
+that are in the ledger before its first read. Both write the same number of registrations.
 """
 
 import time
@@ -14,11 +12,10 @@ import msgspec
 
 from benchmarks import checking, cpu, preload
 from benchmarks.arena import Arena
-from shared.postgres import locks
 
 ROWS_PER_STATEMENT = 500
 ROWS_BEFORE = 1_000
-LIMIT, LIMIT_OF_ALL, DRAIN = "limit", "limit-all", "drain"
+LIMIT, DRAIN = "limit", "drain"
 
 _LIMIT = f"""
 WITH held AS (
@@ -36,59 +33,24 @@ WITH held AS (
 UPDATE event SET spots_reserved = spots_reserved + spots, waitlist_length = waitlist_length + waiting
 FROM held, counted WHERE event.id = held.id
 """
-_LIMIT_OF_ALL = f"""
-WITH held AS (
-    SELECT id, capacity - spots_reserved AS spots_left, spots_reserved, audit_seq
-    FROM event WHERE id = %(event)s FOR UPDATE
-), taken AS (
-    SELECT id, seq, row_number() OVER (ORDER BY seq) AS n FROM command
-    WHERE event_id = %(event)s AND settled_at IS NULL ORDER BY seq LIMIT {ROWS_PER_STATEMENT}
-), decided AS (
-    SELECT held.id AS event_id, taken.id, seq, n, uuidv7() AS registration_id, n <= spots_left AS fits,
-           spots_reserved + least(n, greatest(spots_left, 0)) AS reserved, audit_seq + n AS number
-    FROM held CROSS JOIN taken
-), entered AS (
-    INSERT INTO registration (event_id, id, seq, command_id, name, spots_count, status)
-    SELECT event_id, registration_id, seq, id, 'User A', 1,
-           CASE WHEN fits THEN 'CONFIRMED' ELSE 'WAITLIST' END
-    FROM decided
-), noted AS (
-    INSERT INTO audit_entry (event_id, number, command_id, kind, actor, registration_id, to_status,
-                             spots_delta, spots_reserved, at, hash)
-    SELECT event_id, number, id, 'register', 'public', registration_id,
-           CASE WHEN fits THEN 'CONFIRMED' ELSE 'WAITLIST' END, fits::integer, reserved, now(),
-           sha256(uuid_send(id))
-    FROM decided
-), settled AS (
-    UPDATE command
-    SET outcome = jsonb_build_object('outcome', CASE WHEN fits THEN 'confirmed' ELSE 'waitlisted' END,
-                                     'registrationId', registration_id, 'spotsCount', 1, 'position', n),
-        settled_at = now(), attempts = attempts + 1
-    FROM decided WHERE command.event_id = decided.event_id AND command.id = decided.id
-), counted AS (
-    SELECT count(*) AS all, count(*) FILTER (WHERE fits) AS spots FROM decided
-)
-UPDATE event
-SET spots_reserved = event.spots_reserved + spots, waitlist_length = waitlist_length + counted.all - spots,
-    audit_seq = event.audit_seq + counted.all
-FROM held, counted WHERE event.id = held.id
-"""
-_CLOSE = "UPDATE event SET closes_at = now() - interval '1 hour' WHERE id = %s"
-_OWN, _DISOWN = "SELECT pg_advisory_lock(%s)", "SELECT pg_advisory_unlock(%s)"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM registration"
 _ASK = """
-INSERT INTO command (event_id, id, kind, payload, actor)
-SELECT %s, uuidv7(), 'register', jsonb_build_object('name', 'User A', 'spotsCount', 1, 'email', null),
-       'public'
-FROM generate_series(1, %s)
+WITH accepted AS (
+    INSERT INTO command (event_id, id, kind, payload, actor)
+    SELECT %s, uuidv7(), 'register', jsonb_build_object('name', 'User A', 'spotsCount', 1, 'email', null),
+           'public'
+    FROM generate_series(1, %s)
+    RETURNING event_id, seq, id
+)
+INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
 """
 # From the first batch's transaction to the last one's: the worker's delay before its first read is not
 # counted, so the first batch is not either.
 _DRAINED = """
 SELECT count(*) FILTER (WHERE settled_at > first) AS drained,
        extract(epoch FROM max(settled_at) - min(first))::float8 AS seconds
-FROM command,
-     (SELECT min(settled_at) AS first FROM command WHERE event_id = %(event)s AND seq > %(after)s) AS began
+FROM ledger,
+     (SELECT min(settled_at) AS first FROM ledger WHERE event_id = %(event)s AND seq > %(after)s) AS began
 WHERE event_id = %(event)s AND seq > %(after)s
 """
 _LAST_COMMAND = "SELECT coalesce(max(seq), 0) FROM command"
@@ -116,33 +78,6 @@ def limit(arena: Arena, rows: int, round_: int) -> Bulk:
     after = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]})
     used = {cpu.POSTGRES: (after[cpu.POSTGRES] - before[cpu.POSTGRES]) / rows}
     return Bulk(name=LIMIT, round=round_, rows=rows, per_second=rows / seconds, cpu_us=used, violations=[])
-
-
-def limit_of_all(arena: Arena, rows: int, round_: int) -> Bulk:
-    """Write with PostgreSQL alone what a worker writes for so many commands, from one connection."""
-    (event_id,) = preload.service(arena, events=1, rows=ROWS_BEFORE)
-    key, database = locks.event_key(event_id), arena.database
-    database.execute(_CLOSE, [event_id])  # its owner gives the event up, and this connection owns it instead
-    database.execute(_OWN, [key])
-    try:
-        database.execute(_ASK, [event_id, rows])
-        before, begin = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]}), time.perf_counter()
-        for _ in range(0, rows, ROWS_PER_STATEMENT):
-            database.execute(_LIMIT_OF_ALL.encode(), {"event": event_id}, prepare=True)
-        seconds = time.perf_counter() - begin
-        after = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]})
-    finally:
-        database.execute(_DISOWN, [key])
-    checked = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
-    used = {cpu.POSTGRES: (after[cpu.POSTGRES] - before[cpu.POSTGRES]) / rows}
-    return Bulk(
-        name=LIMIT_OF_ALL,
-        round=round_,
-        rows=rows,
-        per_second=rows / seconds,
-        cpu_us=used,
-        violations=checked.violations,
-    )
 
 
 def drain(arena: Arena, rows: int, round_: int) -> Bulk:
@@ -174,7 +109,6 @@ def _drained(arena: Arena, event_id: str, after: int) -> tuple[int, float]:
 
 RUNS: Mapping[str, Callable[[Arena, int, int], Bulk]] = {
     LIMIT: limit,
-    LIMIT_OF_ALL: limit_of_all,
     DRAIN: drain,
 }
 """All bulk runs, in the order of a round."""

@@ -24,14 +24,15 @@ _RULES = {
             SELECT max(seq) FILTER (WHERE status = 'CONFIRMED') > min(seq) FILTER (WHERE status = 'WAITLIST')
                    AS overtaken
             FROM registration GROUP BY event_id) AS event WHERE overtaken""",
-    "a command is pending": "SELECT count(*) FROM command WHERE settled_at IS NULL",
+    "a command is pending": "SELECT count(*) FROM pending_command",
     "a command was not settled once": """
-        SELECT count(*) FROM command WHERE settled_at IS NOT NULL AND attempts <> 1""",
-    "a command failed": "SELECT count(*) FROM command WHERE outcome ->> 'outcome' = 'failed'",
+        SELECT (SELECT count(*) FROM command) - (SELECT count(*) FROM outcome)
+               - (SELECT count(*) FROM pending_command)""",
+    "a command failed": "SELECT count(*) FROM ledger WHERE outcome ->> 'outcome' = 'failed'",
     "an outcome has not its registration": """
-        SELECT count(*) FROM command
+        SELECT count(*) FROM ledger
         FULL JOIN registration
-             ON registration.event_id = command.event_id AND registration.command_id = command.id
+             ON registration.event_id = ledger.event_id AND registration.command_id = ledger.id
         WHERE coalesce(outcome ->> 'outcome', '') <> 'refused'
           AND CASE outcome ->> 'outcome'
                   WHEN 'confirmed' THEN 'CONFIRMED' WHEN 'waitlisted' THEN 'WAITLIST'

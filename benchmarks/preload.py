@@ -24,7 +24,8 @@ BEGIN;
 SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s';
 SET LOCAL session_replication_role = replica;
 LOCK TABLE event IN EXCLUSIVE MODE;
-TRUNCATE registration, command, audit_entry, baseline.registration, baseline.event;
+TRUNCATE registration, command, pending_command, outcome, idempotency_key, audit_entry,
+         baseline.registration, baseline.event;
 DELETE FROM event WHERE updated_at < now() - interval '{OLD_SECONDS} seconds';
 UPDATE event SET closes_at = now() - interval '1 hour', capacity = 0, spots_reserved = 0, waitlist_length = 0,
                  overbooked_spots = 0, audit_seq = 0, updated_at = now()
@@ -38,16 +39,22 @@ FROM generate_series(1, %(events)s) AS n
 RETURNING id, slug
 """
 _COMMANDS = """
-INSERT INTO command (event_id, id, kind, payload, actor, outcome, settled_at, attempts)
-SELECT event.id, uuidv7(), 'register', jsonb_build_object('name', 'User A', 'spotsCount', 1, 'email', null),
-       'public', jsonb_build_object('outcome', 'confirmed', 'registrationId', uuidv7(), 'spotsCount', 1),
-       now(), 1
-FROM generate_series(1, %(rows)s) AS n CROSS JOIN event
-WHERE event.id = ANY(%(events)s)
+WITH accepted AS (
+    INSERT INTO command (event_id, id, kind, payload, actor)
+    SELECT event.id, uuidv7(), 'register',
+           jsonb_build_object('name', 'User A', 'spotsCount', 1, 'email', null), 'public'
+    FROM generate_series(1, %(rows)s) AS n CROSS JOIN event
+    WHERE event.id = ANY(%(events)s)
+    RETURNING event_id, id
+)
+INSERT INTO outcome (event_id, command_id, body, settled_at)
+SELECT event_id, id, jsonb_build_object('outcome', 'confirmed', 'registrationId', uuidv7(), 'spotsCount', 1),
+       now()
+FROM accepted
 """
 _REGISTRATIONS = """
 INSERT INTO registration (event_id, id, seq, command_id, name, spots_count, status)
-SELECT event_id, (outcome ->> 'registrationId')::uuid, seq, id, 'User A', 1, 'CONFIRMED' FROM command
+SELECT event_id, (outcome ->> 'registrationId')::uuid, seq, id, 'User A', 1, 'CONFIRMED' FROM ledger
 """
 _AUDIT = """
 INSERT INTO audit_entry (event_id, number, command_id, kind, actor, registration_id, to_status, spots_delta,
@@ -68,7 +75,7 @@ SELECT gen_random_uuid(), event.id, 'User A', 1, 'CONFIRMED'
 FROM generate_series(1, %(rows)s) AS n CROSS JOIN baseline.event
 """
 _TIDY = (
-    "VACUUM (ANALYZE) event, registration, command, audit_entry, baseline.event, baseline.registration",
+    "VACUUM (ANALYZE)",
     "CHECKPOINT",
 )
 

@@ -77,7 +77,7 @@ SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(oid) FROM pg_tri
 _FUNCTIONS = "SELECT proname::text, 'function' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
 _RELATIONS = "SELECT relname::text, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 
-_PENDING = "SELECT FROM command WHERE event_id = :event_id AND settled_at IS NULL LIMIT 1"
+_PENDING = "SELECT FROM pending_command WHERE event_id = :event_id LIMIT 1"
 
 
 def as_worker(database_url: str, **connect_args: str) -> Connection:

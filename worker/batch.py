@@ -168,7 +168,7 @@ def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseExcepti
         locked = load.lock_events(session, [event_id], 1)
         if not locked or locked[0].pending[0][0] != command_id:
             return []  # another session has settled it, or another command has come before it
-        incident = _incident(event_id, command_id, error)
+        incident = _incident(event_id, locked[0].pending[0], error)
         writer = BatchWriter(session)
         writer.save([], [incident.settled])
         writer.check()
@@ -177,11 +177,11 @@ def _fail(session: Session, event_id: UUID, command_id: UUID, error: BaseExcepti
 
 
 def _read(event_id: UUID, row: PendingRow) -> PendingCommand | _Incident:
-    id_, seq, kind, payload, actor, accepted_at = row
+    id_, seq, _, kind, payload, actor, accepted_at = row
     try:
         command = commands.decode(kind, payload)
     except Exception as error:  # noqa: BLE001 - a command that cannot be read fails alone
-        return _incident(event_id, id_, error)
+        return _incident(event_id, row, error)
     return PendingCommand(command=command, id=id_, seq=seq, actor=actor, accepted_at=accepted_at)
 
 
@@ -192,9 +192,10 @@ def _decide(event: LoadedEvent, command: PendingCommand | _Incident) -> SettledC
         outcome = event.roster.decide(command)
     except Exception as error:
         raise DecisionRaised from error
-    return SettledCommand(event_id=event.id, command_id=command.id, outcome=outcome)
+    return SettledCommand(event_id=event.id, command_id=command.id, seq=command.seq, outcome=outcome)
 
 
-def _incident(event_id: UUID, command_id: UUID, error: BaseException) -> _Incident:
+def _incident(event_id: UUID, row: PendingRow, error: BaseException) -> _Incident:
+    id_, seq, *_ = row
     failed = Failed(incident_id=ids.new_id())
-    return _Incident(SettledCommand(event_id=event_id, command_id=command_id, outcome=failed), error)
+    return _Incident(SettledCommand(event_id=event_id, command_id=id_, seq=seq, outcome=failed), error)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+import structlog
 from psycopg.rows import TupleRow, dict_row
 
 from shared.domain import audit, commands
@@ -28,6 +29,8 @@ from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements
 
+log = structlog.get_logger(__name__)
+
 _SQL = Path(__file__).parent / "sql"
 LOCK_EVENTS = statements.load(_SQL / "lock_events.sql")
 FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
@@ -41,8 +44,8 @@ _EVENTS_WITH_FULL_SHARE = 8
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 
 Session = psycopg.Connection[TupleRow]
-PendingRow = tuple[UUID, int, str, msgspec.Raw, str, datetime]
-"""`(id, seq, kind, payload, actor, accepted_at)` of a pending command, its payload not read yet."""
+PendingRow = tuple[UUID, int, int, str, msgspec.Raw, str, datetime]
+"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, its payload not read yet."""
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
@@ -92,7 +95,8 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     """Lock the events among these that have pending commands, until the transaction ends.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
-    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). Raises
+    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
+    command of a newer version than this worker knows stays pending, and all commands behind it. Raises
     `Overtaken` if the statement read the ledger before another session changed an event's row.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
@@ -102,10 +106,15 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
     for event in events:
-        heal = next((place for place, row in enumerate(event.pending) if row[2] == _HEAL_COUNTER), None)
-        if heal is not None:
-            del event.pending[max(heal, 1) :]
-    return events
+        for place, (_, _, version, kind, *_) in enumerate(event.pending):
+            if version > commands.VERSION:
+                log.warning("command_of_a_newer_version", event_id=str(event.id), version=version)
+                del event.pending[place:]
+                break
+            if kind == _HEAL_COUNTER:
+                del event.pending[max(place, 1) :]
+                break
+    return [event for event in events if event.pending]
 
 
 def rosters(

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, ledger, locks
 
 _WORKER_NUMBER_BITS = 31
 
@@ -73,6 +73,7 @@ class Ownership:
     def rebalance(self) -> OwnershipChange:
         """Unlock the events of other workers' shares, and lock the free events of this worker's share."""
         with self.connection.begin():
+            ledger.advance_mark(self.connection)
             pending = backlog.events_pending(self.connection)
             self._note_workers(locks.worker_numbers(self.connection))
             limit = {"limit": self.events_max * len(self._workers)}

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from shared.domain import commands
 from shared.domain.commands import Status
 from shared.domain.event import EventChanges, EventSettings, Recount, Registration
-from shared.domain.outcomes import SettledCommand
+from shared.domain.outcomes import Failed, Refused, SettledCommand
 from shared.postgres import arrays, statements
 from worker.load import LoadedEvent, Overtaken, Session
 
@@ -124,6 +124,7 @@ def _parameters(
     ]
     entered = [(event.id, r) for event, changes in taken for r in changes.entered]
     noted = [(event.id, change) for event, changes in taken for change in changes.changes]
+    released = [command for command in settled if isinstance(command.outcome, Refused | Failed)]
     hashes = [digest for event, changes in taken for digest in event.append_to_trail(changes)]
     return {
         "moved_event_ids": arrays.uuids(event.id for event, _ in moved),
@@ -155,6 +156,9 @@ def _parameters(
         "noted_spots_deltas": arrays.numbers(change.spots_delta for _, change in noted),
         "noted_spots_reserved": arrays.numbers(change.spots_reserved for _, change in noted),
         "settled_event_ids": arrays.uuids(command.event_id for command in settled),
+        "settled_seqs": arrays.numbers(command.seq for command in settled),
         "settled_ids": arrays.uuids(command.command_id for command in settled),
         "settled_outcomes": arrays.jsons(msgspec.json.encode(command.outcome) for command in settled),
+        "released_event_ids": arrays.uuids(command.event_id for command in released),
+        "released_ids": arrays.uuids(command.command_id for command in released),
     }

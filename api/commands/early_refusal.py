@@ -50,8 +50,9 @@ _READ = text(f"""
     )::text
     FROM event
     WHERE id = :event_id AND spots_reserved >= capacity
-      AND NOT EXISTS (SELECT FROM command
-                      WHERE event_id = event.id AND settled_at IS NULL AND kind <> 'register')
+      AND NOT EXISTS (SELECT FROM pending_command AS pending
+                      JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
+                      WHERE pending.event_id = event.id AND command.kind <> 'register')
 """)
 
 

@@ -21,7 +21,7 @@ from api.tasks import SingleTask
 from shared.postgres import connections, durability, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import NotConfirmed
-from shared.postgres.ledger import Acceptance, NewCommand
+from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -163,7 +163,7 @@ class Intake:
         try:
             if not committed:
                 await self._commit([])
-        except (AcceptanceUnknown, LedgerUnavailable) as error:
+        except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
             log.warning("not_confirmed", count=len(asking), error=repr(error.__cause__))
             _fail([(None, confirmed) for confirmed in asking], NotConfirmed())
         else:
@@ -183,6 +183,12 @@ class Intake:
             half = len(batch) // 2
             first = await self._write(batch[:half])
             return await self._write(batch[half:]) and first
+            await self._write(batch[:half])
+            await self._write(batch[half:])
+        except NumberingBehind as error:
+            log.error("numbering_behind", count=len(batch))  # noqa: TRY400 - the error says no more
+            _fail(batch, error)
+            return False
         except Exception as error:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
@@ -204,6 +210,10 @@ class Intake:
         while True:
             try:
                 session = await self._connected()
+            except NumberingBehind as error:
+                if perhaps_committed:
+                    raise AcceptanceUnknown from error
+                raise
             except (psycopg.Error, OSError) as error:
                 failure: Exception = error
                 again = not connections.is_read_only(error)
@@ -225,7 +235,7 @@ class Intake:
     async def _connected(self) -> BoundedSession:
         """Return a connection of the intake's own: no read delays a command."""
         if self._session is None or connections.has_ended(self._session):
-            self._session = await connections.accepting_session(self._settings)
+            self._session = await ledger.open_session(self._settings)
         return self._session
 
 

@@ -107,6 +107,12 @@ class ProblemType(Enum):
         (),
         _RETRY,
     )
+    NUMBERING_BEHIND = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The ledger's numbering is behind its commands; nothing was accepted. An operator has to repair it.",
+        (),
+        _RETRY,
+    )
     ANSWER_UNAVAILABLE = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The command was decided; what has become of it cannot be read now. Ask for its receipt.",

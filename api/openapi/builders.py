@@ -117,6 +117,7 @@ COMMAND_PROBLEMS = (
     ProblemType.COMMAND_FAILED,
     ProblemType.INTAKE_FULL,
     ProblemType.LEDGER_UNAVAILABLE,
+    ProblemType.NUMBERING_BEHIND,
     ProblemType.ACCEPTANCE_UNKNOWN,
 )
 

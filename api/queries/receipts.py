@@ -34,17 +34,18 @@ _EVENTS_REMEMBERED_MAX = 100
 _COUNTING_SHARE = 0.05
 
 _RECEIPTS = text(f"""
-    SELECT command.event_id, command.id AS receipt_id, command.outcome::text AS outcome, registration.id,
+    SELECT command.event_id, command.id AS receipt_id, outcome.body::text AS outcome, registration.id,
            registration.status, registration.spots_count, registration.seq, event.audit_seq,
-           {durability.TO_CONFIRM.format("command")} AS of_command,
+           {durability.TO_CONFIRM.format("outcome")} AS of_outcome,
            {durability.TO_CONFIRM.format("registration")} AS of_registration,
            {durability.TO_CONFIRM.format("event")} AS of_event
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
+    LEFT JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
     LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CASE WHEN command.outcome ->> 'registrationId' ~ :uuid
-                                THEN CAST(command.outcome ->> 'registrationId' AS uuid) END
+     AND registration.id = CASE WHEN outcome.body ->> 'registrationId' ~ :uuid
+                                THEN CAST(outcome.body ->> 'registrationId' AS uuid) END
 """)
 
 _LINE = text("""
@@ -143,7 +144,7 @@ class Receipts:
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
             return _Answer(None, readable=False)
-        to_confirm = row.of_command, row.of_event if row.id is None else row.of_registration
+        to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
         return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)
 
     async def _of(

@@ -32,8 +32,8 @@ _STATUS_STATS = text("""
     FROM registration WHERE event_id = :event_id GROUP BY status
 """)
 _COMMAND_STATS = text("""
-    SELECT (SELECT count(*) FROM command WHERE event_id = :event_id AND settled_at IS NULL) AS pending,
-           (SELECT count(*) FROM command
+    SELECT (SELECT count(*) FROM pending_command WHERE event_id = :event_id) AS pending,
+           (SELECT count(*) FROM outcome
             WHERE event_id = :event_id AND settled_at > now() - interval '1 minute') AS decided_per_minute
 """)
 

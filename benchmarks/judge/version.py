@@ -34,17 +34,23 @@ SETTLED_SECONDS_MAX = 120.0
 ADMIN_CONNECTIONS = 16
 
 _BUSY = """
-SELECT EXISTS (SELECT FROM command WHERE event_id = ANY(%s) AND settled_at IS NULL)
+SELECT EXISTS (SELECT FROM pending_command WHERE event_id = ANY(%s))
     OR EXISTS (SELECT FROM pg_stat_activity
                WHERE datname = current_database() AND pid <> pg_backend_pid()
                  AND backend_type = 'client backend' AND state <> 'idle')
 """
 # This lock conflicts with every change of the event's row, and not with foreign keys that refer to it.
 _LOCK = "SELECT FROM event WHERE id = ANY(%s) FOR NO KEY UPDATE"
-_PENDING = "SELECT count(*) FROM command WHERE event_id = ANY(%s) AND settled_at IS NULL"
+_PENDING = "SELECT count(*) FROM pending_command WHERE event_id = ANY(%s)"
 _BATCHES = """
-SELECT settled_at, count(*) FROM command WHERE event_id = ANY(%s) AND settled_at IS NOT NULL
-GROUP BY settled_at ORDER BY settled_at
+SELECT settled_at, count(*) FROM outcome WHERE event_id = ANY(%s) GROUP BY settled_at ORDER BY settled_at
+"""
+# Versions before migration 0006 kept all of a command in one row.
+_AS_TABLES_OF_TODAY = """
+CREATE VIEW pending_command AS
+SELECT event_id, seq, id AS command_id FROM command WHERE settled_at IS NULL;
+CREATE VIEW outcome AS
+SELECT event_id, id AS command_id, outcome AS body, settled_at FROM command WHERE settled_at IS NOT NULL;
 """
 _CONFIRMED = """
 coalesce((SELECT sum(spots_count) FROM registration WHERE event_id = event.id AND status = 'CONFIRMED'), 0)
@@ -56,7 +62,7 @@ _RULES = {
     "counters differ from their rows": f"""
         SELECT count(*) FROM event WHERE id = ANY(%(events)s) AND spots_reserved <> {_CONFIRMED}""",
     "commands are pending": """
-        SELECT count(*) FROM command WHERE event_id = ANY(%(events)s) AND settled_at IS NULL""",
+        SELECT count(*) FROM pending_command WHERE event_id = ANY(%(events)s)""",
     "answered registrations are missing": """
         SELECT %(answered)s - least(%(answered)s, count(*)) FROM registration
         WHERE event_id = ANY(%(events)s)""",
@@ -90,6 +96,8 @@ class Version:
         environment = self._environment()
         program = str(self._checkout / checkouts.PROGRAM)
         checkouts.run([program, "migrate"], self._checkout, environment, self.folder / "migrate.log")
+        if self._row("SELECT to_regclass('outcome')", [])[0] is None:
+            self.database.execute(_AS_TABLES_OF_TODAY)
         port = temporary_stack.free_port()
         self._api = HttpServer(
             f"{self.name}-api",

@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 
 from benchmarks import cpu, plan
-from benchmarks.bulk import DRAIN, LIMIT, LIMIT_OF_ALL, Bulk
+from benchmarks.bulk import DRAIN, LIMIT, Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
 from benchmarks.plan import Plan, Point
@@ -180,7 +180,6 @@ def summary(results: Results, wanted: Plan) -> list[Compared]:
         "decided/s over lock": results.ratio(_RATE, decided, (plan.LOCK, main)),
         "one client's p50 over counter's": results.ratio(_P50, (plan.DECIDED, alone), (plan.COUNTER, alone)),
         "drain over limit": results.bulk_ratio(DRAIN, LIMIT),
-        "drain over limit of all it writes": results.bulk_ratio(DRAIN, LIMIT_OF_ALL),
         "accepted/s over empty": results.ratio(_RATE, (plan.ACCEPTED, main), empty),
         "status polls/s over empty": results.ratio(_RATE, (plan.POLLED, main), empty),
         "sold-out refusals/s over empty": results.ratio(_RATE, (plan.REFUSED, main), empty),

@@ -17,14 +17,19 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
-GRANT SELECT ON alembic_version, event, registration, command, audit_entry TO admitone_api, admitone_worker;
+GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
+    idempotency_key, ledger_mark TO admitone_api, admitone_worker;
 
 -- The API accepts: it adds events and commands, and changes nothing that is there.
-GRANT INSERT ON event, command TO admitone_api;
+GRANT INSERT ON event, command, pending_command, idempotency_key TO admitone_api;
+GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 
 -- The worker decides: it settles commands, moves counters and registrations, and adds to the audit trail.
 GRANT UPDATE ON event TO admitone_worker;
-GRANT UPDATE (outcome, settled_at, attempts) ON command TO admitone_worker;
+GRANT INSERT ON outcome TO admitone_worker;
+GRANT DELETE ON pending_command, idempotency_key TO admitone_worker;
+GRANT UPDATE ON ledger_mark TO admitone_worker;
+GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
 GRANT INSERT ON audit_entry TO admitone_worker;
 

@@ -7,17 +7,20 @@ from shared.postgres import connections
 _ROWS_AT_ONCE = 10_000
 
 _FORGET = text("""
-    UPDATE command SET idempotency_key = NULL, fingerprint = NULL
-    WHERE (event_id, id) IN (
-        SELECT event_id, id FROM command
-        WHERE idempotency_key IS NOT NULL AND settled_at < now() - make_interval(days => :days)
+    DELETE FROM idempotency_key
+    WHERE (event_id, key) IN (
+        SELECT event_id, key FROM idempotency_key
+        WHERE created_at < now() - make_interval(days => :days)
+          AND EXISTS (SELECT FROM outcome
+                      WHERE outcome.event_id = idempotency_key.event_id
+                        AND outcome.command_id = idempotency_key.command_id)
         LIMIT :limit
     )
 """)
 
 
 def forget_keys(database_url: str, days: int) -> int:
-    """Delete the keys of commands settled more than `days` ago; return their number.
+    """Delete the keys of settled commands that are older than `days`; return their number.
 
     The transactions are short, so this can run during a drop. After an interruption the next run goes on.
     """

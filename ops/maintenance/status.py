@@ -8,7 +8,8 @@ from sqlalchemy import Connection, text
 
 from ops.maintenance import verification
 from ops.maintenance.verification import Verified
-from shared.postgres import backlog, connections, locks
+from shared.postgres import backlog, connections, durability, locks
+from shared.postgres.durability import Durability
 
 _EVENTS = text("SELECT id, slug FROM event")
 
@@ -39,6 +40,7 @@ class Status:
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
     drift: list[Verified]
+    durability: Durability
 
 
 def read(database_url: str) -> Status:
@@ -50,12 +52,17 @@ def read(database_url: str) -> Status:
             workers=[_worker(worker, slugs) for worker in locks.workers(connection)],
             backlog=_backlog(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
+            durability=durability.read(connection),
         )
 
 
 def as_json(status: Status) -> dict[str, object]:
     """Return the status as plain values."""
-    return {**asdict(status), "drift": [verification.plain(event) for event in status.drift]}
+    return {
+        **asdict(status),
+        "drift": [verification.plain(event) for event in status.drift],
+        "durability": {**asdict(status.durability), "warnings": status.durability.warnings},
+    }
 
 
 def show(status: Status) -> None:
@@ -77,6 +84,14 @@ def show(status: Status) -> None:
         verification.show(status.drift)
     else:
         console.print("Every counter equals its rows.")
+    _show_durability(console, status.durability)
+
+
+def _show_durability(console: Console, found: Durability) -> None:
+    for warning in found.warnings:
+        console.print(f"[bold red]{warning}.")
+    if found.synchronous_standby:
+        console.print(f"Commits wait for a synchronous standby; {found.sessions_waiting} wait now.")
 
 
 def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:

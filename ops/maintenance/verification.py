@@ -1,4 +1,7 @@
-"""Compares every counter with its rows, and has the event's owner heal a counter that differs."""
+"""Compares every counter with its rows, and the ledger's numbering with its commands.
+
+A counter that differs is healed by the event's owner, the numbering here.
+"""
 
 import asyncio
 import time
@@ -74,26 +77,52 @@ def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
     return [_verified(row) for row in rows]
 
 
-def run(settings: Settings, names: Sequence[str], *, heal: bool) -> list[Verified]:
-    """Verify, and with `heal` have every drifted event healed; return the last verification."""
-    engine = connections.operator_engine(settings.database_url)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """The verified events, and by how many numbers the ledger's sequence is behind its commands."""
+
+    numbering_lag: int
+    events: list[Verified]
+
+    @property
+    def in_sync(self) -> bool:
+        """Return True if nothing is to be healed."""
+        return self.numbering_lag == 0 and all(event.in_sync for event in self.events)
+
+
+def run(settings: Settings, names: Sequence[str], *, heal: bool) -> Verification:
+    """Verify, and with `heal` have everything healed that differs; return the last verification."""
+    engine = connections.operator_engine(settings.database_url, writes=heal)
     with engine.connect() as connection:
-        verified = verify(connection, names)
-        drifted = [event for event in verified if not event.in_sync]
-        if not (heal and drifted):
-            return verified
-        if not locks.workers(connection):
-            raise VerificationError(
-                "healing is a command, and no worker is running to decide it: start a worker"
-            )
-        connection.rollback()
-        asyncio.run(_heal(settings, drifted))
-        return verify(connection, names)
+        lag = ledger.numbering_lag(connection)
+        if lag and heal:
+            ledger.heal_numbering(connection)
+            connection.commit()
+            lag = 0
+        return Verification(numbering_lag=lag, events=_events(connection, settings, names, heal=heal))
 
 
-def as_json(events: Sequence[Verified]) -> dict[str, object]:
-    """Return plain values; `inSync` is true if all events are in sync."""
-    return {"in_sync": all(event.in_sync for event in events), "events": [plain(event) for event in events]}
+def _events(
+    connection: Connection, settings: Settings, names: Sequence[str], *, heal: bool
+) -> list[Verified]:
+    verified = verify(connection, names)
+    drifted = [event for event in verified if not event.in_sync]
+    if not (heal and drifted):
+        return verified
+    if not locks.workers(connection):
+        raise VerificationError("healing is a command, and no worker is running to decide it: start a worker")
+    connection.rollback()
+    asyncio.run(_heal(settings, drifted))
+    return verify(connection, names)
+
+
+def as_json(verification: Verification) -> dict[str, object]:
+    """Return plain values; `inSync` is true if all events and the numbering are in sync."""
+    return {
+        "in_sync": verification.in_sync,
+        "numbering_lag": verification.numbering_lag,
+        "events": [plain(event) for event in verification.events],
+    }
 
 
 def plain(event: Verified) -> dict[str, object]:
@@ -101,8 +130,8 @@ def plain(event: Verified) -> dict[str, object]:
     return {**asdict(event), "id": str(event.id), "in_sync": event.in_sync}
 
 
-def show(events: Sequence[Verified]) -> None:
-    """Print the events with drift and the oversold events."""
+def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
+    """Print the events with drift, the oversold events, and a numbering that is behind."""
     console = Console()
     table = Table("event", "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by")
     for event in events:
@@ -120,6 +149,11 @@ def show(events: Sequence[Verified]) -> None:
     if table.row_count:
         console.print(table)
     drifted = sum(not event.in_sync for event in events)
+    if numbering_lag:
+        console.print(
+            f"[bold red]The ledger's numbering is {numbering_lag} behind: a new command would get the place "
+            "of an older one, so none is accepted. Repair it with --heal."
+        )
     console.print(f"{len(events)} events verified, {drifted} with drift.")
 
 
@@ -153,7 +187,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         for event in drifted
     ]
     try:
-        async with await connections.accepting_session(settings) as session:
+        async with await ledger.open_session(settings) as session:
             await ledger.accept(session, new)
     except psycopg.Error as error:
         raise VerificationError(f"the ledger does not take the commands: {error}") from error

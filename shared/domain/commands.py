@@ -12,6 +12,9 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
+VERSION = 1
+"""The version of the commands' format: a reader of a lower version leaves a command pending."""
+
 SPOTS_PER_COMMAND_MAX = 1_000
 SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
 NAME_LENGTH_MAX = 200

@@ -123,10 +123,11 @@ Outcome: TypeAlias = (
 
 
 class SettledCommand(Struct, frozen=True, kw_only=True):
-    """An event's command with its one outcome."""
+    """An event's command, `seq` its place in the ledger, with its one outcome."""
 
     event_id: UUID
     command_id: UUID
+    seq: int
     outcome: Outcome
 
 

@@ -10,9 +10,9 @@ from shared.postgres import arrays
 
 _AHEAD = text("""
     WITH pending AS (
-        SELECT event_id, id, row_number() OVER (PARTITION BY event_id ORDER BY seq) - 1 AS ahead
-        FROM command
-        WHERE settled_at IS NULL AND event_id = ANY(CAST(:event_ids AS uuid[]))
+        SELECT command_id AS id, row_number() OVER (PARTITION BY event_id ORDER BY seq) - 1 AS ahead
+        FROM pending_command
+        WHERE event_id = ANY(CAST(:event_ids AS uuid[]))
     )
     SELECT pending.id, pending.ahead
     FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
@@ -20,28 +20,30 @@ _AHEAD = text("""
 
 _RATE_SECONDS = 10
 _SETTLED_LATELY = text(f"""
-    SELECT count(*) FROM command
+    SELECT count(*) FROM outcome
     WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
 """)
 
-# Hops from event to event along the index of pending commands, instead of reading all of them.
+# Hops from event to event along the key of the pending commands, instead of reading all of them.
 _EVENTS_PENDING = text("""
     WITH RECURSIVE pending AS (
-        (SELECT event_id FROM command WHERE settled_at IS NULL ORDER BY event_id LIMIT 1)
+        (SELECT event_id FROM pending_command ORDER BY event_id LIMIT 1)
         UNION ALL
-        SELECT (SELECT event_id FROM command
-                WHERE settled_at IS NULL AND event_id > pending.event_id ORDER BY event_id LIMIT 1)
+        SELECT (SELECT event_id FROM pending_command
+                WHERE event_id > pending.event_id ORDER BY event_id LIMIT 1)
         FROM pending WHERE pending.event_id IS NOT NULL
     )
     SELECT event_id FROM pending WHERE event_id IS NOT NULL
 """)
 
 _BY_EVENT = text("""
-    SELECT event.id, event.slug, count(*) AS pending,
-           extract(epoch FROM clock_timestamp() - min(command.accepted_at))::float8 AS oldest_seconds
-    FROM command JOIN event ON event.id = command.event_id
-    WHERE command.settled_at IS NULL
-    GROUP BY event.id
+    SELECT event.id, event.slug, waiting.pending,
+           extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds
+    FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id)
+         AS waiting
+    JOIN event ON event.id = waiting.event_id
+    JOIN pending_command AS oldest ON oldest.event_id = waiting.event_id AND oldest.seq = waiting.seq
+    JOIN command ON command.event_id = oldest.event_id AND command.id = oldest.command_id
     ORDER BY oldest_seconds DESC
 """)
 

@@ -14,11 +14,11 @@ the primary alone, and that a failover undoes. So the service tells nothing with
 No time-out of the server ends the wait of a commit, so each caller bounds it by its own deadline.
 """
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from msgspec import Struct
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
@@ -101,7 +101,8 @@ async def waits_for_standby(session: psycopg.AsyncConnection[TupleRow], pid: int
     return (await session.execute(_WAITS, [pid])).rowcount > 0
 
 
-class Durability(Struct, frozen=True, kw_only=True, rename="camel"):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Durability:
     """What a commit of this server survives, and how many sessions wait for a standby now."""
 
     fsync: bool

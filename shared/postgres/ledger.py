@@ -1,49 +1,64 @@
 """The ledger: the record of all commands, in the order in which they are decided.
 
-Invariants of the command table:
+Invariants of its tables:
 
 1. A command is in the ledger from the commit that accepted it, even if every other process crashes next.
 2. Its `seq` is its place. Numbers are given before they are committed, so a lower one may appear later:
-   pending commands are always selected as "not settled", never as "after the last one seen".
+   pending commands are always read from `pending_command`, never as "after the last one seen".
 3. A command is settled once; its outcome never changes.
-4. One idempotency key of one event names one command.
+4. One idempotency key of one event names one command, from its acceptance until it is refused or fails.
 
-         accept                 settle
-    ──────────────▶ pending ──────────────▶ settled
+                accept                              settle
+    ──────────▶ command, pending_command ──────────▶ command, outcome
 
 `worker/sql/save_batch.sql` settles, in the transaction that writes the command's effects.
 """
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
 import structlog
 from msgspec import Struct, ValidationError
 from psycopg.rows import TupleRow
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import outcomes
 from shared.domain.outcomes import Outcome
-from shared.postgres import arrays, durability, statements
+from shared.postgres import arrays, connections, durability, statements
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import CommitWatch
+from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _SQL = Path(__file__).parent / "sql"
 _ACCEPT = statements.load(_SQL / "accept_commands.sql")
 _FIND = statements.load(_SQL / "find_commands.sql")
+_NEXT_IS_PAST_THE_MARK = "SELECT nextval('command_seq_seq') > seq FROM ledger_mark"
+_LAST_NUMBER = "SELECT last_value - (NOT is_called)::integer AS number FROM command_seq_seq"
+_LAST_IS_KEPT = f"SELECT number >= currval('command_seq_seq') FROM ({_LAST_NUMBER}) AS last"
+_IS_BEHIND = text(f"SELECT number < seq FROM ledger_mark CROSS JOIN ({_LAST_NUMBER}) AS last")
+_ADVANCE_MARK = text(f"""
+    WITH last AS MATERIALIZED ({_LAST_NUMBER})
+    UPDATE ledger_mark SET seq = number FROM last WHERE number > seq
+""")
+_HIGHEST = text("""
+    SELECT greatest(0, (SELECT max(seq) FROM command), (SELECT max(seq) FROM registration),
+                    (SELECT seq FROM ledger_mark))
+""")
+_CONTINUE_AFTER = text("SELECT setval('command_seq_seq', :number)")
 _OUTCOMES = text(f"""
-    SELECT command.id, command.outcome::text AS outcome,
-           {durability.TO_CONFIRM.format("command")} AS to_confirm
+    SELECT outcome.command_id AS id, outcome.body::text AS outcome,
+           {durability.TO_CONFIRM.format("outcome")} AS to_confirm
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
-    JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
-    WHERE command.settled_at IS NOT NULL
+    JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
 """)
 
-_Session = psycopg.AsyncConnection[TupleRow]
+Session = psycopg.AsyncConnection[TupleRow]
 
 
 class NewCommand(Struct, frozen=True, kw_only=True):
@@ -74,13 +89,40 @@ class AcceptanceNotConfirmed(psycopg.OperationalError):
     """The commands are committed, and cannot be told as accepted: accept them again to learn the answer."""
 
 
-async def accept(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance]:
+class NumberingBehind(Exception):  # noqa: N818 - reads as the sentence "raise NumberingBehind"
+    """The ledger's sequence is behind the numbers that it gave before; nothing was accepted."""
+
+
+async def open_session(settings: Settings) -> BoundedSession:
+    """Return a new session for `accept`, on which each statement commits by itself.
+
+    Raises `NumberingBehind`, and psycopg's errors if the database cannot be reached.
+    """
+    session = await connections.accepting_session(settings)
+    try:
+        await prepare(session)
+    except BaseException:
+        await session.close()
+        raise
+    return session
+
+
+async def prepare(session: Session) -> None:
+    """Draw the first number of a session, with which `accept` compares the sequence.
+
+    Raises `NumberingBehind`.
+    """
+    if not await _is_true(session, _NEXT_IS_PAST_THE_MARK):
+        raise NumberingBehind
+
+
+async def accept(session: Session, new: Sequence[NewCommand]) -> list[Acceptance]:
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
     Nothing is accepted before the commit: the statement's own, unless the caller began a transaction. Raises
     psycopg's errors, of which only `AcceptanceNotConfirmed` may come after a commit.
     Accepting the same ids, or the same idempotency keys, again changes nothing and returns the acceptances of
-    the commands in the ledger.
+    the commands in the ledger. Raises `NumberingBehind`.
     """
     parameters = {
         "event_ids": arrays.uuids(command.event_id for command in new),
@@ -91,37 +133,41 @@ async def accept(session: _Session, new: Sequence[NewCommand]) -> list[Acceptanc
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
         "fingerprints": arrays.digests(command.fingerprint for command in new),
     }
-    with CommitWatch(session) as watch:
-        written = await session.execute(_ACCEPT, parameters)
-    if written.rowcount == len(new) and not watch.cut_off:
-        return [Acceptance(command_id=command.id) for command in new]
-    try:
-        acceptances = await _find(session, new)
-        await durability.confirm(session)  # of commands that were there already, this statement wrote nothing
-    except psycopg.Error as error:
-        raise AcceptanceNotConfirmed from error
-    return acceptances
+    while True:
+        with CommitWatch(session) as watch:
+            written = await session.execute(_ACCEPT, parameters)
+        if written.rowcount == len(new) and not watch.cut_off:
+            return [Acceptance(command_id=command.id) for command in new]
+        try:
+            acceptances = await _find(session, new)
+            if acceptances is not None:
+                await durability.confirm(session)  # commands that were there already were not written now
+                return acceptances
+            kept = await _is_true(session, _LAST_IS_KEPT)
+        except psycopg.Error as error:
+            raise AcceptanceNotConfirmed from error
+        if not kept:
+            raise NumberingBehind
+        # Else a key was released between the two statements: the next attempt may write it.
 
 
-async def _find(session: _Session, new: Sequence[NewCommand]) -> list[Acceptance]:
-    """Return the acceptances of commands that the ledger has, under their ids or their idempotency keys."""
+async def _find(session: Session, new: Sequence[NewCommand]) -> list[Acceptance] | None:
+    """Return the acceptances of commands that the ledger has, None if it has not all of them."""
     parameters = {
         "event_ids": arrays.uuids(command.event_id for command in new),
         "ids": arrays.uuids(command.id for command in new),
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
     }
-    by_id, by_key = set(), {}
-    async for event_id, id_, key, fingerprint in await session.execute(_FIND, parameters):
-        by_id.add((event_id, id_))
-        by_key[event_id, key] = id_, fingerprint
+    rows = await (await session.execute(_FIND, parameters)).fetchall()
     acceptances = []
-    for command in new:
-        if (command.event_id, command.id) in by_id:  # written now, or by an earlier attempt of this process
+    for command, (accepted, id_, fingerprint) in zip(new, rows, strict=True):
+        if accepted:  # written now, or by an earlier attempt of this process
             acceptances.append(Acceptance(command_id=command.id))
-        else:
-            id_, fingerprint = by_key[command.event_id, command.idempotency_key]
+        elif id_ is not None:
             same = fingerprint == command.fingerprint
             acceptances.append(Acceptance(command_id=id_, replayed=True, same_request=same))
+        else:
+            return None
     return acceptances
 
 
@@ -147,3 +193,29 @@ async def outcomes_of(
         except ValidationError as error:  # an outcome that was written by hand must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
     return settled
+
+
+def advance_mark(connection: Connection) -> None:
+    """Note how far the numbering has come, so that a sequence that falls behind is noticed; call it often."""
+    connection.execute(_ADVANCE_MARK)
+
+
+def numbering_is_behind(connection: Connection) -> bool:
+    """Return True if the ledger's sequence would give numbers again that it gave before the last mark."""
+    return bool(connection.execute(_IS_BEHIND).scalar_one())
+
+
+def numbering_lag(connection: Connection) -> int:
+    """Return by how many numbers the sequence is behind; reads all commands, so it takes long."""
+    last = connection.execute(text(_LAST_NUMBER)).scalar_one()
+    return max(int(connection.execute(_HIGHEST).scalar_one()) - int(last), 0)
+
+
+def heal_numbering(connection: Connection) -> None:
+    """Let the numbering go on after the highest number in the tables; needs the owner's role."""
+    connection.execute(_CONTINUE_AFTER, {"number": connection.execute(_HIGHEST).scalar_one()})
+
+
+async def _is_true(session: Session, statement: LiteralString) -> bool:
+    row = await (await session.execute(statement)).fetchone()
+    return row is not None and bool(row[0])

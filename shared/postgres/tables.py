@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -30,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0005"
+REVISION = "0006"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
@@ -132,24 +133,57 @@ command = Table(
     Column("kind", Text, nullable=False),
     Column("payload", JSONB, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("idempotency_key", LargeBinary, comment="SHA-256 of the client's key"),
-    Column("fingerprint", LargeBinary, comment="SHA-256 of what was asked under that key"),
     Column("accepted_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
-    Column("outcome", JSONB),
-    Column("settled_at", DateTime(timezone=True)),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
-    CheckConstraint("(outcome IS NULL) = (settled_at IS NULL)", name="command_settled_with_outcome"),
-    CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="command_key_with_fingerprint"),
-    Index(
-        "command_idempotency_key",
-        "event_id",
-        "idempotency_key",
-        unique=True,
-        postgresql_where=text("idempotency_key IS NOT NULL"),
+    Column(
+        "version",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="the version of the commands' format that a reader must know",
     ),
-    Index("command_pending_idx", "event_id", "seq", postgresql_where=text("settled_at IS NULL")),
-    Index("command_settled_idx", "settled_at", postgresql_using="brin"),
+    PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
+)
+
+pending_command = Table(
+    "pending_command",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("command_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("event_id", "seq", name="pending_command_pkey"),
+)
+
+outcome = Table(
+    "outcome",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("command_id", Uuid, nullable=False),
+    Column("body", JSONB, nullable=False),
+    Column("settled_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("event_id", "command_id", name="outcome_pkey"),
+    Index("outcome_settled_idx", "settled_at", postgresql_using="brin"),
+)
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("key", LargeBinary, nullable=False, comment="SHA-256 of the client's key"),
+    Column("command_id", Uuid, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False, comment="SHA-256 of what was asked under that key"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("event_id", "key", name="idempotency_key_pkey"),
+    UniqueConstraint("event_id", "command_id", name="idempotency_key_command_key"),
+    Index("idempotency_key_created_idx", "created_at", postgresql_using="brin"),
+)
+
+ledger_mark = Table(
+    "ledger_mark",
+    metadata,
+    Column("single", Boolean, nullable=False, server_default=true()),
+    Column("seq", BigInteger, nullable=False, comment="the numbering had come at least this far"),
+    PrimaryKeyConstraint("single", name="ledger_mark_pkey"),
+    CheckConstraint("single", name="ledger_mark_single"),
 )
 
 audit_entry = Table(

@@ -29,7 +29,7 @@ SELECT registration.* FROM registration JOIN event ON event.id = event_id
 WHERE slug = 'last-spot' ORDER BY seq
 """
 NAMES_AT_DEMO = """
-SELECT payload ->> 'name' FROM command JOIN event ON event.id = event_id
+SELECT payload ->> 'name' FROM ledger JOIN event ON event.id = event_id
 WHERE slug = 'demo' AND settled_at IS NOT NULL ORDER BY seq
 """
 REASON = "<!-- not run by the test of this page: "

@@ -16,8 +16,12 @@ _SESSIONS = """
     WHERE datname = current_database() AND application_name LIKE 'admitone-%'
 """
 _WRITTEN_MEANWHILE = """
-    INSERT INTO command (event_id, id, kind, payload, actor)
-    VALUES ('{}', gen_random_uuid(), 'register', '{{"name":"Written meanwhile"}}', 'public')
+    WITH written AS (
+        INSERT INTO command (event_id, id, kind, payload, actor)
+        VALUES ('{}', gen_random_uuid(), 'register', '{{"name":"Written meanwhile"}}', 'public')
+        RETURNING event_id, seq, id
+    )
+    INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM written
 """
 ANSWER_SECONDS_MAX = 10
 

@@ -588,7 +588,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
         run(target, statement, event_id, payload)
     with as_worker(target) as connection:
         batch.apply(connections.session(connection), [event_id], 100)
-    rows = run(target, "SELECT outcome FROM command WHERE event_id = %s ORDER BY seq", event_id)
+    rows = run(target, "SELECT outcome FROM ledger WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]
 
 

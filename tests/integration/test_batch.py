@@ -33,8 +33,12 @@ _INSERT_REGISTRATION = text("""
     VALUES (:event_id, :id, :seq, 'Planted', 1, 'CANCELLED')
 """)
 _INSERT_LATE_COMMAND = text("""
-    INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
-    VALUES (:event_id, :id, 0, 'register', '{"name": "Late"}', 'public')
+    WITH accepted AS (
+        INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
+        VALUES (:event_id, :id, 0, 'register', '{"name": "Late"}', 'public')
+        RETURNING event_id, seq, id
+    )
+    INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
 """)
 _INSERT_WAITERS = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)

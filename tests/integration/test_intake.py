@@ -9,8 +9,11 @@ from sqlalchemy import Connection, make_url, text
 
 from api.commands.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from shared.domain import ids
-from shared.postgres.ledger import Acceptance, NewCommand
+from shared.domain.outcomes import Refused
+from shared.postgres import connections, ledger
+from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
+from worker import batch
 
 EVENT = ids.new_id()
 _CUT_OFF = text("""
@@ -143,3 +146,87 @@ def test_repeated_commands_are_told_from_new_ones(settings: Settings, connection
         Acceptance(command_id=keyed.id),
     ]
     assert in_ledger(connection) == {before.id, alone.id, keyed.id}
+
+
+def test_a_sequence_behind_its_table_accepts_nothing(settings: Settings, connection: Connection) -> None:
+    rows = [asked() for _ in range(4)]
+
+    async def accept(intake: Intake) -> list[Acceptance | BaseException]:
+        first = [await intake.accept(row) for row in rows[:2]]
+        with connection.begin():
+            connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
+        refused = await asyncio.gather(intake.accept(rows[2]), return_exceptions=True)
+        with connection.begin():
+            ledger.heal_numbering(connection)
+        return [*first, *refused, await intake.accept(rows[3])]
+
+    answers = use(settings, accept)
+
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [Acceptance, Acceptance, NumberingBehind, Acceptance]
+    assert in_ledger(connection) == {rows[0].id, rows[1].id, rows[3].id}
+    with connection.begin():
+        seqs = list(connection.execute(text("SELECT seq FROM command ORDER BY accepted_at")).scalars())
+    assert seqs == sorted(set(seqs))
+
+
+def test_a_new_session_compares_the_sequence_with_the_mark(
+    settings: Settings, connection: Connection
+) -> None:
+    row = asked()
+    use(settings, lambda intake: intake.accept(row))
+    with connection.begin():
+        ledger.advance_mark(connection)
+        assert not ledger.numbering_is_behind(connection)
+        connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
+        assert ledger.numbering_is_behind(connection)
+
+    with pytest.raises(NumberingBehind):
+        use(settings, lambda intake: intake.accept(asked()))
+
+    assert in_ledger(connection) == {row.id}
+
+
+def test_keys_in_opposite_order_do_not_wait_for_each_other(
+    settings: Settings, connection: Connection
+) -> None:
+    """Two processes write the same keys at once, in opposite order; numbers go by the order of arrival."""
+    keys = [b"%03d" % number for number in range(200)]
+    arrivals = [[asked(key=key, body=b"a") for key in order] for order in (keys, keys[::-1])]
+
+    async def write(rows: list[NewCommand]) -> list[Acceptance]:
+        async with await ledger.open_session(settings) as session:
+            return await ledger.accept(session, rows)
+
+    async def both() -> list[list[Acceptance]]:
+        return await asyncio.gather(*map(write, arrivals))
+
+    for _ in range(10):
+        accepted = asyncio.run(both())
+        winners = {acceptance.command_id for acceptances in accepted for acceptance in acceptances}
+        assert len(winners) == len(keys)
+        with connection.begin():
+            numbered = list(connection.execute(text("SELECT id FROM command ORDER BY seq")).scalars())
+            connection.execute(text("TRUNCATE command, pending_command, idempotency_key"))
+        for rows in arrivals:
+            arrived = [row.id for row in rows if row.id in winners]
+            assert [id_ for id_ in numbered if id_ in set(arrived)] == arrived
+
+
+def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connection) -> None:
+    closed = asked(key=b"k", body=b"a")
+    with connection.begin():
+        connection.execute(
+            text(
+                "INSERT INTO event (id, slug, title, capacity, closes_at) "
+                "VALUES (:id, 'closed', 'A drop', 5, now() - interval '1 hour')"
+            ),
+            {"id": closed.event_id},
+        )
+    use(settings, lambda intake: intake.accept(closed))
+    (settled,) = batch.apply(connections.session(connection), [closed.event_id], 10)
+    assert isinstance(settled.outcome, Refused)
+
+    again = asked(key=b"k", body=b"b")
+
+    assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)

@@ -41,7 +41,9 @@ _CONFLICTING = text("""
 """)
 _WITHOUT_TRAIL = text("UPDATE event SET audit_seq = 7 WHERE id = :event_id")
 _SETTLE_BY_HAND = text("""
-    UPDATE command SET outcome = '{"outcome": "failed"}', settled_at = now() WHERE event_id = :event_id
+    WITH settled AS (DELETE FROM pending_command WHERE event_id = :event_id RETURNING event_id, command_id)
+    INSERT INTO outcome (event_id, command_id, body, settled_at)
+    SELECT event_id, command_id, '{"outcome": "failed"}', now() FROM settled
 """)
 _CUT_OFF = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,8 @@ from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-STEPS = (("base", "0001"), ("0001", "0002"), ("0002", "0003"), ("0003", "0004"), ("0004", "0005"))
+REVISIONS = ("base", "0001", "0002", "0003", "0004", "0005", "0006")
+STEPS = tuple(pairwise(REVISIONS))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
 BEFORE_THE_COUNTER = """
 SELECT event.id, slug, title, capacity, event.created_at, event.updated_at,
@@ -96,6 +98,7 @@ def test_migrating_makes_the_same_schema_as_the_tables(database: str, empty_data
     assert {part[:2] for part in only_migrated} == {
         ("audit_entry", "audit_entry_append_only"),
         ("refuse_rewriting_the_audit_trail", "function"),
+        ("ledger", "v"),
     }
 
 
@@ -224,6 +227,44 @@ def test_the_ledger_numbers_continue_after_given_places(old_database: str) -> No
 
 def test_an_empty_ledger_begins_with_one(database: str) -> None:
     assert run(database, NEXT_COMMAND, event_id=OPEN.id, id=UUID(int=1)) == [(1,)]
+
+
+_COMMANDS_OF_0005 = """
+INSERT INTO command (event_id, id, kind, payload, actor, idempotency_key, fingerprint, outcome, settled_at,
+                     attempts)
+SELECT :event_id, gen_random_uuid(), 'register', jsonb_build_object('name', n), 'public',
+       CASE WHEN n % 3 = 0 THEN int8send(n) END, CASE WHEN n % 3 = 0 THEN int8send(n + 1) END,
+       CASE WHEN n % 2 = 0 THEN '{"outcome": "refused"}'::jsonb END, CASE WHEN n % 2 = 0 THEN now() END, n % 2
+FROM generate_series(1, 12) AS n
+"""
+_LEDGER_OF_0005 = """
+SELECT event_id, id, seq, payload, accepted_at, outcome, settled_at, idempotency_key, fingerprint
+FROM command ORDER BY seq
+"""
+_LEDGER_OF_0006 = """
+SELECT ledger.event_id, ledger.id, seq, payload, accepted_at, outcome, settled_at,
+       found.key, found.fingerprint
+FROM ledger LEFT JOIN idempotency_key AS found
+     ON found.event_id = ledger.event_id AND found.command_id = ledger.id
+ORDER BY seq
+"""
+
+
+def test_the_ledger_keeps_its_commands_in_four_tables(old_database: str) -> None:
+    schema.upgrade(old_database, "0005")
+    run(old_database, _COMMANDS_OF_0005, event_id=OPEN.id)
+    before = run(old_database, _LEDGER_OF_0005)
+
+    schema.upgrade(old_database, "0006")
+
+    assert run(old_database, _LEDGER_OF_0006) == before
+    pending = run(old_database, "SELECT event_id, command_id, seq FROM pending_command ORDER BY seq")
+    assert pending == [(row.event_id, row.id, row.seq) for row in before if row.outcome is None]
+    assert run(old_database, "SELECT seq FROM ledger_mark") == [(before[-1].seq,)]
+
+    schema.downgrade(old_database, "0005")
+
+    assert run(old_database, _LEDGER_OF_0005) == before
 
 
 TRAIL = """

@@ -75,6 +75,7 @@ def decided(commands: int, events: int = 1) -> list[SettledCommand]:
         SettledCommand(
             event_id=event_ids[number % events],
             command_id=ids.new_id(),
+            seq=number,
             outcome=Confirmed(registration_id=ids.new_id(), spots_count=1),
         )
         for number in range(commands)

@@ -18,9 +18,11 @@ import pytest
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
-from shared.postgres import connections
+from shared.postgres import connections, ledger
 from shared.settings import Settings
 from tests.stage import CHECKOUT
+
+pytestmark = pytest.mark.timeout(600)  # filling the tables takes long on a busy machine
 
 ROWS = 1_000_000
 FIRST_PENDING = ROWS - 10_000
@@ -29,7 +31,7 @@ COUNT = 50
 """Rows that each statement is asked for."""
 BLOCKS_PER_ROW_MAX = 25
 """Blocks of tables and indexes for one row that is found or written by key."""
-BIG_TABLES = ("command", "registration", "audit_entry", "event")
+BIG_TABLES = ("command", "pending_command", "idempotency_key", "registration", "audit_entry", "event")
 FOLDERS = ("worker/sql", "shared/postgres/sql")
 
 # Half of all rows are the first event's; the other half are spread over the events with odd numbers.
@@ -42,14 +44,18 @@ _FILL_EVENTS = """
 """
 _FILL = (
     f"""
-    INSERT INTO command (event_id, id, seq, kind, payload, actor, idempotency_key, fingerprint,
-                         outcome, settled_at)
-    OVERRIDING SYSTEM VALUE
-    SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{}}}}', 'public',
-           CASE WHEN n % 3 = 0 THEN int8send(n) END, CASE WHEN n % 3 = 0 THEN int8send(n) END,
-           CASE WHEN n < {FIRST_PENDING} THEN '{{{{}}}}'::jsonb END,
-           CASE WHEN n < {FIRST_PENDING} THEN now() END
+    INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
+    SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{}}}}', 'public'
     FROM generate_series({{rows}}) AS n
+    """,
+    f"""
+    INSERT INTO pending_command (event_id, seq, command_id)
+    SELECT {_EVENT_ID}, n, pg_temp.key(n) FROM generate_series({{rows}}) AS n WHERE n >= {FIRST_PENDING}
+    """,
+    f"""
+    INSERT INTO idempotency_key (event_id, key, command_id, fingerprint)
+    SELECT {_EVENT_ID}, int8send(n), pg_temp.key(n), int8send(n)
+    FROM generate_series({{rows}}) AS n WHERE n % 3 = 0
     """,
     f"""
     INSERT INTO registration (event_id, id, seq, command_id, name, email, email_key, spots_count, status)
@@ -109,7 +115,7 @@ def _case(indexes: str = "", rows_max: int = COUNT, **parameters: str) -> Case:
 
 CASES = {
     "lock_events": _case(
-        "command_pending_idx event_pkey audit_entry_pkey",
+        "pending_command_pkey command_pkey event_pkey audit_entry_pkey",
         20 * COUNT,
         event_ids=f"{_ODD_EVENTS} || {_FIRST_EVENT}",
         share="13",
@@ -126,8 +132,8 @@ CASES = {
     ),
     "recount": _case("registration_place_key audit_entry_pkey", 2_002, event_id=_key(0x900000001)),
     "save_batch": _case(
-        "command_pkey event_pkey",
-        4 * COUNT,
+        "pending_command_pkey idempotency_key_command_key event_pkey",
+        6 * COUNT,
         moved_event_ids=_ODD_EVENTS,
         moved_spots=_list("integer", lambda _: "1"),
         moved_waiting=_list("integer", lambda _: "0"),
@@ -155,8 +161,11 @@ CASES = {
         noted_spots_deltas=_list("integer", lambda _: "1"),
         noted_spots_reserved=_list("integer", lambda _: "1"),
         settled_event_ids=_SAME_EVENT,
+        settled_seqs=_list("bigint", lambda i: FIRST_PENDING + 2 * i),
         settled_ids=_list("uuid", lambda i: _key(FIRST_PENDING + 2 * i)),
         settled_outcomes=_list("jsonb", lambda _: "'{}'::jsonb"),
+        released_event_ids=_SAME_EVENT,
+        released_ids=_list("uuid", lambda i: _key(600_000 + 6 * i)),
     ),
     "save_settings": _case(
         "event_pkey",
@@ -195,7 +204,7 @@ CASES = {
         fingerprints=_list("bytea", _bytes),
     ),
     "find_commands": _case(
-        "command_pkey command_idempotency_key",
+        "command_pkey idempotency_key_pkey",
         2 * COUNT,
         event_ids=_SAME_EVENT,
         ids=_OLD_IDS,
@@ -280,7 +289,7 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
         stack.callback(loop.close)
         filling = stack.enter_context(psycopg.connect(plain, autocommit=True))
         worker = stack.enter_context(connections.worker_connection(settings))
-        accepting = loop.run_until_complete(connections.accepting_session(settings))
+        accepting = loop.run_until_complete(ledger.open_session(settings))
         stack.callback(lambda: loop.run_until_complete(accepting.close()))
 
         def in_worker(statement: str) -> list[Any]:

@@ -243,15 +243,20 @@ def test_the_same_key_and_body_get_the_same_answer(stage: Stage) -> None:
     assert commands_of(stage, event) == len(stage.registrations(event)) == 1
 
 
-def test_a_refusal_is_replayed_as_it_was(stage: Stage) -> None:
+def test_a_refusal_releases_its_key(stage: Stage) -> None:
     event = stage.create_event(capacity=0, waitlistEnabled=False)
     key = {"idempotency-key": "refused"}
 
     first, second = post(stage, event, {"name": "User"}, **key), post(stage, event, {"name": "User"}, **key)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 1}, headers=stage.admin)
+    third = post(stage, event, {"name": "Another"}, **key)
+    fourth = post(stage, event, {"name": "Another"}, **key)
 
-    assert [a.status_code for a in (first, second)] == [409, 409]
-    assert second.headers["idempotent-replayed"] == "true"
-    assert first.json()["receiptId"] == second.json()["receiptId"]
+    assert [a.status_code for a in (first, second, third, fourth)] == [409, 409, 201, 201]
+    assert first.json()["receiptId"] != second.json()["receiptId"]
+    assert "idempotent-replayed" not in second.headers
+    assert (fourth.headers["idempotent-replayed"], fourth.json()) == ("true", third.json())
 
 
 def test_a_key_that_was_used_for_something_else_is_refused(stage: Stage) -> None:

@@ -33,6 +33,7 @@ def decided(count: int) -> list[SettledCommand]:
         SettledCommand(
             event_id=event_id,
             command_id=ids.new_id(),
+            seq=1,
             outcome=Confirmed(registration_id=ids.new_id(), spots_count=1),
         )
         for _ in range(count)

@@ -53,6 +53,7 @@ def accept_as_api(database: str, **asked: bytes) -> NewCommand:
         async with session:
             statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
             await session.execute(statement, [one.event_id, str(one.event_id)])
+            await ledger.prepare(session)
             assert await ledger.accept(session, [one]) == [ledger.Acceptance(command_id=one.id)]
 
     asyncio.run(accept())
@@ -76,6 +77,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
         ("admitone_worker", "TRUNCATE audit_entry"),
         ("admitone_worker", "DELETE FROM command"),
         ("admitone_worker", "UPDATE command SET payload = '{}'"),
+        ("admitone_worker", "UPDATE outcome SET body = '{}'"),
         ("admitone_api", "UPDATE event SET spots_reserved = 0"),
         ("admitone_api", "UPDATE registration SET status = 'CONFIRMED'"),
         ("admitone_api", "INSERT INTO audit_entry SELECT * FROM audit_entry"),
@@ -100,11 +102,13 @@ def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Co
     for asked in (old, young):
         batch.apply(connections.session(connection), [asked.event_id], 10)
     with connection.begin():
-        statement = text("UPDATE command SET settled_at = settled_at - interval '31 days' WHERE id = :id")
+        statement = text(
+            "UPDATE idempotency_key SET created_at = created_at - interval '31 days' WHERE command_id = :id"
+        )
         connection.execute(statement, {"id": old.id})
 
     assert [prune_keys.forget_keys(granted, 30), prune_keys.forget_keys(granted, 30)] == [1, 0]
 
     with connection.begin():
-        kept = connection.execute(text("SELECT id FROM command WHERE idempotency_key IS NOT NULL")).scalars()
+        kept = connection.execute(text("SELECT command_id FROM idempotency_key")).scalars()
         assert list(kept) == [young.id]

@@ -16,7 +16,7 @@ from shared.postgres import connections
 from shared.settings import Settings
 from tests.stage import Stage
 
-_CORRUPT = "UPDATE command SET outcome = %s::jsonb WHERE id = %s"
+_CORRUPT = "UPDATE outcome SET body = %s::jsonb WHERE command_id = %s"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,12 @@ _CREATE = text("""
             :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused)
 """)
 _ACCEPT = text("""
-    INSERT INTO command (event_id, id, kind, payload, actor, accepted_at)
-    VALUES (:event_id, :id, :kind, CAST(:payload AS jsonb), :actor, :accepted_at)
+    WITH accepted AS (
+        INSERT INTO command (event_id, id, kind, payload, actor, accepted_at)
+        VALUES (:event_id, :id, :kind, CAST(:payload AS jsonb), :actor, :accepted_at)
+        RETURNING event_id, seq, id
+    )
+    INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
 """)
 _EVENT = text("SELECT * FROM event WHERE id = :event_id")
 _ROWS = text("""
@@ -34,8 +38,10 @@ _ENTRIES = text("""
     FROM audit_entry WHERE event_id = :event_id ORDER BY number
 """)
 _COMMANDS = text("""
-    SELECT id::text, seq, kind, payload, accepted_at, idempotency_key, outcome
-    FROM command WHERE event_id = :event_id ORDER BY seq
+    SELECT ledger.id::text, seq, kind, payload, accepted_at, found.key AS idempotency_key, outcome
+    FROM ledger LEFT JOIN idempotency_key AS found
+         ON found.event_id = ledger.event_id AND found.command_id = ledger.id
+    WHERE ledger.event_id = :event_id ORDER BY seq
 """)
 
 

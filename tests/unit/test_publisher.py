@@ -28,7 +28,7 @@ class Backend(ResultWriter):
 
 def settled(number: int) -> list[SettledCommand]:
     outcome = Confirmed(registration_id=UUID(int=9), spots_count=1)
-    return [SettledCommand(event_id=UUID(int=1), command_id=UUID(int=number), outcome=outcome)]
+    return [SettledCommand(event_id=UUID(int=1), command_id=UUID(int=number), seq=number, outcome=outcome)]
 
 
 def publish(publisher: Publisher, number: int) -> None:

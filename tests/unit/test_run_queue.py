@@ -19,7 +19,7 @@ def queue_of(*event_ids: UUID) -> RunQueue:
 def settled(*event_ids: UUID) -> list[SettledCommand]:
     """Return a settled command for each of these events, twice for an event that is named twice."""
     outcome = Confirmed(registration_id=UUID(int=9), spots_count=1)
-    return [SettledCommand(event_id=id_, command_id=UUID(int=8), outcome=outcome) for id_ in event_ids]
+    return [SettledCommand(event_id=id_, command_id=UUID(int=8), seq=8, outcome=outcome) for id_ in event_ids]
 
 
 def batches(queue: RunQueue, owned: Collection[UUID] = EVENTS) -> list[list[UUID]]:

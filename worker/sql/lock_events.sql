@@ -24,19 +24,22 @@ SELECT json_build_object(
     'pending', pending.commands
 )::text
 FROM (
-    SELECT event_id,
-           json_agg(json_build_array(id, seq, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
+    SELECT taken.event_id,
+           json_agg(json_build_array(id, seq, version, kind, payload, actor, accepted_at) ORDER BY seq) AS commands
     FROM (
         SELECT asked.event_id, first.*, row_number() OVER (PARTITION BY asked.event_id ORDER BY seq) AS turn
         FROM unnest(:'event_ids'::uuid[]) AS asked (event_id)
         CROSS JOIN LATERAL (
-            SELECT id, seq, kind, payload, actor, accepted_at FROM command
-            WHERE command.event_id = asked.event_id AND settled_at IS NULL
+            SELECT command_id, seq FROM pending_command WHERE event_id = asked.event_id
             ORDER BY seq LIMIT :'share'::bigint
         ) AS first
         ORDER BY turn, seq LIMIT :'commands_max'::bigint
     ) AS taken
-    GROUP BY event_id
+    CROSS JOIN LATERAL (
+        SELECT id, version, kind, payload, actor, accepted_at FROM command
+        WHERE event_id = taken.event_id AND id = taken.command_id OFFSET 0
+    ) AS command
+    GROUP BY taken.event_id
 ) AS pending
 CROSS JOIN LATERAL (SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED) AS event
 LEFT JOIN LATERAL (

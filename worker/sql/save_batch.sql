@@ -1,4 +1,5 @@
--- Saves a part of a batch: counters, new registrations, audit entries, outcomes. Returns how many counters
+-- Saves a part of a batch: counters, new registrations, audit entries, outcomes; releases the idempotency keys
+-- of commands that were refused or failed. Returns how many counters
 -- moved and how many commands were settled; the writer compares both with what it sent. OFFSET 0 is a fence:
 -- each row is found by key, even by a plan that was made when the tables were nearly empty.
 WITH moved AS (
@@ -33,16 +34,26 @@ WITH moved AS (
         :'noted_to_statuses'::text[], :'noted_before_afters'::jsonb[], :'noted_spots_deltas'::integer[],
         :'noted_spots_reserved'::integer[]
     )
+), told AS (
+    INSERT INTO outcome (event_id, command_id, body, settled_at)
+    SELECT *, now() FROM unnest(:'settled_event_ids'::uuid[], :'settled_ids'::uuid[], :'settled_outcomes'::jsonb[])
+    ON CONFLICT DO NOTHING  -- a command is settled once
+    RETURNING command_id
 ), settled AS (
-    UPDATE command
-    SET outcome = outcome_of.outcome, settled_at = now(), attempts = attempts + 1
-    FROM unnest(:'settled_event_ids'::uuid[], :'settled_ids'::uuid[], :'settled_outcomes'::jsonb[])
-        AS outcome_of (event_id, id, outcome)
+    DELETE FROM pending_command
+    USING unnest(:'settled_event_ids'::uuid[], :'settled_seqs'::bigint[]) AS done (event_id, seq)
     CROSS JOIN LATERAL (
-        SELECT ctid FROM command WHERE event_id = outcome_of.event_id AND id = outcome_of.id OFFSET 0
+        SELECT ctid FROM pending_command WHERE event_id = done.event_id AND seq = done.seq OFFSET 0
     ) AS found
-    WHERE command.ctid = found.ctid
-      AND command.outcome IS NULL  -- a command is settled once
-    RETURNING command.id
+    WHERE pending_command.ctid = found.ctid
+    RETURNING pending_command.seq
+), released AS (
+    DELETE FROM idempotency_key
+    USING unnest(:'released_event_ids'::uuid[], :'released_ids'::uuid[]) AS refused (event_id, id)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM idempotency_key
+        WHERE event_id = refused.event_id AND command_id = refused.id OFFSET 0
+    ) AS found
+    WHERE idempotency_key.ctid = found.ctid
 )
-SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM settled)
+SELECT (SELECT count(*) FROM moved), least((SELECT count(*) FROM told), (SELECT count(*) FROM settled))

@@ -1,11 +1,14 @@
--- The ledger's commands with these ids or these idempotency keys.
-SELECT command.event_id, command.id, command.idempotency_key, command.fingerprint
+-- For each of these commands, in this order: whether the ledger has its id, and the command that has its
+-- idempotency key. OFFSET 0 is a fence: each row is found by key, whatever the tables' sizes were when this was
+-- planned.
+SELECT by_id.id IS NOT NULL AS accepted, by_key.command_id, by_key.fingerprint
 FROM unnest(:'event_ids'::uuid[], :'ids'::uuid[], :'idempotency_keys'::bytea[])
-    AS asked (event_id, id, idempotency_key)
-CROSS JOIN LATERAL (
-    SELECT event_id, id, idempotency_key, fingerprint FROM command
-    WHERE event_id = asked.event_id AND id = asked.id
-    UNION ALL
-    SELECT event_id, id, idempotency_key, fingerprint FROM command
-    WHERE event_id = asked.event_id AND idempotency_key = asked.idempotency_key AND id <> asked.id
-) AS command
+    WITH ORDINALITY AS asked (event_id, id, idempotency_key, place)
+LEFT JOIN LATERAL (
+    SELECT id FROM command WHERE event_id = asked.event_id AND id = asked.id OFFSET 0
+) AS by_id ON true
+LEFT JOIN LATERAL (
+    SELECT command_id, fingerprint FROM idempotency_key
+    WHERE event_id = asked.event_id AND key = asked.idempotency_key OFFSET 0
+) AS by_key ON true
+ORDER BY place
