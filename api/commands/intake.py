@@ -28,8 +28,10 @@ log = structlog.get_logger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.05
 _CLOSE_SECONDS_MAX = 1
+_WATCH_SECONDS = 0.1
 
-_Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]"]
+_Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]", float]
+"""A command, its acceptance, and the time of the event loop by which its request must have an answer."""
 
 
 class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise IntakeFull"
@@ -56,14 +58,14 @@ class Shares:
         self._waiting_max = waiting_max
         self.waiting: dict[UUID, deque[_Waiting]] = {}
 
-    def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
+    def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]", by: float = math.inf) -> None:
         """Add a command behind the waiting commands of its event; raises `IntakeFull`."""
         queue = self.waiting.setdefault(command.event_id, deque())
         while queue and queue[0][1].done():
             queue.popleft()  # its request has been given up
         if len(queue) >= self._waiting_max:
             raise IntakeFull
-        queue.append((command, accepted))
+        queue.append((command, accepted, by))
 
     def next_batch(self) -> list[_Waiting]:
         """Take an equal share of every event's commands; the event that waits longest comes first.
@@ -91,24 +93,23 @@ class Intake:
         self._shares = Shares(settings.intake_batch_max, settings.intake_waiting_max)
         self._writer = SingleTask(self._write_all)
         self._session: BoundedSession | None = None
-        self._sent: set[UUID] = set()
-        self._to_confirm: list[asyncio.Future[str]] = []
+        self._sent: Sequence[_Waiting] = ()
+        self._watch: asyncio.TimerHandle | None = None
+        self._confirmation: asyncio.Future[str | None] | None = None
 
     async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
         """Return once the command is committed; raises one of this module's errors when it is not.
 
-        At the time `by` of the event loop that is `AcceptanceUnknown` if the command is on its way to the
-        database, and `LedgerUnavailable` if it still waits to be sent, which it then never is.
+        Soon after the time `by` of the event loop that is `AcceptanceUnknown` if the command is on its way to
+        the database, and `LedgerUnavailable` if it still waits to be sent, which it then never is.
         """
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[Acceptance] = loop.create_future()
-        self._shares.add(command, accepted)
+        self._shares.add(command, accepted, by)
         self._writer.ensure_running()
-        timer = loop.call_at(by, self._give_up, command.id, accepted)
-        try:
-            return await accepted
-        finally:
-            timer.cancel()
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands)
+        return await accepted
 
     async def confirm(self, to_confirm: Iterable[str | None], by: float = math.inf) -> None:
         """Return once the rows of a read are confirmed, of which these are the `durability.TO_CONFIRM`.
@@ -126,55 +127,59 @@ class Intake:
 
         All that ask at the same time share one write.
         """
-        loop = asyncio.get_running_loop()
-        confirmed: asyncio.Future[str] = loop.create_future()
-        self._to_confirm.append(confirmed)
+        if self._confirmation is None:
+            self._confirmation = asyncio.get_running_loop().create_future()
         self._writer.ensure_running()
-        timer = loop.call_at(by, _fail, [(None, confirmed)], NotConfirmed())
         try:
-            server = await confirmed
-        finally:
-            timer.cancel()
-        if not servers <= {server}:
+            async with asyncio.timeout_at(by):
+                server = await asyncio.shield(self._confirmation)
+        except TimeoutError as error:
+            raise NotConfirmed from error
+        if server is None or not servers <= {server}:
             raise NotConfirmed
 
     async def close(self) -> None:
         """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
         await self._writer.finish(_CLOSE_SECONDS_MAX)
+        if self._watch is not None:
+            self._watch.cancel()
         if self._session is not None:
             await self._session.close()
 
-    def _give_up(self, command_id: UUID, accepted: "asyncio.Future[Acceptance]") -> None:
-        if not accepted.done():
-            accepted.set_exception(AcceptanceUnknown() if command_id in self._sent else LedgerUnavailable())
+    def _give_up_late_commands(self) -> None:
+        """Answer the requests of which the time is over, and look again as long as commands wait."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        _fail([waiting for waiting in self._sent if waiting[2] <= now], AcceptanceUnknown())
+        for queue in self._shares.waiting.values():
+            _fail([waiting for waiting in queue if waiting[2] <= now], LedgerUnavailable())
+        busy = self._sent or self._shares.waiting
+        self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands) if busy else None
 
     async def _write_all(self) -> None:
-        while self._shares.waiting or self._to_confirm:
-            asking, self._to_confirm = self._to_confirm, []
-            batch = self._shares.next_batch()
-            self._sent = {command.id for command, _ in batch}
-            committed = await self._write(batch) if batch else False
-            asking = [confirmed for confirmed in asking if not confirmed.done()]
-            if asking:
-                await self._confirm(asking, committed=committed)
+        while self._shares.waiting or self._confirmation is not None:
+            confirmation, self._confirmation = self._confirmation, None
+            self._sent = batch = self._shares.next_batch()
+            confirmed = await self._write(batch) if batch else False
+            self._sent = ()
+            if confirmation is not None:
+                confirmed = confirmed or await self._write_confirmation()
+                server = self._session.server if confirmed and self._session is not None else None
+                confirmation.set_result(server)
 
-    async def _confirm(self, asking: "Sequence[asyncio.Future[str]]", *, committed: bool) -> None:
-        """Confirm what was visible before the last batch, by the commit of that batch if there was one."""
+    async def _write_confirmation(self) -> bool:
+        """Make a confirmed write without commands; return False if that fails."""
         try:
-            if not committed:
-                await self._commit([])
+            await self._commit([])
         except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
-            log.warning("not_confirmed", count=len(asking), error=repr(error.__cause__))
-            _fail([(None, confirmed) for confirmed in asking], NotConfirmed())
-        else:
-            for confirmed in asking:
-                if not confirmed.done():
-                    confirmed.set_result(self._session.server if self._session is not None else "")
+            log.warning("not_confirmed", error=repr(error.__cause__ or error))
+            return False
+        return True
 
     async def _write(self, batch: Sequence[_Waiting]) -> bool:
         """Write a batch; return True if all of it was committed. A command that is refused fails alone."""
         try:
-            acceptances = await self._commit([command for command, _ in batch])
+            acceptances = await self._commit([command for command, *_ in batch])
         except (DataError, IntegrityError):
             if len(batch) == 1:
                 log.exception("command_rejected", command_id=str(batch[0][0].id))
@@ -183,8 +188,6 @@ class Intake:
             half = len(batch) // 2
             first = await self._write(batch[:half])
             return await self._write(batch[half:]) and first
-            await self._write(batch[:half])
-            await self._write(batch[half:])
         except NumberingBehind as error:
             log.error("numbering_behind", count=len(batch))  # noqa: TRY400 - the error says no more
             _fail(batch, error)
@@ -193,7 +196,7 @@ class Intake:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
             return False
-        for (_, accepted), acceptance in zip(batch, acceptances, strict=True):
+        for (_, accepted, _), acceptance in zip(batch, acceptances, strict=True):
             if not accepted.done():
                 accepted.set_result(acceptance)
         return True
@@ -255,7 +258,7 @@ def _is_serialization_failure(error: Exception) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("40")
 
 
-def _fail(batch: "Sequence[tuple[object, asyncio.Future[Any]]]", error: Exception) -> None:
-    for _, accepted in batch:
+def _fail(batch: "Sequence[tuple[object, asyncio.Future[Any], float]]", error: Exception) -> None:
+    for _, accepted, _ in batch:
         if not accepted.done():
             accepted.set_exception(error)

@@ -1,6 +1,7 @@
 """A connection of the API that no server can keep waiting without end."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
     server = ""
     confirmed_below = 0
     """The server's name, and the id below which its transactions are known as confirmed; see `durability`."""
+    _began = math.inf
     _timer: asyncio.TimerHandle | None = None
     _judgement: "asyncio.Task[None] | None" = None
 
@@ -43,35 +45,41 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
     ) -> _Result:
         """Run one exchange with the server."""
-        self._watch()
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds_max, self._look)
         try:
             return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._began = math.inf
 
-    def _watch(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self.seconds_max, self._overdue)
-
-    def _overdue(self) -> None:
-        if self.excused is None:
+    def _look(self) -> None:
+        """Cut off the exchange that is under way if it is late, else look again when it would be."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        left = self._began + self.seconds_max - loop.time()
+        if left == math.inf:
+            return  # no exchange is under way
+        if left > 0:
+            self._timer = loop.call_later(left, self._look)
+        elif self.excused is None:
             self.cut()
         else:
-            self._judgement = asyncio.create_task(self._cut_unless_excused(self.excused))
+            self._judgement = asyncio.create_task(self._cut_unless_excused(self.excused, self._began))
 
-    async def _cut_unless_excused(self, excused: Callable[[int], Awaitable[bool]]) -> None:
+    async def _cut_unless_excused(self, excused: Callable[[int], Awaitable[bool]], began: float) -> None:
         try:
             longer = await excused(self.pgconn.backend_pid)
         except (psycopg.Error, OSError):
             longer = False
-        if self._timer is None:
+        if self._began != began:
             return  # the exchange has ended meanwhile
         if longer:
-            self._watch()
+            self._timer = asyncio.get_running_loop().call_later(self.seconds_max, self._look)
         else:
             self.cut()
 

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from api.commands.intake import Intake
+from ops.maintenance import status as statuses
 from shared.postgres import connections, durability, ledger
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
@@ -156,12 +157,15 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
         still_known = client.get(known, params={"wait": 1})
         asked = {"slug": "late", "title": "Late", "capacity": 1}
         created = client.post("/api/events", json=asked, headers={**stage.admin, "prefer": "wait=1"})
+        durable = statuses.read(cluster.url).durability
         cluster.hop.resume()
         confirmed = client.get(unknown, params={"wait": 10})
         replayed = client.post(
             f"{path}/register", json={"name": "Meanwhile"}, headers={**headers, "prefer": "wait=10"}
         )
 
+    assert durable.synchronous_standby
+    assert durable.sessions_waiting
     assert {first.status_code, again.status_code} <= {503, 504}
     assert (unconfirmed.status_code, unconfirmed.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert unconfirmed.json()["receiptId"] == str(row["id"])
