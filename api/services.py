@@ -17,6 +17,7 @@ from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.owner_cache import OwnerCache
+from api.commands.pending_limit import PendingLimit
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
@@ -43,6 +44,7 @@ class Services:
     engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
+    limit: PendingLimit
     intake: Intake
     waker: Waker
     sender: WakeSender
@@ -82,6 +84,7 @@ class Services:
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
+        await self.limit.close()
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
@@ -105,7 +108,8 @@ def open_services(settings: Settings) -> Services:
     intake = Intake(settings)
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    receipts, pace, full_events = (
+    limit, receipts, pace, full_events = (
+        PendingLimit(autocommit, settings),
         Receipts(reader, intake),
         Pace(autocommit),
         FullEvents(autocommit),
@@ -115,6 +119,7 @@ def open_services(settings: Settings) -> Services:
         engine=engine,
         redis=redis_client,
         celery=celery,
+        limit=limit,
         intake=intake,
         waker=waker,
         sender=sender,
@@ -126,6 +131,7 @@ def open_services(settings: Settings) -> Services:
         pace=pace,
         full_events=full_events,
         submission=Submission(
+            limit=limit,
             intake=intake,
             waker=waker,
             waiter=waiter,

@@ -66,6 +66,8 @@ class Settings(DatabaseSettings):
 
     intake_batch_max: Count = 500
     intake_waiting_max: Count = 5_000
+    event_pending_max: Count = 50_000
+    pending_max: Count = 200_000
 
     ledger_patience_seconds: Seconds = 2
 
@@ -98,6 +100,8 @@ class Settings(DatabaseSettings):
             raise ValueError("ADMITONE_ANSWER_WAIT_SECONDS is above ADMITONE_ANSWER_WAIT_SECONDS_MAX")
         if self.intake_batch_max > self.intake_waiting_max:
             raise ValueError("ADMITONE_INTAKE_BATCH_MAX is above ADMITONE_INTAKE_WAITING_MAX")
+        if self.event_pending_max > self.pending_max:
+            raise ValueError("ADMITONE_EVENT_PENDING_MAX is above ADMITONE_PENDING_MAX")
         if self.apply_batch_max > self.backlog_batch_max:
             raise ValueError("ADMITONE_APPLY_BATCH_MAX is above ADMITONE_BACKLOG_BATCH_MAX")
         if self.owner_silence_seconds_max < 4 * self.tick_seconds:
