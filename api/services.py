@@ -110,7 +110,7 @@ def open_services(settings: Settings) -> Services:
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
-        Receipts(reader, intake),
+        Receipts(reader, intake.confirm),
         Pace(autocommit),
         FullEvents(autocommit),
     )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,7 +13,6 @@ from msgspec import ValidationError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.commands.intake import Intake
 from api.edge import responses
 from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
@@ -54,6 +53,8 @@ _LINE = text("""
 
 _UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
+Confirm = Callable[[Iterable[str | None], float], Awaitable[None]]
+"""Has rows confirmed until a time of the event loop; raises `NotConfirmed`."""
 _ReceiptRow = Row[tuple[object, ...]]
 _Question = tuple[UUID, UUID]
 
@@ -70,7 +71,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a read says of a receipt: None if it was never issued; `readable` is false for a bad outcome.
+    """The result of a read: the receipt, None if it was never issued; `readable` is false for a bad outcome.
 
     `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`).
     """
@@ -83,9 +84,9 @@ class _Answer:
 class Receipts:
     """Reads receipts from the ledger."""
 
-    def __init__(self, reader: Reader, intake: Intake) -> None:
+    def __init__(self, reader: Reader, confirm: Confirm) -> None:
         self._reader = reader
-        self._intake = intake
+        self._confirm = confirm
         self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
@@ -101,7 +102,7 @@ class Receipts:
         if not answer.readable:
             raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
         try:
-            await self._intake.confirm(answer.to_confirm, by)
+            await self._confirm(answer.to_confirm, by)
         except NotConfirmed as error:
             raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
         return answer.receipt

@@ -103,7 +103,7 @@ async def waits_for_standby(session: psycopg.AsyncConnection[TupleRow], pid: int
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Durability:
-    """What a commit of this server survives, and how many sessions wait for a standby now."""
+    """The settings that say what a commit survives, and the number of sessions that wait for a standby."""
 
     fsync: bool
     full_page_writes: bool

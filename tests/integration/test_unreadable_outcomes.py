@@ -44,7 +44,7 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
     async def read() -> list[Receipt | BaseException | None]:
         engine = connections.async_engine(settings)
-        reader = Receipts(Reader(engine), Intake(settings))
+        reader = Receipts(Reader(engine), Intake(settings).confirm)
         try:
             reading = (reader.find(UUID(event["id"]), receipt, math.inf) for receipt in receipts)
             return await asyncio.gather(*reading, return_exceptions=True)
