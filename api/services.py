@@ -26,6 +26,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
+from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
@@ -53,6 +54,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    figures: Figures
     pace: Pace
     full_events: FullEvents
     submission: Submission
@@ -89,6 +91,7 @@ class Services:
         await self.waker.close()
         await self.sender.close()
         await self.poller.close()
+        await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -128,6 +131,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        figures=Figures(reader),
         pace=pace,
         full_events=full_events,
         submission=Submission(

@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
@@ -57,6 +57,8 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 9000
     admin_key: Key | None = None
     viewer_key: Key | None = None
+    metrics_folder: DirectoryPath | None = None
+    worker_metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -18,6 +18,7 @@ import structlog
 from psycopg import DataError, IntegrityError
 
 from api.tasks import SingleTask
+from shared import metrics
 from shared.postgres import connections, durability, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import NotConfirmed
@@ -196,6 +197,7 @@ class Intake:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
             return False
+        metrics.accepted.inc(sum(not acceptance.replayed for acceptance in acceptances))
         for (_, accepted, _), acceptance in zip(batch, acceptances, strict=True):
             if not accepted.done():
                 accepted.set_result(acceptance)

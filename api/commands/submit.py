@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from uuid import UUID
 
 import structlog
@@ -18,8 +19,10 @@ from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
+from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
+from shared import metrics
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
@@ -63,6 +66,9 @@ class Submission:
     reader: Reader
     receipts: Receipts
     pace: Pace
+    answer_seconds: Observations[float] = field(
+        default_factory=lambda: Observations(metrics.answer_seconds.observe_all)
+    )
 
     async def submit(self, request: CommandRequest) -> Decided | Response:
         """Return the command's outcome, or the answer 202 if the outcome is not known in time.
@@ -76,6 +82,7 @@ class Submission:
         acceptance = await self.intake.accept(request, deadline.accept_by)
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+        accepted_at = perf_counter()
         event_id, receipt_id = request.event_id, acceptance.command_id
         headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
@@ -90,6 +97,8 @@ class Submission:
                 outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         if outcome is None:
             return await self._pending(event_id, receipt_id, headers, deadline)
+        if not acceptance.replayed:
+            self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
@@ -97,6 +106,7 @@ class Submission:
         return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers, read_by=deadline.read_by())
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
+        metrics.ledger_reads.inc()
         return await _if_readable(self._confirmed_outcome(event_id, command_id), deadline.read_by())
 
     async def _confirmed_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:

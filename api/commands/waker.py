@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 
 from api.tasks import SingleTask
+from shared import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class Waker:
             for group in groups:
                 try:
                     await self._send(group)
+                    metrics.wakes_sent.inc()
                 except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
                     log.warning("wake_failed", event_id=str(group[0]), error=repr(error))
             with suppress(TimeoutError):

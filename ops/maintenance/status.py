@@ -3,15 +3,24 @@
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, text
 
-from ops.maintenance import verification
+from ops.maintenance import delays, verification
+from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
 from shared.postgres import backlog, connections, durability, locks
 from shared.postgres.durability import Durability
 
 _EVENTS = text("SELECT id, slug FROM event")
+_FAILED = text("""
+    SELECT count(*) AS commands, max(outcome.settled_at) AS latest_at,
+           (array_agg(event.slug ORDER BY outcome.settled_at DESC))[1] AS event,
+           (array_agg(outcome.body ->> 'incidentId' ORDER BY outcome.settled_at DESC))[1] AS incident_id
+    FROM outcome JOIN event ON event.id = outcome.event_id
+    WHERE outcome.body ->> 'outcome' = 'failed'
+""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +43,23 @@ class BacklogStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedStatus:
+    """The commands that failed for good, and the latest of them."""
+
+    count: int
+    latest_at: str | None
+    event: str | None
+    incident_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """The status of the service, from one snapshot."""
 
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
+    delayed: list[Delay]
+    failed: FailedStatus
     drift: list[Verified]
     durability: Durability
 
@@ -48,9 +69,13 @@ def read(database_url: str) -> Status:
     engine = connections.operator_engine(database_url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}
+        workers = locks.workers(connection)
+        owned = frozenset().union(*(worker.event_keys for worker in workers))
         return Status(
-            workers=[_worker(worker, slugs) for worker in locks.workers(connection)],
+            workers=[_worker(worker, slugs) for worker in workers],
             backlog=_backlog(connection),
+            delayed=delays.read(connection, lambda id_: locks.event_key(id_) in owned, workers=len(workers)),
+            failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
             durability=durability.read(connection),
         )
@@ -80,6 +105,15 @@ def show(status: Status) -> None:
     for waiting in status.backlog:
         table.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
     console.print(table if status.backlog else "Nothing is pending.")
+    for delay in status.delayed:
+        console.print(
+            f"[bold red]{delay.event} waits for {delay.oldest_seconds:.0f} s: {escape(delay.reason)}"
+        )
+    if status.failed.count:
+        console.print(
+            f"[bold red]Failed commands: {status.failed.count}, the latest at {status.failed.latest_at}, "
+            f"event {status.failed.event}, incident {status.failed.incident_id}"
+        )
     if status.drift:
         verification.show(status.drift)
     else:
@@ -100,6 +134,16 @@ def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:
         pid=worker.pid,
         tick_age_seconds=round(max(worker.silent_seconds, 0), 3),
         events=sorted(slugs[key] for key in worker.event_keys if key in slugs),
+    )
+
+
+def _failed(connection: Connection) -> FailedStatus:
+    row = connection.execute(_FAILED).one()
+    return FailedStatus(
+        count=row.commands,
+        latest_at=row.latest_at and row.latest_at.isoformat(),
+        event=row.event,
+        incident_id=row.incident_id,
     )
 
 
