@@ -43,15 +43,13 @@ _RECEIPTS = text(f"""
     JOIN event ON event.id = asked.event_id
     LEFT JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
     LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CASE WHEN outcome.body ->> 'registrationId' ~ :uuid
+     AND registration.id = CASE WHEN outcome.body ->> 'registrationId' ~ '{ids.PATTERN}'
                                 THEN CAST(outcome.body ->> 'registrationId' AS uuid) END
 """)
 
 _LINE = text("""
     SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
 """)
-
-_UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
 Confirm = Callable[[Iterable[str | None], float], Awaitable[None]]
 """Has rows confirmed until a time of the event loop; raises `NotConfirmed`."""
@@ -119,7 +117,6 @@ class Receipts:
 
     async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[_Answer]:
         parameters = {
-            "uuid": _UUID,
             "event_ids": arrays.uuids(event_id for event_id, _ in questions),
             "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
         }

@@ -76,3 +76,16 @@ def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:
 
 
 _STORED = b'{"result":{"outcome":"failed","incidentId":"00000000-0000-0000-0000-000000000001"}}'
+
+
+def test_an_unreadable_failure_hides_no_other(stage: Stage) -> None:
+    event = stage.create_event()
+    bodies = [{"name": f"User {n}"} for n in range(2)]
+    receipts = [UUID(answer.json()["receiptId"]) for answer in stage.register_at_once(event, bodies)]
+    incident = "00000000-0000-0000-0000-000000000001"
+    for receipt, id_ in zip(receipts, ("no id", incident), strict=True):
+        stage.query(_CORRUPT, f'{{"outcome":"failed","incidentId":"{id_}"}}', receipt)
+
+    failed = stage.get(f"/api/events/{event['id']}/commands?outcome=failed")["items"]
+
+    assert {command["incidentId"] for command in failed} == {None, incident}
