@@ -86,12 +86,12 @@ class Services:
 
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
+        await self.fallback.close()
         await self.limit.close()
         await self.intake.close()
         await self.waker.close()
         await self.sender.close()
         await self.poller.close()
-        await self.fallback.close()
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
@@ -110,12 +110,12 @@ def open_services(settings: Settings) -> Services:
     waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
-    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
+    intake = Intake(settings)
+    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    limit, intake, receipts, pace, full_events = (
+    limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
-        Intake(settings),
-        Receipts(reader),
+        Receipts(reader, intake.confirm),
         Pace(autocommit),
         FullEvents(autocommit),
     )

@@ -116,6 +116,11 @@ class Stage:
         for process in self._others:
             process.terminate()
 
+    def await_api(self) -> None:
+        """Return once all API processes have ended."""
+        for process in self._others:
+            process.wait(_STOP_SECONDS_MAX)
+
     def client(self) -> httpx2.Client:
         """Return a client of the API."""
         return httpx2.Client(base_url=self.url, timeout=30)

@@ -18,6 +18,7 @@ from shared import metrics
 from shared.domain import audit, commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
+from shared.postgres import connections
 from worker import load, save, trouble
 from worker.load import LoadedEvent, LockedEvent, Overtaken, PendingRow, Scope, Session, UnreadableEvent
 from worker.save import BatchWriter, GuardRefused
@@ -174,7 +175,7 @@ def _apply(
     except (Overtaken, UnreadableEvent, MemoryError):
         raise
     except Exception as error:
-        if session.closed:
+        if session.closed or connections.must_be_replaced(error):
             raise
         raise BatchRefused(count) from error
     for _, command in undecided[: len(settled)]:

@@ -5,7 +5,7 @@ PostgreSQL there is no ownership, since it ends with the session; every tick tri
 broker no messages arrive, and the ticks still find pending commands.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 from uuid import UUID
@@ -15,7 +15,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared import metrics
+from shared.domain.outcomes import SettledCommand
 from shared.postgres import connections
+from shared.postgres.durability import CommitWatch
 from shared.settings import Settings
 from worker import batch, save
 from worker.ownership import Ownership, OwnershipChange
@@ -122,17 +124,26 @@ class Owner:
             if place.event_id not in ownership.events:
                 self._troubles.forget(place.command_id)
                 continue
+            watch = CommitWatch(ownership.session)
             try:
-                settled = batch.retry(ownership.session, place, self._troubles)
+                with watch:
+                    settled = batch.retry(ownership.session, place, self._troubles)
             except Exception as error:
-                if ownership.session.closed:
+                if ownership.session.closed or connections.must_be_replaced(error):
                     self._lose(error)
                     return
                 log.exception("event_not_applied", event_id=str(place.event_id))
                 return
             metrics.count_settled(settled)
-            self._publisher.add(settled)
+            self._add_confirmed(settled, watch)
         self._publisher.publish()
+
+    def _add_confirmed(self, settled: Sequence[SettledCommand], watch: CommitWatch) -> None:
+        """Add outcomes for the publisher; outcomes of which the commit was cut off are left to the API."""
+        if watch.cut_off:
+            log.warning("outcomes_not_confirmed", count=len(settled))
+        else:
+            self._publisher.add(settled)
 
     def _schedule(self) -> None:
         if self._queue.ready and self._consumer is not None and not self._scheduled:
@@ -148,13 +159,15 @@ class Owner:
         event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership.events)
         if ownership is None or not event_ids:
             return
+        watch = CommitWatch(ownership.session)
         try:
-            applied = batch.apply(
-                ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
-            )
+            with watch:
+                applied = batch.apply(
+                    ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
+                )
         except Exception as error:
             self._publisher.publish()
-            if ownership.session.closed:
+            if ownership.session.closed or connections.must_be_replaced(error):
                 self._lose(error)
                 return
             if len(event_ids) > 1:
@@ -170,7 +183,7 @@ class Owner:
         metrics.count_settled(applied.settled)
         self._queue.add(applied.unfinished)
         self._queue.settled(event_ids, applied.settled, commands_max)
-        self._publisher.add(applied.settled)
+        self._add_confirmed(applied.settled, watch)
         # After a full batch the next one publishes meanwhile (0004).
         if len(applied.settled) < self.settings.backlog_batch_max:
             self._publisher.publish()

@@ -22,6 +22,7 @@ from shared import metrics
 log = structlog.get_logger(__name__)
 
 _OUTCOME_SECONDS_MAX = 0.05
+_CLOSE_SECONDS_MAX = 2
 _GRACE_SECONDS = 0.001
 """The pause after an outcome, in which an owner under load takes the next commands without a message."""
 
@@ -56,8 +57,8 @@ class Waker:
             self._outcome.set()
 
     async def close(self) -> None:
-        """Return when all messages that are due are sent."""
-        await self._sender.finish()
+        """Return when all messages that are due are sent, or after `_CLOSE_SECONDS_MAX`."""
+        await self._sender.finish(_CLOSE_SECONDS_MAX)
 
     async def _send_all(self) -> None:
         while self._due:

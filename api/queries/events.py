@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.domain import audit
+from shared.domain import audit, ids
 from shared.domain.event import EventSettings
 from shared.postgres.tables import REVISION
 
@@ -81,9 +81,11 @@ _AUDIT = text("""
     ORDER BY entry.number LIMIT :limit
 """)
 
-_FAILED = text("""
+_FAILED = text(f"""
     SELECT command.id AS command_id, command.seq, command.kind, command.actor, command.accepted_at,
-           outcome.settled_at, CAST(outcome.body ->> 'incidentId' AS uuid) AS incident_id
+           outcome.settled_at,
+           CASE WHEN outcome.body ->> 'incidentId' ~ '{ids.PATTERN}'
+                THEN CAST(outcome.body ->> 'incidentId' AS uuid) END AS incident_id
     FROM outcome JOIN command ON command.event_id = outcome.event_id AND command.id = outcome.command_id
     WHERE outcome.event_id = :event_id AND outcome.body ->> 'outcome' = 'failed' AND command.seq > :after
     ORDER BY command.seq LIMIT :limit

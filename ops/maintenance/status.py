@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, text
 
 from ops.maintenance import delays, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, connections, durability, locks
+from shared.postgres.durability import Durability
 
 _EVENTS = text("SELECT id, slug FROM event")
 _FAILED = text("""
@@ -61,11 +61,12 @@ class Status:
     delayed: list[Delay]
     failed: FailedStatus
     drift: list[Verified]
+    durability: Durability
 
 
 def read(database_url: str) -> Status:
     """Return the status; raises SQLAlchemy's `OperationalError` if the database cannot be reached."""
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}
         workers = locks.workers(connection)
@@ -76,12 +77,17 @@ def read(database_url: str) -> Status:
             delayed=delays.read(connection, lambda id_: locks.event_key(id_) in owned, workers=len(workers)),
             failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
+            durability=durability.read(connection),
         )
 
 
 def as_json(status: Status) -> dict[str, object]:
     """Return the status as plain values."""
-    return {**asdict(status), "drift": [verification.plain(event) for event in status.drift]}
+    return {
+        **asdict(status),
+        "drift": [verification.plain(event) for event in status.drift],
+        "durability": {**asdict(status.durability), "warnings": status.durability.warnings},
+    }
 
 
 def show(status: Status) -> None:
@@ -112,6 +118,14 @@ def show(status: Status) -> None:
         verification.show(status.drift)
     else:
         console.print("Every counter equals its rows.")
+    _show_durability(console, status.durability)
+
+
+def _show_durability(console: Console, found: Durability) -> None:
+    for warning in found.warnings:
+        console.print(f"[bold red]{warning}.")
+    if found.synchronous_standby:
+        console.print(f"Commits wait for a synchronous standby; {found.sessions_waiting} wait now.")
 
 
 def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:

@@ -4,9 +4,7 @@ A container's health check uses it. It needs PostgreSQL alone: a worker goes on 
 and a worker in the middle of a batch could not answer a question.
 """
 
-from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from shared.postgres import connections, locks
 from shared.settings import Settings
@@ -19,13 +17,10 @@ def worker_is_alive(settings: Settings) -> bool:
 
     False also if the database cannot be reached: the worker cannot reach it either, and decides nothing.
     """
-    engine = create_engine(
+    engine = connections.operator_engine(
         settings.database_url,
-        poolclass=NullPool,
-        connect_args={
-            "connect_timeout": _SECONDS_MAX,
-            "options": f"-c statement_timeout={_SECONDS_MAX * 1000}",
-        },
+        connect_timeout=_SECONDS_MAX,
+        options=f"-c statement_timeout={_SECONDS_MAX * 1000}",
     )
     # As PostgreSQL lists the name: cut to the length that fits there.
     _, this_host, _ = connections.worker_name().split("/")
