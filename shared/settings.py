@@ -71,6 +71,7 @@ class Settings(DatabaseSettings):
     answer_read_max: Count = 128
     ledger_read_seconds: Seconds = 0.5
     result_keep_seconds: Seconds = 3_600
+    export_stall_seconds_max: Seconds = 30
 
     apply_batch_max: Count = 100
     backlog_batch_max: Count = 2_000
