@@ -16,10 +16,10 @@ from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
-from api.commands.owner_cache import OwnerCache
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
+from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge import schemas
@@ -99,7 +99,7 @@ def open_services(settings: Settings) -> Services:
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
-    waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
+    waker = Waker(sender.send, WakeAddresses(autocommit, time.monotonic).address)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)

@@ -75,7 +75,6 @@ class Settings(DatabaseSettings):
 
     apply_batch_max: Count = 100
     backlog_batch_max: Count = 2_000
-    owned_events_max: Count = 1_000
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 

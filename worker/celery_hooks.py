@@ -35,6 +35,7 @@ def install(app: Celery, owner: Owner) -> None:
     """Make the application's worker an owner for as long as it runs."""
     app.owner = owner  # type: ignore[attr-defined]  # the classes below find the owner there
     app.conf.worker_consumer = LedgerConsumer
+    app.conf.task_queues = [queues.owner_queue(owner.number)]
     app.steps["consumer"].add(OwnerStep)
     app.task(name=queues.APPLY_COMMANDS, Strategy=f"{__name__}:{handle_at_once.__name__}")(apply_commands)
 
@@ -45,7 +46,7 @@ class OwnerStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer is untyped
-        """Consume the queues of owned events, now and after every reconnection, and tick."""
+        """Consume the queues of active events, now and after every reconnection, and tick."""
         if type(c.pool).__module__ != "celery.concurrency.solo":
             raise ImproperlyConfigured(
                 "AdmitOne's worker runs with --pool=solo: one process is one owner. "
@@ -118,7 +119,7 @@ def handle_at_once(_task: object, app: Any, *_: object, **__: object) -> Callabl
 
 
 class _EventQueues:
-    """The event queues that this process consumes from one connection to the broker."""
+    """The event queues that this process consumes from one connection to the broker, beside its own queue."""
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401
         self._consumer = consumer.task_consumer

@@ -9,13 +9,15 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 from uuid import UUID
 
+import psycopg
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from shared import processes
 from shared.postgres import connections
 from shared.settings import Settings
 from worker import batch
-from worker.ownership import Ownership, OwnershipChange
+from worker.active_events import ActiveEvents
+from worker.ownership import Ownership, SessionLost
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
 
@@ -39,23 +41,24 @@ class Consumer(Protocol):
 
 
 class Owner:
-    """The events of one worker process and their commands."""
+    """The events of one worker process and their commands; `number` names the worker."""
 
     def __init__(self, settings: Settings, publisher: Publisher, clock: Callable[[], float]) -> None:
         self.settings = settings
         self._publisher = publisher
         self._clock = clock
+        self.number = processes.own_number()
+        self._active = ActiveEvents(clock)
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
         self._ownership: Ownership | None = None
         self._consumer: Consumer | None = None
         self._scheduled = False
 
     def attach(self, consumer: Consumer) -> None:
-        """Consume the queues of all owned events, now that the broker is connected."""
+        """Consume the queues of all active events, now that the broker is connected."""
         self._consumer = consumer
         self._scheduled = False  # it belonged to the event loop of the connection before
-        if self._ownership is not None:
-            consumer.start(self._ownership.events)
+        consumer.start(self._active.ids)
         self._schedule()
 
     def detach(self) -> None:
@@ -66,27 +69,36 @@ class Owner:
         """Give up all events at once, so that other workers take them over without delay."""
         ownership, self._ownership = self._ownership, None
         if ownership is not None:
-            ownership.connection.close()
+            ownership.session.close()
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the events, and apply pending commands without a message."""
+        """Rebalance the buckets of events, and apply pending commands without a message."""
         self._publisher.publish()
         try:
-            change = self._joined().rebalance()
-        except (SQLAlchemyError, AssertionError) as error:
+            ownership = self._joined()
+            moved = ownership.rebalance()
+            pending = ownership.events_pending()
+        except (psycopg.Error, SessionLost) as error:
             self._lose(error)
             return
-        self._follow(change)
+        if moved.gained or moved.lost:
+            log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
         self._queue.tick()
-        self._queue.add(change.pending)
+        self._queue.add(pending)
+        self._stop_consuming(self._active.remove_others(ownership))
         self._apply_for_a_while()
+        self._consume(pending)
 
     def wake(self, event_ids: Collection[UUID]) -> None:
-        """Decide the pending commands of these events, as far as this process owns them, now or soon."""
+        """Decide the pending commands of these events, as far as this process owns them, now or soon.
+
+        From now on the worker consumes the queues of those events.
+        """
         self._queue.add(event_ids)
         if not self._scheduled:
             self._apply_for_a_while()
+        self._consume(event_ids)
 
     def _apply_for_a_while(self) -> None:
         """Apply batch after batch for a time slice, then let the event loop read messages.
@@ -110,14 +122,14 @@ class Owner:
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
-        event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership.events)
+        event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership)
         if ownership is None or not event_ids:
             return
         try:
             settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
         except Exception as error:
             self._publisher.publish()
-            if ownership.session.closed:
+            if ownership.session.closed:  # for good: only `_joined` makes another session
                 self._lose(error)
                 return
             if len(event_ids) > 1:
@@ -133,34 +145,37 @@ class Owner:
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
-            connection = connections.worker_connection(self.settings)
+            session = connections.worker_session(self.settings)
             ownership = Ownership(
-                connection=connection,
-                session=connections.session(connection),
-                events_max=self.settings.owned_events_max,
+                session=session,
+                number=self.number,
+                silence_seconds_max=self.settings.owner_silence_seconds_max,
             )
             try:
                 ownership.join()
             except BaseException:
-                ownership.connection.close()
+                session.close()
                 raise
             self._ownership = ownership
-            log.info("worker_joined", worker=connections.worker_name())
+            log.info("worker_joined", worker=connections.worker_name(), number=self.number)
         return self._ownership
 
-    def _follow(self, change: OwnershipChange) -> None:
-        if change.gained or change.lost:
-            log.info("events_moved", gained=len(change.gained), lost=len(change.lost))
+    def _consume(self, event_ids: Collection[UUID]) -> None:
+        ownership = self._ownership
+        if ownership is None:
+            return
+        added = self._active.add([event_id for event_id in event_ids if event_id in ownership])
+        if added and self._consumer is not None:
+            self._consumer.start(added)
+
+    def _stop_consuming(self, event_ids: Collection[UUID]) -> None:
         if self._consumer is not None:
-            self._consumer.stop(change.lost)
-            self._consumer.start(change.gained)
+            self._consumer.stop(event_ids)
 
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
         ownership, self._ownership = self._ownership, None
         if ownership is None:
             return
-        ownership.connection.invalidate()
-        ownership.connection.close()
-        if self._consumer is not None:
-            self._consumer.stop(ownership.events)
+        ownership.session.close()
+        self._stop_consuming(self._active.remove_others(()))

@@ -7,9 +7,8 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from shared.postgres import arrays  # noqa: F401 - registers how arrays are sent, before any connection is made
 from shared.settings import Settings
@@ -44,35 +43,30 @@ def async_engine(settings: Settings) -> AsyncEngine:
 
 async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[TupleRow]:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
-    url = make_url(settings.database_url)
-    _, address = url.get_dialect()().create_connect_args(url)
-    arguments = _connect_args(
-        _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
+    arguments = _session_args(
+        settings, _API_APPLICATION, statement_timeout=settings.statement_timeout_seconds
     )
-    return await psycopg.AsyncConnection.connect(**{**address, **arguments}, autocommit=True)
+    return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
 
 
-def worker_connection(settings: Settings) -> Connection:
-    """Return a new connection with a session that PostgreSQL ends when its process hangs.
+def worker_session(settings: Settings) -> psycopg.Connection[TupleRow]:
+    """Return a new session of a worker, which PostgreSQL ends if the process hangs; each statement commits.
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
-    `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
+    `owner_silence_seconds_max` must lose the session, and with it the ability to commit. A psycopg connection
+    never connects a second time: statements after the end of the session fail.
     """
     silence = settings.owner_silence_seconds_max
-    engine = create_engine(
-        settings.database_url,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(
-            worker_name(),
-            _PLANNED_ONCE,
-            statement_timeout=settings.statement_timeout_seconds,
-            lock_timeout=_LOCK_SECONDS_MAX,
-            idle_session_timeout=silence,
-            idle_in_transaction_session_timeout=silence,
-        ),
+    arguments = _session_args(
+        settings,
+        worker_name(),
+        statement_timeout=settings.statement_timeout_seconds,
+        lock_timeout=_LOCK_SECONDS_MAX,
+        idle_session_timeout=silence,
+        idle_in_transaction_session_timeout=silence,
+        tcp_user_timeout=silence,  # of the server's side: it notices a host that vanished
     )
-    return engine.connect()
+    return psycopg.connect(**arguments, autocommit=True)
 
 
 def session(connection: Connection) -> psycopg.Connection[TupleRow]:
@@ -85,6 +79,13 @@ def session(connection: Connection) -> psycopg.Connection[TupleRow]:
 def worker_name() -> str:
     """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
     return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"
+
+
+def _session_args(settings: Settings, application: str, **timeouts_seconds: float) -> dict[str, Any]:
+    """Return psycopg's arguments for a session whose statements are planned once."""
+    url = make_url(settings.database_url)
+    _, address = url.get_dialect()().create_connect_args(url)
+    return {**address, **_connect_args(application, _PLANNED_ONCE, **timeouts_seconds)}
 
 
 def _connect_args(application: str, planning: str = "", **timeouts_seconds: float) -> dict[str, Any]:

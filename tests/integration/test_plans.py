@@ -121,6 +121,8 @@ CASES = {
         share="13",
         commands_max="100",
     ),
+    # 500 odd events have pending commands, ten or twenty each.
+    "find_pending_events": _case("pending_command_pkey", 10_000, after=_key(0)),
     "find_registrations": _case("registration_pkey", event_id=_FIRST_EVENT, ids=_OLD_IDS),
     "find_holders": _case(
         "registration_holder_key",
@@ -288,12 +290,12 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
     with ExitStack() as stack:
         stack.callback(loop.close)
         filling = stack.enter_context(psycopg.connect(plain, autocommit=True))
-        worker = stack.enter_context(connections.worker_connection(settings))
+        worker = stack.enter_context(connections.worker_session(settings))
         accepting = loop.run_until_complete(ledger.open_session(settings))
         stack.callback(lambda: loop.run_until_complete(accepting.close()))
 
         def in_worker(statement: str) -> list[Any]:
-            cursor = connections.session(worker).execute(statement.encode())
+            cursor = worker.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
         def in_api(statement: str) -> list[Any]:

@@ -9,7 +9,7 @@ import pytest
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
 from worker.owner import Owner
-from worker.ownership import OwnershipChange
+from worker.ownership import BucketsMoved
 from worker.publisher import Publisher
 
 SETTINGS = Settings(
@@ -39,8 +39,14 @@ class EventLoop:
 class NoChange:
     """An ownership that stays as it is."""
 
-    def rebalance(self) -> OwnershipChange:
-        return OwnershipChange(gained=(), lost=(), pending=())
+    def __contains__(self, event_id: object) -> bool:
+        return False
+
+    def rebalance(self) -> BucketsMoved:
+        return BucketsMoved(gained=0, lost=0)
+
+    def events_pending(self) -> list[UUID]:
+        return []
 
 
 @pytest.mark.parametrize("step", ["tick", "wake"])
