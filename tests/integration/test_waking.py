@@ -27,7 +27,7 @@ from shared.postgres import connections, locks
 from shared.settings import Settings
 from tests.simulation.histories import SETTINGS
 from tests.simulation.in_postgres import InPostgres
-from tests.stage import Stage
+from tests.stage import SlowTicks
 from worker import celery_hooks
 
 NOW = 5.0
@@ -295,19 +295,11 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
     assert [entry["event"] for entry in logs] == ["wake_not_understood"]
 
 
-class _SlowTicks(Stage):
-    """A service whose workers tick once a minute: without wake messages no command would be decided."""
-
-    def environment(self) -> dict[str, str]:
-        slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
-        return {**super().environment(), **slow}
-
-
 def test_a_message_wakes_the_owner(
     servers: Servers, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     event_id = InPostgres(connection, SETTINGS).event_id  # there before the workers look for the first time
-    with _SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
+    with SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
         path = f"/api/p/{event_id}/register"
         answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
@@ -315,7 +307,7 @@ def test_a_message_wakes_the_owner(
 
 
 def test_a_new_event_is_heard_at_once(servers: Servers, database: str, tmp_path: Path) -> None:
-    with _SlowTicks(servers, database, tmp_path, workers=2) as stage, stage.client() as client:
+    with SlowTicks(servers, database, tmp_path, workers=2) as stage, stage.client() as client:
         for _ in range(3):
             event = stage.create_event()
             path = f"/api/p/{event['slug']}/register"
