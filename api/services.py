@@ -45,6 +45,7 @@ class Services:
     celery: Celery
     intake: Intake
     waker: Waker
+    addresses: WakeAddresses
     sender: WakeSender
     waiter: OutcomeWaiter
     poller: ResultPoller
@@ -83,6 +84,7 @@ class Services:
         """Finish the work in progress, then close all connections."""
         await self.intake.close()
         await self.waker.close()
+        await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
         await self.fallback.close()
@@ -99,7 +101,8 @@ def open_services(settings: Settings) -> Services:
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
-    waker = Waker(sender.send, WakeAddresses(autocommit, time.monotonic).address)
+    addresses = WakeAddresses(autocommit, time.monotonic)
+    waker = Waker(sender.send, addresses.address)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
@@ -117,6 +120,7 @@ def open_services(settings: Settings) -> Services:
         celery=celery,
         intake=intake,
         waker=waker,
+        addresses=addresses,
         sender=sender,
         waiter=waiter,
         poller=poller,

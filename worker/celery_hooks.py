@@ -28,8 +28,6 @@ from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
 
-_SOON_SECONDS = 0.001
-
 
 def install(app: Celery, owner: Owner) -> None:
     """Make the application's worker an owner for as long as it runs."""
@@ -134,9 +132,8 @@ class _EventQueues:
         for event_id in events:
             self._consumer.cancel_by_queue(queues.event_queue(event_id).name)
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        # Not at once: the event loop fires ten timers that are due in a row, and then sleeps for a second.
-        self._timer.call_after(_SOON_SECONDS, call)
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer.call_after(seconds, call)
 
 
 def _broker_away(error: BaseException, interval: float) -> None:  # noqa: ARG001 - kombu's signature

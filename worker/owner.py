@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 _SLICE_SECONDS = 0.02
 """The time for which an owner decides before it reads the next message."""
+_SOON_SECONDS = 0.001
+# Not 0: the event loop fires ten timers that are due in a row, and then sleeps for a second.
+_UNLOCKED_SECONDS = 0.05
+"""The pause before an owner tries again to lock the buckets of its share that another worker still has."""
 
 
 class Consumer(Protocol):
@@ -36,8 +40,8 @@ class Consumer(Protocol):
     def stop(self, events: Collection[UUID]) -> None:
         """Stop consuming the events' queues."""
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Call back once the messages that have arrived are read."""
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call back after so many seconds, once the messages that have arrived are read."""
 
 
 class Owner:
@@ -53,11 +57,12 @@ class Owner:
         self._ownership: Ownership | None = None
         self._consumer: Consumer | None = None
         self._scheduled = False
+        self._looking_again = False
 
     def attach(self, consumer: Consumer) -> None:
         """Consume the queues of all active events, now that the broker is connected."""
         self._consumer = consumer
-        self._scheduled = False  # it belonged to the event loop of the connection before
+        self._scheduled = self._looking_again = False  # of the event loop of the connection before
         consumer.start(self._active.ids)
         self._schedule()
 
@@ -74,6 +79,10 @@ class Owner:
 
     def tick(self) -> None:
         """Rebalance the buckets of events, and apply pending commands without a message."""
+        self._queue.tick()
+        self._look()
+
+    def _look(self) -> None:
         self._publisher.publish()
         try:
             ownership = self._joined()
@@ -84,7 +93,8 @@ class Owner:
             return
         if moved.gained or moved.lost:
             log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
-        self._queue.tick()
+        if not ownership.has_its_share:
+            self._look_again()
         self._queue.add(pending)
         self._stop_consuming(self._active.remove_others(ownership))
         self._apply_for_a_while()
@@ -114,7 +124,7 @@ class Owner:
     def _schedule(self) -> None:
         if self._queue.ready and self._consumer is not None and not self._scheduled:
             self._scheduled = True
-            self._consumer.call_soon(self._apply_scheduled)
+            self._consumer.call_after(_SOON_SECONDS, self._apply_scheduled)
 
     def _apply_scheduled(self) -> None:
         self._scheduled = False
@@ -142,6 +152,15 @@ class Owner:
         self._publisher.add(settled)
         if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
             self._publisher.publish()
+
+    def _look_again(self) -> None:
+        if self._consumer is not None and not self._looking_again:
+            self._looking_again = True
+            self._consumer.call_after(_UNLOCKED_SECONDS, self._look_scheduled)
+
+    def _look_scheduled(self) -> None:
+        self._looking_again = False
+        self._look()
 
     def _joined(self) -> Ownership:
         if self._ownership is None:

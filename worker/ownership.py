@@ -106,6 +106,11 @@ class Ownership:
         self.buckets = self.buckets - lost | gained
         return BucketsMoved(gained=len(gained), lost=len(lost))
 
+    @property
+    def has_its_share(self) -> bool:
+        """Return False while other workers still have buckets of this worker's share."""
+        return self.buckets == self._share
+
     def events_pending(self) -> list[UUID]:
         """Return owned events that have pending commands.
 

@@ -25,7 +25,7 @@ _GRACE_SECONDS = 0.001
 """The pause after an outcome, in which an owner under load takes the next commands without a message."""
 
 Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
-Address = Callable[[Collection[UUID]], Awaitable[list[tuple[str, list[UUID]]]]]
+Address = Callable[[Collection[UUID]], list[tuple[str, list[UUID]]]]
 
 
 class Waker:
@@ -62,7 +62,7 @@ class Waker:
         while self._due:
             self._sent, self._due = self._due, {}
             self._outcome.clear()
-            for queue, event_ids in await self._address(list(self._sent)):
+            for queue, event_ids in self._address(list(self._sent)):
                 try:
                     await self._send(queue, event_ids)
                 except Exception as error:  # noqa: BLE001 - any error: the ledger has the command

@@ -32,7 +32,7 @@ class Messages:
             raise ConnectionError("the broker is gone")
         self.sent.append(list(event_ids))
 
-    async def address(self, event_ids: Collection[UUID]) -> list[tuple[str, list[UUID]]]:
+    def address(self, event_ids: Collection[UUID]) -> list[tuple[str, list[UUID]]]:
         shared = [event_id for event_id in event_ids if event_id in (B, C)]
         groups = [*([shared] if shared else []), *([id_] for id_ in event_ids if id_ not in shared)]
         return [(f"queue of {group[0]}", group) for group in groups]
