@@ -25,6 +25,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
+from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
@@ -32,6 +33,7 @@ from shared.postgres import connections
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
+_SLUGS_PER_READ_MAX = 500
 _SLUG = re.compile(schemas.SLUG)
 
 
@@ -55,6 +57,7 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
+    slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
@@ -65,7 +68,7 @@ class Services:
         """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
         id_ = None
         if _SLUG.fullmatch(slug):
-            id_ = await self.read(lambda connection: events.event_id(connection, slug))
+            id_ = await self.slugs.load(slug)  # a crowd that comes to a new event shares the read
         if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
@@ -129,6 +132,10 @@ def open_services(settings: Settings) -> Services:
         receipts=receipts,
         pace=pace,
         full_events=full_events,
+        slugs=BatchLoader(
+            lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
+            _SLUGS_PER_READ_MAX,
+        ),
         submission=Submission(
             intake=intake,
             waker=waker,
