@@ -1,5 +1,6 @@
 """Translates every error into a problem: the service's, the framework's, the ledger's and all others."""
 
+import random
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -19,6 +20,9 @@ from shared.domain import ids
 from shared.postgres.ledger import NumberingBehind
 
 log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS_MAX = 5
+"""Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
 
 
 def install(app: FastAPI) -> None:
@@ -75,7 +79,8 @@ def _gone(_: Request, __: Exception) -> ProblemError:
 
 
 def _intake_full(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.INTAKE_FULL.error()
+    seconds = random.randint(1, _RETRY_SECONDS_MAX)  # noqa: S311 - spreads load, guards nothing
+    return ProblemType.INTAKE_FULL.error(headers={"retry-after": str(seconds)})
 
 
 def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from api import error_handlers
 from api.edge.front import Front
 from api.openapi import public_routes
-from api.routes import changes, events, health, insight, registrations
+from api.routes import changes, events, health, insight, metrics, registrations
 from api.services import open_services
 from shared import memory, telemetry
 from shared.settings import Settings
@@ -39,12 +40,19 @@ def create_app(settings: Settings) -> Front:
             await services.close()
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    routers = (registrations.router, events.router, changes.router, insight.router, health.router)
+    parts = (registrations, events, changes, insight, health, metrics)
+    routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)
     public_routes.install(app, routers)
     error_handlers.install(app)
-    return Front(app, registrations.direct, error_handlers.problem)
+    paths = {
+        route.endpoint: route.path
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    }
+    return Front(app, registrations.direct, paths, error_handlers.problem)
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:

@@ -16,6 +16,7 @@ from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.pending_limit import PendingLimit
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
@@ -26,6 +27,7 @@ from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
 from api.queries.batch_loader import BatchLoader
+from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from shared.messaging import queues, results
@@ -45,6 +47,7 @@ class Services:
     engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
+    limit: PendingLimit
     intake: Intake
     waker: Waker
     addresses: WakeAddresses
@@ -54,6 +57,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    figures: Figures
     pace: Pace
     full_events: FullEvents
     submission: Submission
@@ -85,12 +89,14 @@ class Services:
 
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
+        await self.limit.close()
         await self.intake.close()
         await self.waker.close()
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
         await self.fallback.close()
+        await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -110,7 +116,8 @@ def open_services(settings: Settings) -> Services:
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    intake, receipts, pace, full_events = (
+    limit, intake, receipts, pace, full_events = (
+        PendingLimit(autocommit, settings),
         Intake(settings),
         Receipts(reader),
         Pace(autocommit),
@@ -121,6 +128,7 @@ def open_services(settings: Settings) -> Services:
         engine=engine,
         redis=redis_client,
         celery=celery,
+        limit=limit,
         intake=intake,
         waker=waker,
         addresses=addresses,
@@ -130,6 +138,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        figures=Figures(reader),
         pace=pace,
         full_events=full_events,
         slugs=BatchLoader(
@@ -137,6 +146,7 @@ def open_services(settings: Settings) -> Services:
             _SLUGS_PER_READ_MAX,
         ),
         submission=Submission(
+            limit=limit,
             intake=intake,
             waker=waker,
             waiter=waiter,

@@ -7,7 +7,7 @@ Limits are checked against related limits: a limit that would have no effect is 
 from functools import cache
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
@@ -54,6 +54,8 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 9000
     admin_key: Key | None = None
     viewer_key: Key | None = None
+    metrics_folder: DirectoryPath | None = None
+    worker_metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -63,6 +65,8 @@ class Settings(DatabaseSettings):
 
     intake_batch_max: Count = 500
     intake_waiting_max: Count = 5_000
+    event_pending_max: Count = 50_000
+    pending_max: Count = 200_000
 
     ledger_patience_seconds: Seconds = 2
 
@@ -95,6 +99,8 @@ class Settings(DatabaseSettings):
             raise ValueError("ADMITONE_ANSWER_WAIT_SECONDS is above ADMITONE_ANSWER_WAIT_SECONDS_MAX")
         if self.intake_batch_max > self.intake_waiting_max:
             raise ValueError("ADMITONE_INTAKE_BATCH_MAX is above ADMITONE_INTAKE_WAITING_MAX")
+        if self.event_pending_max > self.pending_max:
+            raise ValueError("ADMITONE_EVENT_PENDING_MAX is above ADMITONE_PENDING_MAX")
         if self.apply_batch_max > self.backlog_batch_max:
             raise ValueError("ADMITONE_APPLY_BATCH_MAX is above ADMITONE_BACKLOG_BATCH_MAX")
         if self.owner_silence_seconds_max < 4 * self.tick_seconds:

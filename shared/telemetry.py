@@ -1,14 +1,75 @@
-"""Logs: one event a line, as JSON for machines or as text for people, with the ids bound to it."""
+"""Logs: one event a line, as JSON for machines or as text for people, with the ids bound to it.
+
+A trouble that lasts is logged once a minute and not at each try; `/metrics` counts every entry.
+"""
 
 import logging
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import structlog
 
+from shared import metrics
 from shared.settings import Settings
 
 # These loggers write a line for each wake message, which is no use for a registration.
 _CHATTY = ("celery.app.trace", "celery.worker.strategy")
+_QUIET_SECONDS = 60
+_LINES_MAX = 10
+"""Lines of one event in that time, such as for different ids."""
+_TROUBLES = ("warning", "error", "critical")
+
+
+@dataclass(slots=True)
+class _Window:
+    """The lines of one event since `began`, and how many entries were left out."""
+
+    began: float
+    lines: set[tuple[str, ...]] = field(default_factory=set)
+    left_out: int = 0
+
+
+class Repeats:
+    """Drops a warning or an error that repeats one of the last minute; the next line has the number.
+
+    Two entries are the same if event, ids and kind of exception are. An incident is always logged, because
+    its id leads to its entry.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._windows: dict[str, _Window] = {}
+
+    def __call__(self, _: object, __: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Return the entry, or raise `DropEvent`; count it in any case."""
+        event, level = str(entry.get("event")), str(entry.get("level"))
+        if level not in _TROUBLES:
+            return entry
+        metrics.log_entries.labels(event, level).inc()
+        if "incident_id" in entry:
+            return entry
+        window = self._windows.get(event)
+        if window is None or self._clock() - window.began >= _QUIET_SECONDS:
+            if window is not None and window.left_out:
+                entry["left_out"] = window.left_out
+            window = self._windows[event] = _Window(self._clock())
+        line = _line(entry)
+        if line in window.lines or len(window.lines) >= _LINES_MAX:
+            window.left_out += 1
+            raise structlog.DropEvent
+        window.lines.add(line)
+        return entry
+
+
+def _line(entry: structlog.typing.EventDict) -> tuple[str, ...]:
+    error = entry.get("exc_info")
+    kind = type(error) if isinstance(error, BaseException) else sys.exc_info()[0]
+    return (
+        *(str(value) for name, value in entry.items() if name.endswith(("_id", "_digest"))),
+        str(error and kind),
+    )
 
 
 def configure(settings: Settings) -> None:
@@ -23,6 +84,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[
             *shared,
+            Repeats(time.monotonic),
             structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],

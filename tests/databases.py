@@ -97,7 +97,8 @@ def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     with as_worker(database_url) as owner:
         session = connections.session(owner)
         while run(database_url, _PENDING, event_id=event_id):
-            settled += [command.command_id for command in batch.apply(session, [event_id], batch_max)]
+            applied = batch.apply(session, [event_id], batch_max)
+            settled += [command.command_id for command in applied.settled]
     return settled
 
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +43,8 @@ class Stage:
         self.workers: list[subprocess.Popen[bytes]] = []
         self._others: list[subprocess.Popen[bytes]] = []
         self._folder = folder
+        self.metrics = folder / "metrics"
+        self.metrics.mkdir(exist_ok=True)
         self._counts = workers, api_processes
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4_096)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -52,8 +55,9 @@ class Stage:
             for _ in range(workers):
                 self.start_worker()
             for _ in range(api_processes):
-                self._others.append(self._start("api", "--fd", str(self._socket.fileno())))
-            self._wait_ready()
+                self.start_api()
+            if api_processes:
+                self.wait_ready()
         except BaseException:
             self._stop()
             raise
@@ -78,14 +82,29 @@ class Stage:
             "ADMITONE_RESULT_URL": self.servers.result_url,
             "ADMITONE_ADMIN_KEY": self.key,
             "ADMITONE_VIEWER_KEY": self.viewer_key,
+            "ADMITONE_METRICS_FOLDER": str(self.metrics),
             "PYTHONPATH": str(CHECKOUT),
         }
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """Start one more worker."""
-        worker = self._start("worker")
+    def start_worker(self, checkout: Path = CHECKOUT) -> subprocess.Popen[bytes]:
+        """Start one more worker, of this version or of that of another checkout."""
+        worker = self._start("worker", checkout=checkout)
         self.workers.append(worker)
         return worker
+
+    def start_api(self, checkout: Path = CHECKOUT) -> subprocess.Popen[bytes]:
+        """Start one more API process, of this version or of that of another checkout."""
+        process = self._start("api", "--fd", str(self._socket.fileno()), checkout=checkout)
+        self._others.append(process)
+        return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell a process to end, and wait for it."""
+        process.terminate()
+        process.wait(_STOP_SECONDS_MAX)
+        for processes in (self.workers, self._others):
+            if process in processes:
+                processes.remove(process)
 
     def kill_worker(self, index: int) -> None:
         """End a worker as the kernel's out-of-memory killer would."""
@@ -153,28 +172,34 @@ class Stage:
         """Return what all processes have written to their logs."""
         return "".join(path.read_text() for path in sorted(self._folder.glob("*.log")))
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, checkout: Path = CHECKOUT) -> subprocess.Popen[bytes]:
         log = self._folder / f"{arguments[0]}-{secrets.token_hex(3)}.log"
         with log.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "ops.cli", *arguments],
-                cwd=CHECKOUT,
-                env=self.environment(),
+                [python_of(checkout), "-m", "ops.cli", *arguments],
+                cwd=checkout,
+                env={**self.environment(), "PYTHONPATH": str(checkout)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[self._socket.fileno()],
             )
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Return when the service is ready."""
         deadline = time.monotonic() + _READY_SECONDS_MAX
-        with self.client() as client:
-            while (answer := client.get("/readyz")).status_code != 200:
-                if time.monotonic() > deadline or any(
-                    p.poll() is not None for p in self._others + self.workers
-                ):
-                    raise AssertionError(f"not ready: {answer.text}\n{self.log()[-3_000:]}")
+        with httpx2.Client(base_url=self.url, timeout=_READY_SECONDS_MAX) as client:
+            found = "no answer"
+            while time.monotonic() < deadline and all(
+                process.poll() is None for process in self._others + self.workers
+            ):
+                with suppress(httpx2.TimeoutException):
+                    answer = client.get("/readyz")
+                    if answer.status_code == HTTPStatus.OK:
+                        return
+                    found = answer.text
                 time.sleep(0.05)
+        raise AssertionError(f"not ready: {found}\n{self.log()[-3_000:]}")
 
     def _stop(self) -> None:
         processes = self._others + self.workers
@@ -196,6 +221,11 @@ class SlowTicks(Stage):
         """The environment of every process of the service."""
         slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
         return {**super().environment(), **slow}
+
+
+def python_of(checkout: Path) -> str:
+    """Return the Python that has a checkout's packages."""
+    return sys.executable if checkout == CHECKOUT else str(checkout / ".venv/bin/python")
 
 
 class Breakable:

@@ -4,9 +4,11 @@ A row lock lasts to the end of the transaction, which also saves the decisions. 
 has locked is skipped until later, so that it does not delay the other events.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -14,13 +16,14 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow, dict_row
 
-from shared.domain import audit, commands
+from shared.domain import audit, commands, promotion
 from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
     DeleteRegistration,
     HealCounter,
     PendingCommand,
+    PromoteWaitlist,
     Register,
     Status,
 )
@@ -28,6 +31,8 @@ from shared.domain.event import EventChanges, EventSettings, Recount, Registrati
 from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements
+from worker import trouble
+from worker.trouble import Patience, Place
 
 log = structlog.get_logger(__name__)
 
@@ -36,27 +41,54 @@ LOCK_EVENTS = statements.load(_SQL / "lock_events.sql")
 FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
 FIND_HOLDERS = statements.load(_SQL / "find_holders.sql")
 READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
+COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 RECOUNT = statements.load(_SQL / "recount.sql")
+FIRST_PENDING = statements.load(_SQL / "first_pending.sql")
 
 _EVENTS_WITH_FULL_SHARE = 8
 """In a batch of more events no event gets more than this share of it."""
 
+_FROM_THE_FIRST = -(2**63)
+
+_WAITERS_READ_MAX = 10_000
+"""Once a batch has read so many waiting registrations, its other events are left for a later batch."""
+
+_RECOUNT_SECONDS_MAX = 300
+"""The time-out of a recount, which reads all rows of an event: about a second for a million rows."""
+
 _HEAL_COUNTER: commands.Kind = "heal_counter"
 
+_SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
+
 Session = psycopg.Connection[TupleRow]
-PendingRow = tuple[UUID, int, int, str, msgspec.Raw, str, datetime]
-"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, its payload not read yet."""
+PendingRow = tuple[UUID, int, int, str, str, str, str]
+"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, not read yet."""
 
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
     """Another session changed a row of this batch; the transaction must be rolled back."""
 
 
+class Scope(NamedTuple):
+    """The pending commands that a transaction takes, and the time that its statements may take.
+
+    It takes all but those that are `left_out`, or the command `alone`.
+    """
+
+    patience: Patience = trouble.BATCH
+    left_out: Collection[UUID] = ()
+    alone: Place | None = None
+
+
+class UnreadableEvent(Exception):  # noqa: N818 - likewise
+    """An event's row has a value that this version cannot read; none of its commands can be decided."""
+
+
 class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
     """An event that this transaction has locked, with its first pending commands in ledger order.
 
     `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
-    transaction's time.
+    transaction's time; `follow_up` is the id of the event's pending follow-up.
     """
 
     id: UUID
@@ -65,6 +97,7 @@ class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
     now: datetime
     spots_reserved: int
     waitlist_length: int
+    follow_up: UUID | None
     settings: EventSettings
     pending: list[PendingRow]
 
@@ -91,18 +124,39 @@ class LoadedEvent(msgspec.Struct, eq=False):
 _DECODER = msgspec.json.Decoder(LockedEvent)
 
 
-def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
-    """Lock the events among these that have pending commands, until the transaction ends.
+def lock_events(
+    session: Session, event_ids: Collection[UUID], commands_max: int, scope: Scope
+) -> list[LockedEvent]:
+    """Lock the events among these that have pending commands in `scope`, until the transaction ends.
+
+    They are returned in the order of `event_ids`.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
     A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
-    command of a newer version than this worker knows stays pending, and all commands behind it. Raises
-    `Overtaken` if the statement read the ledger before another session changed an event's row.
+    command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
+    patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
+    ledger before another session changed an event's row, and `UnreadableEvent`.
     """
     few = len(event_ids) <= _EVENTS_WITH_FULL_SHARE
     share = commands_max if few else -(-commands_max // _EVENTS_WITH_FULL_SHARE)
-    parameters = {"event_ids": arrays.uuids(event_ids), "share": share, "commands_max": commands_max}
-    events = [_DECODER.decode(row) for (row,) in session.execute(LOCK_EVENTS, parameters)]
+    parameters = {
+        "event_ids": arrays.uuids(event_ids),
+        "share": share,
+        "commands_max": commands_max,
+        "left_out": arrays.uuids(scope.left_out),
+        "first_seq": _FROM_THE_FIRST if scope.alone is None else scope.alone.seq,
+        "statement_ms": scope.patience.statement_ms,
+        "lock_ms": scope.patience.lock_ms,
+    }
+    rows = session.execute(LOCK_EVENTS, parameters).fetchall()
+    try:
+        events = [_DECODER.decode(row) for (row,) in rows]
+    except msgspec.DecodeError as error:
+        raise UnreadableEvent(str(error)) from error
+    places = {event_id: place for place, event_id in enumerate(event_ids)}
+    events.sort(key=lambda event: places[event.id])
+    if scope.alone is not None:  # unless another session has settled it
+        events = [event for event in events if event.pending[0][0] == scope.alone.command_id]
     if any(event.audit_seq > 0 and event.last_hash is None for event in events):
         raise Overtaken
     for event in events:
@@ -117,10 +171,20 @@ def lock_events(session: Session, event_ids: Collection[UUID], commands_max: int
     return [event for event in events if event.pending]
 
 
+def first_pending(session: Session, event_id: UUID, left_out: Collection[UUID]) -> Place | None:
+    """Return the event's first pending command that is not left out, None if there is none."""
+    parameters = {"event_id": event_id, "left_out": arrays.uuids(left_out)}
+    row = session.execute(FIRST_PENDING, parameters).fetchone()
+    return None if row is None else Place(event_id, *row)
+
+
 def rosters(
     session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
 ) -> list[LoadedEvent]:
-    """Return the events' rosters, with all that deciding these commands can ask of them."""
+    """Return the events' rosters, with all that deciding these commands can ask of them.
+
+    The last events are left out if the first have read `_WAITERS_READ_MAX` waiting registrations.
+    """
     named: list[list[Registration]] = []
     emails: set[tuple[UUID, str]] = set()
     for event, pending in decidable:
@@ -136,35 +200,34 @@ def rosters(
         addresses += [registration.email for registration in named[-1]]
         emails |= {(event.id, commands.email_key(email)) for email in addresses if email is not None}
     holders_of = _holders(session, emails) if emails else {}
-    return [
-        LoadedEvent(
-            id=event.id,
-            roster=_roster(session, event, pending, registrations, holders_of.get(event.id, {})),
-            now=event.now,
-            audit_seq=event.audit_seq,
-            last_hash=bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST,
+    oversized_of = _oversized(session, decidable)
+    loaded: list[LoadedEvent] = []
+    read = 0
+    for (event, pending), registrations in zip(decidable, named, strict=True):
+        if read >= _WAITERS_READ_MAX:
+            break
+        heals = any(isinstance(command.command, HealCounter) for command in pending)
+        waits = event.waitlist_length or heals
+        waiters = _waiters(session, event, pending, registrations, heals=heals) if waits else []
+        read += len(waiters)
+        roster = Roster(
+            settings=event.settings,
+            spots_reserved=event.spots_reserved,
+            waitlist=Waitlist.of(
+                (waiter.waiter for waiter in waiters), event.waitlist_length, oversized_of.get(event.id)
+            ),
+            registrations={registration.id: registration for registration in (*waiters, *registrations)},
+            holders=holders_of.get(event.id, {}),
+            recount=_recount(session, event.id) if heals else None,
+            follow_up=event.follow_up,
         )
-        for (event, pending), registrations in zip(decidable, named, strict=True)
-    ]
-
-
-def _roster(
-    session: Session,
-    event: LockedEvent,
-    pending: Sequence[PendingCommand],
-    named: Sequence[Registration],
-    holders: dict[str, UUID],
-) -> Roster:
-    heals = any(isinstance(command.command, HealCounter) for command in pending)
-    waiters = _waiters(session, event, pending, named, heals=heals) if event.waitlist_length or heals else []
-    return Roster(
-        settings=event.settings,
-        spots_reserved=event.spots_reserved,
-        waitlist=Waitlist.of((waiter.waiter for waiter in waiters), event.waitlist_length),
-        registrations={registration.id: registration for registration in (*waiters, *named)},
-        holders=holders,
-        recount=_recount(session, event.id) if heals else None,
-    )
+        last_hash = bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST
+        loaded.append(
+            LoadedEvent(
+                id=event.id, roster=roster, now=event.now, audit_seq=event.audit_seq, last_hash=last_hash
+            )
+        )
+    return loaded
 
 
 def _waiters(
@@ -175,17 +238,71 @@ def _waiters(
     *,
     heals: bool,
 ) -> list[Registration]:
-    """Return the head of the waitlist, as far as these commands can reach."""
+    """Return the head of the waitlist, as far as these commands can reach.
+
+    A batch ends before its promotions take twice `PROMOTED_SPOTS_MAX` spots, and one command stops at half
+    of that.
+    """
     only_registers = all(isinstance(command.command, Register) for command in pending)
     if only_registers and event.spots_reserved >= event.settings.capacity:
         return []  # no spot is free and none will be: no registration can pass another
-    changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
-    capacity = max([event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))])
+    capacity = max(_capacities(event, pending))
     freed = capacity if heals else max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
-    if not (event.settings.auto_promote or changes):
+    freed = min(freed, min(len(pending), 2) * promotion.PROMOTED_SPOTS_MAX)
+    if not _may_promote(event, pending):
         freed = 0
-    leaving = sum(isinstance(command.command, ChangeStatus | DeleteRegistration) for command in pending)
-    return _registrations(session, READ_WAITLIST, event.id, freed=freed, leaving=leaving)
+    leaving = Counter(r.spots_count for r in named if r.status is Status.WAITLIST)
+    return _registrations(
+        session,
+        READ_WAITLIST,
+        event.id,
+        capacity=capacity,
+        freed=freed,
+        leaving_sizes=arrays.numbers(leaving.keys()),
+        leaving_parties=arrays.numbers(leaving.values()),
+    )
+
+
+def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
+    kinds = {type(command.command) for command in pending}
+    if event.follow_up is not None:
+        return PromoteWaitlist in kinds
+    return event.settings.promotes or ChangeEvent in kinds
+
+
+def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:
+    """Return the capacities that the event has while these commands are decided."""
+    changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
+    return [event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))]
+
+
+def _oversized(
+    session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
+) -> dict[UUID, dict[int, int]]:
+    """Return for each event the oversized parties by size, as far as its waitlist's limit depends on them."""
+    asked = []
+    for event, pending in decidable:
+        changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
+        limits = [event.settings.waitlist_limit, *(change.waitlist_limit for change in changes)]
+        limit = min((limit for limit in limits if isinstance(limit, int)), default=None)
+        capacity = min((capacity for capacity in _capacities(event, pending) if capacity), default=None)
+        if limit is None or capacity is None:
+            continue
+        # With so many oversized parties the waitlist has room, whatever these commands do to its length.
+        parties_max = event.waitlist_length - limit + 1 + len(pending)
+        if parties_max > 0 and any(isinstance(command.command, Register) for command in pending):
+            asked.append((event.id, capacity, parties_max))
+    oversized: dict[UUID, dict[int, int]] = {}
+    if asked:
+        event_ids, capacities, parties_max_of = zip(*asked, strict=True)
+        parameters = {
+            "event_ids": arrays.uuids(event_ids),
+            "capacities": arrays.numbers(capacities),
+            "parties_max": arrays.numbers(parties_max_of),
+        }
+        for event_id, spots_count, parties in session.execute(COUNT_OVERSIZED, parameters):
+            oversized.setdefault(event_id, {})[spots_count] = parties
+    return oversized
 
 
 def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUID, dict[str, UUID]]:
@@ -209,6 +326,10 @@ def _registrations(
 
 
 def _recount(session: Session, event_id: UUID) -> Recount:
+    """Count the event's rows, under a time-out of its own: however many they are, the heal is decided."""
     with session.cursor(row_factory=dict_row) as cursor:
+        (before,) = cursor.execute("SHOW statement_timeout").fetchall()
+        cursor.execute(_SET_TIMEOUT, {"timeout": f"{_RECOUNT_SECONDS_MAX}s"})
         (row,) = cursor.execute(RECOUNT, {"event_id": event_id}).fetchall()
+        cursor.execute(_SET_TIMEOUT, {"timeout": before["statement_timeout"]})
     return Recount(**row)

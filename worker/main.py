@@ -8,18 +8,20 @@ from celery import signals
 from shared import memory, settings, telemetry
 from shared.messaging import queues
 from shared.messaging.results import ResultWriter
-from worker import celery_hooks
+from worker import celery_hooks, metrics_server
 from worker.owner import Owner
 from worker.publisher import Publisher
 
 _settings = settings.current()
 app = queues.celery_app(_settings)
 _publisher = Publisher(ResultWriter(_settings.result_url, _settings.result_keep_seconds), time.monotonic)
-celery_hooks.install(app, Owner(_settings, _publisher, time.monotonic))
+_owner = Owner(_settings, _publisher, time.monotonic)
+celery_hooks.install(app, _owner)
 
 
 @signals.worker_ready.connect
-def _freeze(**_: object) -> None:
+def _ready(**_: object) -> None:
+    metrics_server.start(_settings, lambda: time.monotonic() - _owner.ticked_at)
     memory.freeze()
 
 

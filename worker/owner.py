@@ -6,20 +6,22 @@ broker no messages arrive, and the ticks still find pending commands.
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Protocol
 from uuid import UUID
 
 import psycopg
 import structlog
 
-from shared import processes
+from shared import metrics, processes
 from shared.postgres import connections
 from shared.settings import Settings
-from worker import batch
+from worker import batch, save
 from worker.active_events import ActiveEvents
 from worker.ownership import Ownership, SessionLost
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
+from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +56,13 @@ class Owner:
         self.number = processes.own_number()
         self._active = ActiveEvents(clock)
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
+        self._troubles = Troubles(clock)
         self._ownership: Ownership | None = None
         self._consumer: Consumer | None = None
         self._scheduled = False
         self._looking_again = False
+        self.ticked_at = clock()
+        """The clock's time at which the owner last looked at the ledger."""
 
     def attach(self, consumer: Consumer) -> None:
         """Consume the queues of all active events, now that the broker is connected."""
@@ -93,10 +98,14 @@ class Owner:
             return
         if moved.gained or moved.lost:
             log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
+            metrics.owner_changes.inc(moved.gained + moved.lost)
         if not ownership.has_its_share:
             self._look_again()
-        self._queue.add(pending)
+        self.ticked_at = self._clock()
+        metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
+        self._queue.add(self._troubles.not_paused(pending))
         self._stop_consuming(self._active.remove_others(ownership))
+        self._retry()
         self._apply_for_a_while()
         self._consume(pending)
 
@@ -105,7 +114,7 @@ class Owner:
 
         From now on the worker consumes the queues of those events.
         """
-        self._queue.add(event_ids)
+        self._queue.add(self._troubles.not_paused(event_ids))
         if not self._scheduled:
             self._apply_for_a_while()
         self._consume(event_ids)
@@ -120,6 +129,28 @@ class Owner:
         while self._queue.ready and self._clock() < until:
             self._apply_batch()
         self._schedule()
+
+    def _retry(self) -> None:
+        """Try commands that are set aside again, for a short time."""
+        ownership = self._ownership
+        until = self._clock() + _SLICE_SECONDS
+        for place in self._troubles.due():
+            if ownership is None or self._clock() > until:
+                return
+            if place.event_id not in ownership:
+                self._troubles.forget(place.command_id)
+                continue
+            try:
+                settled = batch.retry(ownership.session, place, self._troubles)
+            except Exception as error:
+                if ownership.session.closed:
+                    self._lose(error)
+                    return
+                log.exception("event_not_applied", event_id=str(place.event_id))
+                return
+            metrics.count_settled(settled)
+            self._publisher.add(settled)
+        self._publisher.publish()
 
     def _schedule(self) -> None:
         if self._queue.ready and self._consumer is not None and not self._scheduled:
@@ -136,7 +167,9 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            settled = batch.apply(ownership.session, event_ids, commands_max, self._publisher.publish)
+            applied = batch.apply(
+                ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
+            )
         except Exception as error:
             self._publisher.publish()
             if ownership.session.closed:  # for good: only `_joined` makes another session
@@ -146,12 +179,25 @@ class Owner:
                 log.warning("batch_parted", events=len(event_ids), error=repr(error))
             else:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
+                self._pause(ownership, event_ids[0], error)
             self._queue.refused(event_ids)
             return
-        self._queue.settled(event_ids, settled, commands_max)
-        self._publisher.add(settled)
-        if len(settled) < self.settings.backlog_batch_max:  # else the next batch publishes meanwhile (0004)
+        for event_id in event_ids:
+            if self._troubles.resume(event_id):
+                save.forget_trouble(ownership.session, [event_id], None)
+        metrics.count_settled(applied.settled)
+        self._queue.add(applied.unfinished)
+        self._queue.settled(event_ids, applied.settled, commands_max)
+        self._publisher.add(applied.settled)
+        # After a full batch the next one publishes meanwhile (0004).
+        if len(applied.settled) < self.settings.backlog_batch_max:
             self._publisher.publish()
+
+    def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:
+        """Let an event that cannot be applied wait, and note the reason where operators look for it."""
+        self._troubles.pause(event_id)
+        with suppress(psycopg.Error):
+            save.note_trouble(ownership.session, event_id, None, error)
 
     def _look_again(self) -> None:
         if self._consumer is not None and not self._looking_again:
@@ -184,6 +230,7 @@ class Owner:
         if ownership is None:
             return
         added = self._active.add([event_id for event_id in event_ids if event_id in ownership])
+        metrics.events_owned.set(len(self._active.ids))
         if added and self._consumer is not None:
             self._consumer.start(added)
 
@@ -194,6 +241,7 @@ class Owner:
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
         ownership, self._ownership = self._ownership, None
+        metrics.events_owned.set(0)
         if ownership is None:
             return
         ownership.session.close()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from shared import metrics
 from shared.domain.outcomes import SettledCommand
 from shared.messaging.results import ResultWriter
 
@@ -29,12 +30,16 @@ class Publisher:
     def publish(self) -> None:
         """Store and announce the added outcomes, unless the result backend has just failed; never raises."""
         settled, self._unpublished = self._unpublished, []
-        if not settled or self._clock() < self._paused_until:
+        if self._clock() < self._paused_until:
+            metrics.results_lost.inc(len(settled))
+            return
+        if not settled:
             return
         try:
             self._writer.write(settled)
         except Exception as error:  # noqa: BLE001 - any error: the outcomes are committed
             self._paused_until = self._clock() + _PAUSE_SECONDS
+            metrics.results_lost.inc(len(settled))
             log.warning("results_not_stored", count=len(settled), error=str(error))
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ many events, need one statement a part: the guarded counters, new registrations,
 outcomes. Row counts are compared before the commit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -16,17 +16,22 @@ from psycopg.rows import TupleRow
 
 from shared.domain import commands
 from shared.domain.commands import Status
-from shared.domain.event import EventChanges, EventSettings, Recount, Registration
+from shared.domain.event import EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
 from shared.postgres import arrays, statements
 from worker.load import LoadedEvent, Overtaken, Session
 
 _SQL = Path(__file__).parent / "sql"
 SAVE_BATCH = statements.load(_SQL / "save_batch.sql")
+SAVE_FOLLOW_UP = statements.load(_SQL / "save_follow_up.sql")
 SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
+NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
+FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
+
+_ERROR_LENGTH_MAX = 200
 
 _Taken = tuple[LoadedEvent, EventChanges]
 
@@ -54,6 +59,8 @@ class BatchWriter:
                 self._heal(event.id, changes.recount)
             if changes.settings is not None:
                 self._save_settings(event.id, changes.settings, changes)
+            if changes.follow_up is not None:
+                self._save_follow_up(event.id, changes.follow_up)
         # Registrations that leave go first, so that their places and email addresses are free for the others.
         if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
             self._delete(deleted)
@@ -91,6 +98,10 @@ class BatchWriter:
         parameters = {"event_id": event_id, **moved, **msgspec.structs.asdict(settings)}
         self._send(SAVE_SETTINGS, parameters, 1, GuardRefused)
 
+    def _save_follow_up(self, event_id: UUID, follow_up: FollowUp) -> None:
+        parameters = {"event_id": event_id, **msgspec.structs.asdict(follow_up)}
+        self._send(SAVE_FOLLOW_UP, parameters, 1, Overtaken)
+
     def _delete(self, deleted: Sequence[tuple[UUID, UUID]]) -> None:
         parameters = {
             "event_ids": arrays.uuids(event_id for event_id, _ in deleted),
@@ -111,6 +122,23 @@ class BatchWriter:
         self, statement: bytes, parameters: Mapping[str, object], rows: int, error: type[Exception]
     ) -> None:
         self._counted.append((self.session.execute(statement, parameters), rows, error))
+
+
+def note_trouble(session: Session, event_id: UUID, command_id: UUID | None, error: BaseException) -> None:
+    """Commit a note that a command, or a whole event, could not be applied; `status` shows it.
+
+    The note has the database's own words without its details, which can be personal data.
+    """
+    reason = type(error).__name__
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        reason = f"{error.sqlstate} {error.diag.message_primary}"
+    parameters = {"event_id": event_id, "command_id": command_id, "error": reason[:_ERROR_LENGTH_MAX]}
+    session.execute(NOTE_TROUBLE, parameters)
+
+
+def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UUID | None) -> None:
+    """Delete the notes of a command that is settled, or of events that can be applied again."""
+    session.execute(FORGET_TROUBLE, {"event_ids": arrays.uuids(event_ids), "command_id": command_id})
 
 
 def _parameters(

@@ -41,6 +41,13 @@ _SETTINGS = ", ".join(
 _READ = text(f"""
     SELECT json_build_object(
         'now', now(), 'spotsReserved', spots_reserved, 'waitlistLength', waitlist_length,
+        'oversized', (
+            SELECT count(*) FROM (
+                SELECT FROM registration
+                WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count > capacity AND capacity > 0
+                LIMIT greatest(coalesce(waitlist_length - waitlist_limit + 1, 0), 0)
+            ) AS large
+        ),
         'settings', json_build_object({_SETTINGS}),
         'holders', ARRAY(
             SELECT email_key FROM registration
@@ -57,11 +64,15 @@ _READ = text(f"""
 
 
 class _FullEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """An event without a free spot, on the database's clock; `holders` have the email keys of the read."""
+    """An event without a free spot, on the database's clock; `holders` have the email keys of the read.
+
+    `oversized` counts the oversized parties on its waitlist, as far as the waitlist's limit depends on them.
+    """
 
     now: datetime
     spots_reserved: int
     waitlist_length: int
+    oversized: int
     settings: EventSettings
     holders: list[str]
 
@@ -106,7 +117,7 @@ def _refusal(event: _FullEvent, command: Register) -> Refused | None:
     roster = Roster(
         settings=event.settings,
         spots_reserved=event.spots_reserved,
-        waitlist=Waitlist(length=event.waitlist_length),
+        waitlist=Waitlist.of((), event.waitlist_length, {event.settings.capacity + 1: event.oversized}),
         registrations={},
         holders=dict.fromkeys(event.holders, _NO_ID),
     )

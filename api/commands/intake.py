@@ -16,6 +16,7 @@ from psycopg import DataError, IntegrityError
 from psycopg.rows import TupleRow
 
 from api.tasks import SingleTask
+from shared import metrics
 from shared.postgres import ledger
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
@@ -117,6 +118,7 @@ class Intake:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
         else:
+            metrics.accepted.inc(sum(not acceptance.replayed for acceptance in acceptances))
             for (_, accepted), acceptance in zip(batch, acceptances, strict=True):
                 if not accepted.done():
                     accepted.set_result(acceptance)

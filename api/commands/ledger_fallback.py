@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
 from api.tasks import SingleTask
+from shared import metrics
 from shared.postgres import ledger
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ class LedgerFallback:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _read(self, due: Sequence[AwaitedCommand]) -> None:
+        metrics.ledger_reads.inc()
         try:
             async with self._engine.connect() as connection:
                 outcomes = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])

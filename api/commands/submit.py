@@ -1,7 +1,8 @@
 """The way of every command from a request to its outcome: accept, wake the owner, wait, answer."""
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from uuid import UUID
 
 import structlog
@@ -11,18 +12,26 @@ from starlette.responses import Response
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.pending_limit import PendingLimit
 from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
+from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
+from shared import metrics
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
+
+
+PUBLIC_ACTOR = "public"
+HOLDER_ACTOR = "holder"
+PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, HOLDER_ACTOR))
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
@@ -45,6 +54,7 @@ class Decided:
 class Submission:
     """The way of a command through the parts of an API process."""
 
+    limit: PendingLimit
     intake: Intake
     waker: Waker
     waiter: OutcomeWaiter
@@ -52,15 +62,21 @@ class Submission:
     reader: Reader
     receipts: Receipts
     pace: Pace
+    answer_seconds: Observations[float] = field(
+        default_factory=lambda: Observations(metrics.answer_seconds.observe_all)
+    )
 
     async def submit(self, request: CommandRequest) -> Decided | Response:
         """Return the command's outcome, or the answer 202 if the outcome is not known in time.
 
         Raises the problem of a refusal, of a failure, or of a command that was not accepted.
         """
+        if request.actor in PUBLIC_ACTORS:  # an admin can pause an event in an overload
+            self.limit.let_in(request.event_id)
         acceptance = await self.intake.accept(request)  # committed: it will have exactly one outcome
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+        accepted_at = perf_counter()
         event_id, receipt_id = request.event_id, acceptance.command_id
         headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
@@ -75,6 +91,8 @@ class Submission:
                 outcome = await self._recorded_outcome(event_id, receipt_id)
         if outcome is None:
             return await self._pending(event_id, receipt_id, headers)
+        if not acceptance.replayed:
+            self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
@@ -82,6 +100,7 @@ class Submission:
         return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
+        metrics.ledger_reads.inc()
         pairs = [(event_id, command_id)]
         recorded = await _if_readable(
             self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))

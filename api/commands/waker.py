@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 
 from api.tasks import SingleTask
+from shared import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Waker:
             for queue, event_ids in self._address(list(self._sent)):
                 try:
                     await self._send(queue, event_ids)
+                    metrics.wakes_sent.inc()
                 except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
                     log.warning("wake_failed", queue=queue, error=repr(error))
             with suppress(TimeoutError):

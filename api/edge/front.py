@@ -7,7 +7,9 @@ application does not see these routes: all that every answer needs belongs here.
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,22 +17,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from api.observations import Observations
+from shared import metrics
+
 Endpoint = Callable[..., Awaitable[Response]]
 Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 """A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
+_CLIENT_GONE = 499
+"""The status under which a request is counted that ended without an answer."""
 
 
 class Front:
     """An ASGI application that gives each request and its answer an id, and renders errors as problems."""
 
     def __init__(
-        self, app: FastAPI, direct: Direct, problem: Callable[[Request, Exception], Response]
+        self,
+        app: FastAPI,
+        direct: Direct,
+        paths: Mapping[Callable[..., Any], str],
+        problem: Callable[[Request, Exception], Response],
     ) -> None:
         self.app = app
         self._direct = direct
         self._problem = problem
+        self._answered: Observations[tuple[str, int, float]] = Observations(_count)
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -40,12 +53,14 @@ class Front:
         header = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
         request_id = header or b"%032x" % random.getrandbits(128)
         scope["request_id"] = request_id.decode("latin-1")
-        started = False
+        status = 0
+        path = None
+        began = perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], (_REQUEST_ID, request_id)]
             await send(message)
 
@@ -55,10 +70,24 @@ class Front:
                 await self.app(scope, receive, send_with_id)
                 return
             endpoint, parameters = route
+            path = self._paths[endpoint]
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_with_id)
         except Exception as error:
-            if started:
+            if status:
                 raise
             await self._problem(Request(scope, receive), error)(scope, receive, send_with_id)
+        finally:
+            if path is None:
+                path = getattr(scope.get("route"), "path", metrics.UNKNOWN_ROUTE)
+            self._answered.add((path, status or _CLIENT_GONE, perf_counter() - began))
+
+
+def _count(answers: list[tuple[str, int, float]]) -> None:
+    """Count answers by route and status, and their durations by route."""
+    for (path, status), count in Counter((path, status) for path, status, _ in answers).items():
+        metrics.http_requests.labels(path, status).inc(count)
+    for path in {path for path, _, _ in answers}:
+        seconds = [seconds for answered, _, seconds in answers if answered == path]
+        metrics.http_seconds.labels(path).observe_all(seconds)

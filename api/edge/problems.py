@@ -97,7 +97,7 @@ class ProblemType(Enum):
     )
     INTAKE_FULL = (
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "Too many commands wait to be accepted; nothing was accepted.",
+        "Too many commands wait to be decided; nothing was accepted.",
         (),
         _RETRY,
     )
@@ -145,9 +145,9 @@ class ProblemType(Enum):
     def error(
         self, detail: str | None = None, *, headers: Mapping[str, str] = _NO_HEADERS, **more: Any
     ) -> ProblemError:
-        """Return the error to raise; `headers` are those of this answer beside the problem's own."""
+        """Return the error to raise; `headers` come beside the problem's own, or in their place."""
         return ProblemError(
-            self.status, self.name, detail or self.detail, headers={**headers, **self.headers}, **more
+            self.status, self.name, detail or self.detail, headers={**self.headers, **headers}, **more
         )
 
 

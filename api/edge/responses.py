@@ -22,6 +22,7 @@ from shared.domain.outcomes import (
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
+    WaitlistPromoted,
 )
 
 _JSON = "application/json"
@@ -53,6 +54,8 @@ def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str,
         case Refused(code=code, detail=detail):
             spots = {"spots_left": outcome.spots_left, "spots_needed": outcome.spots_needed}
             more = {name: count for name, count in spots.items() if count is not None}
+            if outcome.retry_after_seconds is not None:
+                headers = {**headers, "retry-after": str(outcome.retry_after_seconds)}
             return problems.of_refusal(code).error(detail, headers=headers, receipt_id=receipt_id, **more)
         case Failed(incident_id=incident_id):
             return ProblemType.COMMAND_FAILED.error(
@@ -88,7 +91,7 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             pass
         case RegistrationDeleted():
             status = ReceiptStatus.DELETED
-        case EventChanged() | CounterHealed():
+        case EventChanged() | CounterHealed() | WaitlistPromoted():
             status = ReceiptStatus.APPLIED
         case Refused(code=code, detail=detail):
             status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)

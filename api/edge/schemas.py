@@ -84,6 +84,7 @@ class Event(Availability, frozen=True, kw_only=True, rename="camel"):
     promotion_policy: str
     auto_promote: bool
     paused: bool
+    promoting: bool
     created_at: datetime
     updated_at: datetime
 

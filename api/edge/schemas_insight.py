@@ -1,5 +1,6 @@
 """The HTTP bodies of an event's audit trail, counter, statistics and explanations."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,25 @@ class AuditPage(Wire, frozen=True, kw_only=True, rename="camel"):
     """Audit entries by number; `nextCursor` asks for the rest."""
 
     items: list[AuditEntry]
+    next_cursor: str | None
+
+
+class FailedCommand(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A command that could not be decided; its digest is SHA-256 of its id, and the log has the incident."""
+
+    seq: int
+    command_digest: str
+    kind: str
+    actor: str
+    accepted_at: datetime
+    settled_at: datetime
+    incident_id: UUID
+
+
+class FailedCommandPage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Failed commands in ledger order; `nextCursor` asks for the rest."""
+
+    items: list[FailedCommand]
     next_cursor: str | None
 
 

@@ -1,10 +1,11 @@
 """Access to the admin routes: bearer keys, each with its scopes."""
 
+import ipaddress
 import secrets
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import Security
+from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from api.edge.problems import ProblemType
@@ -19,6 +20,7 @@ class Scope(StrEnum):
     WRITE = "write"
 
 
+_FORWARDED = ("forwarded", "x-forwarded-for", "via")
 _bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer key for reading only.")
 
 
@@ -36,6 +38,28 @@ async def admin(
     return "admin"
 
 
+async def _local_or_reader(
+    request: Request,
+    services: Provided,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> None:
+    """Let a client of this machine pass, or the holder of a key; 401 for all others.
+
+    A request that a proxy forwards comes from elsewhere, although the proxy may be on this machine.
+    """
+    if _scopes(services.settings, credentials) is None and not _is_local(request):
+        raise ProblemType.UNAUTHORIZED.error()
+
+
+def _is_local(request: Request) -> bool:
+    if request.client is None or any(header in request.headers for header in _FORWARDED):
+        return False
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
 def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> frozenset[str] | None:
     if credentials is None:
         return None
@@ -49,5 +73,6 @@ def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None
     return None
 
 
+local_or_reader = Security(_local_or_reader)
 reader = Security(admin, scopes=[Scope.READ.value])
 writer = Security(admin, scopes=[Scope.WRITE.value])

@@ -84,6 +84,17 @@ AUDIT = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
+COMMANDS = _read(
+    {
+        200: builders.answer(
+            "A page.",
+            schemas_insight.FailedCommandPage,
+            page={"items": [examples.FAILED_EXAMPLE], "nextCursor": None},
+        ),
+    },
+    ProblemType.EVENT_NOT_FOUND,
+)
+
 COUNTER = _read(
     {
         200: builders.answer(

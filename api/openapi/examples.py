@@ -65,6 +65,7 @@ EVENT_EXAMPLE = {
     "promotionPolicy": "strict_fifo",
     "autoPromote": True,
     "paused": False,
+    "promoting": False,
     "createdAt": NOW,
     "updatedAt": NOW,
 }
@@ -94,4 +95,13 @@ AUDIT_EXAMPLE = {
     "at": "2026-11-24T09:00:00.000000Z",
     "hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
     "previousHash": "0" * 64,
+}
+FAILED_EXAMPLE = {
+    "seq": 4711,
+    "commandDigest": AUDIT_EXAMPLE["commandDigest"],
+    "kind": "register",
+    "actor": "public",
+    "acceptedAt": NOW,
+    "settledAt": NOW,
+    "incidentId": REGISTRATION_ID,
 }

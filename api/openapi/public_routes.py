@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.responses import PlainTextResponse
 
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
@@ -132,6 +133,18 @@ READINESS = builders.route(
             no_worker={"ready": False, "checks": {**_READY, "worker": "no worker ticks"}},
         ),
     }
+)
+
+
+METRICS = builders.route(
+    {
+        200: {
+            "description": "All metrics.",
+            "content": {"text/plain": {"example": "admitone_commands_accepted_total 4711.0\n"}},
+        }
+    },
+    ProblemType.UNAUTHORIZED,
+    response_class=PlainTextResponse,
 )
 
 

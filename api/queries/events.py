@@ -15,7 +15,11 @@ from shared.postgres.tables import REVISION
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused, created_at, updated_at, now() AS now
+    max_spots_per_registration, opens_at, closes_at, paused,
+    follow_up_id IS NOT NULL AND (
+        SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
+    ) IS NULL AS promoting,
+    created_at, updated_at, now() AS now
 """
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
@@ -76,6 +80,14 @@ _AUDIT = text("""
     LEFT JOIN audit_entry AS before ON before.event_id = entry.event_id AND before.number = entry.number - 1
     WHERE entry.event_id = :event_id AND entry.number > :after
     ORDER BY entry.number LIMIT :limit
+""")
+
+_FAILED = text("""
+    SELECT command.id AS command_id, command.seq, command.kind, command.actor, command.accepted_at,
+           outcome.settled_at, CAST(outcome.body ->> 'incidentId' AS uuid) AS incident_id
+    FROM outcome JOIN command ON command.event_id = outcome.event_id AND command.id = outcome.command_id
+    WHERE outcome.event_id = :event_id AND outcome.body ->> 'outcome' = 'failed' AND command.seq > :after
+    ORDER BY command.seq LIMIT :limit
 """)
 
 _COUNTER = text("""
@@ -155,6 +167,20 @@ def _audit_entry(row: RowMapping) -> dict[str, Any]:
     shown["at"] = audit.timestamp(row["at"])
     shown["hash"] = row["hash"].hex()
     shown["previous_hash"] = (row["previous_hash"] or audit.BEFORE_THE_FIRST).hex()
+    return shown
+
+
+async def failed_commands(
+    connection: AsyncConnection, event_id: UUID, *, after: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return the event's failed commands behind a place in the ledger, in ledger order."""
+    parameters = {"event_id": event_id, "after": after, "limit": limit}
+    return [_failed(row) for row in (await connection.execute(_FAILED, parameters)).mappings()]
+
+
+def _failed(row: RowMapping) -> dict[str, Any]:
+    shown = dict(row)
+    shown["command_digest"] = audit.command_digest(shown.pop("command_id"))
     return shown
 
 

@@ -32,7 +32,8 @@ _STEPS = text("""
 _AHEAD = text("""
     SELECT count(*) AS registrations, coalesce(sum(spots_count), 0) AS spots,
            count(*) FILTER (WHERE spots_count <= :spots_left) AS fitting,
-           (array_agg(spots_count ORDER BY seq))[1] AS head_needs, min(seq) AS head_seq,
+           (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :capacity))[1] AS head_needs,
+           min(seq) FILTER (WHERE spots_count <= :capacity) AS head_seq,
            (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1]
            AS fitting_needs,
            min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
@@ -49,7 +50,8 @@ async def explain(
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
-        parameters = {"event_id": event["id"], "seq": registration["seq"], "spots_left": free}
+        spots = {"spots_left": free, "capacity": event["capacity"]}
+        parameters = {"event_id": event["id"], "seq": registration["seq"], **spots}
         ahead = (await connection.execute(_AHEAD, parameters)).one()
     return Explanation(
         registration_id=registration["id"],
@@ -106,33 +108,43 @@ def _obstacle(
     steps: Sequence[ExplanationStep],
 ) -> str:
     free, needs = event["capacity"] - event["spots_reserved"], registration["spots_count"]
-    policy = event["promotion_policy"]
+    policy, capacity = event["promotion_policy"], event["capacity"]
     if free < 0:
         return f"The event is oversold by {-free}: no registration is confirmed until it fits."
+    if 0 < capacity < needs:
+        return (
+            f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
+            "behind it are promoted before it until the capacity allows it."
+        )
+    if event["paused"]:
+        return "The event is paused: no registration is promoted until the pause ends."
     if not event["auto_promote"]:
         return f"{free} are free; autoPromote is off, so an admin has to confirm it."
     if free == 0:
         return "No spots are free."
-    if _is_next(Policy(policy), registration, ahead, free):
+    if event["promoting"]:
+        return f"The {free} that are free are being given to the waitlist, in its order."
+    if _is_next(event, registration, ahead, free):
         moved = _moved_by(steps)
         return f"{moved} to the waitlist; the next change of the event offers it the {free} that are free."
-    if policy == Policy.STRICT_FIFO and ahead.registrations:
+    if policy == Policy.STRICT_FIFO and ahead.head_seq is not None:
         return (
             f"The head of the waitlist needs {ahead.head_needs}, {free} are free, policy strict_fifo: "
             "no registration behind the head is promoted before it."
         )
     if needs > free:
-        subject = "It" if ahead.registrations else "The head of the waitlist"
+        subject = "It" if ahead.head_seq is not None else "The head of the waitlist"
         return f"{subject} needs {needs}, {free} are free, policy {policy}."
     return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
 
 
-def _is_next(policy: Policy, registration: RowMapping, ahead: Row[Any], free: int) -> bool:
+def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any], free: int) -> bool:
     """Return True if the owner would promote this registration next, by the owner's own rule."""
     itself = Waiter(registration["seq"], registration["id"], registration["spots_count"])
     before = ((ahead.head_seq, ahead.head_needs), (ahead.fitting_seq, ahead.fitting_needs))
     waiters = {Waiter(seq, _OTHER, needs) for seq, needs in before if seq is not None} | {itself}
-    return promotion.next_up(policy, Waitlist.of(waiters, len(waiters)), free) == itself
+    policy, waitlist = Policy(event["promotion_policy"]), Waitlist.of(waiters, len(waiters))
+    return promotion.next_up(policy, waitlist, capacity=event["capacity"], spots_left=free) == itself
 
 
 def _moved_by(steps: Sequence[ExplanationStep]) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -22,7 +22,7 @@ from api.edge.schemas import (
     Registration,
     RegistrationPage,
 )
-from api.edge.schemas_insight import AuditEntry, AuditPage, Counter
+from api.edge.schemas_insight import AuditEntry, AuditPage, Counter, FailedCommand, FailedCommandPage
 from api.edge.security import reader, writer
 from api.openapi import admin_routes
 from api.queries import events
@@ -127,6 +127,25 @@ async def list_audit_entries(
         await _must_exist(services, event_id)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
+
+
+@router.get("/{event_id}/commands", dependencies=[reader], **admin_routes.COMMANDS)
+async def list_commands(
+    event_id: UUID,
+    services: Provided,
+    outcome: Literal["failed"] = "failed",  # noqa: ARG001 - the only value there is
+    cursor: str | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+) -> Response:
+    """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
+    after = _after(cursor)
+    rows = await services.read(
+        lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
+    )
+    if not rows:
+        await _must_exist(services, event_id)
+    items = [FailedCommand(**row) for row in rows]
+    return responses.body(FailedCommandPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
 
 @router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)

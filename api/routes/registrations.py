@@ -21,9 +21,6 @@ from api.services import Provided, Services
 from shared.domain import ids
 from shared.domain.commands import ChangeStatus, Status
 
-PUBLIC_ACTOR = "public"
-HOLDER_ACTOR = "holder"
-
 router = APIRouter(tags=["Registering"])
 
 
@@ -46,7 +43,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     command = await request_bodies.read_registration(request, services.settings)
     event_id = services.event_ids.get(slug) or await services.find_event(slug)
     submitted = request_bodies.command_request(
-        request, services.settings, slug=slug, event_id=event_id, command=command, actor=PUBLIC_ACTOR
+        request, services.settings, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
     )
     full_event = services.full_events.loaders.get(event_id)
     if full_event is not None and submitted.idempotency_key is None:
@@ -85,7 +82,7 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     await _receipt(services, event_id, id_)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(
-        request, services.settings, slug=slug, event_id=event_id, command=command, actor=HOLDER_ACTOR
+        request, services.settings, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):

@@ -18,20 +18,22 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
 GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
-    idempotency_key, ledger_mark TO admitone_api, admitone_worker;
+    idempotency_key, ledger_mark, trouble TO admitone_api, admitone_worker;
 
 -- The API accepts: it adds events and commands, and changes nothing that is there.
 GRANT INSERT ON event, command, pending_command, idempotency_key TO admitone_api;
 GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 
--- The worker decides: it settles commands, moves counters and registrations, and adds to the audit trail.
+-- The worker decides: it settles commands, moves counters and registrations, adds to the audit trail, and adds
+-- the commands that follow from commands.
 GRANT UPDATE ON event TO admitone_worker;
 GRANT INSERT ON outcome TO admitone_worker;
 GRANT DELETE ON pending_command, idempotency_key TO admitone_worker;
 GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
-GRANT INSERT ON audit_entry TO admitone_worker;
+GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
+GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
 GRANT pg_read_all_stats TO admitone_api, admitone_worker;

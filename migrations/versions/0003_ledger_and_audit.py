@@ -8,8 +8,11 @@ Revision: 0003, after 0002.
 
 import hashlib
 import json
-from datetime import UTC
-from itertools import groupby
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import groupby, islice
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -46,6 +49,12 @@ ALTER TABLE command SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuu
 _REGISTRATIONS_IN_ORDER = sa.text(
     "SELECT event_id, id, status, spots_count FROM registration ORDER BY event_id, seq"
 )
+_COUNT_ENTRIES = """
+UPDATE event
+SET audit_seq = trail.entries
+FROM (SELECT event_id, max(number) AS entries FROM audit_entry GROUP BY event_id) AS trail
+WHERE trail.event_id = event.id
+"""
 _REFUSE_REWRITING = """
 CREATE FUNCTION refuse_rewriting_the_audit_trail() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -53,11 +62,14 @@ BEGIN
 END $$
 """
 _KIND = _ACTOR = "migration"
-_ENTRY_KEYS = ["event_id", "number", "kind", "actor", "registration_id", "to_status"]
-_ENTRY_KEYS += ["spots_delta", "spots_reserved", "at", "hash"]
-_ENTRY = sa.text(
-    f"INSERT INTO audit_entry ({', '.join(_ENTRY_KEYS)}) VALUES ({', '.join(':' + k for k in _ENTRY_KEYS)})"
-)
+_COPY_ENTRIES = """
+COPY audit_entry (event_id, number, kind, actor, registration_id, to_status, spots_delta, spots_reserved, at,
+                  hash) FROM STDIN
+"""
+_ROWS_AT_ONCE = 10_000
+_ROWS_TO_TELL = 1_000_000
+
+_log = logging.getLogger("alembic.runtime.migration")
 
 
 def upgrade() -> None:
@@ -209,24 +221,38 @@ def _protect_audit_trail() -> None:
 
 
 def _begin_audit_trails() -> None:
-    """Give every registration that is there an entry, so that replaying a trail gives the tables."""
+    """Give every registration that is there an entry, so that replaying a trail gives the tables.
+
+    The entries are copied in chunks, so that memory holds one chunk however many registrations there are.
+    """
     connection = op.get_bind()
     now = connection.execute(sa.text("SELECT now()")).scalar_one()
-    rows = connection.execute(_REGISTRATIONS_IN_ORDER)
+    rows = connection.execute(_REGISTRATIONS_IN_ORDER, execution_options={"yield_per": _ROWS_AT_ONCE})
+    entries = _entries(rows, now)
+    written = 0
+    driver = connection.connection.driver_connection
+    assert driver is not None, "the migrations run on a connection"
+    while chunk := list(islice(entries, _ROWS_AT_ONCE)):
+        with driver.cursor() as cursor, cursor.copy(_COPY_ENTRIES) as copy:
+            for entry in chunk:
+                copy.write_row(entry)
+        if (written + len(chunk)) // _ROWS_TO_TELL > written // _ROWS_TO_TELL:
+            _log.info("%s entries of the audit trail are written", f"{written + len(chunk):,}")
+        written += len(chunk)
+    op.execute(_COUNT_ENTRIES)
+
+
+def _entries(rows: Iterable[Any], now: datetime) -> Iterator[tuple[object, ...]]:
+    at = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     for event_id, registrations in groupby(rows, key=lambda row: row.event_id):
-        number, reserved, digest = 0, 0, bytes(32)
+        reserved, digest = 0, bytes(32)
         for number, row in enumerate(registrations, start=1):
             spots = row.spots_count if row.status == "CONFIRMED" else 0
             reserved += spots
-            at = f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
             registration = [str(row.id), None, row.status, None]
             facts = [str(event_id), number, None, _KIND, _ACTOR, None, *registration, spots, reserved, at]
             digest = hashlib.sha256(digest + json.dumps(facts, separators=(",", ":")).encode()).digest()
-            values = (event_id, number, _KIND, _ACTOR, row.id, row.status, spots, reserved, now, digest)
-            connection.execute(_ENTRY, dict(zip(_ENTRY_KEYS, values, strict=True)))
-        connection.execute(
-            sa.text("UPDATE event SET audit_seq = :number WHERE id = :id"), {"number": number, "id": event_id}
-        )
+            yield event_id, number, _KIND, _ACTOR, row.id, row.status, spots, reserved, now, digest
 
 
 def downgrade() -> None:

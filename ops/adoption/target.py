@@ -46,11 +46,14 @@ _SET_COUNTERS = """
     WHERE id = %(event_id)s
     RETURNING overbooked_spots
 """
-# The head of the waitlist blocks until it fits, so the promotable registrations are the waitlist's beginning.
+# The head of the line blocks until it fits, so the promotable registrations are the line's beginning. A party
+# larger than the capacity is not in line.
 _PROMOTABLE = """
     SELECT count(*)
     FROM (SELECT sum(spots_count) OVER (ORDER BY seq) AS needed
-          FROM registration WHERE event_id = %(event_id)s AND status = 'WAITLIST') AS waiting
+          FROM registration
+          WHERE event_id = %(event_id)s AND status = 'WAITLIST'
+            AND spots_count <= (SELECT capacity FROM event WHERE id = %(event_id)s)) AS waiting
     WHERE needed <= (SELECT capacity - spots_reserved FROM event WHERE id = %(event_id)s)
 """
 

@@ -4,6 +4,7 @@
 <data>/postgres   the database; never deleted, made only by a finished initdb
 <data>/sockets    private to this user; below /tmp if the path is too long or too odd for a socket URL
 <data>/log        one file per process
+<data>/metrics    the counters of the stack's processes; emptied at start
 """
 
 import fcntl

@@ -12,6 +12,7 @@ from shared.domain.event import Change
 from shared.errors import ExpectedError
 
 _ROWS_AT_ONCE = 5_000
+_PROBLEMS_MAX = 1_000
 
 _EVENTS = text("""
     SELECT id, slug, audit_seq, spots_reserved FROM event
@@ -23,7 +24,7 @@ _ENTRIES = text("""
            before_after, spots_delta, spots_reserved, at, hash
     FROM audit_entry WHERE event_id = :event_id ORDER BY number
 """)
-_STATUSES = text("SELECT id, status FROM registration WHERE event_id = :event_id")
+_STATUSES = text("SELECT id, status FROM registration WHERE event_id = :event_id ORDER BY id")
 
 _Entry = Row[tuple[object, ...]]
 
@@ -34,11 +35,18 @@ class AuditError(ExpectedError):
 
 @dataclass(kw_only=True, slots=True)
 class Audited:
-    """The audit of one event: the number of entries, and a sentence for each problem."""
+    """The audit of one event: the number of entries, and a sentence for each of the first problems."""
 
     event: str
     entries: int = 0
     problems: list[str] = field(default_factory=list)
+
+    def say(self, problem: str) -> None:
+        """Add a problem; after `_PROBLEMS_MAX` of them only that there are more."""
+        if len(self.problems) < _PROBLEMS_MAX:
+            self.problems.append(problem)
+        elif len(self.problems) == _PROBLEMS_MAX:
+            self.problems.append("and more")
 
 
 def check(database_url: str, names: Sequence[str] = ()) -> list[Audited]:
@@ -64,14 +72,13 @@ def _replay(connection: Connection, event: _Entry) -> Audited:
     statuses, counter = _replayed(connection, event.id, audited)
     if counter != event.spots_reserved:
         audited.problems.append(f"the trail ends at {counter} spots; the counter says {event.spots_reserved}")
-    rows = connection.execute(_STATUSES, {"event_id": event.id})
-    stored = {row.id: row.status for row in rows}
-    for id_ in sorted(statuses.keys() | stored.keys()):
-        if statuses.get(id_) != stored.get(id_):
-            audited.problems.append(
-                f"registration {id_} is {stored.get(id_, 'not there')}; "
-                f"the trail says {statuses.get(id_, 'it should not be')}"
-            )
+    streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE)
+    for id_, status in streamed.execute(_STATUSES, {"event_id": event.id}):
+        replayed = statuses.pop(id_, None)
+        if status != replayed:
+            audited.say(f"registration {id_} is {status}; the trail says {replayed or 'it should not be'}")
+    for id_, replayed in sorted(statuses.items()):  # those that the table does not have
+        audited.say(f"registration {id_} is not there; the trail says {replayed}")
     return audited
 
 
@@ -119,14 +126,14 @@ def _replayed(connection: Connection, event_id: UUID, audited: Audited) -> tuple
         audited.entries += 1
         counter += row.spots_delta
         if row.spots_reserved != counter:
-            audited.problems.append(
+            audited.say(
                 f"entry {row.number} says {row.spots_reserved} spots; the entries so far give {counter}"
             )
             counter = row.spots_reserved
         if row.registration_id is None:
             continue
         if statuses.get(row.registration_id) != row.from_status:
-            audited.problems.append(
+            audited.say(
                 f"entry {row.number} moves {row.registration_id} from {row.from_status}; "
                 f"it was {statuses.get(row.registration_id)}"
             )

@@ -5,17 +5,26 @@ from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Row, create_engine, text
+from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from ops.maintenance import verification
+from ops.maintenance import delays, verification
+from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
 from shared.postgres import backlog, locks
 
 # Idle events have an owner too, but of very many events a reader wants the active ones.
 _NAMED_EVENTS_MAX = 100
 _LATELY_CHANGED = text("SELECT id, slug FROM event ORDER BY updated_at DESC, slug LIMIT :limit")
+_FAILED = text("""
+    SELECT count(*) AS commands, max(outcome.settled_at) AS latest_at,
+           (array_agg(event.slug ORDER BY outcome.settled_at DESC))[1] AS event,
+           (array_agg(outcome.body ->> 'incidentId' ORDER BY outcome.settled_at DESC))[1] AS incident_id
+    FROM outcome JOIN event ON event.id = outcome.event_id
+    WHERE outcome.body ->> 'outcome' = 'failed'
+""")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +52,23 @@ class BacklogStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedStatus:
+    """The commands that failed for good, and the latest of them."""
+
+    count: int
+    latest_at: str | None
+    event: str | None
+    incident_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """The status of the service, from one snapshot."""
 
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
+    delayed: list[Delay]
+    failed: FailedStatus
     drift: list[Verified]
 
 
@@ -58,9 +79,14 @@ def read(database_url: str) -> Status:
         changed = connection.execute(_LATELY_CHANGED, {"limit": _NAMED_EVENTS_MAX})
         pending = backlog.by_event(connection)
         slugs = {row.id: row.slug for row in (*changed, *pending)}
+        workers = locks.workers(connection)
         return Status(
-            workers=[_worker(worker, slugs) for worker in locks.workers(connection)],
+            workers=[_worker(worker, slugs) for worker in workers],
             backlog=_backlog(pending),
+            delayed=delays.read(
+                connection, lambda id_: any(worker.owns(id_) for worker in workers), workers=len(workers)
+            ),
+            failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
         )
 
@@ -86,6 +112,15 @@ def show(status: Status) -> None:
     for waiting in status.backlog:
         table.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
     console.print(table if status.backlog else "Nothing is pending.")
+    for delay in status.delayed:
+        console.print(
+            f"[bold red]{delay.event} waits for {delay.oldest_seconds:.0f} s: {escape(delay.reason)}"
+        )
+    if status.failed.count:
+        console.print(
+            f"[bold red]Failed commands: {status.failed.count}, the latest at {status.failed.latest_at}, "
+            f"event {status.failed.event}, incident {status.failed.incident_id}"
+        )
     if status.drift:
         verification.show(status.drift)
     else:
@@ -99,6 +134,16 @@ def _worker(worker: locks.Worker, slugs: dict[UUID, str]) -> WorkerStatus:
         tick_age_seconds=round(max(worker.silent_seconds, 0), 3),
         buckets=len(worker.buckets),
         events=sorted(slug for id_, slug in slugs.items() if worker.owns(id_)),
+    )
+
+
+def _failed(connection: Connection) -> FailedStatus:
+    row = connection.execute(_FAILED).one()
+    return FailedStatus(
+        count=row.commands,
+        latest_at=row.latest_at and row.latest_at.isoformat(),
+        event=row.event,
+        incident_id=row.incident_id,
     )
 
 

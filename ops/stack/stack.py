@@ -7,6 +7,7 @@ connections wait in the socket's backlog. No process that this process starts ou
 """
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ from shared.errors import ExpectedError
 
 HOST = "127.0.0.1"
 BACKLOG = 4_096
+METRICS_VARIABLE = "ADMITONE_METRICS_FOLDER"
 READY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 STOP_SECONDS_MAX = 9.0
@@ -91,7 +93,13 @@ class _Stack:
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
         child_processes.allow_open_files()
-        _set_environment({**here.environment(), state_file.KEY_VARIABLE: key.secret})
+        _set_environment(
+            {
+                **here.environment(),
+                state_file.KEY_VARIABLE: key.secret,
+                METRICS_VARIABLE: str(self.data / "metrics"),
+            }
+        )
         state_file.forget(self.data)
         with ExitStack() as ends:
             self._start(ends)
@@ -106,6 +114,7 @@ class _Stack:
     def _start(self, ends: ExitStack) -> None:
         """Start all parts at once, and let the programs wait until the database has its schema."""
         _stop_leftovers(self.data)
+        _empty(self.data / "metrics")
         ends.callback(self._stop_server, self.postgres, STOP_SECONDS_MAX)
         ends.callback(self._stop_server, self.valkey, VALKEY_STOP_SECONDS_MAX)
         ends.callback(self._stop_programs, self.workers, WORKER_STOP_SECONDS_MAX)
@@ -198,6 +207,12 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise StackError(f"port {port} cannot be used: {reason}") from error
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier stack counted: its counters would go on, and its gauges stay."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def _set_environment(values: Mapping[str, str]) -> None:

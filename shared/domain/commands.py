@@ -34,7 +34,9 @@ SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
-Kind = Literal["register", "change_status", "delete_registration", "change_event", "heal_counter"]
+Kind = Literal[
+    "register", "change_status", "delete_registration", "change_event", "heal_counter", "promote_waitlist"
+]
 PolicyName = Literal["strict_fifo", "skip_unfit"]
 
 
@@ -103,7 +105,16 @@ class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unkn
     reason: Reason | None = None
 
 
-Command: TypeAlias = Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter
+class PromoteWaitlist(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Go on promoting where an earlier command stopped: the follow-up of that command.
+
+    The owner writes it, in the transaction that settles the earlier command; no client can ask for it.
+    """
+
+
+Command: TypeAlias = (
+    Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter | PromoteWaitlist
+)
 
 
 class PendingCommand(Struct, frozen=True, kw_only=True):
@@ -125,6 +136,7 @@ KINDS: Mapping[type[Command], Kind] = {
     DeleteRegistration: "delete_registration",
     ChangeEvent: "change_event",
     HealCounter: "heal_counter",
+    PromoteWaitlist: "promote_waitlist",
 }
 """The words under which the ledger files the commands."""
 

@@ -46,6 +46,11 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             return EventState.SCHEDULED
         return EventState.PAUSED if self.paused else EventState.OPEN
 
+    @property
+    def promotes(self) -> bool:
+        """Free spots go to the waitlist by themselves."""
+        return self.auto_promote and not self.paused
+
     def changed(self, command: ChangeEvent) -> "EventSettings":
         """Return the settings with the command's values."""
         changes = {
@@ -121,11 +126,18 @@ class Recount(msgspec.Struct, frozen=True, kw_only=True):
     audited_spots: int
 
 
+class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
+    """A `PromoteWaitlist` for the ledger, with the accept time of the command that it goes on from."""
+
+    id: UUID
+    accepted_at: datetime
+
+
 class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
     """The changes of decisions that are not saved yet.
 
     `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
-    deltas then count from the recount.
+    deltas then count from the recount. `follow_up` is the command that promotes further, if any has to.
     """
 
     changes: list[Change]
@@ -136,3 +148,4 @@ class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
     recount: Recount | None
     spots_delta: int
     waitlist_delta: int
+    follow_up: FollowUp | None

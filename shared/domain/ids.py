@@ -14,6 +14,7 @@ _RANDOM_BYTES = 10
 _VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
 _REGISTRATION = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"registration")
+_FOLLOW_UP = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"follow-up")
 
 
 def new_id() -> UUID:
@@ -27,9 +28,12 @@ def registration_id(command_id: UUID) -> UUID:
     It follows from the command, so deciding twice names the same registration; it is a one-way
     digest, so that a registration's id does not give the receipt away (decision 0022).
     """
-    digest = _REGISTRATION.copy()
-    digest.update(command_id.bytes)
-    return _version_7(command_id.int >> 80, digest.digest())
+    return _derived(_REGISTRATION, command_id)
+
+
+def follow_up_id(command_id: UUID) -> UUID:
+    """Return the id of the command that goes on where this command stopped; likewise a one-way digest."""
+    return _derived(_FOLLOW_UP, command_id)
 
 
 @lru_cache(maxsize=10_000)  # it is asked for when a command is awaited, and again when it is answered
@@ -37,6 +41,12 @@ def task_id(command_id: UUID) -> str:
     """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+
+
+def _derived(digest: "hashlib.blake2b", command_id: UUID) -> UUID:
+    digest = digest.copy()
+    digest.update(command_id.bytes)
+    return _version_7(command_id.int >> 80, digest.digest())
 
 
 def _version_7(milliseconds: int, filler: bytes) -> UUID:

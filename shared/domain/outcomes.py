@@ -23,7 +23,7 @@ class RefusalCode(StrEnum):
     EVENT_PAUSED = "EVENT_PAUSED"
     """Registration is paused."""
     TOO_MANY_SPOTS = "TOO_MANY_SPOTS"
-    """The party is larger than one registration may be."""
+    """The party is larger than one registration may be, or than the event's capacity."""
     ALREADY_REGISTERED = "ALREADY_REGISTERED"
     """The email address holds another active registration at the event."""
     EVENT_FULL = "EVENT_FULL"
@@ -74,10 +74,14 @@ class RegistrationDeleted(
 class EventChanged(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="event_changed"
 ):
-    """The event has its new settings; `promoted` registrations were confirmed because of them."""
+    """The event has its new settings; `promoted` registrations were confirmed in the same transaction.
+
+    `more_follow`: a follow-up is pending that promotes more.
+    """
 
     changed: tuple[str, ...]
     promoted: int
+    more_follow: bool = False
 
 
 class CounterHealed(
@@ -93,13 +97,26 @@ class CounterHealed(
     overbooked_spots: int
 
 
+class WaitlistPromoted(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="waitlist_promoted"
+):
+    """A follow-up confirmed `promoted` registrations; `more_follow`: another follow-up is pending."""
+
+    promoted: int
+    more_follow: bool
+
+
 class Refused(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="refused", omit_defaults=True
 ):
-    """Nothing changed; `code` is for programs, `detail` is a sentence for people."""
+    """Nothing changed; `code` is for programs, `detail` is a sentence for people.
+
+    `retry_after_seconds` is there if the answer may soon be another one.
+    """
 
     code: RefusalCode
     detail: str
+    retry_after_seconds: int | None = None
     spots_left: int | None = None
     spots_needed: int | None = None
 
@@ -117,6 +134,7 @@ Outcome: TypeAlias = (
     | RegistrationDeleted
     | EventChanged
     | CounterHealed
+    | WaitlistPromoted
     | Refused
     | Failed
 )
@@ -132,6 +150,13 @@ class SettledCommand(Struct, frozen=True, kw_only=True):
 
 
 EVENT_FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")
+
+FULL_FOR_NOW = Refused(
+    code=RefusalCode.EVENT_FULL,
+    detail="The waitlist is at its limit, and its registrations are being promoted: ask again.",
+    retry_after_seconds=1,
+)
+"""The refusal of a newcomer as long as a follow-up is pending that makes room on the waitlist."""
 
 _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 

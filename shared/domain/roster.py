@@ -7,6 +7,8 @@ Invariants, after every decision:
 2. `spots_reserved` moves by the spots delta of exactly the changes that are written down.
 3. A refusal writes no change.
 4. No party takes spots ahead of a waiting party that the event's policy would promote.
+5. A command promotes parties of at most `PROMOTED_SPOTS_MAX` spots and one party more. If another party is
+   owed spots then, one follow-up is pending, and only the follow-up promotes.
 
     register, fits ─────▶ CONFIRMED ── cancel ──▶ CANCELLED
                             ▲   │                   │   ▲
@@ -32,11 +34,20 @@ from shared.domain.commands import (
     HealCounter,
     Kind,
     PendingCommand,
+    PromoteWaitlist,
     Register,
     Status,
     email_key,
 )
-from shared.domain.event import PROMOTION, Change, EventChanges, EventSettings, Recount, Registration
+from shared.domain.event import (
+    PROMOTION,
+    Change,
+    EventChanges,
+    EventSettings,
+    FollowUp,
+    Recount,
+    Registration,
+)
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
@@ -45,6 +56,7 @@ from shared.domain.outcomes import (
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
+    WaitlistPromoted,
 )
 from shared.domain.promotion import Waiter, Waitlist
 
@@ -58,7 +70,8 @@ class Roster:
 
     `registrations` has at least all registrations that the commands to be decided name and all known
     waiters; `holders` maps the email keys that those commands can touch to the active registration that
-    holds each. `recount` is there when a counter is to be healed.
+    holds each. `recount` is there when a counter is to be healed. `follow_up` is the id of the pending
+    follow-up, if any; `promoted_spots` are those that all decisions so far have handed to the waitlist.
     """
 
     settings: EventSettings
@@ -67,6 +80,9 @@ class Roster:
     registrations: dict[UUID, Registration]
     holders: dict[str, UUID]
     recount: Recount | None = None
+    follow_up: UUID | None = None
+    new_follow_up: FollowUp | None = None
+    promoted_spots: int = 0
     changes: list[Change] = field(default_factory=list)
     entered: set[UUID] = field(default_factory=set)
     changed: set[UUID] = field(default_factory=set)
@@ -94,7 +110,9 @@ class Roster:
                 (change.to_status == Status.WAITLIST) - (change.from_status == Status.WAITLIST)
                 for change in self.changes
             ),
+            follow_up=self.new_follow_up,
         )
+        self.new_follow_up = None
         self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
         return taken
 
@@ -111,24 +129,32 @@ class Roster:
                 return self._change_event(pending, command)
             case HealCounter() as command:
                 return self._heal(pending, command)
+            case PromoteWaitlist():
+                return self._promote_further(pending)
         assert_never(pending.command)
 
     def _register(self, pending: PendingCommand, command: Register) -> Outcome:
         refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
         if refusal is not None:
             return refusal
-        limit = self.settings.waitlist_limit
-        has_room = self.settings.waitlist_enabled and (limit is None or self.waitlist.length < limit)
+        settings, spots = self.settings, command.spots_count
+        has_room = settings.waitlist_enabled and self.waitlist.has_room(
+            settings.waitlist_limit, settings.capacity
+        )
         if has_room:
             self._promote(pending)
-        spots = command.spots_count
         if promotion.newcomer_may_confirm(
-            self.settings.promotion_policy, self.waitlist, spots_count=spots, spots_left=self.spots_left
+            settings.promotion_policy,
+            self.waitlist,
+            capacity=settings.capacity,
+            spots_count=spots,
+            spots_left=self.spots_left,
         ):
             registration_id = self._enter(pending, command, Status.CONFIRMED)
             return Confirmed(registration_id=registration_id, spots_count=spots)
         if not has_room:
-            return outcomes.EVENT_FULL
+            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
+            return outcomes.FULL_FOR_NOW if waits_for_room else outcomes.EVENT_FULL
         registration_id = self._enter(pending, command, Status.WAITLIST)
         return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
 
@@ -182,7 +208,10 @@ class Roster:
             self.settings = after
             reason = command.reason if isinstance(command.reason, str) else None
             self._note(pending, reason=reason, before_after=differences)
-        return EventChanged(changed=tuple(differences), promoted=self._promote(pending))
+        promoted = self._promote(pending)
+        return EventChanged(
+            changed=tuple(differences), promoted=promoted, more_follow=self.follow_up is not None
+        )
 
     def _heal(self, pending: PendingCommand, command: HealCounter) -> Outcome:
         assert self.recount is not None, "healing needs a recount"
@@ -209,20 +238,37 @@ class Roster:
         self._promote(pending)
         return healed
 
+    def _promote_further(self, pending: PendingCommand) -> Outcome:
+        if self.follow_up == pending.id:
+            self.follow_up = None
+        promoted = self._promote(pending)
+        return WaitlistPromoted(promoted=promoted, more_follow=self.follow_up is not None)
+
     def _promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
         """Offer free spots to the waitlist, and return how many registrations took them.
 
         `but` is the registration that this very command moved to the waitlist: it does not come straight
         back. The next command that frees spots offers them to that registration as well (decision 0027).
+        A command that has promoted enough leaves the others to a follow-up (decision 0034).
         """
-        promoted = 0
-        while self.settings.auto_promote and self.waitlist.length:
-            waiter = promotion.next_up(self.settings.promotion_policy, self.waitlist, self.spots_left)
+        promoted = spots = 0
+        while self.follow_up is None and self.settings.promotes and self.waitlist.length:
+            waiter = promotion.next_up(
+                self.settings.promotion_policy,
+                self.waitlist,
+                capacity=self.settings.capacity,
+                spots_left=self.spots_left,
+            )
             if waiter is None or waiter == but:
+                break
+            if spots >= promotion.PROMOTED_SPOTS_MAX:
+                self.follow_up = ids.follow_up_id(pending.id)
+                self.new_follow_up = FollowUp(id=self.follow_up, accepted_at=pending.accepted_at)
                 break
             before = self.registrations[waiter.id]
             self._move(pending, before, before.become(Status.CONFIRMED), kind=PROMOTION)
-            promoted += 1
+            promoted, spots = promoted + 1, spots + waiter.spots_count
+        self.promoted_spots += spots
         return promoted
 
     def _move(

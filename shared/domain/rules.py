@@ -27,11 +27,9 @@ def against_registering(
             return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
         case EventState.OPEN:
             pass
-    if command.spots_count > settings.max_spots_per_registration:
-        return _refused(
-            RefusalCode.TOO_MANY_SPOTS,
-            f"One registration may have at most {settings.max_spots_per_registration} spots.",
-        )
+    refusal = _against_size(settings, command.spots_count)
+    if refusal is not None:
+        return refusal
     return None if command.email is None else _against_second_registration(command.email, None, holders)
 
 
@@ -66,6 +64,21 @@ def against_settings(before: EventSettings, after: EventSettings, spots_reserved
         )
     if after.opens_at is not None and after.closes_at is not None and after.closes_at <= after.opens_at:
         return _refused(RefusalCode.WINDOW_INVALID, "The event must close after it opens.")
+    return None
+
+
+def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
+    """Refuse a party that one registration, or the event, can never hold.
+
+    An event without any capacity takes every party on its waitlist.
+    """
+    per_registration, capacity = settings.max_spots_per_registration, settings.capacity
+    if 0 < capacity < min(spots_count, per_registration):
+        return _refused(RefusalCode.TOO_MANY_SPOTS, f"The event has only {_spots(capacity)} in all.")
+    if spots_count > per_registration:
+        return _refused(
+            RefusalCode.TOO_MANY_SPOTS, f"One registration may have at most {_spots(per_registration)}."
+        )
     return None
 
 

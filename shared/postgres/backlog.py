@@ -36,6 +36,22 @@ _BY_EVENT = text("""
 """)
 
 
+_PENDING = text("SELECT count(*) FROM pending_command")
+_OLDEST = text("""
+    WITH RECURSIVE pending AS (
+        (SELECT event_id, command_id FROM pending_command ORDER BY event_id, seq LIMIT 1)
+        UNION ALL
+        SELECT later.* FROM pending CROSS JOIN LATERAL (
+            SELECT event_id, command_id FROM pending_command
+            WHERE event_id > pending.event_id ORDER BY event_id, seq LIMIT 1
+        ) AS later
+    )
+    SELECT pending.event_id, extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS seconds
+    FROM pending JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
+    ORDER BY command.accepted_at LIMIT :limit
+""")
+
+
 async def ahead(connection: AsyncConnection, commands: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
     """Return the number of commands before each pending command of these `(event_id, command_id)`."""
     pairs = list(commands)
@@ -50,6 +66,17 @@ async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> flo
     """Return the rate at which the event's commands were settled in the last `_RATE_SECONDS`."""
     result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
     return int(result.scalar_one()) / _RATE_SECONDS
+
+
+def pending(connection: Connection) -> int:
+    """Return the number of pending commands."""
+    return int(connection.execute(_PENDING).scalar_one())
+
+
+def oldest(connection: Connection, limit: int) -> list[tuple[UUID, float]]:
+    """Return `(event_id, seconds)` of the events with the oldest first pending commands."""
+    rows = connection.execute(_OLDEST, {"limit": limit})
+    return [(row.event_id, max(row.seconds, 0)) for row in rows]
 
 
 def by_event(connection: Connection) -> list[Row[tuple[UUID, str, int, float]]]:

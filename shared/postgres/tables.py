@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0006"
+REVISION = "0008"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
@@ -69,6 +69,7 @@ event = Table(
     Column("closes_at", DateTime(timezone=True)),
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),
     UniqueConstraint("slug", name="event_slug_key"),
     CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
     CheckConstraint("spots_reserved >= 0", name="event_spots_reserved_not_negative"),
@@ -162,6 +163,12 @@ outcome = Table(
     Column("settled_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("event_id", "command_id", name="outcome_pkey"),
     Index("outcome_settled_idx", "settled_at", postgresql_using="brin"),
+    Index(
+        "outcome_failed_idx",
+        "event_id",
+        "settled_at",
+        postgresql_where=text("body ->> 'outcome' = 'failed'"),
+    ),
 )
 
 idempotency_key = Table(
@@ -205,3 +212,18 @@ audit_entry = Table(
     Column("hash", LargeBinary, nullable=False, comment="SHA-256 over the entry before and this one"),
     PrimaryKeyConstraint("event_id", "number", name="audit_entry_pkey"),
 )
+
+trouble = Table(
+    "trouble",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("command_id", Uuid, comment="null when the whole event is in trouble"),
+    Column("error", Text, nullable=False, comment="the last error, without its details"),
+    Column("tries", Integer, nullable=False, server_default=text("1")),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("tried_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint(
+        "event_id", "command_id", name="trouble_command_key", postgresql_nulls_not_distinct=True
+    ),
+)
+"""Pending commands that their owner has set aside, and events that it cannot apply; for operators."""

@@ -166,14 +166,14 @@ def test_those_who_will_be_promoted_next_are_counted_and_promoted_by_nobody(
 ) -> None:
     add_event(source, "e", capacity=6)
     for number, (spots, status) in enumerate(
-        [(2, "CONFIRMED"), (1, "WAITLIST"), (2, "WAITLIST"), (3, "WAITLIST")]
+        [(2, "CONFIRMED"), (7, "WAITLIST"), (1, "WAITLIST"), (2, "WAITLIST"), (3, "WAITLIST")]
     ):
         made = f"2026-01-01 12:0{number}:00"
         add_registration(source, f"r{number}", "e", spotsCount=spots, status=status, createdAt=made)
 
     (adopted,) = adopt(source, database).events
 
-    assert (adopted.spots_reserved, adopted.waitlist_length, adopted.promotable) == (2, 3, 2)
+    assert (adopted.spots_reserved, adopted.waitlist_length, adopted.promotable) == (2, 4, 2)
     assert run(database, "SELECT count(*) FROM registration WHERE status = 'CONFIRMED'") == [(1,)]
 
 
@@ -582,8 +582,12 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
     for count in spots:
         payload = json.dumps({"name": "New", "spotsCount": count})
         statement = """
-            INSERT INTO command (event_id, id, kind, payload, actor)
-            VALUES (%s, gen_random_uuid(), 'register', %s, 'public')
+            WITH accepted AS (
+                INSERT INTO command (event_id, id, kind, payload, actor)
+                VALUES (%s, gen_random_uuid(), 'register', %s, 'public')
+                RETURNING event_id, seq, id
+            )
+            INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
         """
         run(target, statement, event_id, payload)
     with as_worker(target) as connection:
@@ -617,6 +621,19 @@ def test_those_who_waited_before_are_promoted_first(source: str, database: str) 
     assert [outcome["outcome"] for outcome in outcomes] == ["confirmed", "waitlisted"]
     kinds = run(database, "SELECT kind FROM audit_entry ORDER BY number")
     assert [row.kind for row in kinds] == ["adopt", "promotion", "register", "register"]
+
+
+def test_an_adopted_party_that_cannot_fit_blocks_no_other(source: str, database: str) -> None:
+    add_event(source, "e", capacity=2)
+    add_registration(source, "large", "e", spotsCount=3, status="WAITLIST")
+    adopt(source, database)
+
+    outcomes = register(database, uuid5(NAMESPACE, "e"), 1, 3)
+
+    assert [outcome.get("code", outcome["outcome"]) for outcome in outcomes] == [
+        "confirmed",
+        "TOO_MANY_SPOTS",
+    ]
 
 
 def test_places_are_free_of_those_that_the_ledger_gave_before_and_gives_after(

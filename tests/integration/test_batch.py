@@ -1,6 +1,6 @@
 """One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.errors import DiskFull
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
@@ -15,12 +16,13 @@ from structlog.testing import capture_logs
 from shared.domain import ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
-from tests.databases import settle_all
+from shared.postgres import connections
+from tests.databases import as_worker, settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import load
+from worker import batch, load, save
 from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
@@ -61,9 +63,9 @@ def before_each_look(monkeypatch: pytest.MonkeyPatch, call: Callable[[int], None
     """Have this called before every look at what is pending, with its number from 1 on."""
     numbers, lock_events = count(1), load.lock_events
 
-    def locking(session: Session, event_ids: Collection[UUID], commands_max: int) -> list[LockedEvent]:
+    def locking(*parameters: Any) -> list[LockedEvent]:
         call(next(numbers))
-        return lock_events(session, event_ids, commands_max)
+        return lock_events(*parameters)
 
     monkeypatch.setattr(load, "lock_events", locking)
 
@@ -150,7 +152,8 @@ def test_culprits_are_found_in_few_looks(
     looks: list[int] = []
     before_each_look(monkeypatch, looks.append)
     with capture_logs():
-        assert world.apply(300) == size
+        while world.apply(300):
+            pass
 
     assert [number for number, word in enumerate(answers(world)) if word == "failed"] == culprits
     assert counters(world) == (size - len(culprits),) * 2
@@ -187,10 +190,14 @@ def test_a_broken_off_retry_returns_the_settled_part(
     world.accept(commands)
 
     def end(look: int) -> None:
-        if look > 2:
+        if look > 4:
             raise TimeoutError
 
+    def full(*_: object) -> None:
+        raise DiskFull
+
     before_each_look(monkeypatch, end)
+    monkeypatch.setattr(save, "note_trouble", full)
     with capture_logs() as logs:
         assert world.apply(100) == 2
 
@@ -277,21 +284,21 @@ def test_a_heal_is_decided_alone(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(register(3), heal(), register(1), register(1)))
     with connection.begin():
-        connection.execute(text("UPDATE event SET spots_reserved = 1, waitlist_length = 2"))
+        connection.execute(text("UPDATE event SET spots_reserved = 2, waitlist_length = 2"))
 
     assert [world.apply(100) for _ in range(4)] == [1, 1, 2, 0]
 
     first, second, third, fourth = asked(register(3), heal(), register(1), register(1))
     assert [told.outcome for told in world.snapshot().commands] == [
         {"outcome": "waitlisted", "registrationId": first.registration_id, "spotsCount": 3, "position": 3},
-        {"outcome": "counter_healed", "drift": 1, "spotsReserved": 0, "overbookedSpots": 0},
+        {"outcome": "counter_healed", "drift": 2, "spotsReserved": 0, "overbookedSpots": 0},
         {"outcome": "confirmed", "registrationId": third.registration_id, "spotsCount": 1},
         {"outcome": "waitlisted", "registrationId": fourth.registration_id, "spotsCount": 1, "position": 1},
     ]
     healed, promoted = (entry for entry in world.snapshot().entries if entry.command_id == second.id)
     assert (healed.spots_delta, healed.before_after) == (
-        -1,
-        {"spotsReserved": [1, 0], "waitlistLength": [3, 1]},
+        -2,
+        {"spotsReserved": [2, 0], "waitlistLength": [3, 1]},
     )
     assert (promoted.registration_id, promoted.spots_reserved) == (first.registration_id, 3)
     assert counters(world) == (4, 4)
@@ -358,6 +365,24 @@ def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> 
     assert logs == [], "no batch was refused"
 
 
+def test_a_recount_has_a_time_out_of_its_own(
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = load.RECOUNT.replace(b"WHERE event_id =", b"WHERE pg_sleep(0.2) IS NOT NULL AND event_id =")
+    monkeypatch.setattr(load, "RECOUNT", slow)
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(1), heal(), register(1)))
+
+    with as_worker(database, options="-c statement_timeout=100ms") as impatient:
+        session = connections.session(impatient)
+        while batch.apply(session, [world.event_id], 100).settled:
+            pass
+        timeout = session.execute("SHOW statement_timeout").fetchone()
+
+    assert answers(world) == ["confirmed", "counter_healed", "confirmed"]
+    assert timeout == ("100ms",)
+
+
 @pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])
 def test_only_the_heads_of_a_waitlist_are_loaded(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, policy: str
@@ -393,4 +418,4 @@ def test_only_the_heads_of_a_waitlist_are_loaded(
     assert {row.id for row in now.rows if row.status == "CONFIRMED"} == set(expected)
     assert counters(world) == (103 - free, 103 - free)
     assert now.waitlist_length == WAITERS - len(expected)
-    assert loaded == [sum(103 // size + 1 for size in range(1, SIZES + 1))]
+    assert loaded == [sum(103 // size + 2 for size in range(1, SIZES + 1))]

@@ -89,6 +89,49 @@ def test_an_explanation_says_what_stands_in_the_way(stage: Stage) -> None:
     assert (of_behind["registrationsAhead"], of_behind["spotsAhead"], of_behind["spotsLeft"]) == (1, 4, 3)
 
 
+def test_an_explanation_names_a_party_that_cannot_fit(stage: Stage) -> None:
+    event = stage.create_event(capacity=0, waitlistLimit=2)
+    large, small = register(stage, event, spotsCount=6), register(stage, event, spotsCount=3)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 5}, headers=stage.admin)
+    third, fourth = register(stage, event, spotsCount=3), register(stage, event, spotsCount=1)
+    path = f"/api/events/{event['id']}/registrations"
+
+    of_large = stage.get(f"{path}/{large['registration']['id']}/explain")
+    of_third = stage.get(f"{path}/{third['registration']['id']}/explain")
+    of_fourth = stage.get(f"{path}/{fourth['registration']['id']}/explain")
+
+    assert stage.get(f"{path}/{small['registration']['id']}")["status"] == "CONFIRMED"
+    assert of_large["sentences"][-2:] == [
+        "It is number 1 of 3 on the waitlist.",
+        (
+            "It needs 6, the event has 5 in all: it keeps its place, and the registrations behind it are "
+            "promoted before it until the capacity allows it."
+        ),
+    ]
+    assert of_third["sentences"][-2:] == [
+        "It is number 2 of 3 on the waitlist.",
+        "The head of the waitlist needs 3, 2 are free, policy strict_fifo.",
+    ]
+    assert of_fourth["sentences"][-1].startswith("The head of the waitlist needs 3, 2 are free")
+
+
+def test_an_explanation_names_a_pause(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"paused": True}, headers=stage.admin)
+    patch(stage, event, first, "CANCELLED")
+    path = f"/api/events/{event['id']}/registrations/{second['registration']['id']}"
+
+    paused = stage.get(f"{path}/explain")
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"paused": False}, headers=stage.admin)
+
+    assert paused["sentences"][-1] == "The event is paused: no registration is promoted until the pause ends."
+    assert stage.get(path)["status"] == "CONFIRMED"
+
+
 def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     first, second = register(stage, event), register(stage, event)
@@ -113,6 +156,27 @@ def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     assert of_first["sentences"] == [
         "When it was decided, 0 of 1 spots were confirmed and it needs 1: CONFIRMED."
     ]
+
+
+def test_verify_finds_a_numbering_that_is_behind_and_heals_it(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    register(stage, event)
+    stage.query("SELECT setval('command_seq_seq', 1, false)")
+    try:
+        with stage.client() as client:
+            late = client.post(f"/api/p/{event['slug']}/register", json={"name": "Late"})
+        found = command(stage, "verify", "--json", event["slug"])
+    finally:
+        healed = command(stage, "verify", "--heal", "--json", event["slug"])
+
+    assert (late.status_code, late.json()["code"]) == (503, "NUMBERING_BEHIND")
+    assert found.returncode == 1
+    assert json.loads(found.stdout)["numberingLag"] > 0
+    assert healed.returncode == 0, healed.stderr
+    assert json.loads(healed.stdout)["numberingLag"] == 0
+    register(stage, event)
+    places = stage.query("SELECT seq FROM registration WHERE event_id = %s ORDER BY created_at", event["id"])
+    assert places == sorted(places, key=lambda row: row["seq"])
 
 
 def test_the_audit_replays_from_the_answers_alone(stage: Stage) -> None:

@@ -224,7 +224,7 @@ def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connect
             {"id": closed.event_id},
         )
     use(settings, lambda intake: intake.accept(closed))
-    (settled,) = batch.apply(connections.session(connection), [closed.event_id], 10)
+    (settled,) = batch.apply(connections.session(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
 
     again = asked(key=b"k", body=b"b")

@@ -115,14 +115,21 @@ def _case(indexes: str = "", rows_max: int = COUNT, **parameters: str) -> Case:
 
 CASES = {
     "lock_events": _case(
-        "pending_command_pkey command_pkey event_pkey audit_entry_pkey",
+        "pending_command_pkey command_pkey outcome_pkey event_pkey audit_entry_pkey",
         20 * COUNT,
         event_ids=f"{_ODD_EVENTS} || {_FIRST_EVENT}",
         share="13",
         commands_max="100",
+        first_seq="0",
+        left_out=_NEW_IDS,
+        statement_ms="400",
+        lock_ms="200",
     ),
     # 500 odd events have pending commands, ten or twenty each.
     "find_pending_events": _case("pending_command_pkey", 10_000, after=_key(0)),
+    "first_pending": _case("pending_command_pkey", COUNT + 1, event_id=_FIRST_EVENT, left_out=_NEW_IDS),
+    "note_trouble": _case(event_id=_FIRST_EVENT, command_id=_key(1), error="'error'"),
+    "forget_trouble": _case("trouble_command_key", event_ids=_SAME_EVENT, command_id=_key(1)),
     "find_registrations": _case("registration_pkey", event_id=_FIRST_EVENT, ids=_OLD_IDS),
     "find_holders": _case(
         "registration_holder_key",
@@ -130,7 +137,23 @@ CASES = {
         email_keys=_list("text", lambda i: f"'{400_000 + 2 * i}@example.org'"),
     ),
     "read_waitlist": _case(
-        "registration_waitlist_size_idx", 300, event_id=_FIRST_EVENT, freed="100", leaving="5"
+        "registration_waitlist_size_idx",
+        300,
+        event_id=_FIRST_EVENT,
+        capacity="1000000",
+        freed="100",
+        leaving_sizes="'{1}'",
+        leaving_parties="'{5}'",
+    ),
+    "count_oversized": _case(
+        "registration_waitlist_size_idx",
+        20 * COUNT,
+        event_ids=f"{_ODD_EVENTS} || {_FIRST_EVENT}",
+        capacities=f"{_list('integer', lambda _: '3')} || 3",
+        parties_max=f"{_list('bigint', lambda _: '4')} || 500::bigint",
+    ),
+    "save_follow_up": _case(
+        "event_pkey", 2, event_id=_FIRST_EVENT, id=_key(0x700000000), accepted_at="now()"
     ),
     "recount": _case("registration_place_key audit_entry_pkey", 2_002, event_id=_key(0x900000001)),
     "save_batch": _case(

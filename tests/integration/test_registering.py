@@ -70,8 +70,9 @@ def test_availability_tells_what_is_left(stage: Stage) -> None:
         ),
         ({"closesAt": AN_HOUR_AGO}, "REGISTRATION_CLOSED", "CLOSED"),
         ({"maxSpotsPerRegistration": 1}, "TOO_MANY_SPOTS", "OPEN"),
-        ({"capacity": 1, "waitlistEnabled": False}, "EVENT_FULL", "OPEN"),
-        ({"capacity": 1, "waitlistLimit": 0}, "EVENT_FULL", "OPEN"),
+        ({"capacity": 1}, "TOO_MANY_SPOTS", "OPEN"),
+        ({"capacity": 0, "waitlistEnabled": False}, "EVENT_FULL", "OPEN"),
+        ({"capacity": 0, "waitlistLimit": 0}, "EVENT_FULL", "OPEN"),
     ],
 )
 def test_a_refusal_has_a_code_and_a_receipt(stage: Stage, terms: Json, code: str, state: str) -> None:
@@ -86,6 +87,30 @@ def test_a_refusal_has_a_code_and_a_receipt(stage: Stage, terms: Json, code: str
     assert (receipt["status"], receipt["refusal"]["code"]) == ("REFUSED", code)
     assert stage.registrations(event) == []
     assert stage.get(f"/api/p/{event['slug']}")["state"] == state
+
+
+@pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])
+def test_one_large_party_closes_no_event(stage: Stage, policy: str) -> None:
+    event = stage.create_event(capacity=5, waitlistLimit=1, promotionPolicy=policy)
+
+    large = post(stage, event, {"name": "Big", "spotsCount": 10}).json()
+    larger = post(stage, event, {"name": "Bigger", "spotsCount": 11}).json()
+    one = post(stage, event, {"name": "One"})
+
+    assert (large["code"], large["detail"]) == ("TOO_MANY_SPOTS", "The event has only 5 spots in all.")
+    assert larger["detail"] == large["detail"]
+    assert (one.status_code, one.json()["status"]) == (201, "CONFIRMED")
+    assert stage.get(f"/api/p/{event['slug']}")["waitlistLength"] == 0
+
+
+def test_without_capacity_every_party_waits(stage: Stage) -> None:
+    event = stage.create_event(capacity=0, waitlistLimit=1)
+
+    waiting = post(stage, event, {"name": "Big", "spotsCount": 10}).json()
+    refused = post(stage, event, {"name": "One"}).json()
+
+    assert (waiting["status"], waiting["registration"]["waitlistPosition"]) == ("WAITLIST", 1)
+    assert refused["code"] == "EVENT_FULL"
 
 
 def test_a_paused_event_refuses_and_goes_on_when_resumed(stage: Stage) -> None:

@@ -64,7 +64,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     asked = accept_as_api(granted)
 
     with as_role(granted, "admitone_worker") as worker:
-        (settled,) = batch.apply(connections.session(worker), [asked.event_id], 10)
+        (settled,) = batch.apply(connections.session(worker), [asked.event_id], 10).settled
 
     assert settled.command_id == asked.id
 

@@ -9,11 +9,13 @@ settings, and says of everything that does not follow which invariant it breaks,
  4. A command has at most one effect, the one that its outcome tells.
  5. No effect without a command.
  7. The waitlist is in order of its places, promotion takes whom the policy says, and nobody barges.
- 8. At rest nobody waits whom the policy would promote, unless an admin put them there.
+ 8. At rest nobody waits whom the policy would promote, unless an admin put them there; at most one follow-up
+    is pending.
  9. A refusal, or a failure, changes nothing.
 10. The trail is gapless and chained, and replays to the rows, the counter and the settings.
 11. Spots are taken and released once: every delta is what the registration held after less what before.
 12. One active registration per email address.
+14. No command promotes more than a bounded number of spots.
 """
 
 import hashlib
@@ -27,10 +29,10 @@ from tests.simulation.replay import Replay
 from tests.simulation.snapshot import Entry, Snapshot
 
 
-def check(first_settings: Json, before: Snapshot | None, now: Snapshot) -> list[str]:
+def check(first_settings: Json, before: Snapshot | None, now: Snapshot, promoted_spots_max: int) -> list[str]:
     """Return a sentence for every broken invariant, each beginning with its number and a colon."""
     violations = [*_counters(now), *_outcomes(before, now), *_effects(now), *_chain(now), *_holders(now)]
-    replay = Replay(first_settings, {told.id: told for told in now.commands})
+    replay = Replay(first_settings, {told.id: told for told in now.commands}, promoted_spots_max)
     for entry in now.entries:
         replay.step(entry)
     return violations + replay.violations + list(replay.differences(now)) + list(_unserved(now))
@@ -112,7 +114,7 @@ def _number_promised(told: Told) -> int | None:
     """Return how many promotions the outcome says there were, None when it does not say."""
     outcome = told.outcome or {"outcome": "pending"}
     match outcome["outcome"]:
-        case "event_changed":
+        case "event_changed" | "waitlist_promoted":
             return int(outcome["promoted"])
         case "pending" | "refused" | "failed":
             return 0
@@ -160,11 +162,15 @@ def _holders(now: Snapshot) -> Iterator[str]:
 
 
 def _unserved(now: Snapshot) -> Iterator[str]:
-    if not now.settings["autoPromote"]:
+    follow_ups = sum(told.kind == "promote_waitlist" and told.outcome is None for told in now.commands)
+    if follow_ups > 1:
+        yield f"8: {follow_ups} follow-ups are pending"
+    if follow_ups or not now.settings["autoPromote"] or now.settings["paused"]:
         return
     registered_at = {told.id: told.seq for told in now.commands}
     waiting = sorted((row for row in now.rows if row.status == "WAITLIST"), key=lambda row: row.seq)
     free = now.settings["capacity"] - now.spots_reserved
+    waiting = [row for row in waiting if row.spots_count <= now.settings["capacity"]]
     reach = waiting[:1] if now.settings["promotionPolicy"] == "strict_fifo" else waiting
     owed = next((row for row in reach if row.spots_count <= free), None)
     if owed is not None and owed.command_id is not None and registered_at.get(owed.command_id) == owed.seq:

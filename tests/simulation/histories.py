@@ -53,10 +53,14 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """An event's first settings and all that is asked of it."""
+    """An event's first settings and all that is asked of it.
+
+    A command stops promoting once it has handed out `promoted_spots_max` spots.
+    """
 
     settings: Json
     batches: tuple[Batch, ...]
+    promoted_spots_max: int = 2_000
 
 
 def register(spots: int = 1, email: str | None = None) -> Request:
@@ -80,9 +84,15 @@ def heal() -> Request:
     return Request(kind="heal_counter", payload={"reason": "a look"})
 
 
-def history(*requests: Request, limit: int = 100, **settings: Any) -> History:
+def history(
+    *requests: Request, limit: int = 100, promoted_spots_max: int = 2_000, **settings: Any
+) -> History:
     """Return a history of one batch, on the usual settings but for those given."""
-    return History(settings={**SETTINGS, **settings}, batches=(Batch(requests=requests, limit=limit),))
+    return History(
+        settings={**SETTINGS, **settings},
+        batches=(Batch(requests=requests, limit=limit),),
+        promoted_spots_max=promoted_spots_max,
+    )
 
 
 def minute(minutes: int) -> datetime:
@@ -147,7 +157,10 @@ _SETTINGS = st.builds(
     closesAt=_mostly(None, st.integers(20, 60).map(minute)),
 )
 HISTORIES = st.builds(
-    History, settings=_SETTINGS, batches=st.lists(_BATCH, min_size=1, max_size=6).map(tuple)
+    History,
+    settings=_SETTINGS,
+    batches=st.lists(_BATCH, min_size=1, max_size=6).map(tuple),
+    promoted_spots_max=st.sampled_from([1, 2, 4, 2_000]),
 )
 
 
@@ -168,7 +181,7 @@ def long(seed: int) -> History:
         )
         for _ in range(12)
     )
-    return History(settings=settings, batches=batches)
+    return History(settings=settings, batches=batches, promoted_spots_max=seeded.choice([1, 3, 2_000]))
 
 
 def _crowd(seeded: random.Random) -> Request:
@@ -184,12 +197,13 @@ def _crowd(seeded: random.Random) -> Request:
         case "delete":
             return delete(back)
         case "capacity":
-            return change(capacity=seeded.randint(4, 24))
+            return change(capacity=seeded.randint(3, 24))
         case "change":
             return change(
                 promotionPolicy=seeded.choice(["strict_fifo", "skip_unfit"]),
                 autoPromote=seeded.random() < 0.8,
                 waitlistEnabled=seeded.random() < 0.8,
+                paused=seeded.random() < 0.1,
             )
         case _:
             return heal()

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain import commands
+from shared.domain import commands, ids
 from shared.domain.commands import PendingCommand
 from shared.domain.event import Change, EventSettings, Recount
 from shared.domain.promotion import Policy, Waitlist
@@ -39,8 +39,24 @@ class InMemory:
         for index, told in enumerate(self.commands):
             if told.outcome is None:
                 self.commands[index] = replace(told, outcome=self._decide(told))
+                self._follow_up()
                 return min(limit, 1)
         return 0
+
+    def _follow_up(self) -> None:
+        """Write the follow-up of the last decision into the ledger, as its transaction would."""
+        follow_up, self.roster.new_follow_up = self.roster.new_follow_up, None
+        if follow_up is not None:
+            told = Told(
+                id=str(follow_up.id),
+                seq=0,
+                kind="promote_waitlist",
+                payload={},
+                accepted_at=follow_up.accepted_at,
+                registration_id=str(histories.NOBODY),
+                follow_up_id=str(ids.follow_up_id(follow_up.id)),
+            )
+            self.accept([told])
 
     def _decide(self, told: Told) -> Json:
         found = self.roster.registrations.values()

@@ -72,7 +72,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(batch.apply(connections.session(self.connection), [self.event_id], limit))
+        return len(batch.apply(connections.session(self.connection), [self.event_id], limit).settled)
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():
@@ -97,5 +97,6 @@ def _from_ledger(command: Json) -> Told:
     return Told(
         **command,
         registration_id=str(ids.registration_id(UUID(command["id"]))),
+        follow_up_id=str(ids.follow_up_id(UUID(command["id"]))),
         outcome=None if outcome is None else worlds.as_read(outcome),
     )

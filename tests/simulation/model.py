@@ -8,6 +8,11 @@ keeps them. Where the rules leave something open, it is decided like this:
   when that one is next. Any later command that promotes may take it.
 - Promotion runs after a status change that changed something, after a deletion, a change of the event
   (even one that changes nothing) and a heal; and before a newcomer is placed, when the waitlist has room.
+- A command stops promoting once the parties that it promoted have `promoted_spots_max` spots or more. If
+  another one is owed spots then, one follow-up command is in the ledger with the same transaction, and as
+  long as that is pending no other command promotes.
+- A party larger than the capacity waits out of line: only positions count it. Without any capacity all
+  parties are in line.
 - Of several refusals the one that `RefusalCode` lists first is the answer.
 - An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.
 - To the waitlist is to its tail: the place of the command. Every other move keeps the place.
@@ -34,6 +39,7 @@ class Told:
     payload: Json
     accepted_at: datetime
     registration_id: str
+    follow_up_id: str
     idempotency_key: bytes | None = None
     outcome: Json | None = None
 
@@ -52,8 +58,10 @@ class Party:
 class Model:
     """One event from its beginning, command by command."""
 
-    def __init__(self, settings: Json) -> None:
+    def __init__(self, settings: Json, promoted_spots_max: int) -> None:
         self.settings = dict(settings)
+        self.promoted_spots_max = promoted_spots_max
+        self.follow_up: tuple[str, datetime] | None = None
         self.parties: list[Party] = []
         self.trail: list[Json] = []
 
@@ -67,9 +75,14 @@ class Model:
         line = [party for party in self.parties if party.status == "WAITLIST"]
         return sorted(line, key=lambda party: party.place)
 
+    def in_line(self) -> list[Party]:
+        """The waiting parties that the event could ever hold."""
+        capacity = self.settings["capacity"]
+        return [party for party in self.waiting() if capacity == 0 or party.spots <= capacity]
+
     def owed(self) -> Party | None:
         """Whom the policy would give free spots to now."""
-        line = self.waiting()
+        line = self.in_line()
         if self.settings["promotionPolicy"] == "strict_fifo":
             line = line[:1]
         for party in line:
@@ -90,6 +103,8 @@ class Model:
                 return self._change_event(told)
             case "heal_counter":
                 return self._heal(told)
+            case "promote_waitlist":
+                return self._follow_up(told)
             case _:
                 raise AssertionError(f"the rules know nothing of {told.kind}")
 
@@ -100,17 +115,19 @@ class Model:
             return refused("REGISTRATION_CLOSED")
         if self.settings["paused"]:
             return refused("EVENT_PAUSED")
-        if spots > self.settings["maxSpotsPerRegistration"]:
+        capacity = self.settings["capacity"]
+        if spots > self.settings["maxSpotsPerRegistration"] or (capacity > 0 and spots > capacity):
             return refused("TOO_MANY_SPOTS")
         if self._is_taken(email):
             return refused("ALREADY_REGISTERED")
         limit = self.settings["waitlistLimit"]
-        has_room = self.settings["waitlistEnabled"] and (limit is None or len(self.waiting()) < limit)
+        has_room = self.settings["waitlistEnabled"] and (limit is None or len(self.in_line()) < limit)
         if has_room:
             self._promote(told)
         fits = spots <= self.free() and not self._anybody_comes_first()
         if not fits and not has_room:
-            return refused("EVENT_FULL")
+            more_is_coming = self.settings["waitlistEnabled"] and self.follow_up is not None
+            return refused("EVENT_FULL", **({"retryAfterSeconds": 1} if more_is_coming else {}))
         party = Party(id=told.registration_id, place=told.seq, email=email, spots=spots, status="NEW")
         self.parties.append(party)
         self._become(told, party, "CONFIRMED" if fits else "WAITLIST")
@@ -126,7 +143,7 @@ class Model:
 
     def _anybody_comes_first(self) -> bool:
         if self.settings["promotionPolicy"] == "strict_fifo":
-            return len(self.waiting()) > 0
+            return len(self.in_line()) > 0
         return self.owed() is not None
 
     def _change_status(self, told: Told) -> Json:
@@ -178,7 +195,7 @@ class Model:
         self.settings = after
         if changed:
             self._write(told)
-        return {"outcome": "event_changed", "changed": changed, "promoted": self._promote(told)}
+        return {"outcome": "event_changed", "changed": changed, **self._promoted(told)}
 
     def _heal(self, told: Told) -> Json:
         healed = {
@@ -190,14 +207,25 @@ class Model:
         self._promote(told)
         return healed
 
+    def _follow_up(self, told: Told) -> Json:
+        assert self.follow_up == (told.id, told.accepted_at), "nothing was left to promote"
+        self.follow_up = None
+        return {"outcome": "waitlist_promoted", **self._promoted(told)}
+
+    def _promoted(self, told: Told) -> Json:
+        return {"promoted": self._promote(told), "moreFollow": self.follow_up is not None}
+
     def _promote(self, told: Told, moved: Party | None = None) -> int:
-        promoted = 0
-        while self.settings["autoPromote"]:
+        promoted = spots = 0
+        while self.settings["autoPromote"] and not self.settings["paused"] and self.follow_up is None:
             party = self.owed()
             if party is None or party is moved:
                 break
+            if spots >= self.promoted_spots_max:
+                self.follow_up = told.follow_up_id, told.accepted_at
+                break
             self._become(told, party, "CONFIRMED", kind="promotion")
-            promoted += 1
+            promoted, spots = promoted + 1, spots + party.spots
         return promoted
 
     def _become(self, told: Told, party: Party, status: str | None, kind: str | None = None) -> None:

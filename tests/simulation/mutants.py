@@ -4,13 +4,14 @@
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 
 from shared.domain import audit, promotion, roster, rules
-from shared.domain.commands import PendingCommand, Register, Status
-from shared.domain.event import Change, EventChanges, Registration
+from shared.domain.commands import SPOTS_PER_COMMAND_MAX, PendingCommand, Register, Status
+from shared.domain.event import Change, EventChanges, EventSettings, Registration
 from shared.domain.outcomes import Outcome, Refused
 from shared.domain.promotion import Policy, Waiter, Waitlist
 from shared.domain.roster import Roster
@@ -44,17 +45,19 @@ def frees_nothing_on_demotion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lets_newcomers_barge(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mutant(policy: Policy, waitlist: Waitlist, *, spots_count: int, spots_left: int) -> bool:
-        del policy, waitlist
+    def mutant(
+        policy: Policy, waitlist: Waitlist, *, capacity: int, spots_count: int, spots_left: int
+    ) -> bool:
+        del policy, waitlist, capacity
         return spots_count <= spots_left
 
     monkeypatch.setattr(promotion, "newcomer_may_confirm", mutant)
 
 
 def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mutant(policy: Policy, waitlist: Waitlist, spots_left: int) -> Waiter | None:
+    def mutant(policy: Policy, waitlist: Waitlist, *, capacity: int, spots_left: int) -> Waiter | None:
         del policy
-        return min(waitlist.heads(), default=None) if spots_left > 0 else None
+        return min(waitlist.heads(capacity), default=None) if spots_left > 0 else None
 
     monkeypatch.setattr(promotion, "next_up", mutant)
 
@@ -62,7 +65,7 @@ def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) ->
 def skips_the_head_under_strict_fifo(monkeypatch: pytest.MonkeyPatch) -> None:
     next_up = promotion.next_up
     monkeypatch.setattr(
-        promotion, "next_up", lambda _, waitlist, left: next_up(Policy.SKIP_UNFIT, waitlist, left)
+        promotion, "next_up", lambda _, waitlist, **spots: next_up(Policy.SKIP_UNFIT, waitlist, **spots)
     )
 
 
@@ -86,6 +89,56 @@ def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
         return promoted
 
     monkeypatch.setattr(Roster, "_promote", mutant)
+
+
+def promotes_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EventSettings, "promotes", property(lambda self: self.auto_promote))
+
+
+def promotes_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Roster._promote
+
+    def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
+        with patch.object(promotion, "PROMOTED_SPOTS_MAX", 10**6):
+            return promote(self, accepted, but=but)
+
+    monkeypatch.setattr(Roster, "_promote", mutant)
+
+
+def forgets_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Roster._promote
+
+    def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
+        promoted = promote(self, accepted, but=but)
+        self.follow_up = self.new_follow_up = None
+        return promoted
+
+    monkeypatch.setattr(Roster, "_promote", mutant)
+
+
+def promotes_beside_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Roster._promote
+
+    def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
+        self.follow_up = None
+        return promote(self, accepted, but=but)
+
+    monkeypatch.setattr(Roster, "_promote", mutant)
+
+
+def holds_oversized_parties_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = Waitlist.heads
+    monkeypatch.setattr(
+        Waitlist, "heads", lambda self, spots_max: heads(self, max(spots_max, SPOTS_PER_COMMAND_MAX))
+    )
+
+
+def counts_oversized_parties(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waitlist, "has_room", lambda self, limit, _: limit is None or self.length < limit)
+
+
+def takes_parties_that_never_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_against_size", lambda *_: None)
 
 
 def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:

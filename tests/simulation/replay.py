@@ -1,5 +1,6 @@
 """The event again, from its first settings and its audit trail: who stood where after every entry."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,9 +26,11 @@ class Standing:
 class Replay:
     """Takes the entries one by one; `violations` are what did not follow, each with its number."""
 
-    def __init__(self, settings: Json, commands: dict[str, Told]) -> None:
+    def __init__(self, settings: Json, commands: dict[str, Told], promoted_spots_max: int) -> None:
         self.settings = dict(settings)
         self.commands = commands
+        self.promoted_spots_max = promoted_spots_max
+        self.promoted: Counter[str] = Counter()
         self.standings: dict[str, Standing] = {}
         self.reserved = 0
         self.violations: list[str] = []
@@ -72,8 +75,11 @@ class Replay:
         return delta
 
     def _promotion(self, entry: Entry, one: Standing, told: Told) -> None:
-        if not self.settings["autoPromote"]:
+        if not self.settings["autoPromote"] or self.settings["paused"]:
             self._say(entry, 7, "promotes although nobody is to be promoted")
+        if self.promoted[told.id] >= self.promoted_spots_max:
+            self._say(entry, 14, "promotes although its command has promoted enough")
+        self.promoted[told.id] += one.spots
         if one is not self._next_up(self.settings["capacity"] - self.reserved):
             self._say(entry, 7, "promotes somebody who is not next")
         if told.kind == "change_status" and one.place == told.seq:
@@ -81,13 +87,15 @@ class Replay:
 
     def _newcomer(self, entry: Entry, told: Told) -> None:
         line = self._line()
+        if told.payload.get("spotsCount", 1) > self.settings["capacity"] > 0:
+            self._say(entry, 7, "takes a party that the event can never hold")
         if entry.to_status == "WAITLIST":
             position = [one.place for one in line].index(told.seq) + 1
             if (told.outcome or {}).get("position") != position:
                 self._say(entry, 7, f"puts somebody at {position} who was told {told.outcome}")
             return
         free = self.settings["capacity"] - self.reserved + max(entry.spots_delta, 0)
-        blocked = self.settings["promotionPolicy"] == "strict_fifo" and line
+        blocked = self.settings["promotionPolicy"] == "strict_fifo" and self._in_line()
         if blocked or self._next_up(free) is not None:
             self._say(entry, 7, "lets a newcomer pass those who wait")
 
@@ -102,8 +110,11 @@ class Replay:
         waiting = [one for one in self.standings.values() if one.status == "WAITLIST"]
         return sorted(waiting, key=lambda one: one.place)
 
+    def _in_line(self) -> list[Standing]:
+        return [one for one in self._line() if one.spots <= (self.settings["capacity"] or one.spots)]
+
     def _next_up(self, free: int) -> Standing | None:
-        line = self._line()
+        line = self._in_line()
         reach = line[:1] if self.settings["promotionPolicy"] == "strict_fifo" else line
         return next((one for one in reach if one.spots <= free), None)
 

@@ -36,6 +36,10 @@ def numbers(objections: Sequence[str]) -> frozenset[str]:
     return frozenset(objection.partition(":")[0] for objection in objections)
 
 
+_FOUR_WAIT = history(
+    *[register(1)] * 4, change(capacity=3), register(1), delete(9), capacity=0, promoted_spots_max=1
+)
+
 IN_DECISIONS = [
     Bug(
         name="a cancelled registration frees its spots again when it is deleted",
@@ -86,6 +90,50 @@ IN_DECISIONS = [
         caught=frozenset({"7", "model"}),
     ),
     Bug(
+        name="freed spots go to the waitlist of a paused event",
+        plant=mutants.promotes_in_a_pause,
+        history=history(register(4), register(2), change(paused=True), delete(2)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a command promotes without a bound",
+        plant=mutants.promotes_without_a_bound,
+        history=_FOUR_WAIT,
+        caught=frozenset({"14", "model"}),
+    ),
+    Bug(
+        name="a bounded promotion has no follow-up",
+        plant=mutants.forgets_the_follow_up,
+        history=_FOUR_WAIT,
+        caught=frozenset({"8", "model"}),
+    ),
+    Bug(
+        name="another command promotes beside the follow-up",
+        plant=mutants.promotes_beside_the_follow_up,
+        history=_FOUR_WAIT,
+        caught=frozenset({"8", "model"}),
+    ),
+    Bug(
+        name="a party that cannot fit blocks the line",
+        plant=mutants.holds_oversized_parties_in_line,
+        history=history(register(3), register(5), register(1), change(capacity=4), capacity=6),
+        caught=frozenset({"8", "model"}),
+    ),
+    Bug(
+        name="a party that cannot fit takes room on the waitlist",
+        plant=mutants.counts_oversized_parties,
+        history=history(
+            register(3), register(5), change(capacity=3), register(3), capacity=6, waitlistLimit=1
+        ),
+        caught=frozenset({"model"}),
+    ),
+    Bug(
+        name="a party that can never fit is waitlisted",
+        plant=mutants.takes_parties_that_never_fit,
+        history=history(register(5)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
         name="a move to the tail keeps the old place",
         plant=mutants.keeps_the_place_when_moved_to_the_tail,
         history=history(register(4), register(1), move("WAITLIST", 2), register(4), heal()),
@@ -95,7 +143,7 @@ IN_DECISIONS = [
         name="a refused command has an effect",
         plant=mutants.enters_whom_it_refuses,
         history=history(register(2), register(3), paused=True),
-        caught=frozenset({"7", "8", "9", "model"}),
+        caught=frozenset({"7", "9", "model"}),
     ),
     Bug(
         name="another spelling of an email address is another holder",
@@ -202,7 +250,7 @@ IN_TRANSACTIONS = [
     Bug(
         name="the waitlist is loaded without its heads",
         plant=mutants.statement(
-            "READ_WAITLIST", ("/ size.spots + %(leaving)s::bigint + 1", "* 0"), module=load
+            "READ_WAITLIST", ("/ size.spots + coalesce(leaving.parties, 0) + 2", "* 0"), module=load
         ),
         history=history(*_TWO_AND_ONE_WAITS, limit=1),
         caught=frozenset({"8", "model"}),

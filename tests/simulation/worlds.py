@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
+from unittest.mock import patch
 from uuid import UUID
 
-from shared.domain import ids
+from shared.domain import ids, promotion
 from tests.simulation import auditor, histories
 from tests.simulation.histories import History
 from tests.simulation.model import Json, Model, Told
@@ -30,7 +32,17 @@ class World(Protocol):
 
 def run(world: World, history: History) -> list[str]:
     """Let a history happen until somebody objects, and return every objection."""
-    witness = Witness(world, history.settings)
+    with bounded(history):
+        return _run(world, history)
+
+
+def bounded(history: History) -> AbstractContextManager[object]:
+    """Let the service promote in portions of the history's size."""
+    return patch.object(promotion, "PROMOTED_SPOTS_MAX", history.promoted_spots_max)
+
+
+def _run(world: World, history: History) -> list[str]:
+    witness = Witness(world, history.settings, history.promoted_spots_max)
     coming = asked(history)
     for batch in history.batches:
         world.accept([next(coming) for _ in batch.requests])
@@ -50,10 +62,11 @@ class Witness:
 
     world: World
     settings: Json
+    promoted_spots_max: int = 2_000
     objections: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model = Model(self.settings)
+        self.model = Model(self.settings, self.promoted_spots_max)
         self.before: Snapshot | None = None
         self.decided: set[str] = set()
 
@@ -72,7 +85,7 @@ class Witness:
     def look(self) -> None:
         """Compare the world as it is with what the model makes of the commands decided since."""
         now = self.world.snapshot()
-        self.objections += auditor.check(self.settings, self.before, now)
+        self.objections += auditor.check(self.settings, self.before, now, self.promoted_spots_max)
         for told in now.commands:
             if told.outcome is not None and told.id not in self.decided:
                 self.decided.add(told.id)
@@ -81,6 +94,12 @@ class Witness:
         rows = {p.id: (p.place, p.email, p.spots, p.status) for p in model.parties}
         found = {row.id: (row.seq, row.email, row.spots_count, row.status) for row in now.rows}
         self._compare("registrations", rows, found)
+        follow_ups = [
+            (told.id, told.accepted_at)
+            for told in now.commands
+            if told.kind == "promote_waitlist" and told.outcome is None
+        ]
+        self._compare("follow-ups", [model.follow_up] if model.follow_up else [], follow_ups)
         counters = model.confirmed_spots(), len(model.waiting())
         self._compare("counters", counters, (now.spots_reserved, now.waitlist_length))
         self._compare("settings", model.settings, now.settings)
@@ -112,6 +131,7 @@ def asked(history: History) -> Iterator[Told]:
             payload=payload,
             accepted_at=histories.minute(number),
             registration_id=registration_id,
+            follow_up_id=str(ids.follow_up_id(id_)),
         )
 
 

@@ -15,6 +15,7 @@ from shared.domain.commands import (
     DeleteRegistration,
     HealCounter,
     Kind,
+    PromoteWaitlist,
     Register,
     Status,
     UnreadableCommand,
@@ -33,6 +34,7 @@ EVERY_COMMAND = [
     ),
     ("change_event", ChangeEvent()),
     ("heal_counter", HealCounter(reason="The check said so")),
+    ("promote_waitlist", PromoteWaitlist()),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -16,6 +17,7 @@ from api.edge.front import Front
 from api.edge.problems import ProblemType
 from api.main import create_app
 from ops.cli import main as cli
+from shared import metrics
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 
@@ -30,6 +32,7 @@ HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
 COMMAND = re.compile(r"\./admitone ([a-z][a-z-]*)(?: (check|replay)\b)?")
 VARIABLE = re.compile(r"\bADMITONE_[A-Z_]*[A-Z]\b")
+METRIC = re.compile(r"(admitone_\w+)(?:\{[\w,]+\})?")
 LOG_CALLS = {f"log.{level}": level for level in ("debug", "info", "warning", "error")} | {
     "log.exception": "error"
 }
@@ -121,6 +124,15 @@ def test_every_problem_code_is_documented() -> None:
 def test_every_log_event_is_documented() -> None:
     rows = rows_of("docs/operating.md", "Log events")
     assert {event: set(row[1].split(" or ")) for event, row in rows.items()} == log_events()
+
+
+def test_every_metric_is_documented() -> None:
+    shown = {f"admitone_{name}" for name in ("pending", "pending_oldest_seconds", "workers")}
+    shown |= {"admitone_tick_age_seconds", "admitone_drift"}
+    families = text_string_to_metric_families(metrics.show().decode())
+    shown |= {family.name + "_total" * (family.type == "counter") for family in families}
+    named = [METRIC.fullmatch(name) for name in rows_of("docs/operating.md", "Metrics")]
+    assert {match[1] for match in named if match} == shown
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

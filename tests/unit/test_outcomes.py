@@ -19,6 +19,7 @@ from shared.domain.outcomes import (
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
+    WaitlistPromoted,
 )
 
 SOMEBODY = UUID(int=7)
@@ -43,7 +44,11 @@ EVERY_OUTCOME = [
     ),
     (
         EventChanged(changed=("capacity",), promoted=1),
-        '{"outcome":"event_changed","changed":["capacity"],"promoted":1}',
+        '{"outcome":"event_changed","changed":["capacity"],"promoted":1,"moreFollow":false}',
+    ),
+    (
+        WaitlistPromoted(promoted=2, more_follow=True),
+        '{"outcome":"waitlist_promoted","promoted":2,"moreFollow":true}',
     ),
     (
         CounterHealed(drift=-1, spots_reserved=4, overbooked_spots=0),

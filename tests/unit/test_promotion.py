@@ -1,10 +1,11 @@
 """Who takes spots that are free, among those who wait and those who come."""
 
+from collections import Counter
 from uuid import UUID
 
 import pytest
 
-from shared.domain import promotion
+from shared.domain import commands, promotion
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
 
@@ -13,12 +14,13 @@ def waiter(seq: int, spots: int) -> Waiter:
 
 
 def line(*sizes: int) -> Waitlist:
-    return Waitlist.of((waiter(seq, spots) for seq, spots in enumerate(sizes, 1)), len(sizes))
+    waiters = [waiter(seq, spots) for seq, spots in enumerate(sizes, 1)]
+    return Waitlist.of(waiters, len(sizes), Counter(sizes))
 
 
 @pytest.mark.parametrize("policy", Policy)
 def test_nobody_is_next_when_nobody_waits(policy: Policy) -> None:
-    assert promotion.next_up(policy, line(), 5) is None
+    assert promotion.next_up(policy, line(), capacity=9, spots_left=5) is None
 
 
 @pytest.mark.parametrize("policy", Policy)
@@ -26,7 +28,7 @@ def test_nobody_is_next_when_nobody_waits(policy: Policy) -> None:
 def test_nobody_is_next_when_nothing_is_free_or_the_event_is_oversold(
     policy: Policy, spots_left: int
 ) -> None:
-    assert promotion.next_up(policy, line(1), spots_left) is None
+    assert promotion.next_up(policy, line(1), capacity=9, spots_left=spots_left) is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_nobody_is_next_when_nothing_is_free_or_the_event_is_oversold(
 def test_the_policy_says_who_is_next(
     policy: Policy, sizes: list[int], spots_left: int, expected: Waiter | None
 ) -> None:
-    assert promotion.next_up(policy, line(*sizes), spots_left) == expected
+    assert promotion.next_up(policy, line(*sizes), capacity=9, spots_left=spots_left) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,9 @@ def test_the_policy_says_who_is_next(
 def test_a_newcomer_never_passes_whom_the_policy_would_promote(
     policy: Policy, sizes: list[int], spots_count: int, spots_left: int, *, expected: bool
 ) -> None:
-    may = promotion.newcomer_may_confirm(policy, line(*sizes), spots_count=spots_count, spots_left=spots_left)
+    may = promotion.newcomer_may_confirm(
+        policy, line(*sizes), capacity=9, spots_count=spots_count, spots_left=spots_left
+    )
 
     assert may is expected
 
@@ -70,7 +74,9 @@ def test_a_newcomer_never_passes_whom_the_policy_would_promote(
 def test_a_waitlist_of_which_only_the_head_is_known_still_blocks_newcomers() -> None:
     waitlist = Waitlist.of([waiter(1, 6)], 3_000)
 
-    assert not promotion.newcomer_may_confirm(Policy.STRICT_FIFO, waitlist, spots_count=1, spots_left=5)
+    assert not promotion.newcomer_may_confirm(
+        Policy.STRICT_FIFO, waitlist, capacity=9, spots_count=1, spots_left=5
+    )
 
 
 def test_whoever_leaves_from_the_middle_is_passed_over() -> None:
@@ -78,7 +84,7 @@ def test_whoever_leaves_from_the_middle_is_passed_over() -> None:
     waitlist.remove(waiter(2, 2))
     waitlist.remove(waiter(1, 2))
 
-    assert waitlist.heads() == [waiter(3, 2)]
+    assert waitlist.heads(9) == [waiter(3, 2)]
     assert waitlist.length == 1
 
 
@@ -86,9 +92,9 @@ def test_a_line_that_everybody_has_left_is_gone() -> None:
     waitlist = line(2, 1)
     waitlist.remove(waiter(1, 2))
 
-    assert waitlist.heads() == [waiter(2, 1)]
+    assert waitlist.heads(9) == [waiter(2, 1)]
     waitlist.add(waiter(3, 2))
-    assert sorted(waitlist.heads()) == [waiter(2, 1), waiter(3, 2)]
+    assert sorted(waitlist.heads(9)) == [waiter(2, 1), waiter(3, 2)]
 
 
 def test_whoever_goes_to_the_tail_is_behind_all_who_waited() -> None:
@@ -96,5 +102,40 @@ def test_whoever_goes_to_the_tail_is_behind_all_who_waited() -> None:
     waitlist.remove(waiter(1, 2))
     waitlist.add(waiter(9, 2))
 
-    assert promotion.next_up(Policy.STRICT_FIFO, waitlist, 4) == waiter(2, 2)
+    assert promotion.next_up(Policy.STRICT_FIFO, waitlist, capacity=9, spots_left=4) == waiter(2, 2)
     assert waitlist.length == 2
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_an_oversized_party_blocks_no_other(policy: Policy) -> None:
+    waitlist = line(10, 1)
+
+    assert promotion.next_up(policy, waitlist, capacity=5, spots_left=5) == waiter(2, 1)
+    assert promotion.next_up(policy, waitlist, capacity=10, spots_left=10) == waiter(1, 10)
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_a_newcomer_passes_oversized_parties(policy: Policy) -> None:
+    assert promotion.newcomer_may_confirm(policy, line(10, 6), capacity=5, spots_count=1, spots_left=5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "capacity", "expected"),
+    [(None, 5, True), (2, 5, True), (1, 5, False), (3, 10, True), (2, 10, False), (2, 0, False)],
+)
+def test_oversized_parties_take_no_room(limit: int | None, capacity: int, *, expected: bool) -> None:
+    assert line(10, 1).has_room(limit, capacity) is expected
+
+
+def test_a_waitlist_counts_oversized_parties_it_does_not_know() -> None:
+    waitlist = Waitlist.of([waiter(1, 2)], 5, {10: 3, 20: 1})
+    assert waitlist.has_room(2, 9)
+    assert not waitlist.has_room(2, 10)
+
+    waitlist.remove(waiter(2, 20))
+    waitlist.add(waiter(6, 2))
+    assert not waitlist.has_room(2, 9)
+
+
+def test_one_command_can_promote_into_all_spots_of_the_largest_party() -> None:
+    assert promotion.PROMOTED_SPOTS_MAX >= commands.SPOTS_PER_COMMAND_MAX

@@ -306,7 +306,7 @@ def test_a_larger_capacity_goes_to_the_waitlist() -> None:
     event = filled(4, 2, 3)
 
     assert event.ask(ChangeEvent(capacity=6, reason="A larger hall")) == EventChanged(
-        changed=("capacity",), promoted=1
+        changed=("capacity",), promoted=1, more_follow=False
     )
 
     assert event.counters == (6, 1)

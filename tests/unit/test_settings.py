@@ -32,6 +32,7 @@ def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
         ("ADMITONE_PORT", "70000", "less than or equal to 65535"),
         ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
         ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
+        ("ADMITONE_EVENT_PENDING_MAX", "300000", "is above ADMITONE_PENDING_MAX"),
         ("ADMITONE_INTAKE_BATCH_MAX", "6000", "is above ADMITONE_INTAKE_WAITING_MAX"),
         ("ADMITONE_APPLY_BATCH_MAX", "6000", "is above ADMITONE_BACKLOG_BATCH_MAX"),
         ("ADMITONE_TICK_SECONDS", "5", "must be at least 4 ticks"),

@@ -1,19 +1,22 @@
--- The head of the waitlist, as far as decisions can reach: hops from party size to party size along an index,
--- and takes of each size as many registrations as could be promoted into `freed` spots, or be among those
--- `leaving`, and one more, the next head.
+-- The head of the waitlist, as far as decisions can reach: hops from party size to party size along an index, up
+-- to the capacity, and takes of each size as many registrations as could be promoted into `freed` spots or be
+-- among those that leave, the last one that is promoted, and the next head.
 WITH RECURSIVE size AS (
     SELECT min(spots_count) AS spots FROM registration
-    WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST'
+    WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count <= :'capacity'::integer
     UNION ALL
     SELECT (SELECT min(spots_count) FROM registration
-            WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count > size.spots)
+            WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST'
+              AND spots_count > size.spots AND spots_count <= :'capacity'::integer)
     FROM size WHERE size.spots IS NOT NULL
 )
 SELECT waiter.*
 FROM size
+LEFT JOIN unnest(:'leaving_sizes'::integer[], :'leaving_parties'::integer[]) AS leaving (spots, parties)
+    ON leaving.spots = size.spots
 CROSS JOIN LATERAL (
     SELECT id, seq, command_id, name, email, spots_count, status FROM registration
     WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count = size.spots
-    ORDER BY seq LIMIT :'freed'::bigint / size.spots + :'leaving'::bigint + 1
+    ORDER BY seq LIMIT :'freed'::bigint / size.spots + coalesce(leaving.parties, 0) + 2
 ) AS waiter
 WHERE size.spots IS NOT NULL

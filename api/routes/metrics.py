@@ -1,0 +1,44 @@
+"""The metrics of this host's processes and of the whole service."""
+
+import asyncio
+
+from fastapi import APIRouter
+from prometheus_client.core import Metric
+from starlette.responses import Response
+
+from api.edge.security import local_or_reader
+from api.openapi import public_routes
+from api.queries.figures import Backlog
+from api.services import Provided
+from shared import metrics
+
+router = APIRouter(tags=["Operating"])
+
+
+@router.get("/metrics", dependencies=[local_or_reader], **public_routes.METRICS)
+async def show_metrics(services: Provided) -> Response:
+    """Show all metrics, in Prometheus' text format."""
+    backlog, drift = await services.figures.read()
+    read_now = [*_of_backlog(backlog), *_of_drift(drift)]
+    return Response(await asyncio.to_thread(metrics.show, *read_now), media_type=metrics.CONTENT_TYPE)
+
+
+def _of_backlog(backlog: Backlog | None) -> list[Metric]:
+    if backlog is None:
+        return []
+    oldest = [(str(event_id), seconds) for event_id, seconds in backlog.oldest_seconds]
+    figures = [
+        metrics.gauge("pending", "Commands without an outcome.", backlog.pending),
+        metrics.gauges(
+            "pending_oldest_seconds", "Age of an event's oldest pending command.", "event", oldest
+        ),
+        metrics.gauge("workers", "Live workers.", len(backlog.tick_ages)),
+    ]
+    if backlog.tick_ages:
+        age = max(backlog.tick_ages)
+        figures.append(metrics.gauge("tick_age_seconds", "The longest time since a worker's tick.", age))
+    return figures
+
+
+def _of_drift(drift: int | None) -> list[Metric]:
+    return [] if drift is None else [metrics.gauge("drift", "Sum of all drifts, without their signs.", drift)]

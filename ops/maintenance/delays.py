@@ -1,0 +1,167 @@
+"""The events whose pending commands wait too long, and the reasons."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import DBAPIError
+
+from shared.postgres import arrays, connections
+
+DELAYED_SECONDS = 5
+"""The age of a pending command from which its event counts as delayed."""
+_NOTED_LATELY_SECONDS = 15
+
+_DELAYED = text("""
+    SELECT event.id, event.slug, waiting.pending,
+           extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds,
+           (SELECT count(*) FROM outcome
+            WHERE outcome.event_id = event.id AND settled_at > now() - interval '10 seconds')
+           AS settled_lately
+    FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id)
+         AS waiting
+    JOIN event ON event.id = waiting.event_id
+    JOIN pending_command AS oldest ON oldest.event_id = waiting.event_id AND oldest.seq = waiting.seq
+    JOIN command ON command.event_id = oldest.event_id AND command.id = oldest.command_id
+    WHERE command.accepted_at < clock_timestamp() - make_interval(secs => :seconds)
+    ORDER BY oldest_seconds DESC LIMIT 100
+""")
+
+# A locked or changed row names its transaction in xmax, and a running transaction holds a lock on its own
+# number, so the holder is found although nobody waits for it. A prepared transaction has no process.
+_ROW_HOLDERS = text(
+    """
+    SELECT event.id, held.pid, activity.application_name AS application, activity.state, prepared.gid,
+           extract(epoch FROM clock_timestamp()
+                              - coalesce(activity.query_start, prepared.prepared))::float8 AS query_seconds,
+           extract(epoch FROM clock_timestamp()
+                              - coalesce(activity.xact_start, prepared.prepared))::float8 AS open_seconds
+    FROM event
+    JOIN pg_locks AS held ON held.locktype = 'transactionid' AND held.granted
+                         AND held.transactionid = ANY({transactions})
+    LEFT JOIN pg_stat_activity AS activity ON activity.pid = held.pid
+    LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = held.transactionid
+    WHERE event.id = ANY(CAST(:event_ids AS uuid[]))
+    ORDER BY open_seconds DESC
+""".replace("{transactions}", "ARRAY[event.xmax]")
+)
+_ROW_SHARERS = text(
+    _ROW_HOLDERS.text.replace(
+        "ARRAY[event.xmax]", "ARRAY(SELECT xid FROM pg_get_multixact_members(event.xmax))"
+    )
+)
+
+_TROUBLES = text(f"""
+    SELECT trouble.event_id AS id, trouble.command_id, trouble.error, trouble.tries,
+           extract(epoch FROM clock_timestamp() - trouble.since)::float8 AS since_seconds
+    FROM trouble
+    WHERE trouble.event_id = ANY(CAST(:event_ids AS uuid[]))
+      AND (EXISTS (SELECT FROM pending_command AS pending
+                   WHERE pending.event_id = trouble.event_id AND pending.command_id = trouble.command_id)
+           OR trouble.command_id IS NULL
+              AND trouble.tried_at > now() - interval '{_NOTED_LATELY_SECONDS} seconds')
+    ORDER BY trouble.since
+""")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """A session, or a prepared transaction, that keeps an event's row; ages in seconds."""
+
+    pid: int | None
+    application: str | None
+    state: str | None
+    query_seconds: float | None
+    open_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delay:
+    """An event whose oldest pending command is too old, and the reason."""
+
+    event: str
+    pending: int
+    oldest_seconds: float
+    reason: str
+    holder: Holder | None = None
+
+
+def read(connection: Connection, is_owned: Callable[[UUID], bool], *, workers: int) -> list[Delay]:
+    """Return the delayed events, the longest delay first."""
+    rows = connection.execute(_DELAYED, {"seconds": DELAYED_SECONDS}).all()
+    if not rows:
+        return []
+    parameters = {"event_ids": arrays.uuids(row.id for row in rows)}
+    holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
+    holders = _by_event(_sharers(connection, parameters)) | holders
+    troubles: dict[UUID, list[Row[Any]]] = {}
+    for trouble in connection.execute(_TROUBLES, parameters):
+        troubles.setdefault(trouble.id, []).append(trouble)
+    return [
+        Delay(
+            event=row.slug,
+            pending=row.pending,
+            oldest_seconds=round(row.oldest_seconds, 3),
+            reason=_reason(row, holders.get(row.id), troubles.get(row.id, []), is_owned(row.id), workers),
+            holder=_holder(holders.get(row.id)),
+        )
+        for row in rows
+    ]
+
+
+def _sharers(connection: Connection, parameters: dict[str, arrays.Array]) -> list[Row[Any]]:
+    """Return the holders of rows that several transactions keep together."""
+    try:
+        with connection.begin_nested():
+            return list(connection.execute(_ROW_SHARERS, parameters).all())
+    except DBAPIError:  # xmax is a transaction and no group of transactions
+        return []
+
+
+def _by_event(rows: Sequence[Row[Any]]) -> dict[UUID, Row[Any]]:
+    """Return each event's holder; of several the one whose transaction is the oldest."""
+    return {row.id: row for row in reversed(rows) if not _is_owner_at_work(row)}
+
+
+def _is_owner_at_work(row: Row[Any]) -> bool:
+    name = str(row.application or "")
+    return name.startswith(connections.WORKER_APPLICATION) and (row.open_seconds or 0) < DELAYED_SECONDS
+
+
+def _holder(row: Row[Any] | None) -> Holder | None:
+    if row is None:
+        return None
+    return Holder(
+        pid=row.pid,
+        application=row.application or (row.gid and f"prepared transaction {row.gid}"),
+        state=row.state,
+        query_seconds=row.query_seconds and round(row.query_seconds, 3),
+        open_seconds=row.open_seconds and round(row.open_seconds, 3),
+    )
+
+
+def _reason(
+    row: Row[Any],
+    holder: Row[Any] | None,
+    troubles: list[Row[Any]],
+    owned: bool,  # noqa: FBT001 - a fact of the row
+    workers: int,
+) -> str:
+    """Return the first reason that applies."""
+    if not workers:
+        return "no worker runs"
+    if holder is not None:
+        who = f"process {holder.pid}" if holder.pid else f"prepared transaction {holder.gid}"
+        called = f" ({holder.application or 'unnamed'}, {holder.state})" if holder.pid else ""
+        return f"{who}{called} has locked the event's row for {holder.open_seconds or 0:.0f} s"
+    if not owned:
+        return "no worker owns the event"
+    if troubles:
+        first = troubles[0]
+        what = "the event cannot be applied" if first.command_id is None else f"{len(troubles)} set aside"
+        return f"{what}: {first.error}; tried {first.tries} times in {first.since_seconds:.0f} s"
+    if row.settled_lately:
+        return f"backlog: {row.settled_lately / 10:.0f} commands/s are settled"
+    return "unknown: look for the event's id in its owner's log"

@@ -1,0 +1,152 @@
+"""The metrics: their names, meanings and labels, for all processes of the service.
+
+With `ADMITONE_METRICS_FOLDER` each process of a host counts in files of that folder, and any of them can show
+the sums. Without it a process shows its own counts. No label holds a slug, a name or an address, and each
+label has few values (decision 0042).
+
+It relies on these internals of prometheus-client, which is pinned to one minor version: the environment
+variable is read when the package is imported, and a histogram has `_upper_bounds`, `_buckets` and `_sum`.
+"""
+
+import os
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from shared.domain.outcomes import Outcome, SettledCommand
+
+_FOLDER = os.environ.get("ADMITONE_METRICS_FOLDER")
+if _FOLDER:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER
+else:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+from prometheus_client import (  # noqa: E402 - the folder must be known before
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric  # noqa: E402
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
+from prometheus_client.registry import Collector  # noqa: E402
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+UNKNOWN_ROUTE = "unknown"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COMMANDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+_registry = CollectorRegistry()
+
+
+class Distribution(Histogram):
+    """A histogram that takes many observations at once, which costs little more than one."""
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Add these observations."""
+        if not values:
+            return
+        self._sum.inc(sum(values))
+        for bucket, count in Counts(bisect_left(self._upper_bounds, value) for value in values).items():
+            self._buckets[bucket].inc(count)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(f"admitone_{name}", meaning, labels, registry=_registry)
+
+
+def _distribution(name: str, meaning: str, buckets: Sequence[float], *labels: str) -> Distribution:
+    return Distribution(f"admitone_{name}", meaning, labels, buckets=buckets, registry=_registry)
+
+
+accepted = _counter("commands_accepted", "Commands that the API wrote into the ledger.")
+answer_seconds = _distribution(
+    "accept_to_answer_seconds", "From a command's acceptance until its request had the outcome.", _SECONDS
+)
+http_requests = _counter("http_requests", "Answers of the API.", "route", "status")
+http_seconds = _distribution(
+    "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS, "route"
+)
+wakes_sent = _counter("wakes_sent", "Wake messages that the broker took.")
+ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, where Redis had none in time.")
+
+settled = _counter("settled", "Commands that workers settled.", "outcome")
+failed = _counter("failed", "Commands that workers settled as failed.")
+commit_seconds = _distribution(
+    "accept_to_commit_seconds", "From a command's acceptance until its outcome was committed.", _SECONDS
+)
+batch_commands = _distribution("batch_commands", "Commands that one transaction settled.", _COMMANDS)
+events_owned = Gauge(
+    "admitone_events_owned",
+    "Active events that workers own.",
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+owner_changes = _counter("owner_changes", "Buckets of events that workers gained or lost.")
+wakes_missed = _counter("wakes_missed", "Events whose pending commands a tick found without a message.")
+results_lost = _counter("results_lost", "Outcomes that were not stored in the result backend.")
+set_aside = _counter("set_aside", "Tries after which a command was set aside.")
+
+log_entries = _counter("log_entries", "Warnings and errors, repeated ones included.", "event", "level")
+
+_TAGS = {kind: str(kind.__struct_config__.tag) for kind in get_args(Outcome)}
+_settled_by_kind = {kind: settled.labels(tag) for kind, tag in _TAGS.items()}
+_FAILED = "failed"
+
+
+def count_settled(commands: Iterable[SettledCommand]) -> None:
+    """Count settled commands by their outcomes."""
+    for kind, count in Counts(type(command.outcome) for command in commands).items():
+        _settled_by_kind[kind].inc(count)
+        if _TAGS[kind] == _FAILED:
+            failed.inc(count)
+
+
+def gauge(name: str, meaning: str, value: float) -> Metric:
+    """Return a figure that is read at the moment it is shown."""
+    return GaugeMetricFamily(f"admitone_{name}", meaning, value=value)
+
+
+def gauges(name: str, meaning: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    """Return figures that are read at the moment they are shown, by a label."""
+    family = GaugeMetricFamily(f"admitone_{name}", meaning, labels=[label])
+    for key, value in values:
+        family.add_metric([key], value)
+    return family
+
+
+def show(*read_now: Metric) -> bytes:
+    """Return all metrics in Prometheus' text format, together with figures that were read just now.
+
+    Reads files: call it in a thread where nothing may block.
+    """
+    registry = CollectorRegistry()
+    if _FOLDER:
+        _forget_dead_processes(Path(_FOLDER))
+        MultiProcessCollector(registry, _FOLDER)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(_registry)
+    registry.register(_ReadNow(read_now))
+    return generate_latest(registry)
+
+
+class _ReadNow(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+
+
+def _forget_dead_processes(folder: Path) -> None:
+    """Remove the gauges of processes that have ended; their counters stay."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path("/proc", pid).exists():
+            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]

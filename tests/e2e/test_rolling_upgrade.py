@@ -1,0 +1,132 @@
+"""Two versions side by side: an upgrade under load loses no command, and no key is answered as another.
+
+The promise begins with the version `PROMISED`. Every later version works beside it: its API with workers of
+then, its workers with an API of then. Versions before it are upgraded with the API stopped for a moment.
+"""
+
+import secrets
+import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import make_url
+
+from benchmarks.judge import checkouts
+from benchmarks.processes import BenchmarkError
+from ops.embedded import Servers
+from ops.maintenance import schema
+from tests.stage import Json, Stage, python_of
+
+pytestmark = pytest.mark.timeout(600)  # installing the packages of another version is counted
+
+BEFORE_THE_PROMISE = "cfbfc26"
+CLIENTS, EACH = 8, 12
+CAPACITY = 50
+ANSWER_SECONDS_MAX = 30
+
+
+def version(name: str, commit: str, factory: pytest.TempPathFactory) -> Path:
+    """Return the checkout of a commit with its packages installed."""
+    try:
+        return checkouts.export(checkouts.commit_of(commit), factory.mktemp(name))
+    except BenchmarkError as error:
+        if "install" in str(error):
+            raise
+        pytest.skip(f"the repository's history has no {commit}: this lane was not run ({error})")
+
+
+@pytest.fixture(scope="module")
+def before_the_promise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout of a version before the promise."""
+    return version("before", BEFORE_THE_PROMISE, tmp_path_factory)
+
+
+class Crowd:
+    """Clients that register with keys, each key several times, and remember what they were told."""
+
+    def __init__(self, stage: Stage, event: Json) -> None:
+        self.stage = stage
+        self.event = event
+        self.receipts: dict[str, str] = {}
+        self.failures: list[str] = []
+        self._lock = threading.Lock()
+
+    def register(self, key: str, prefer: str) -> None:
+        """Register under a key, or ask again under it; a key that got a receipt must get it again."""
+        body = {"name": f"Holder of {key}", "email": f"{key}@example.org"}
+        try:
+            with httpx2.Client(base_url=self.stage.url, timeout=ANSWER_SECONDS_MAX) as client:
+                answer = client.post(
+                    f"/api/p/{self.event['slug']}/register",
+                    json=body,
+                    headers={"idempotency-key": key, "prefer": prefer},
+                )
+        except httpx2.HTTPError as error:
+            with self._lock:
+                self.failures.append(f"{key}: {error!r}")
+            return
+        with self._lock:
+            if answer.status_code not in (HTTPStatus.CREATED, HTTPStatus.ACCEPTED):
+                self.failures.append(f"{key}: {answer.status_code} {answer.text}")
+            elif self.receipts.setdefault(key, answer.json()["receiptId"]) != answer.json()["receiptId"]:
+                self.failures.append(f"{key}: answered as another request: {answer.text}")
+
+    def register_all(self, keys: list[str], prefer: str = "wait=10") -> None:
+        """Register under all of these keys, several at once."""
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            list(clients.map(self.register, keys, [prefer] * len(keys)))
+
+
+def keys() -> list[str]:
+    """Return new keys."""
+    return [secrets.token_hex(8) for _ in range(CLIENTS * EACH)]
+
+
+def decided(stage: Stage, event: Json, count: int) -> Counter[str]:
+    """Wait until so many commands of the event are settled; return how often each outcome was told."""
+    for _ in range(ANSWER_SECONDS_MAX * 10):
+        (row,) = stage.query("SELECT count(*) AS n FROM outcome WHERE event_id = %s", event["id"])
+        if row["n"] >= count:
+            break
+        time.sleep(0.1)
+    rows = stage.query("SELECT outcome ->> 'outcome' AS told FROM ledger WHERE event_id = %s", event["id"])
+    return Counter(row["told"] for row in rows)
+
+
+def test_a_version_before_the_promise_is_upgraded_with_the_api_stopped(
+    servers: Servers, empty_database: str, before_the_promise: Path, tmp_path: Path
+) -> None:
+    url = make_url(empty_database).render_as_string(hide_password=False)
+    with Stage(servers, empty_database, tmp_path, workers=0, api_processes=0) as stage:
+        subprocess.run(
+            [python_of(before_the_promise), "-m", "ops.cli", "migrate"],
+            cwd=before_the_promise,
+            env={**stage.environment(), "PYTHONPATH": str(before_the_promise)},
+            check=True,
+        )
+        worker, api = stage.start_worker(before_the_promise), stage.start_api(before_the_promise)
+        stage.wait_ready()
+        event = stage.create_event(capacity=CAPACITY)
+        crowd = Crowd(stage, event)
+        first, second, third = keys(), keys(), keys()
+        crowd.register_all(first)
+        stage.end(worker)
+        crowd.register_all(second, prefer="respond-async")  # accepted, and not decided
+        stage.end(api)
+
+        schema.upgrade(url)
+        stage.start_worker()
+        stage.start_api()
+        stage.wait_ready()
+        crowd.register_all(first + second + third)
+
+        told = decided(stage, event, len(first + second + third))
+
+    assert crowd.failures == []
+    assert told == {"confirmed": CAPACITY, "waitlisted": 3 * CLIENTS * EACH - CAPACITY}

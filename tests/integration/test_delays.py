@@ -1,0 +1,125 @@
+"""`status` names the events that are not decided, and says why."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from ops.embedded import Servers
+from ops.maintenance import delays, status
+from ops.maintenance.delays import Delay
+from ops.maintenance.status import FailedStatus
+from tests.stage import Json, Stage
+
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{code}'; END $$;
+CREATE TRIGGER refused BEFORE INSERT ON registration FOR EACH ROW
+WHEN (NEW.name = 'Poison') EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an event count as delayed at once."""
+    monkeypatch.setattr(delays, "DELAYED_SECONDS", 0.2)
+
+
+@pytest.fixture
+def own_stage(servers: Servers, database: str, tmp_path: Path) -> Iterator[Stage]:
+    with Stage(servers, database, tmp_path) as stage:
+        yield stage
+
+
+@contextmanager
+def session(stage: Stage, name: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    url = make_url(stage.database_url).set(drivername="postgresql")
+    address = url.render_as_string(hide_password=False)
+    with psycopg.connect(address, application_name=name) as connection:
+        yield connection
+        connection.rollback()
+
+
+def post(stage: Stage, event: Json, name: str = "A") -> None:
+    with stage.client() as client:
+        path = f"/api/p/{event['slug']}/register"
+        answer = client.post(path, json={"name": name}, headers={"prefer": "respond-async"})
+    assert answer.status_code == 202
+
+
+def delay_of(stage: Stage, event: Json, part: str) -> Delay:
+    """Return the event's delay once its reason has this part."""
+    found: list[Delay] = []
+    for _ in range(100):
+        found = status.read(stage.database_url).delayed
+        for delay in found:
+            if delay.event == event["slug"] and part in delay.reason:
+                return delay
+        time.sleep(0.1)
+    raise AssertionError(found)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_holder_of_a_row_is_named(own_stage: Stage, *, together: bool) -> None:
+    event = own_stage.create_event()
+    locking = "SELECT FROM event WHERE id = %s FOR " + ("KEY SHARE" if together else "UPDATE")
+    with session(own_stage, "forgotten psql") as holder, session(own_stage, "other") as other:
+        holder.execute(locking, [event["id"]])
+        if together:
+            other.execute(locking, [event["id"]])
+        post(own_stage, event)
+        delay = delay_of(own_stage, event, "has locked the event's row")
+        assert delay.holder is not None
+        assert (delay.holder.pid, delay.holder.application, delay.holder.state) == (
+            holder.info.backend_pid,
+            "forgotten psql",
+            "idle in transaction",
+        )
+        assert delay.pending == 1
+
+
+def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:
+    event = own_stage.create_event()
+    own_stage.query(_REFUSE.format(code="P0001"))
+    post(own_stage, event, "Poison")
+    assert "1 set aside: P0001 planted; tried" in delay_of(own_stage, event, "set aside").reason
+    own_stage.query("DROP FUNCTION refuse CASCADE")
+
+
+def test_no_worker_is_told(own_stage: Stage) -> None:
+    event = own_stage.create_event()
+    own_stage.kill_worker(0)
+    post(own_stage, event)
+    assert delay_of(own_stage, event, "").reason == "no worker runs"
+
+
+def test_failed_commands_are_counted_and_listed(own_stage: Stage) -> None:
+    event = own_stage.create_event()
+    assert status.read(own_stage.database_url).failed == FailedStatus(
+        count=0, latest_at=None, event=None, incident_id=None
+    )
+    own_stage.query(_REFUSE.format(code="23514"))
+    answers = own_stage.register_at_once(event, [{"name": "Poison"}, {"name": "A"}, {"name": "Poison"}])
+    assert sorted(answer.status_code for answer in answers) == [201, 500, 500]
+    incidents = [answer.json()["incidentId"] for answer in answers if answer.status_code == 500]
+    receipts = [answer.json()["receiptId"] for answer in answers]
+
+    page = own_stage.get(f"/api/events/{event['id']}/commands?outcome=failed")
+    assert {item["incidentId"] for item in page["items"]} == set(incidents)
+    assert [(item["kind"], item["actor"]) for item in page["items"]] == [("register", "public")] * 2
+    assert not any(receipt in str(page) for receipt in receipts)
+    first = own_stage.get(f"/api/events/{event['id']}/commands?limit=1")
+    rest = own_stage.get(f"/api/events/{event['id']}/commands?cursor={first['nextCursor']}")
+    assert first["items"] + rest["items"] == page["items"]
+
+    failed = status.read(own_stage.database_url).failed
+    assert (failed.count, failed.event) == (2, event["slug"])
+    assert failed.incident_id in incidents
+    with own_stage.client() as client:
+        path = f"/api/events/{event['id']}/commands"
+        assert client.get(path).status_code == 401
+        assert client.get(path, params={"outcome": "x"}, headers=own_stage.admin).status_code == 422

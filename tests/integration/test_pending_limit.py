@@ -1,0 +1,98 @@
+"""The bound on pending commands: above it nothing is let in, and again as soon as commands are decided."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, text
+
+from api.commands.intake import IntakeFull
+from api.commands.pending_limit import PendingLimit
+from shared.domain import ids
+from shared.postgres import connections
+from shared.settings import Settings
+
+EVENT_MAX, MAX = 3, 5
+SECONDS_MAX = 5
+COUNTED_SECONDS = 0.3
+"""Enough for a count, and less than the time after which a limit that nobody asks forgets it."""
+ONE, OTHER, THIRD = (ids.new_id() for _ in range(3))
+_PENDING = text("INSERT INTO pending_command (event_id, seq, command_id) VALUES (:event_id, :seq, :id)")
+
+
+def use(settings: Settings, work: Callable[[PendingLimit], Awaitable[None]]) -> None:
+    async def run() -> None:
+        engine = connections.async_engine(settings)
+        limited = settings.model_copy(update={"event_pending_max": EVENT_MAX, "pending_max": MAX})
+        limit = PendingLimit(engine, limited)
+        try:
+            await work(limit)
+        finally:
+            await limit.close()
+            await engine.dispose()
+
+    asyncio.run(run())
+
+
+def lets_in(limit: PendingLimit, event_id: UUID) -> bool:
+    try:
+        limit.let_in(event_id)
+    except IntakeFull:
+        return False
+    return True
+
+
+async def lets_in_soon(limit: PendingLimit, event_id: UUID) -> bool:
+    """Ask until the event is let in, as clients do that were told to come back."""
+    for _ in range(SECONDS_MAX * 10):
+        if lets_in(limit, event_id):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+@pytest.mark.usefixtures("connection")
+def test_an_event_and_all_events_have_a_limit(settings: Settings) -> None:
+    async def work(limit: PendingLimit) -> None:
+        assert [lets_in(limit, ONE) for _ in range(4)] == [True, True, True, False]
+        assert [lets_in(limit, OTHER) for _ in range(3)] == [True, True, False]
+        assert not lets_in(limit, THIRD)
+
+    use(settings, work)
+
+
+def test_the_ledgers_pending_commands_count(settings: Settings, connection: Connection) -> None:
+    with connection.begin():
+        for seq in range(EVENT_MAX):
+            connection.execute(_PENDING, {"event_id": ONE, "seq": seq, "id": ids.new_id()})
+
+    async def work(limit: PendingLimit) -> None:
+        assert await lets_in_soon(limit, OTHER)
+        await asyncio.sleep(COUNTED_SECONDS)
+        assert not lets_in(limit, ONE)
+        with connection.begin():
+            connection.execute(text("DELETE FROM pending_command"))
+        assert await lets_in_soon(limit, ONE)
+
+    use(settings, work)
+
+
+@pytest.mark.usefixtures("connection")
+def test_what_was_never_written_is_not_counted_for_ever(settings: Settings) -> None:
+    async def work(limit: PendingLimit) -> None:
+        assert [lets_in(limit, ONE) for _ in range(4)] == [True, True, True, False]
+        assert await lets_in_soon(limit, ONE)
+
+    use(settings, work)
+
+
+def test_without_a_database_the_last_count_holds(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"database_url": "postgresql+psycopg://nobody@127.0.0.1:9/nothing"})
+
+    async def work(limit: PendingLimit) -> None:
+        assert [lets_in(limit, ONE) for _ in range(4)] == [True, True, True, False]
+        await asyncio.sleep(COUNTED_SECONDS)
+        assert not lets_in(limit, ONE)
+
+    use(nowhere, work)

@@ -1,0 +1,233 @@
+"""Commands that cannot be written: those that fail for good, those that are set aside, and all others."""
+
+from uuid import UUID
+
+import pytest
+from psycopg import errors
+from sqlalchemy import Connection, text
+from structlog.testing import capture_logs
+
+from shared.domain.outcomes import Failed, SettledCommand
+from shared.postgres import connections
+from tests.simulation import worlds
+from tests.simulation.histories import SETTINGS, history, register
+from tests.simulation.in_postgres import InPostgres
+from tests.simulation.model import Told
+from worker import batch
+from worker.trouble import TIMEOUTS_APART_SECONDS, Troubles
+
+OF_THE_COMMAND = ["22012", "22P02", "23514", "23505", "54000", "54001", "XX000", "XX001"]
+NEVER = [
+    "08006",
+    "25006",
+    "40001",
+    "40P01",
+    "53100",
+    "53200",
+    "55P03",
+    "55006",
+    "57P01",
+    "57P03",
+    "P0001",
+    "42501",
+]
+NEVER += ["57014"]  # once
+
+_PLANT = """
+CREATE FUNCTION plant() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;
+CREATE {kind} planted {when} INSERT ON registration {timing} FOR EACH ROW
+WHEN (NEW.command_id = '{command_id}') EXECUTE FUNCTION plant()
+"""
+_UPROOT = "DROP FUNCTION plant CASCADE"
+_REFUSE_NOTES = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no disk' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON trouble FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+_NOTES = text("SELECT command_id, error, tries FROM trouble")
+
+
+class Clock:
+    """A clock that stands still between the steps of a test."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stage:
+    """An event with a planted command between two others, and its owner."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        body: str,
+        *,
+        at_commit: bool = False,
+        pending: slice = slice(None),
+        capacity: int = 1_000,
+    ) -> None:
+        self.connection = connection
+        self.clock = Clock()
+        self.troubles = Troubles(self.clock)
+        self.world = InPostgres(connection, {**SETTINGS, "capacity": capacity})
+        self.commands = list(worlds.asked(history(*[register(1)] * 40)))
+        self.culprit = UUID(self.commands[20].id)
+        kind, when, timing = (
+            ("CONSTRAINT TRIGGER", "AFTER", "DEFERRABLE INITIALLY DEFERRED")
+            if at_commit
+            else ("TRIGGER", "BEFORE", "")
+        )
+        self.run(_PLANT.format(body=body, kind=kind, when=when, timing=timing, command_id=self.culprit))
+        self.world.accept(self.commands[pending])
+
+    def run(self, statement: str) -> None:
+        with self.connection.begin():
+            self.connection.execute(text(statement))
+
+    def apply_all(self) -> None:
+        """Apply batches until nothing can be settled."""
+        session = connections.session(self.connection)
+        with capture_logs():
+            while batch.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
+                pass
+
+    def retry(self, seconds: float) -> list[SettledCommand]:
+        """Try what is due after so many seconds."""
+        self.clock.now += seconds
+        session = connections.session(self.connection)
+        with capture_logs():
+            return [s for due in self.troubles.due() for s in batch.retry(session, due, self.troubles)]
+
+    def outcome(self) -> str | None:
+        return self.outcomes()[20]
+
+    def others(self) -> set[str | None]:
+        outcomes = self.outcomes()
+        return {*outcomes[:20], *outcomes[21:]}
+
+    def outcomes(self) -> list[str | None]:
+        return [_word(told) for told in self.world.snapshot().commands]
+
+    def notes(self) -> list[tuple[UUID, str, int]]:
+        with self.connection.begin():
+            return [tuple(row) for row in self.connection.execute(_NOTES)]
+
+
+def _word(told: Told) -> str | None:
+    return None if told.outcome is None else str(told.outcome["outcome"])
+
+
+def raising(code: str) -> str:
+    return f"RAISE EXCEPTION 'planted' USING ERRCODE = '{code}'"
+
+
+@pytest.mark.parametrize("at_commit", [False, True])
+@pytest.mark.parametrize("code", OF_THE_COMMAND)
+def test_an_error_of_its_own_fails_a_command(connection: Connection, code: str, *, at_commit: bool) -> None:
+    stage = Stage(connection, raising(code), at_commit=at_commit)
+    stage.apply_all()
+    assert (stage.outcome(), stage.others(), stage.notes()) == ("failed", {"confirmed"}, [])
+
+
+@pytest.mark.parametrize("code", NEVER)
+def test_no_other_error_fails_a_command(connection: Connection, code: str) -> None:
+    stage = Stage(connection, raising(code))
+    stage.apply_all()
+    assert (stage.outcome(), stage.others()) == (None, {"confirmed"})
+    assert stage.notes() == [(stage.culprit, f"{code} planted", 1)]
+
+    tries = range(1, 2 if code == "57014" else 20)
+    for _ in tries:
+        assert stage.retry(TIMEOUTS_APART_SECONDS) == []
+    assert stage.outcome() is None
+    assert stage.notes() == [(stage.culprit, f"{code} planted", 1 + len(tries))]
+
+    stage.run(_UPROOT)
+    (settled,) = stage.retry(TIMEOUTS_APART_SECONDS)
+    assert settled.command_id == stage.culprit
+    assert (stage.outcome(), stage.notes()) == ("confirmed", [])
+
+
+def test_three_time_outs_apart_fail_a_command(connection: Connection) -> None:
+    stage = Stage(connection, "PERFORM pg_sleep(60)")
+    stage.apply_all()
+    assert (stage.outcome(), stage.others()) == (None, {"confirmed"})
+
+    for _ in range(5):
+        assert stage.retry(TIMEOUTS_APART_SECONDS / 5 - 0.1) == [], "too soon: it does not count"
+    assert stage.retry(TIMEOUTS_APART_SECONDS / 2) == [], "the second"
+    (failed,) = stage.retry(TIMEOUTS_APART_SECONDS)
+
+    assert isinstance(failed.outcome, Failed)
+    assert (stage.outcome(), stage.notes(), stage.troubles.due()) == ("failed", [], [])
+
+
+def test_a_server_in_trouble_sets_nothing_aside(connection: Connection) -> None:
+    stage = Stage(connection, "PERFORM pg_sleep(60)")
+    stage.run(_REFUSE_NOTES)
+    for _ in range(3):
+        with pytest.raises(errors.DiskFull):
+            stage.apply_all()
+        stage.clock.now += TIMEOUTS_APART_SECONDS
+    assert stage.outcome() is None
+    assert stage.troubles.left_out([stage.world.event_id]) == []
+
+
+def test_a_failure_that_cannot_be_written_waits(connection: Connection) -> None:
+    stage = Stage(connection, raising("23514"))
+    stage.run(f"ALTER TABLE outcome ADD CONSTRAINT planted CHECK (command_id <> '{stage.culprit}') NOT VALID")
+    stage.apply_all()
+    assert (stage.outcome(), stage.others()) == (None, {"confirmed"})
+
+    stage.run("ALTER TABLE outcome DROP CONSTRAINT planted")
+    stage.retry(TIMEOUTS_APART_SECONDS)
+    assert stage.outcome() == "failed"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("payload", "CAST(repeat('[', 4000) || repeat(']', 4000) AS jsonb)"),
+        ("payload", "'{\"name\": 1e400}'"),
+        ("accepted_at", "'infinity'"),
+        ("kind", "''"),
+    ],
+)
+def test_an_unreadable_row_fails_alone(connection: Connection, column: str, value: str) -> None:
+    stage = Stage(connection, "NULL")
+    row = f"WHERE event_id = '{stage.world.event_id}' AND id = '{stage.culprit}'"
+    stage.run(f"UPDATE command SET {column} = {value} {row}")
+    stage.apply_all()
+    stage.run(f"UPDATE command SET payload = '{{}}', accepted_at = now(), kind = 'register' {row}")
+    assert (stage.outcome(), stage.others()) == ("failed", {"confirmed"})
+
+
+def test_trouble_of_the_event_sets_nothing_aside(connection: Connection) -> None:
+    stage = Stage(connection, "NULL")
+    stage.run(
+        "CREATE FUNCTION all_refused() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'all' USING ERRCODE = '53100'; END $$;"
+        "CREATE TRIGGER all_refused BEFORE INSERT ON registration "
+        "FOR EACH ROW EXECUTE FUNCTION all_refused()"
+    )
+    with pytest.raises(errors.DiskFull):
+        stage.apply_all()
+    assert stage.troubles.left_out([stage.world.event_id]) == []
+
+    stage.run("DROP FUNCTION all_refused CASCADE")
+    stage.apply_all()
+    assert {*stage.outcomes()} == {"confirmed"}
+
+
+def test_a_passed_trouble_costs_no_place(connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"), pending=slice(20, 21), capacity=1)
+    stage.apply_all()
+    assert stage.outcomes() == [None]
+    assert stage.troubles.left_out([stage.world.event_id]) == [stage.culprit]
+
+    stage.run(_UPROOT)
+    stage.world.accept(stage.commands[21:22])
+    stage.apply_all()
+    assert stage.outcomes() == ["confirmed", "waitlisted"]

@@ -1,0 +1,74 @@
+"""A trouble that lasts is logged once a minute, and counted each time."""
+
+from typing import Any
+
+import pytest
+import structlog
+
+from shared import metrics
+from shared.telemetry import Repeats
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def repeats(clock: Clock) -> Repeats:
+    return Repeats(clock)
+
+
+def logged(repeats: Repeats, event: str, level: str = "warning", **values: Any) -> dict[str, Any] | None:
+    """Return the line that is logged, None if there is none."""
+    try:
+        return dict(repeats(None, level, {"event": event, "level": level, **values}))
+    except structlog.DropEvent:
+        return None
+
+
+def count(event: str) -> float:
+    start = f'admitone_log_entries_total{{event="{event}",'
+    lines = metrics.show().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(start))
+
+
+def test_a_trouble_is_logged_once_and_counted(repeats: Repeats, clock: Clock) -> None:
+    before = count("broker_away")
+    lines = []
+    for _ in range(121):
+        lines.append(logged(repeats, "broker_away", error=f"at {clock.now}"))
+        clock.now += 0.5
+    assert [(place, line.get("left_out")) for place, line in enumerate(lines) if line] == [
+        (0, None),
+        (120, 119),
+    ]
+    assert count("broker_away") - before == 121
+
+
+def test_other_ids_and_errors_are_other_troubles(repeats: Repeats) -> None:
+    assert logged(repeats, "overtaken", event_id="1")
+    assert logged(repeats, "overtaken", event_id="2")
+    assert not logged(repeats, "overtaken", event_id="1")
+    assert logged(repeats, "overtaken", event_id="1", exc_info=ValueError())
+    assert not logged(repeats, "overtaken", event_id="1", exc_info=ValueError())
+
+
+def test_very_many_ids_do_not_fill_the_log(repeats: Repeats) -> None:
+    lines = [logged(repeats, "wake_failed", event_id=str(number)) for number in range(1_000)]
+    assert sum(line is not None for line in lines) == 10
+
+
+def test_news_and_incidents_are_always_logged(repeats: Repeats) -> None:
+    for number in range(100):
+        assert logged(repeats, "worker_joined", "info")
+        assert logged(repeats, "command_failed", "error", incident_id=str(number))
