@@ -78,10 +78,10 @@ class Settings(DatabaseSettings):
     answer_read_max: Count = 128
     ledger_read_seconds: Seconds = 0.5
     result_keep_seconds: Seconds = 3_600
+    export_stall_seconds_max: Seconds = 30
 
     apply_batch_max: Count = 100
     backlog_batch_max: Count = 2_000
-    owned_events_max: Count = 1_000
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 

@@ -219,6 +219,15 @@ class Stage:
         self._socket.close()
 
 
+class SlowTicks(Stage):
+    """A service whose workers tick once a minute: without wake messages no command would be decided."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every process of the service."""
+        slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
+        return {**super().environment(), **slow}
+
+
 def python_of(checkout: Path) -> str:
     """Return the Python that has a checkout's packages."""
     return sys.executable if checkout == CHECKOUT else str(checkout / ".venv/bin/python")

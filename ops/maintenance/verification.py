@@ -193,7 +193,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         raise VerificationError(f"the ledger does not take the commands: {error}") from error
     for command in new:
         with suppress(Exception):  # without the broker the owner's tick finds the command
-            queues.wake(celery, [command.event_id])
+            queues.wake(celery, queues.event_queue_name(command.event_id), [command.event_id])
     deadline = time.monotonic() + HEAL_SECONDS_MAX
     outcomes: dict[UUID, Outcome] = {}
     while len(outcomes) < len(new):

@@ -65,39 +65,33 @@ def async_engine(settings: Settings) -> AsyncEngine:
 
 async def accepting_session(settings: Settings) -> BoundedSession:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
-    arguments = _connect_args(
-        _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
+    arguments = _session_args(
+        settings, _API_APPLICATION, statement_timeout=settings.statement_timeout_seconds
     )
-    address = libpq_arguments(settings.database_url)
-    session: BoundedSession = await _bounded(settings)(**{**address, **arguments, **_WRITES}, autocommit=True)
+    session: BoundedSession = await _bounded(settings)(**arguments, autocommit=True)
     session.excused = partial(_waits_for_standby, settings)
     session.server = await durability.server_of(session)
     return session
 
 
-def worker_connection(settings: Settings) -> Connection:
-    """Return a new connection with a session that PostgreSQL ends when its process hangs.
+def worker_session(settings: Settings) -> psycopg.Connection[TupleRow]:
+    """Return a new session of a worker, which PostgreSQL ends if the process hangs; each statement commits.
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
-    `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
+    `owner_silence_seconds_max` must lose the session, and with it the ability to commit. A psycopg connection
+    never connects a second time: statements after the end of the session fail.
     """
     silence = settings.owner_silence_seconds_max
-    engine = create_engine(
-        settings.database_url,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(
-            worker_name(),
-            _PLANNED_ONCE,
-            statement_timeout=settings.statement_timeout_seconds,
-            lock_timeout=_LOCK_SECONDS_MAX,
-            idle_session_timeout=silence,
-            idle_in_transaction_session_timeout=silence,
-        )
-        | _WRITES,
+    arguments = _session_args(
+        settings,
+        worker_name(),
+        statement_timeout=settings.statement_timeout_seconds,
+        lock_timeout=_LOCK_SECONDS_MAX,
+        idle_session_timeout=silence,
+        idle_in_transaction_session_timeout=silence,
+        tcp_user_timeout=silence,  # of the server's side: it notices a host that vanished
     )
-    event.listen(engine, "handle_error", _replace_session)
-    return engine.connect()
+    return psycopg.connect(**arguments, autocommit=True)
 
 
 def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any) -> Engine:
@@ -169,6 +163,12 @@ def _replace_session(context: ExceptionContext) -> None:
     """Have SQLAlchemy make a new connection after an error that the session would give for ever."""
     if must_be_replaced(context.original_exception):
         context.is_disconnect = True
+
+
+def _session_args(settings: Settings, application: str, **timeouts_seconds: float) -> dict[str, Any]:
+    """Return psycopg's arguments for a session that writes, and whose statements are planned once."""
+    address = libpq_arguments(settings.database_url)
+    return {**address, **_connect_args(application, _PLANNED_ONCE, **timeouts_seconds), **_WRITES}
 
 
 def _connect_args(application: str, planning: str = "", **timeouts_seconds: float) -> dict[str, Any]:

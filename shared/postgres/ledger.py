@@ -42,10 +42,13 @@ _NEXT_IS_PAST_THE_MARK = "SELECT nextval('command_seq_seq') > seq FROM ledger_ma
 _LAST_NUMBER = "SELECT last_value - (NOT is_called)::integer AS number FROM command_seq_seq"
 _LAST_IS_KEPT = f"SELECT number >= currval('command_seq_seq') FROM ({_LAST_NUMBER}) AS last"
 _IS_BEHIND = text(f"SELECT number < seq FROM ledger_mark CROSS JOIN ({_LAST_NUMBER}) AS last")
-_ADVANCE_MARK = text(f"""
-    WITH last AS MATERIALIZED ({_LAST_NUMBER})
-    UPDATE ledger_mark SET seq = number FROM last WHERE number > seq
-""")
+_ADVANCE_MARK = f"""
+    WITH last AS MATERIALIZED ({_LAST_NUMBER}), passed AS (
+        SELECT ledger_mark.ctid, number FROM ledger_mark CROSS JOIN last
+        WHERE number > seq FOR UPDATE OF ledger_mark SKIP LOCKED
+    )
+    UPDATE ledger_mark SET seq = number FROM passed WHERE ledger_mark.ctid = passed.ctid AND number > seq
+"""
 _HIGHEST = text("""
     SELECT greatest(0, (SELECT max(seq) FROM command), (SELECT max(seq) FROM registration),
                     (SELECT seq FROM ledger_mark))
@@ -195,9 +198,12 @@ async def outcomes_of(
     return settled
 
 
-def advance_mark(connection: Connection) -> None:
-    """Note how far the numbering has come, so that a sequence that falls behind is noticed; call it often."""
-    connection.execute(_ADVANCE_MARK)
+def advance_mark(session: "psycopg.Connection[TupleRow]") -> None:
+    """Note how far the numbering has come, so that a sequence that falls behind is noticed; call it often.
+
+    Does not wait for another session that has locked the mark: the next call notes it.
+    """
+    session.execute(_ADVANCE_MARK)
 
 
 def numbering_is_behind(connection: Connection) -> bool:
