@@ -1,8 +1,8 @@
 """The readiness of the service: one check in flight for all who ask, its result kept for a second.
 
 The service is ready if commands would be accepted and decided: that needs the database and a worker. The
-broker and the result backend only save time. A fault there makes the service `degraded`, and leaves it ready,
-because a proxy must not take a working service out (decision 0038).
+broker and the result backend only save time, and a risk to durability stops nothing. A fault there makes the
+service `degraded`, and leaves it ready, because a proxy must not take a working service out (decision 0038).
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
 from api.queries import events
 from shared.messaging import results
-from shared.postgres import ledger, locks
+from shared.postgres import durability, ledger, locks
 
 log = structlog.get_logger(__name__)
 
 _FINE = "ok"
+_STOPS_NOTHING = {"durability", "broker", "results"}
 _KEPT_SECONDS = 1
 _DATABASE_SECONDS_MAX = 3
 _REDIS_SECONDS_MAX = 0.8
@@ -79,8 +80,8 @@ class ReadinessCheck:
     ) -> None:
         self._engine = engine
         self._silence_seconds_max = owner_silence_seconds_max
-        self._needed = [_Part("database", _DATABASE_SECONDS_MAX, self._database)]
-        self._helpful = [
+        self._parts = [
+            _Part("database", _DATABASE_SECONDS_MAX, self._database),
             _Part("broker", _REDIS_SECONDS_MAX, sender.probe),
             _Part("results", _REDIS_SECONDS_MAX, lambda: results.probe(client)),
         ]
@@ -96,19 +97,18 @@ class ReadinessCheck:
 
     def close(self) -> None:
         """Give up the check in progress."""
-        for part in self._needed + self._helpful:
+        for part in self._parts:
             part.cancel()
 
     async def _read(self) -> Readiness:
-        parts = self._needed + self._helpful
-        found = await asyncio.gather(*(part.checks() for part in parts))
+        found = await asyncio.gather(*(part.checks() for part in self._parts))
         self._checked_at = monotonic()
-        needed = {name: state for checks in found[: len(self._needed)] for name, state in checks.items()}
-        helpful = {name: state for checks in found[len(self._needed) :] for name, state in checks.items()}
+        checks = {name: state for part in found for name, state in part.items()}
+        faulty = [name for name, state in checks.items() if state != _FINE]
         return Readiness(
-            ready=all(state == _FINE for state in needed.values()),
-            degraded=[name for name, state in helpful.items() if state != _FINE],
-            checks={**needed, **helpful},
+            ready=_STOPS_NOTHING.issuperset(faulty),
+            degraded=[name for name in faulty if name in _STOPS_NOTHING],
+            checks=checks,
         )
 
     async def _database(self) -> Checks:
@@ -128,11 +128,13 @@ class ReadinessCheck:
             worker.silent_seconds < self._silence_seconds_max for worker in locks.workers(connection)
         )
         behind = ledger.numbering_is_behind(connection)
+        risks = "; ".join(durability.read(connection).warnings)
         return {
             "database": database,
             "schema": _FINE,
             "sequence": "is behind the ledger; run admitone verify --heal" if behind else _FINE,
             "worker": _FINE if ticking else "no worker ticks",
+            "durability": risks or _FINE,
         }
 
 

@@ -48,6 +48,7 @@ def install(app: Celery, owner: Owner, event_queues: "EventQueues") -> None:
     """Make the application's worker an owner for as long as it runs."""
     app.owner, app.event_queues = owner, event_queues  # type: ignore[attr-defined]  # the classes below find them there
     app.conf.worker_consumer = LedgerConsumer
+    app.conf.task_queues = [queues.owner_queue(owner.number)]
     app.steps["worker"].add(OwnerStep)
     app.steps["consumer"].add(EventQueuesStep)
     app.task(name=queues.APPLY_COMMANDS)(apply_commands)

@@ -6,7 +6,7 @@ with `wake`. Without PostgreSQL there is no ownership, since it ends with the se
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -14,13 +14,15 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from shared import metrics
+from shared import metrics, processes
+from shared.domain.outcomes import SettledCommand
 from shared.postgres import connections
+from shared.postgres.durability import CommitWatch
 from shared.settings import Settings
 from worker import batch, save
-from worker.ownership import Ownership, OwnershipChange
+from worker.active_events import ActiveEvents
+from worker.ownership import Ownership, SessionLost
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
 from worker.trouble import Troubles
@@ -29,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 0.02
 """The time for which an owner tries commands that are set aside, at each tick."""
+_UNLOCKED_SECONDS = 0.05
+"""The pause before an owner tries again to lock the buckets of its share that another worker still has."""
+_NEVER = float("inf")
 
 
 class Consumer(Protocol):
@@ -42,7 +47,7 @@ class Consumer(Protocol):
 
 
 class Owner:
-    """The events of one worker process and their commands.
+    """The events of one worker process and their commands; `number` names the worker.
 
     `wake` and `end` may be called from any thread. All else runs on the thread that calls `run`.
     """
@@ -54,11 +59,14 @@ class Owner:
         self._publisher = publisher
         self._consumer = consumer
         self._clock = clock
+        self.number = processes.own_number()
+        self._active = ActiveEvents(clock)
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
         self._troubles = Troubles(clock)
         self._woken: SimpleQueue[Collection[UUID]] = SimpleQueue()
         self._ended = False
         self._ownership: Ownership | None = None
+        self._look_at = _NEVER
         self.ticked_at = clock()
         """The clock's time at which the owner last looked at the ledger."""
 
@@ -76,11 +84,13 @@ class Owner:
         tick_at = self._clock()
         while not self._ended:
             try:
-                if self._clock() < tick_at:
-                    self.apply_woken(tick_at)
-                else:
+                if self._clock() >= tick_at:
                     tick_at = self._clock() + self._settings.tick_seconds
                     self.tick()
+                elif self._clock() >= self._look_at:
+                    self._look(tick_at)
+                else:
+                    self.apply_woken(tick_at)
             except Exception:  # any error: the next tick reads the ledger anew
                 log.exception("owner_failed")
                 time.sleep(self._settings.tick_seconds)
@@ -90,35 +100,48 @@ class Owner:
         """Give up all events at once, so that other workers take them over without delay."""
         ownership, self._ownership = self._ownership, None
         if ownership is not None:
-            ownership.connection.close()
+            ownership.session.close()
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the events, and apply pending commands without a message, at the longest for a tick."""
-        until = self._clock() + self._settings.tick_seconds
+        """Rebalance the buckets of events, and apply what is pending without a message, for a tick."""
+        self._queue.tick()
+        self._look(self._clock() + self._settings.tick_seconds)
+
+    def _look(self, until: float) -> None:
+        self._look_at = _NEVER
         self._publisher.publish()
         try:
-            change = self._joined().rebalance()
-        except (SQLAlchemyError, AssertionError) as error:
+            ownership = self._joined()
+            moved = ownership.rebalance()
+            pending = ownership.events_pending()
+        except (psycopg.Error, SessionLost) as error:
             self._lose(error)
             return
-        self._follow(change)
-        metrics.events_owned.set(0 if self._ownership is None else len(self._ownership.events))
-        self._queue.tick()
+        if moved.gained or moved.lost:
+            log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
+            metrics.owner_changes.inc(moved.gained + moved.lost)
         self.ticked_at = self._clock()
-        metrics.wakes_missed.inc(
-            len(set(change.pending) - self._queue.ready.keys() - self._troubles.event_ids())
-        )
-        self._queue.add(self._troubles.not_paused(change.pending))
+        if not ownership.has_its_share:
+            self._look_at = self._clock() + _UNLOCKED_SECONDS
+        self._take_woken()
+        metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
+        self._queue.add(self._troubles.not_paused(pending))
+        self._consumer.stop(self._active.remove_others(ownership))
+        self._consume(pending)
         self._retry()
         self._apply(until)
 
     def apply_woken(self, until: float) -> None:
-        """Wait for a message until this time of the clock, and apply the commands of its events."""
-        self._take_woken(until - self._clock())
+        """Wait for a message until this time of the clock, and apply the commands of its events.
+
+        Returns earlier when buckets of this worker's share may have become free.
+        """
+        self._take_woken(min(until, self._look_at) - self._clock())
         self._apply(until)
 
     def _apply(self, until: float) -> None:
+        until = min(until, self._look_at)
         while self._queue.ready and self._clock() < until and not self._ended:
             self._apply_batch()
             self._take_woken()
@@ -130,19 +153,21 @@ class Owner:
         for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
-            if place.event_id not in ownership.events:
+            if place.event_id not in ownership:
                 self._troubles.forget(place.command_id)
                 continue
+            watch = CommitWatch(ownership.session)
             try:
-                settled = batch.retry(ownership.session, place, self._troubles)
+                with watch:
+                    settled = batch.retry(ownership.session, place, self._troubles)
             except Exception as error:
-                if ownership.session.closed:
+                if ownership.session.closed or connections.must_be_replaced(error):
                     self._lose(error)
                     return
                 log.exception("event_not_applied", event_id=str(place.event_id))
                 return
             metrics.count_settled(settled)
-            self._publisher.add(settled)
+            self._add_confirmed(settled, watch)
         self._publisher.publish()
 
     def _take_woken(self, seconds_max: float = 0) -> None:
@@ -151,20 +176,30 @@ class Owner:
             event_ids = self._woken.get(block=seconds_max > 0, timeout=max(seconds_max, 0))
             while True:
                 self._queue.add(self._troubles.not_paused(event_ids))
+                self._consume(event_ids)
                 event_ids = self._woken.get(block=False)
+
+    def _add_confirmed(self, settled: Sequence[SettledCommand], watch: CommitWatch) -> None:
+        """Add outcomes for the publisher; outcomes of which the commit was cut off are left to the API."""
+        if watch.cut_off:
+            log.warning("outcomes_not_confirmed", count=len(settled))
+        else:
+            self._publisher.add(settled)
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
-        event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership.events)
+        event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership)
         if ownership is None or not event_ids:
             return
+        watch = CommitWatch(ownership.session)
         try:
-            applied = batch.apply(
-                ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
-            )
+            with watch:
+                applied = batch.apply(
+                    ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
+                )
         except Exception as error:
             self._publisher.publish()
-            if ownership.session.closed:
+            if ownership.session.closed or connections.must_be_replaced(error):
                 self._lose(error)
                 return
             if len(event_ids) > 1:
@@ -180,7 +215,7 @@ class Owner:
         metrics.count_settled(applied.settled)
         self._queue.add(applied.unfinished)
         self._queue.settled(event_ids, applied.settled, commands_max)
-        self._publisher.add(applied.settled)
+        self._add_confirmed(applied.settled, watch)
         # After a full batch the next one publishes meanwhile (0004).
         if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()
@@ -193,27 +228,27 @@ class Owner:
 
     def _joined(self) -> Ownership:
         if self._ownership is None:
-            connection = connections.worker_connection(self._settings)
+            session = connections.worker_session(self._settings)
             ownership = Ownership(
-                connection=connection,
-                session=connections.session(connection),
-                events_max=self._settings.owned_events_max,
+                session=session,
+                number=self.number,
+                silence_seconds_max=self._settings.owner_silence_seconds_max,
             )
             try:
                 ownership.join()
             except BaseException:
-                ownership.connection.close()
+                session.close()
                 raise
             self._ownership = ownership
-            log.info("worker_joined", worker=connections.worker_name())
+            log.info("worker_joined", worker=connections.worker_name(), number=self.number)
         return self._ownership
 
-    def _follow(self, change: OwnershipChange) -> None:
-        if change.gained or change.lost:
-            log.info("events_moved", gained=len(change.gained), lost=len(change.lost))
-            metrics.owner_changes.inc(len(change.gained) + len(change.lost))
-        self._consumer.stop(change.lost)
-        self._consumer.start(change.gained)
+    def _consume(self, event_ids: Collection[UUID]) -> None:
+        """Consume the queues of those of the events that this process owns, from now on."""
+        ownership = self._ownership
+        if ownership is not None:
+            self._consumer.start(self._active.add([id_ for id_ in event_ids if id_ in ownership]))
+            metrics.events_owned.set(len(self._active.ids))
 
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
@@ -221,6 +256,5 @@ class Owner:
         metrics.events_owned.set(0)
         if ownership is None:
             return
-        ownership.connection.invalidate()
-        ownership.connection.close()
-        self._consumer.stop(ownership.events)
+        ownership.session.close()
+        self._consumer.stop(self._active.remove_others(()))

@@ -27,7 +27,7 @@ _POP_SECONDS = 0.1
 class WakeSender(Protocol):
     """A way to the broker."""
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send one message for these events of one owner; raises if the broker cannot be reached."""
 
     async def probe(self) -> None:
@@ -45,21 +45,20 @@ class RedisSender:
         self._client = client
         self._no_events = ids.new_id(), ids.new_id()
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
-        """Add the message to the queue of the first of these events."""
-        await _execute(self._push(event_ids))
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        """Add the message to the queue's list."""
+        await _execute(self._push(queue, event_ids))
 
     async def probe(self) -> None:
         """Push a message and pop it again, from two queues at once as a worker does."""
-        names = [queues.event_queue(event_id).name for event_id in self._no_events]
-        commands = self._push(self._no_events)
+        names = [queues.event_queue_name(event_id) for event_id in self._no_events]
+        commands = self._push(names[0], self._no_events)
         commands.brpop(names, timeout=_POP_SECONDS)
         await _execute(commands)
 
-    def _push(self, event_ids: Sequence[UUID]) -> "redis.asyncio.client.Pipeline":
-        queue, message = queues.redis_message(self._celery, event_ids)
+    def _push(self, queue: str, event_ids: Sequence[UUID]) -> "redis.asyncio.client.Pipeline":
         commands = self._client.pipeline(transaction=False)
-        commands.lpush(queue, message)
+        commands.lpush(queue, queues.redis_message(self._celery, queue, event_ids))
         commands.ltrim(queue, 0, queues.MESSAGES_MAX - 1)
         commands.expire(queue, queues.MESSAGE_SECONDS_MAX)
         return commands
@@ -84,13 +83,14 @@ class CelerySender:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
         self._no_event = ids.new_id()
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send the message as a Celery task."""
-        await self._call(queues.wake, self._celery, event_ids)
+        await self._call(queues.wake, self._celery, queue, event_ids)
 
     async def probe(self) -> None:
         """Send a message to a queue that does not exist, which the broker confirms and drops."""
-        await self._call(queues.wake, self._celery, [self._no_event])
+        queue = queues.event_queue_name(self._no_event)
+        await self._call(queues.wake, self._celery, queue, [self._no_event])
 
     async def close(self) -> None:
         """End the thread."""

@@ -33,11 +33,11 @@ _GRACE_SECONDS = 0.001
 
 _PAUSE_SECONDS_MAX = 1
 _SEND_SECONDS_MAX = 1
-_CLOSE_SECONDS_MAX = 1
+_CLOSE_SECONDS_MAX = 2
 _PAUSES_MAX = 10_000
 
-Send = Callable[[Sequence[UUID]], Awaitable[None]]
-GroupByOwner = Callable[[Collection[UUID]], Awaitable[list[list[UUID]]]]
+Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
+Address = Callable[[Collection[UUID]], list[tuple[str, list[UUID]]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +51,9 @@ class _Pause:
 class Waker:
     """Sends wake messages from a task of its own: no request waits for the broker."""
 
-    def __init__(self, send: Send, group_by_owner: GroupByOwner) -> None:
+    def __init__(self, send: Send, address: Address) -> None:
         self._send = send
-        self._group_by_owner = group_by_owner
+        self._address = address
         self._due: dict[UUID, set[UUID]] = {}
         self._sent: dict[UUID, set[UUID]] = {}
         self._pauses: dict[UUID, _Pause] = {}
@@ -81,10 +81,7 @@ class Waker:
     async def close(self) -> None:
         """Return when all messages that are due are sent, or the broker takes too long for them."""
         self._pauses.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS_MAX):
-                await self._sender.finish()
-        await self._sender.cancel()
+        await self._sender.finish(_CLOSE_SECONDS_MAX)
 
     async def _send_all(self) -> None:
         while self._due:
@@ -115,14 +112,13 @@ class Waker:
         return taken
 
     async def _send_for(self, event_ids: Sequence[UUID]) -> None:
-        groups = [event_ids] if len(event_ids) == 1 else await self._group_by_owner(event_ids)
-        for group in groups:
+        for queue, addressed in self._address(event_ids):
             try:
                 async with asyncio.timeout(_SEND_SECONDS_MAX):
-                    await self._send(group)
+                    await self._send(queue, addressed)
                 metrics.wakes_sent.inc()
             except TimeoutError:
-                log.warning("wake_failed", event_id=str(group[0]), error=f"not sent in {_SEND_SECONDS_MAX} s")
+                log.warning("wake_failed", queue=queue, error=f"not sent in {_SEND_SECONDS_MAX} s")
                 return  # the other messages would take as long
             except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
-                log.warning("wake_failed", event_id=str(group[0]), error=repr(error))
+                log.warning("wake_failed", queue=queue, error=repr(error))

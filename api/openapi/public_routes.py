@@ -81,6 +81,7 @@ RECEIPT = builders.route(
         304: {"description": "The client has this receipt as it is.", "headers": _ETAG},
     },
     ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.ANSWER_UNAVAILABLE,
     ProblemType.EVENT_NOT_FOUND,
     *builders.READ_PROBLEMS,
     parameters=[
@@ -113,7 +114,7 @@ CANCEL = builders.route(
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 
-_READY = dict.fromkeys(("database", "schema", "sequence", "worker", "broker", "results"), "ok")
+_READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
 HEALTH = builders.route(
@@ -128,7 +129,7 @@ HEALTH = builders.route(
 READINESS = builders.route(
     {
         200: builders.answer(
-            "Ready. `degraded` names the parts without which answers are slower; the checks say why.",
+            "Ready. `degraded` names the parts that stop nothing; the checks say why.",
             schemas.Readiness,
             ready={"ready": True, "degraded": [], "checks": _READY},
             degraded={

@@ -1,7 +1,8 @@
-"""Deletes idempotency keys that are too old for a retry; their commands stay."""
+"""Deletes idempotency keys that are too old for a retry, and notes of troubles that are over."""
 
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
+
+from shared.postgres import connections
 
 _ROWS_AT_ONCE = 10_000
 
@@ -18,12 +19,20 @@ _FORGET = text("""
 """)
 
 
+# A trouble that lasts is noted anew every second; a worker that was killed leaves its last notes behind.
+_FORGET_TROUBLES = text("DELETE FROM trouble WHERE tried_at < now() - interval '1 day'")
+
+
 def forget_keys(database_url: str, days: int) -> int:
-    """Delete the keys of settled commands that are older than `days`; return their number.
+    """Delete the keys of settled commands that are older than `days`, and return their number.
+
+    Delete the notes of troubles that are over, too.
 
     The transactions are short, so this can run during a drop. After an interruption the next run goes on.
     """
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url, writes=True)
+    with engine.begin() as connection:
+        connection.execute(_FORGET_TROUBLES)
     forgotten = 0
     while True:
         with engine.begin() as connection:

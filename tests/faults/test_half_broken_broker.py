@@ -11,16 +11,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
 
 from ops.embedded import valkey
-from shared.messaging import results
+from shared.messaging import queues, results
+from shared.postgres import locks
 from tests.stage import Breakable, Json, Stage
 
 ANSWER_SECONDS_MAX = 2.0
 REPAIRED_SECONDS_MAX = 20.0
+_WORKERS = """
+    SELECT objid::bigint AS number FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 2 AND classid::bigint = %s
+"""
 
 
 def run(server: "redis.Redis", *command: str) -> None:
@@ -322,7 +328,8 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     server = results.connect(stage.servers.broker_url)
     wait_until_consuming(stage, server)
     assert register(stage, event, "Before")[0] == 201
-    waiting = [f"event.{event['id']}", "admitone"]
+    [number] = {worker["number"] for worker in stage.query(_WORKERS, locks.WORKER)}
+    waiting = [queues.event_queue_name(UUID(event["id"])), queues.owner_queue_name(number)]
     for queue in waiting:
         server.lpush(queue, GARBAGE[name])
     deadline = time.monotonic() + REPAIRED_SECONDS_MAX

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
-from ops.maintenance import delays, status
+from ops.maintenance import delays, prune_keys, status
 from ops.maintenance.delays import Delay
 from ops.maintenance.status import FailedStatus
+from tests.databases import run
 from tests.stage import Json, Stage
 
 _REFUSE = """
@@ -88,6 +89,14 @@ def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:
     post(own_stage, event, "Poison")
     assert "1 set aside: P0001 planted; tried" in delay_of(own_stage, event, "set aside").reason
     own_stage.query("DROP FUNCTION refuse CASCADE")
+
+
+def test_old_notes_of_troubles_are_deleted(database: str) -> None:
+    for days in (0, 2):
+        note = "INSERT INTO trouble (event_id, error, tried_at) VALUES (gen_random_uuid(), :error, "
+        run(database, f"{note} now() - make_interval(days => {days}))", error=str(days))
+    prune_keys.forget_keys(database, 30)
+    assert [row.error for row in run(database, "SELECT error FROM trouble")] == ["0"]
 
 
 def test_no_worker_is_told(own_stage: Stage) -> None:

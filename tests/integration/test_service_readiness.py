@@ -22,7 +22,7 @@ from shared.postgres import connections, tables
 from shared.settings import Settings
 from tests.stage import Stage
 
-FINE = dict.fromkeys(("database", "schema", "sequence", "broker", "results"), "ok")
+FINE = dict.fromkeys(("database", "schema", "sequence", "durability", "broker", "results"), "ok")
 NO_WORKER = {**FINE, "worker": "no worker ticks"}
 
 
@@ -72,7 +72,7 @@ def test_one_check_answers_all_who_ask(settings: Settings) -> None:
             return first, second, len(statements)
 
     first, second, third = asyncio.run(run())
-    assert first == second <= 4
+    assert first == second <= 5
     assert third == 2 * first
 
 
@@ -95,7 +95,7 @@ class Refusing:
         self.error = error
         self.probes = 0
 
-    async def send(self, event_ids: object) -> None:
+    async def send(self, queue: str, event_ids: object) -> None:
         raise NotImplementedError
 
     async def probe(self) -> None:
@@ -147,6 +147,16 @@ def test_a_database_that_takes_no_writes_is_not_ready(settings: Settings, connec
     found = read(settings)
 
     assert (found.ready, found.checks["database"]) == (False, "read-only")
+
+
+def test_a_risk_to_durability_only_degrades(settings: Settings, connection: Connection) -> None:
+    name = make_url(settings.database_url).database
+    with connection.begin():
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
+    found = read(settings)
+
+    risk = "synchronous_commit is off: a crash can lose commands that were answered"
+    assert (found.degraded, found.checks) == (["durability"], {**NO_WORKER, "durability": risk})
 
 
 @pytest.mark.parametrize(

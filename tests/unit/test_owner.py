@@ -14,7 +14,7 @@ from shared.messaging.results import ResultWriter
 from shared.settings import Settings
 from worker.celery_hooks import EventQueues
 from worker.owner import Owner
-from worker.ownership import OwnershipChange
+from worker.ownership import BucketsMoved
 from worker.publisher import Publisher
 
 SOON_SECONDS_MAX = 20
@@ -32,12 +32,19 @@ class NoChange:
 
     def __init__(self) -> None:
         self.ticks = 0
+        self.has_its_share = True
 
-    def rebalance(self) -> OwnershipChange:
+    def __contains__(self, event_id: object) -> bool:
+        return False
+
+    def rebalance(self) -> BucketsMoved:
         self.ticks += 1
         if self.ticks == 1:
             raise ZeroDivisionError
-        return OwnershipChange(gained=(), lost=(), pending=())
+        return BucketsMoved(gained=0, lost=0)
+
+    def events_pending(self) -> list[UUID]:
+        return []
 
 
 def an_owner(**limits: float) -> Owner:
@@ -95,6 +102,22 @@ def test_a_message_is_taken_between_ticks(monkeypatch: pytest.MonkeyPatch) -> No
         until(lambda: len(applied) == 2)
 
     assert (applied, ownership.ticks) == ([A, B], 2)
+
+
+def test_an_owner_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    ownership = NoChange()
+    ownership.ticks = 1
+    ownership.has_its_share = False
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    monkeypatch.setattr(Owner, "close", lambda _: None)
+    monkeypatch.setattr("worker.owner._UNLOCKED_SECONDS", 0.01)
+    with running(an_owner(tick_seconds=3_600)):
+        until(lambda: ownership.ticks >= 4)
+        ownership.has_its_share = True
+        looks = ownership.ticks
+        time.sleep(0.1)
+
+    assert ownership.ticks <= looks + 1
 
 
 class Hub:
