@@ -17,9 +17,9 @@ whole stacks fail when one of these changes.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from threading import Lock, Thread
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -99,7 +99,11 @@ class EventQueuesStep(bootsteps.StartStopStep):
 
 
 class EventQueues:
-    """The event queues that this process consumes: the owner's thread says which, Celery's consumes them."""
+    """The event queues that this process consumes: the owner's thread says which, Celery's consumes them.
+
+    The queues of a message's events are consumed from the message on, until the owner says otherwise: a wait
+    for messages that begins before the owner takes the message would last up to a second without them.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -114,6 +118,10 @@ class EventQueues:
     def stop(self, events: Collection[UUID]) -> None:
         """Stop consuming these events' queues; called by the owner's thread."""
         self._change(lambda: self._wanted.difference_update(events))
+
+    def hear(self, events: Sequence[UUID]) -> None:
+        """Consume these events' queues from the next wait on; called by Celery's thread for each message."""
+        self.start(events[: max(0, queues.CONSUMED_EVENTS_MAX - len(self._wanted))])
 
     def attach(self, consumer: Any) -> None:  # noqa: ANN401
         """Consume from this Celery consumer, which has a new connection; called by Celery's thread."""
@@ -162,7 +170,14 @@ class LedgerConsumer(Consumer):
 
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Message], None]:
         """Return the handler of a message: it wakes the owner where the message is read (decision 0002)."""
-        return message_handler(self.app.owner)  # type: ignore[attr-defined]
+        owner: Owner = self.app.owner  # type: ignore[attr-defined]
+        event_queues: EventQueues = self.app.event_queues  # type: ignore[attr-defined]
+
+        def wake(event_ids: Sequence[UUID]) -> None:
+            event_queues.hear(event_ids)
+            owner.wake(event_ids)
+
+        return message_handler(wake)
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Return a live connection; try once a second until the broker can be reached."""
@@ -207,19 +222,12 @@ def _declared(queue: Queue, connection: Connection) -> Queue:
     return queue
 
 
-class Wakeable(Protocol):
-    """The part of the owner that a message needs."""
-
-    def wake(self, event_ids: Collection[UUID]) -> None:
-        """Let the owner decide the pending commands of these events."""
-
-
-def message_handler(owner: Wakeable) -> Callable[[Message], None]:
-    """Return what is done with each message that kombu delivers; it never raises."""
+def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message], None]:
+    """Return what is done with each message that kombu delivers: `wake` gets its events; it never raises."""
 
     def receive(message: Message) -> None:
         try:
-            owner.wake(_event_ids(message))
+            wake(_event_ids(message))
             time.sleep(_YIELD_SECONDS)
         except Exception as error:  # noqa: BLE001 - any error: the ticks find the pending commands
             _log_garbage(error)

@@ -244,11 +244,12 @@ class Owner:
         return self._ownership
 
     def _consume(self, event_ids: Collection[UUID]) -> None:
-        """Consume the queues of those of the events that this process owns, from now on."""
+        """Consume the queues of those of the events that this process owns, from now on, and of no others."""
         ownership = self._ownership
         if ownership is not None:
             self._consumer.start(self._active.add([id_ for id_ in event_ids if id_ in ownership]))
             metrics.events_owned.set(len(self._active.ids))
+        self._consumer.stop([id_ for id_ in event_ids if id_ not in self._active.ids])
 
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])

@@ -268,11 +268,7 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
     app, event_ids = queues.celery_app(settings), [ids.new_id() for _ in range(2)]
     woken: list[Collection[UUID]] = []
 
-    class OwnerDouble:
-        def wake(self, event_ids: Collection[UUID]) -> None:
-            woken.append(event_ids)
-
-    receive = celery_hooks.message_handler(OwnerDouble())
+    receive = celery_hooks.message_handler(woken.append)
     queue = queues.event_queue(event_ids[0])
 
     async def send() -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from shared.messaging import queues
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
 from worker.celery_hooks import EventQueues
@@ -47,9 +48,10 @@ class NoChange:
         return []
 
 
-def an_owner(**limits: float) -> Owner:
+def an_owner(event_queues: EventQueues | None = None, **limits: float) -> Owner:
     publisher = Publisher(ResultWriter(SETTINGS.result_url, 60), time.monotonic)
-    return Owner(SETTINGS.model_copy(update=limits), publisher, EventQueues(), time.monotonic)
+    consumer = event_queues or EventQueues()
+    return Owner(SETTINGS.model_copy(update=limits), publisher, consumer, time.monotonic)
 
 
 @contextmanager
@@ -162,7 +164,41 @@ def test_the_consumer_follows_the_owner() -> None:
         call()
     assert first.names == names(B)
 
+    event_queues.hear([A])
+    event_queues.stop([A])
+    event_queues.hear([B])
+    for call in first.calls:
+        call()
+    assert first.names == names(B)
+
     event_queues.detach()
     event_queues.start([A])
     event_queues.attach(second)
     assert (second.names, second.calls) == (names(A, B), [])
+
+
+def test_a_flood_of_events_is_heard_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "CONSUMED_EVENTS_MAX", 3)
+    event_queues, hub = EventQueues(), Hub()
+    event_queues.hear([UUID(int=number) for number in range(10)])
+    event_queues.hear([A, B])
+    event_queues.attach(hub)
+
+    assert len(hub.names) == 3
+
+
+def test_an_owner_stops_what_it_does_not_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    event_queues, hub, ownership = EventQueues(), Hub(), NoChange()
+    ownership.ticks = 1
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    owner = an_owner(event_queues=event_queues)
+    owner.tick()
+    event_queues.hear([A])
+    event_queues.attach(hub)
+    assert hub.names == names(A)
+
+    owner.wake([A])
+    owner.apply_woken(time.monotonic())
+    for call in hub.calls:
+        call()
+    assert hub.names == names()
