@@ -309,7 +309,7 @@ def test_a_backlog_publishes_during_the_next_batch(
 def test_outcomes_without_a_next_batch_are_published(
     database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 4.5}
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 6.5}
     world = a_world(connection, *[register(1)] * 15)
     published: list[str] = []
 
