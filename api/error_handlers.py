@@ -15,12 +15,14 @@ from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.edge import responses
+from api.edge.front import RequestCancelled
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
 from shared.postgres.ledger import NumberingBehind
 
 log = structlog.get_logger(__name__)
 
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 _RETRY_SECONDS_MAX = 5
 """Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
 
@@ -87,6 +89,12 @@ def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:
     return ProblemType.ACCEPTANCE_UNKNOWN.error()
 
 
+def _cancelled(request: Request, error: Exception) -> ProblemError:
+    if request.method in _SAFE:
+        return _ledger_unavailable(request, error)
+    return ProblemType.ACCEPTANCE_UNKNOWN.error()
+
+
 def _command_rejected(_: Request, __: Exception) -> ProblemError:
     return ProblemType.INVALID_REQUEST.error("The ledger cannot hold this; nothing was accepted.")
 
@@ -107,6 +115,8 @@ _TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
     DBAPIError: _ledger_unavailable,
     ClientDisconnect: _gone,
     PoolTimeoutError: _ledger_unavailable,
+    TimeoutError: _ledger_unavailable,
+    RequestCancelled: _cancelled,
     IntakeFull: _intake_full,
     AcceptanceUnknown: _acceptance_unknown,
     CommandRejected: _command_rejected,

@@ -32,6 +32,7 @@ def create_app(settings: Settings) -> Front:
         app.state.services = services = open_services(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="every admin route answers 401; set ADMITONE_ADMIN_KEY")
+        services.addresses.start()
         memory.freeze()
         try:
             yield

@@ -17,16 +17,17 @@ from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
-from api.commands.owner_cache import OwnerCache
 from api.commands.pending_limit import PendingLimit
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
+from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
+from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
@@ -35,6 +36,7 @@ from shared.postgres import connections
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
+_SLUGS_PER_READ_MAX = 500
 _SLUG = re.compile(schemas.SLUG)
 
 
@@ -49,6 +51,7 @@ class Services:
     limit: PendingLimit
     intake: Intake
     waker: Waker
+    addresses: WakeAddresses
     sender: WakeSender
     waiter: OutcomeWaiter
     poller: ResultPoller
@@ -59,6 +62,7 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
+    slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
@@ -69,7 +73,7 @@ class Services:
         """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
         id_ = None
         if _SLUG.fullmatch(slug):
-            id_ = await self.read(lambda connection: events.event_id(connection, slug))
+            id_ = await self.slugs.load(slug)  # a crowd that comes to a new event shares the read
         if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
@@ -86,12 +90,13 @@ class Services:
 
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
+        await self.fallback.close()
         await self.limit.close()
         await self.intake.close()
         await self.waker.close()
+        await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
-        await self.fallback.close()
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
@@ -107,15 +112,16 @@ def open_services(settings: Settings) -> Services:
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
-    waker = Waker(sender.send, OwnerCache(autocommit, time.monotonic).group_by_owner)
+    addresses = WakeAddresses(autocommit, time.monotonic)
+    waker = Waker(sender.send, addresses.address)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
-    fallback = LedgerFallback(waiter, autocommit, settings.ledger_read_seconds)
+    intake = Intake(settings)
+    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    limit, intake, receipts, pace, full_events = (
+    limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
-        Intake(settings),
-        Receipts(reader),
+        Receipts(reader, intake.confirm),
         Pace(autocommit),
         FullEvents(autocommit),
     )
@@ -127,6 +133,7 @@ def open_services(settings: Settings) -> Services:
         limit=limit,
         intake=intake,
         waker=waker,
+        addresses=addresses,
         sender=sender,
         waiter=waiter,
         poller=poller,
@@ -136,6 +143,10 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,
+        slugs=BatchLoader(
+            lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
+            _SLUGS_PER_READ_MAX,
+        ),
         submission=Submission(
             limit=limit,
             intake=intake,

@@ -19,10 +19,12 @@ class SingleTask:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
-    async def finish(self) -> None:
-        """Return when the task has ended by itself."""
+    async def finish(self, seconds_max: float | None = None) -> None:
+        """Return when the task has ended by itself, or is cancelled after `seconds_max`."""
         while self._task is not None and not self._task.done():
-            await asyncio.wait([self._task])
+            ended, _ = await asyncio.wait([self._task], timeout=seconds_max)
+            if not ended:
+                await self.cancel()
 
     async def cancel(self) -> None:
         """Cancel the task, again where a library swallowed the cancellation; return when it has ended."""

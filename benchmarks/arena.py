@@ -8,11 +8,10 @@ import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
-from uuid import UUID
 
 import psycopg
 import redis
@@ -92,13 +91,12 @@ class Arena:
             cpu.VALKEY: [] if baseline else [self.valkey.pid],
         }
 
-    def wait_owned(self, event_ids: Collection[UUID]) -> None:
-        """Return once every event has an owner; raises `BenchmarkError` after `OWNED_SECONDS_MAX`."""
-        wanted = {locks.event_key(event_id) for event_id in event_ids}
+    def wait_owned(self) -> None:
+        """Return once the live workers own all events; raises `BenchmarkError` after `OWNED_SECONDS_MAX`."""
         engine = create_engine(self.addresses.database_url, poolclass=NullPool)
         until = time.monotonic() + OWNED_SECONDS_MAX
         with engine.connect() as connection:
-            while not wanted <= {key for worker in locks.workers(connection) for key in worker.event_keys}:
+            while sum(len(worker.buckets) for worker in locks.workers(connection)) < locks.BUCKETS:
                 self._check(until, "the workers do not take ownership of the events")
 
     def wait_settled(self) -> bool:

@@ -108,7 +108,7 @@ def service(
     for statement in (_REGISTRATIONS, _AUDIT):
         database.execute(statement)
     _tidy(arena)
-    arena.wait_owned(made)
+    arena.wait_owned()
     return made
 
 

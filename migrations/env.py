@@ -4,11 +4,10 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
 from shared import settings
-from shared.postgres import tables
+from shared.postgres import connections, tables
 
 
 def _run(connection: Connection) -> None:
@@ -25,7 +24,8 @@ def _main() -> None:
     if given is not None:
         _run(given)
     else:
-        engine = create_engine(settings.load(settings.DatabaseSettings).database_url, poolclass=NullPool)
+        database_url = settings.load(settings.DatabaseSettings).database_url
+        engine = connections.operator_engine(database_url, writes=True)
         with engine.begin() as connection:
             _run(connection)
 

@@ -88,7 +88,7 @@ events_owned = Gauge(
     multiprocess_mode="livesum",
     registry=_registry,
 )
-owner_changes = _counter("owner_changes", "Events that workers gained or lost.")
+owner_changes = _counter("owner_changes", "Buckets of events that workers gained or lost.")
 wakes_missed = _counter("wakes_missed", "Events whose pending commands a tick found without a message.")
 results_lost = _counter("results_lost", "Outcomes that were not stored in the result backend.")
 set_aside = _counter("set_aside", "Tries after which a command was set aside.")

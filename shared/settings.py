@@ -4,6 +4,7 @@ A wrong value stops the process before it touches anything, with one line that n
 Limits are checked against related limits: a limit that would have no effect is refused too.
 """
 
+import re
 from functools import cache
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -14,6 +15,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from shared.errors import ExpectedError
+
+_SEVERAL_HOSTS = re.compile(r"(?P<scheme>[^:]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<rest>/.*)")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -36,8 +39,8 @@ class DatabaseSettings(BaseSettings):
     def _psycopg_url(cls, value: str) -> str:
         """Add the driver's name, so that ``postgresql://`` and ``postgres://`` use psycopg."""
         try:
-            url = make_url(value)
-        except ArgumentError as error:
+            url = make_url(_hosts_in_query(value))
+        except (ArgumentError, ValueError) as error:
             raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
         if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
             raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
@@ -75,10 +78,10 @@ class Settings(DatabaseSettings):
     answer_read_max: Count = 128
     ledger_read_seconds: Seconds = 0.5
     result_keep_seconds: Seconds = 3_600
+    export_stall_seconds_max: Seconds = 30
 
     apply_batch_max: Count = 100
     backlog_batch_max: Count = 2_000
-    owned_events_max: Count = 1_000
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 
@@ -110,6 +113,16 @@ class Settings(DatabaseSettings):
                 "ADMITONE_RESULT_KEEP_SECONDS must be at least twice ADMITONE_ANSWER_WAIT_SECONDS_MAX"
             )
         return self
+
+
+def _hosts_in_query(value: str) -> str:
+    """Move several hosts, as libpq's URLs name them (`//user@a:5432,b:5433/name`), to SQLAlchemy's place."""
+    named = _SEVERAL_HOSTS.fullmatch(value)
+    if named is None:
+        return value
+    hosts = "&".join(f"host={host}" for host in named["hosts"].split(","))
+    path, _, query = named["rest"].partition("?")
+    return f"{named['scheme']}{path}?{query}&{hosts}" if query else f"{named['scheme']}{path}?{hosts}"
 
 
 def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:

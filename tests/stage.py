@@ -116,6 +116,11 @@ class Stage:
         for process in self._others:
             process.terminate()
 
+    def await_api(self) -> None:
+        """Return once all API processes have ended."""
+        for process in self._others:
+            process.wait(_STOP_SECONDS_MAX)
+
     def client(self) -> httpx2.Client:
         """Return a client of the API."""
         return httpx2.Client(base_url=self.url, timeout=30)
@@ -212,6 +217,15 @@ class Stage:
                 process.kill()
                 process.wait()
         self._socket.close()
+
+
+class SlowTicks(Stage):
+    """A service whose workers tick once a minute: without wake messages no command would be decided."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every process of the service."""
+        slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
+        return {**super().environment(), **slow}
 
 
 def python_of(checkout: Path) -> str:

@@ -18,6 +18,7 @@ from shared import metrics
 from shared.domain import audit, commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
+from shared.postgres import connections
 from worker import load, save, trouble
 from worker.load import LoadedEvent, LockedEvent, Overtaken, PendingRow, Scope, Session, UnreadableEvent
 from worker.save import BatchWriter, GuardRefused
@@ -174,7 +175,7 @@ def _apply(
     except (Overtaken, UnreadableEvent, MemoryError):
         raise
     except Exception as error:
-        if session.closed:
+        if session.closed or connections.must_be_replaced(error):
             raise
         raise BatchRefused(count) from error
     for _, command in undecided[: len(settled)]:
@@ -189,7 +190,8 @@ def _unfinished(
 ) -> list[UUID]:
     begun = {event.id for event, _ in undecided[:settled_count]}
     left = {event.id for event, _ in undecided[settled_count:]}
-    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left
+    cut = {event.id for event in locked if event.cut}
+    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left - cut
     return sorted((event.id for event in locked if event.id not in finished), key=begun.__contains__)
 
 

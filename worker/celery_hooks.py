@@ -28,13 +28,12 @@ from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
 
-_SOON_SECONDS = 0.001
-
 
 def install(app: Celery, owner: Owner) -> None:
     """Make the application's worker an owner for as long as it runs."""
     app.owner = owner  # type: ignore[attr-defined]  # the classes below find the owner there
     app.conf.worker_consumer = LedgerConsumer
+    app.conf.task_queues = [queues.owner_queue(owner.number)]
     app.steps["consumer"].add(OwnerStep)
     app.task(name=queues.APPLY_COMMANDS, Strategy=f"{__name__}:{handle_at_once.__name__}")(apply_commands)
 
@@ -45,7 +44,7 @@ class OwnerStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer is untyped
-        """Consume the queues of owned events, now and after every reconnection, and tick."""
+        """Consume the queues of active events, now and after every reconnection, and tick."""
         if type(c.pool).__module__ != "celery.concurrency.solo":
             raise ImproperlyConfigured(
                 "AdmitOne's worker runs with --pool=solo: one process is one owner. "
@@ -118,7 +117,7 @@ def handle_at_once(_task: object, app: Any, *_: object, **__: object) -> Callabl
 
 
 class _EventQueues:
-    """The event queues that this process consumes from one connection to the broker."""
+    """The event queues that this process consumes from one connection to the broker, beside its own queue."""
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401
         self._consumer = consumer.task_consumer
@@ -133,9 +132,8 @@ class _EventQueues:
         for event_id in events:
             self._consumer.cancel_by_queue(queues.event_queue(event_id).name)
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        # Not at once: the event loop fires ten timers that are due in a row, and then sleeps for a second.
-        self._timer.call_after(_SOON_SECONDS, call)
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer.call_after(seconds, call)
 
 
 def _broker_away(error: BaseException, interval: float) -> None:  # noqa: ARG001 - kombu's signature

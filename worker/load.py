@@ -56,7 +56,7 @@ _WAITERS_READ_MAX = 10_000
 _RECOUNT_SECONDS_MAX = 300
 """The time-out of a recount, which reads all rows of an event: about a second for a million rows."""
 
-_HEAL_COUNTER: commands.Kind = "heal_counter"
+_ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist"})
 
 _SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
@@ -84,11 +84,12 @@ class UnreadableEvent(Exception):  # noqa: N818 - likewise
     """An event's row has a value that this version cannot read; none of its commands can be decided."""
 
 
-class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
+class LockedEvent(msgspec.Struct, rename="camel"):
     """An event that this transaction has locked, with its first pending commands in ledger order.
 
     `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
-    transaction's time; `follow_up` is the id of the event's pending follow-up.
+    transaction's time; `follow_up` is the id of the event's pending follow-up. `cut` is true if the next
+    pending command has to be decided in another batch.
     """
 
     id: UUID
@@ -100,6 +101,7 @@ class LockedEvent(msgspec.Struct, frozen=True, rename="camel"):
     follow_up: UUID | None
     settings: EventSettings
     pending: list[PendingRow]
+    cut: bool = False
 
 
 class LoadedEvent(msgspec.Struct, eq=False):
@@ -132,7 +134,8 @@ def lock_events(
     They are returned in the order of `event_ids`.
 
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
-    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029). A
+    A heal is alone, because it counts the rows before all other commands of a batch (decision 0029); so is a
+    follow-up, because its many promotions would delay the answers to the other commands (decision 0034). A
     command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
     patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
     ledger before another session changed an event's row, and `UnreadableEvent`.
@@ -165,7 +168,8 @@ def lock_events(
                 log.warning("command_of_a_newer_version", event_id=str(event.id), version=version)
                 del event.pending[place:]
                 break
-            if kind == _HEAL_COUNTER:
+            if kind in _ALONE:
+                event.cut = len(event.pending) > max(place, 1)
                 del event.pending[max(place, 1) :]
                 break
     return [event for event in events if event.pending]

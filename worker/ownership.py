@@ -1,118 +1,168 @@
-"""The events that this process owns.
+"""The events that this process owns: those of the buckets that its database session has locked.
 
 Invariants:
 
-1. A process owns an event while its database session holds the event's advisory lock.
-2. The same session commits the event's transactions: a worker that loses the lock has lost its session, and
-   cannot commit (decision 0010).
+1. A process owns an event while its database session holds the advisory lock of the event's bucket.
+2. The same session commits the event's transactions, and is never replaced: a worker that loses the lock has
+   lost its session, and cannot commit (decision 0010).
 3. Every live worker holds a shared advisory lock that carries its number, so the list of live workers is
    PostgreSQL's own list of locks. There are no heartbeats: the server releases a dead session's locks.
-4. Workers agree on the owner of each event by rendezvous hashing over that list: when one joins or
-   leaves, only its own share of the events moves.
+4. Workers agree on the owner of each bucket by rendezvous hashing over that list: when one joins or leaves,
+   only its own share of the buckets moves.
+5. The number of locks depends on nothing that grows: not on the events, not on the commands (decision 0035).
 """
 
 import hashlib
-import secrets
-from collections.abc import Collection
+import struct
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
+import structlog
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection, text
 
-from shared.postgres import backlog, ledger, locks
+from shared.postgres import arrays, ledger, locks, statements
 
-_WORKER_NUMBER_BITS = 31
+log = structlog.get_logger(__name__)
 
-_JOIN = text("SELECT pg_advisory_lock_shared(CAST(:lock_class AS integer), CAST(:number AS integer))")
+FIND_PENDING_EVENTS = statements.load(Path(__file__).parent / "sql" / "find_pending_events.sql")
 
-# An event counts as open a minute before and after its window, so that its queue is consumed when the first
-# command arrives and until the last answer has left. Of very many events these are the last changed ones: the
-# first command of any other event waits for a tick.
-_OPEN_EVENTS = text("""
-    SELECT id FROM event
-    WHERE (opens_at IS NULL OR opens_at < now() + interval '1 minute')
-      AND (closes_at IS NULL OR closes_at > now() - interval '1 minute')
-    ORDER BY updated_at DESC LIMIT :limit
-""")
+_JOIN = f"SELECT pg_advisory_lock_shared({locks.WORKER}, %(number)s::integer)"
+_LOCK = f"""
+    SELECT bucket FROM unnest(%(buckets)s::integer[]) AS wanted (bucket)
+    WHERE pg_try_advisory_lock({locks.BUCKET}, bucket)
+"""
+_UNLOCK = (
+    f"SELECT pg_advisory_unlock({locks.BUCKET}, bucket) FROM unnest(%(buckets)s::integer[]) AS given (bucket)"
+)
 
-_LOCK = text("""
-    SELECT lock FROM unnest(CAST(:locks AS bigint[])) AS wanted (lock) WHERE pg_try_advisory_lock(lock)
-""")
+# A session in the middle of a statement whose process neither reads nor writes: PostgreSQL's own time-outs do
+# not end it, because they count while a session is idle, or are checked only between two writes.
+_END_SECONDS_MAX = 1
+_LIVE_WORKERS = f"""
+    WITH held AS MATERIALIZED ({locks.HELD}),
+    silent AS MATERIALIZED (
+        SELECT pid FROM pg_stat_get_activity(NULL)
+        WHERE wait_event_type = 'Client' AND pid <> pg_backend_pid()
+          AND state_change < clock_timestamp() - make_interval(secs => %(silence_seconds_max)s)
+    )
+    SELECT held.number, held.pid,
+           silent.pid IS NOT NULL AND pg_terminate_backend(silent.pid, {_END_SECONDS_MAX * 1000}) AS ended
+    FROM held LEFT JOIN silent ON silent.pid = held.pid
+    WHERE held.lock_class = {locks.WORKER}
+"""
 
-_UNLOCK = text("SELECT pg_advisory_unlock(lock) FROM unnest(CAST(:locks AS bigint[])) AS given (lock)")
+_BEFORE_ALL = UUID(int=0)
+"""An id before those of all events."""
+
+
+class SessionLost(Exception):  # noqa: N818 - reads as the sentence "raise SessionLost"
+    """The session does not hold the lock that names its worker, so it owns nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OwnershipChange:
-    """The events that a rebalance gained and lost, and the owned events that have pending commands."""
+class BucketsMoved:
+    """How many buckets a rebalance gained and lost."""
 
-    gained: Collection[UUID]
-    lost: Collection[UUID]
-    pending: Collection[UUID]
+    gained: int
+    lost: int
 
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns; `session` is its psycopg connection."""
+    """The events that one database session owns; `event_id in ownership` says whether it owns an event."""
 
-    connection: Connection
     session: "psycopg.Connection[TupleRow]"
-    events_max: int
-    number: int = field(default_factory=lambda: secrets.randbits(_WORKER_NUMBER_BITS))
-    events: set[UUID] = field(default_factory=set)
+    number: int
+    silence_seconds_max: float
+    buckets: set[int] = field(default_factory=set)
     _workers: frozenset[int] = frozenset()
-    _winners: dict[UUID, int] = field(default_factory=dict)
+    _share: frozenset[int] = frozenset()
+    _looked_up_to: UUID = _BEFORE_ALL
+
+    def __contains__(self, event_id: object) -> bool:
+        """Return True if the session owns the event."""
+        return isinstance(event_id, UUID) and locks.bucket(event_id) in self.buckets
 
     def join(self) -> None:
         """Become one of the live workers."""
-        with self.connection.begin():
-            self.connection.execute(_JOIN, {"lock_class": locks.WORKER, "number": self.number})
+        self.session.execute(_JOIN, {"number": self.number})
 
-    def rebalance(self) -> OwnershipChange:
-        """Unlock the events of other workers' shares, and lock the free events of this worker's share."""
-        with self.connection.begin():
-            ledger.advance_mark(self.connection)
-            pending = backlog.events_pending(self.connection)
-            self._note_workers(locks.worker_numbers(self.connection))
-            limit = {"limit": self.events_max * len(self._workers)}
-            active = pending | set(self.connection.execute(_OPEN_EVENTS, limit).scalars())
-            share = {event_id for event_id in active if self._winner(event_id) == self.number}
-            lost = self.events - share
-            self._unlock(lost)
-            gained = self._lock(share - self.events)
-        self.events = self.events - lost | gained
-        return OwnershipChange(gained=gained, lost=lost, pending=pending & self.events)
+    def rebalance(self) -> BucketsMoved:
+        """Unlock the buckets of other workers' shares, and lock the free buckets of this worker's share.
+
+        Ends the session of a worker that has not spoken to PostgreSQL for `silence_seconds_max`. Raises
+        `SessionLost` if this session is not the one that joined.
+        """
+        ledger.advance_mark(self.session)
+        self._note_workers(self._live_workers())
+        lost = self.buckets - self._share
+        if lost:
+            self.session.execute(_UNLOCK, {"buckets": arrays.numbers(lost)})
+        gained = self._lock(self._share - self.buckets)
+        self.buckets = self.buckets - lost | gained
+        return BucketsMoved(gained=len(gained), lost=len(lost))
+
+    @property
+    def has_its_share(self) -> bool:
+        """Return False while other workers still have buckets of this worker's share."""
+        return self.buckets == self._share
+
+    def events_pending(self) -> list[UUID]:
+        """Return owned events that have pending commands.
+
+        One call looks at a bounded number of events, and the next call goes on behind them.
+        """
+        found = self.session.execute(FIND_PENDING_EVENTS, {"after": self._looked_up_to}).fetchall()
+        last, more = found[-1] if found else (_BEFORE_ALL, False)
+        self._looked_up_to = last if more else _BEFORE_ALL
+        return list(dict.fromkeys(event_id for event_id, _ in found if event_id in self))
+
+    def _live_workers(self) -> frozenset[int]:
+        backend_pid = self.session.info.backend_pid
+        live = set()
+        joined = False
+        parameters = {"silence_seconds_max": self.silence_seconds_max}
+        for number, pid, ended in self.session.execute(_LIVE_WORKERS, parameters):
+            if ended:
+                log.warning("silent_worker_ended", backend_pid=pid)
+            else:
+                live.add(number)
+                joined |= (number, pid) == (self.number, backend_pid)
+        if not joined:
+            raise SessionLost(
+                f"the session {backend_pid} does not hold the lock of worker {self.number}: "
+                "workers need a session of their own, without a pooler in transaction mode"
+            )
+        return frozenset(live)
 
     def _note_workers(self, workers: frozenset[int]) -> None:
-        assert self.number in workers, "the session no longer holds its own lock"
         if workers != self._workers:
             self._workers = workers
-            self._winners.clear()
+            self._share = share(self.number, workers)
 
-    def _winner(self, event_id: UUID) -> int:
-        winner = self._winners.get(event_id)
-        if winner is None:
-            winner = self._winners[event_id] = rendezvous(event_id, self._workers)
-        return winner
-
-    def _lock(self, events: Collection[UUID]) -> set[UUID]:
-        if not events:
+    def _lock(self, buckets: Collection[int]) -> set[int]:
+        if not buckets:
             return set()
-        wanted = {locks.event_key(event_id): event_id for event_id in events}
-        return {wanted[lock] for lock in self.connection.execute(_LOCK, {"locks": list(wanted)}).scalars()}
-
-    def _unlock(self, events: Collection[UUID]) -> None:
-        if events:
-            self.connection.execute(_UNLOCK, {"locks": [locks.event_key(event_id) for event_id in events]})
+        parameters = {"buckets": arrays.numbers(buckets)}
+        return {bucket for (bucket,) in self.session.execute(_LOCK, parameters)}
 
 
-def rendezvous(event_id: UUID, workers: Collection[int]) -> int:
-    """Return the worker with the highest hash for this event (Thaler and Ravishankar, 1998)."""
-    return max(
-        workers,
-        key=lambda number: hashlib.blake2b(
-            event_id.bytes + number.to_bytes(4, "big"), digest_size=8
-        ).digest(),
+def share(number: int, workers: Iterable[int]) -> frozenset[int]:
+    """Return the buckets for which this worker has the highest weight (Thaler and Ravishankar, 1998)."""
+    mine = _weights(number)
+    others = [_weights(other) for other in workers if other != number]
+    highest = map(max, zip(*others, strict=True)) if others else [-1] * locks.BUCKETS
+    return frozenset(
+        bucket for bucket, (own, other) in enumerate(zip(mine, highest, strict=True)) if own > other
     )
+
+
+@lru_cache(maxsize=1_000)
+def _weights(number: int) -> tuple[int, ...]:
+    """Return the worker's weight for each bucket: numbers that look random, the same in every process."""
+    digest = hashlib.shake_128(number.to_bytes(4, "big")).digest(8 * locks.BUCKETS)
+    return struct.unpack(f">{locks.BUCKETS}Q", digest)

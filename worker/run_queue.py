@@ -8,7 +8,7 @@ at a tick, unless it failed alone since. A failing event is not applied again be
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from itertools import islice
 from uuid import UUID
 
@@ -37,7 +37,7 @@ class RunQueue:
         self._isolated &= self._failing
         self._failing.clear()
 
-    def next_batch(self, owned: Collection[UUID]) -> tuple[list[UUID], int]:
+    def next_batch(self, owned: Container[UUID]) -> tuple[list[UUID], int]:
         """Take the owned events of the next batch, and the maximum number of its commands."""
         first = next(iter(self.ready))
         if first in self._isolated:

@@ -33,6 +33,9 @@ FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
 
 _ERROR_LENGTH_MAX = 200
 
+_ROWS_MAX = 256
+"""Rows of one event in a statement: it is short, and PostgreSQL executes it while the next one is made."""
+
 _Taken = tuple[LoadedEvent, EventChanges]
 
 
@@ -66,9 +69,23 @@ class BatchWriter:
             self._delete(deleted)
         updated = [(event.id, r) for event, changes in taken for r in changes.updated]
         for leaving in (True, False):
-            if rows := [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]:
-                self._update(rows)
+            rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
+            for first in range(0, len(rows), _ROWS_MAX):
+                self._update(rows[first : first + _ROWS_MAX])
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
+        self._save(moved, [self._note_first(event, changes) for event, changes in taken], settled)
+
+    def _note_first(self, event: LoadedEvent, changes: EventChanges) -> _Taken:
+        """Send the audit entries of a promotion of many, but for the last; return the changes with those."""
+        while len(changes.changes) > _ROWS_MAX:
+            first = msgspec.structs.replace(changes, changes=changes.changes[:_ROWS_MAX], entered=[])
+            self._save([], [(event, first)], [])
+            changes = msgspec.structs.replace(changes, changes=changes.changes[_ROWS_MAX:])
+        return event, changes
+
+    def _save(
+        self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
+    ) -> None:
         cursor = self.session.execute(SAVE_BATCH, _parameters(moved, taken, settled))
         self._saved.append((cursor, (len(moved), len(settled))))
 

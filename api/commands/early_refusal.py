@@ -105,11 +105,20 @@ class FullEvents:
         except (SQLAlchemyError, OSError) as error:
             log.warning("full_event_not_readable", error=repr(error))
             row = None
-        event = None if row is None else _DECODER.decode(row)
+        event = None if row is None else _decoded(event_id, row)
         refusals = [None if event is None else _refusal(event, command) for command in batch]
         if None in refusals:  # the event is not full any more, or cannot be read
             self.loaders.pop(event_id, None)
         return refusals
+
+
+def _decoded(event_id: UUID, row: str) -> _FullEvent | None:
+    """Return the event, or None if a hand-written setting cannot be read."""
+    try:
+        return _DECODER.decode(row)
+    except msgspec.ValidationError as error:
+        log.warning("full_event_not_readable", event_id=str(event_id), error=str(error))
+        return None
 
 
 def _refusal(event: _FullEvent, command: Register) -> Refused | None:

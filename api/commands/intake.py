@@ -2,30 +2,37 @@
 
 While one INSERT is on its way, the commands that arrive wait and go with the next: alone, a command is
 written at once; under load, hundreds share one commit. An acceptance is returned after the commit
-(decision 0019).
+(decision 0019). A commit also confirms what others read before it (decision 0039).
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import structlog
 from psycopg import DataError, IntegrityError
-from psycopg.rows import TupleRow
 
 from api.tasks import SingleTask
 from shared import metrics
-from shared.postgres import ledger
+from shared.postgres import connections, durability, ledger
+from shared.postgres.bounded import BoundedSession
+from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.05
+_CLOSE_SECONDS_MAX = 1
+_WATCH_SECONDS = 0.1
 
-_Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]"]
+_Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]", float]
+"""A command, its acceptance, and the time of the event loop by which its request must have an answer."""
 
 
 class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise IntakeFull"
@@ -33,11 +40,11 @@ class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise Intake
 
 
 class LedgerUnavailable(Exception):  # noqa: N818
-    """The database could not be reached; nothing was accepted."""
+    """The database cannot be reached or refused the statement; nothing was accepted."""
 
 
 class AcceptanceUnknown(Exception):  # noqa: N818
-    """The database was lost during the commit: the command may have been accepted, or not."""
+    """The database was lost during the commit, or it takes too long: the command may have been accepted."""
 
 
 class CommandRejected(Exception):  # noqa: N818
@@ -52,22 +59,28 @@ class Shares:
         self._waiting_max = waiting_max
         self.waiting: dict[UUID, deque[_Waiting]] = {}
 
-    def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]") -> None:
+    def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]", by: float = math.inf) -> None:
         """Add a command behind the waiting commands of its event; raises `IntakeFull`."""
         queue = self.waiting.setdefault(command.event_id, deque())
+        while queue and queue[0][1].done():
+            queue.popleft()  # its request has been given up
         if len(queue) >= self._waiting_max:
             raise IntakeFull
-        queue.append((command, accepted))
+        queue.append((command, accepted, by))
 
     def next_batch(self) -> list[_Waiting]:
-        """Take an equal share of every event's commands; the event that waits longest comes first."""
-        share = max(1, self._batch_max // len(self.waiting))
+        """Take an equal share of every event's commands; the event that waits longest comes first.
+
+        Commands of which the request has been given up are left out, so the batch may be empty.
+        """
+        share = max(1, self._batch_max // max(len(self.waiting), 1))
         batch: list[_Waiting] = []
         for event_id in list(self.waiting):
             if len(batch) >= self._batch_max:
                 break
             queue = self.waiting.pop(event_id)
-            batch += [queue.popleft() for _ in range(min(share, len(queue)))]
+            taken = [queue.popleft() for _ in range(min(share, len(queue)))]
+            batch += [waiting for waiting in taken if not waiting[1].done()]
             if queue:
                 self.waiting[event_id] = queue  # at the end: the other events come first next time
         return batch
@@ -80,71 +93,174 @@ class Intake:
         self._settings = settings
         self._shares = Shares(settings.intake_batch_max, settings.intake_waiting_max)
         self._writer = SingleTask(self._write_all)
-        self._session: psycopg.AsyncConnection[TupleRow] | None = None
+        self._session: BoundedSession | None = None
+        self._sent: Sequence[_Waiting] = ()
+        self._watch: asyncio.TimerHandle | None = None
+        self._confirmation: asyncio.Future[str | None] | None = None
 
-    async def accept(self, command: NewCommand) -> Acceptance:
-        """Return once the command is committed; raises one of this module's errors when it is not."""
-        accepted: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
-        self._shares.add(command, accepted)
+    async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
+        """Return once the command is committed; raises one of this module's errors when it is not.
+
+        Soon after the time `by` of the event loop that is `AcceptanceUnknown` if the command is on its way to
+        the database, and `LedgerUnavailable` if it still waits to be sent, which it then never is.
+        """
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Acceptance] = loop.create_future()
+        self._shares.add(command, accepted, by)
         self._writer.ensure_running()
+        if self._watch is None:
+            self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands)
         return await accepted
 
+    async def confirm(self, to_confirm: Iterable[str | None], by: float = math.inf) -> None:
+        """Return once the rows of a read are confirmed, of which these are the `durability.TO_CONFIRM`.
+
+        Raises `NotConfirmed` if they cannot be confirmed, or not by that time of the event loop.
+        """
+        rows = [row.split("@", 1) for row in to_confirm if row is not None]
+        session = self._session
+        known = {} if session is None else {session.server: session.confirmed_below}
+        if not all(durability.is_below(int(xid), known.get(server, 0)) for xid, server in rows):
+            await self.confirm_all({server for _, server in rows}, by)
+
+    async def confirm_all(self, servers: AbstractSet[str], by: float = math.inf) -> None:
+        """Return once all that is visible now is confirmed; raises like `confirm`, also for another server.
+
+        All that ask at the same time share one write.
+        """
+        if self._confirmation is None:
+            self._confirmation = asyncio.get_running_loop().create_future()
+        self._writer.ensure_running()
+        try:
+            async with asyncio.timeout_at(by):
+                server = await asyncio.shield(self._confirmation)
+        except TimeoutError as error:
+            raise NotConfirmed from error
+        if server is None or not servers <= {server}:
+            raise NotConfirmed
+
     async def close(self) -> None:
-        """Return when all commands that wait are written."""
-        await self._writer.finish()
+        """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
+        await self._writer.finish(_CLOSE_SECONDS_MAX)
+        if self._watch is not None:
+            self._watch.cancel()
         if self._session is not None:
             await self._session.close()
 
-    async def _write_all(self) -> None:
-        while self._shares.waiting:
-            await self._write(self._shares.next_batch())
+    def _give_up_late_commands(self) -> None:
+        """Answer the requests of which the time is over, and look again as long as commands wait."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        _fail([waiting for waiting in self._sent if waiting[2] <= now], AcceptanceUnknown())
+        for queue in self._shares.waiting.values():
+            _fail([waiting for waiting in queue if waiting[2] <= now], LedgerUnavailable())
+        busy = self._sent or self._shares.waiting
+        self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands) if busy else None
 
-    async def _write(self, batch: Sequence[_Waiting]) -> None:
-        """Write a batch; a command that the database refuses fails alone."""
+    async def _write_all(self) -> None:
+        while self._shares.waiting or self._confirmation is not None:
+            confirmation, self._confirmation = self._confirmation, None
+            self._sent = batch = self._shares.next_batch()
+            confirmed = await self._write(batch) if batch else False
+            self._sent = ()
+            if confirmation is not None:
+                confirmed = confirmed or await self._write_confirmation()
+                server = self._session.server if confirmed and self._session is not None else None
+                confirmation.set_result(server)
+
+    async def _write_confirmation(self) -> bool:
+        """Make a confirmed write without commands; return False if that fails."""
         try:
-            acceptances = await self._commit([command for command, _ in batch])
+            await self._commit([])
+        except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
+            log.warning("not_confirmed", error=repr(error.__cause__ or error))
+            return False
+        return True
+
+    async def _write(self, batch: Sequence[_Waiting]) -> bool:
+        """Write a batch; return True if all of it was committed. A command that is refused fails alone."""
+        try:
+            acceptances = await self._commit([command for command, *_ in batch])
         except (DataError, IntegrityError):
             if len(batch) == 1:
                 log.exception("command_rejected", command_id=str(batch[0][0].id))
                 _fail(batch, CommandRejected())
-                return
+                return False
             half = len(batch) // 2
-            await self._write(batch[:half])
-            await self._write(batch[half:])
+            first = await self._write(batch[:half])
+            return await self._write(batch[half:]) and first
         except NumberingBehind as error:
             log.error("numbering_behind", count=len(batch))  # noqa: TRY400 - the error says no more
             _fail(batch, error)
+            return False
         except Exception as error:
             log.exception("commands_not_accepted", count=len(batch))
             _fail(batch, error)
-        else:
-            metrics.accepted.inc(sum(not acceptance.replayed for acceptance in acceptances))
-            for (_, accepted), acceptance in zip(batch, acceptances, strict=True):
-                if not accepted.done():
-                    accepted.set_result(acceptance)
+            return False
+        metrics.accepted.inc(sum(not acceptance.replayed for acceptance in acceptances))
+        for (_, accepted, _), acceptance in zip(batch, acceptances, strict=True):
+            if not accepted.done():
+                accepted.set_result(acceptance)
+        return True
 
     async def _commit(self, new: Sequence[NewCommand]) -> list[Acceptance]:
-        """Commit; try again for a moment when the connection breaks, which accepting by id makes safe."""
+        """Commit commands, or without any make a confirmed write.
+
+        When the connection breaks this tries again for a moment, which accepting by id makes safe. After a
+        certain error it does so only if the next attempt may succeed at once.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.ledger_patience_seconds
         perhaps_committed = False
         while True:
             try:
-                # A connection of the intake's own: no read delays a command.
-                if self._session is None or self._session.closed:
-                    self._session = await ledger.open_session(self._settings)
-                perhaps_committed = True
-                return await ledger.accept(self._session, new)
-            except (DataError, IntegrityError):
+                session = await self._connected()
+            except NumberingBehind as error:
+                if perhaps_committed:
+                    raise AcceptanceUnknown from error
                 raise
             except (psycopg.Error, OSError) as error:
-                if clock() < deadline:
-                    await asyncio.sleep(_RETRY_PAUSE_SECONDS)
-                    continue
-                raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from error
+                failure: Exception = error
+                again = not connections.is_read_only(error)
+            else:
+                try:
+                    return await _write_confirmed(session, new)
+                except (DataError, IntegrityError):
+                    raise
+                except (psycopg.Error, OSError) as error:
+                    failure, certain = error, _is_certain(error)
+                    perhaps_committed = perhaps_committed or not certain
+                    if connections.must_be_replaced(error):
+                        await session.close()
+                    again = not certain or session.closed or _is_serialization_failure(error)
+            if not again or clock() >= deadline:
+                raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
+            await asyncio.sleep(_RETRY_PAUSE_SECONDS)
+
+    async def _connected(self) -> BoundedSession:
+        """Return a connection of the intake's own: no read delays a command."""
+        if self._session is None or connections.has_ended(self._session):
+            self._session = await ledger.open_session(self._settings)
+        return self._session
 
 
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    for _, accepted in batch:
+async def _write_confirmed(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
+    if new:
+        return await ledger.accept(session, new)
+    session.confirmed_below = await durability.confirm(session)
+    return []
+
+
+def _is_certain(error: Exception) -> bool:
+    """Return True if the server refused the statement, so that nothing was written."""
+    return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized == "ERROR"
+
+
+def _is_serialization_failure(error: Exception) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("40")
+
+
+def _fail(batch: "Sequence[tuple[object, asyncio.Future[Any], float]]", error: Exception) -> None:
+    for _, accepted, _ in batch:
         if not accepted.done():
             accepted.set_exception(error)

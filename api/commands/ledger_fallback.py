@@ -1,4 +1,4 @@
-"""Reads outcomes from the ledger for commands whose result is overdue."""
+"""Reads outcomes from the ledger for commands whose result is overdue, and has them confirmed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,10 +7,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.commands.intake import Intake
 from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
 from api.tasks import SingleTask
 from shared import metrics
 from shared.postgres import ledger
+from shared.postgres.durability import NotConfirmed
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +22,11 @@ _POLL_SECONDS = 0.05
 class LedgerFallback:
     """Asks the ledger for overdue commands, one read for many, for as long as requests wait for them."""
 
-    def __init__(self, waiter: OutcomeWaiter, engine: AsyncEngine, ledger_read_seconds: float) -> None:
+    def __init__(
+        self, waiter: OutcomeWaiter, engine: AsyncEngine, intake: Intake, ledger_read_seconds: float
+    ) -> None:
         self._waiter = waiter
+        self._intake = intake
         self._engine = engine
         self._again_seconds = ledger_read_seconds
         self._due_at: dict[AwaitedCommand, float] = {}
@@ -53,12 +58,13 @@ class LedgerFallback:
         metrics.ledger_reads.inc()
         try:
             async with self._engine.connect() as connection:
-                outcomes = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
-        except (SQLAlchemyError, OSError) as error:
+                recorded = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
+            await self._intake.confirm(outcome.to_confirm for outcome in recorded.values())
+        except (SQLAlchemyError, OSError, NotConfirmed) as error:
             log.warning("ledger_not_readable", error=repr(error))
         except Exception:  # any error: the other requests still wait
             log.exception("ledger_not_readable")
         else:
             for awaited in due:
-                if awaited.command_id in outcomes:
-                    self._waiter.answer(awaited, outcomes[awaited.command_id])
+                if awaited.command_id in recorded:
+                    self._waiter.answer(awaited, recorded[awaited.command_id].outcome)

@@ -1,5 +1,6 @@
 """The way of every command from a request to its outcome: accept, wake the owner, wait, answer."""
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -9,6 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
+from api.commands.deadline import Deadline
 from api.commands.early_refusal import FullEvents
 from api.commands.intake import Intake
 from api.commands.outcome_waiter import OutcomeWaiter
@@ -24,6 +26,7 @@ from shared import metrics
 from shared.domain import outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
+from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
@@ -35,19 +38,20 @@ PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, HOLDER_ACTOR))
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
-    """A client's command, and the seconds that the client waits for its outcome."""
+    """A client's command, and the deadline of its answer."""
 
     slug: str
-    wait_seconds: float
+    deadline: Deadline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """A command's successful outcome, and the headers of every answer about it."""
+    """A command's successful outcome, the headers of every answer about it, and the end of its reads."""
 
     receipt_id: UUID
     outcome: Outcome
     headers: dict[str, str]
+    read_by: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +77,9 @@ class Submission:
         """
         if request.actor in PUBLIC_ACTORS:  # an admin can pause an event in an overload
             self.limit.let_in(request.event_id)
-        acceptance = await self.intake.accept(request)  # committed: it will have exactly one outcome
+        deadline = request.deadline
+        # Committed: it will have exactly one outcome.
+        acceptance = await self.intake.accept(request, deadline.accept_by)
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
         accepted_at = perf_counter()
@@ -82,43 +88,51 @@ class Submission:
         outcome: Outcome | None = None
         if acceptance.replayed:
             headers["idempotent-replayed"] = "true"
-            outcome = await self._recorded_outcome(event_id, receipt_id)
+            outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         else:
             self.waker.wake(event_id, receipt_id)
-        if outcome is None and request.wait_seconds > 0:
-            outcome = await self.waiter.outcome(event_id, receipt_id, request.wait_seconds)
+        if outcome is None and deadline.seconds_left > 0:
+            outcome = await self.waiter.outcome(event_id, receipt_id, deadline.seconds_left)
             if outcome is None:
-                outcome = await self._recorded_outcome(event_id, receipt_id)
+                outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         if outcome is None:
-            return await self._pending(event_id, receipt_id, headers)
+            return await self._pending(event_id, receipt_id, headers, deadline)
         if not acceptance.replayed:
             self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
             raise responses.unsuccessful(receipt_id, outcome, headers)
-        return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers)
+        return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers, read_by=deadline.read_by())
 
-    async def _recorded_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
+    async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
         metrics.ledger_reads.inc()
-        pairs = [(event_id, command_id)]
-        recorded = await _if_readable(
-            self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))
-        )
-        return None if recorded is None else recorded.get(command_id)
+        return await _if_readable(self._confirmed_outcome(event_id, command_id), deadline.read_by())
 
-    async def _pending(self, event_id: UUID, command_id: UUID, headers: dict[str, str]) -> Response:
-        receipt = await _if_readable(self.receipts.read(event_id, command_id))
-        ahead = None if receipt is None else receipt.ahead or 0
-        seconds = problems.RETRY_SECONDS if ahead is None else await self.pace.retry_seconds(event_id, ahead)
-        return responses.pending(command_id, ahead, {**headers, "retry-after": str(seconds)})
+    async def _confirmed_outcome(self, event_id: UUID, command_id: UUID) -> Outcome | None:
+        pairs = [(event_id, command_id)]
+        recorded = await self.reader.read(lambda connection: ledger.outcomes_of(connection, pairs))
+        await self.intake.confirm(settled.to_confirm for settled in recorded.values())
+        return recorded[command_id].outcome if command_id in recorded else None
+
+    async def _pending(
+        self, event_id: UUID, command_id: UUID, headers: dict[str, str], deadline: Deadline
+    ) -> Response:
+        read_by = deadline.read_by()
+        seconds: int | None = None
+        ahead = await _if_readable(self.receipts.ahead(event_id, command_id), read_by)
+        if ahead is not None:
+            seconds = await _if_readable(self.pace.retry_seconds(event_id, ahead), read_by)
+        headers = {**headers, "retry-after": str(seconds or problems.RETRY_SECONDS)}
+        return responses.pending(command_id, ahead, headers)
 
 
 async def shown(decided: Decided, reading: Awaitable[Value | None]) -> Value:
     """Return the value that an answer shows beside the outcome; raise a problem if there is none."""
     try:
-        value = await reading
-    except (SQLAlchemyError, OSError) as error:
+        async with asyncio.timeout_at(decided.read_by):
+            value = await reading
+    except (SQLAlchemyError, OSError) as error:  # a time-out is an OSError
         raise ProblemType.ANSWER_UNAVAILABLE.error(
             headers=decided.headers, receipt_id=decided.receipt_id
         ) from error
@@ -131,13 +145,14 @@ async def shown(decided: Decided, reading: Awaitable[Value | None]) -> Value:
     return value
 
 
-async def _if_readable(reading: Awaitable[Value | None]) -> Value | None:
-    """Return the value, or None if the database cannot be reached after it accepted the command.
+async def _if_readable(reading: Awaitable[Value | None], by: float) -> Value | None:
+    """Return the value, or None if the database does not give and confirm it by that time.
 
     The answer about an accepted command must not be that it was not accepted.
     """
     try:
-        return await reading
-    except (SQLAlchemyError, OSError) as error:
+        async with asyncio.timeout_at(by):
+            return await reading
+    except (SQLAlchemyError, OSError, NotConfirmed) as error:
         log.warning("accepted_but_not_readable", error=repr(error))
         return None

@@ -21,7 +21,7 @@ from shared.settings import Settings
 class WakeSender(Protocol):
     """A way to the broker."""
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send one message for these events of one owner; raises if the broker cannot be reached."""
 
     async def close(self) -> None:
@@ -35,10 +35,9 @@ class RedisSender:
         self._celery = celery
         self._client = client
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
-        """Add the message to the queue of the first of these events."""
-        queue, message = queues.redis_message(self._celery, event_ids)
-        await self._client.lpush(queue, message)
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        """Add the message to the queue's list."""
+        await self._client.lpush(queue, queues.redis_message(self._celery, queue, event_ids))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -52,10 +51,10 @@ class CelerySender:
         self._celery = celery
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send the message as a Celery task."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, queues.wake, self._celery, event_ids)
+        await loop.run_in_executor(self._thread, queues.wake, self._celery, queue, event_ids)
 
     async def close(self) -> None:
         """End the thread."""

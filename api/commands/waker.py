@@ -22,19 +22,20 @@ from shared import metrics
 log = structlog.get_logger(__name__)
 
 _OUTCOME_SECONDS_MAX = 0.05
+_CLOSE_SECONDS_MAX = 2
 _GRACE_SECONDS = 0.001
 """The pause after an outcome, in which an owner under load takes the next commands without a message."""
 
-Send = Callable[[Sequence[UUID]], Awaitable[None]]
-GroupByOwner = Callable[[Collection[UUID]], Awaitable[list[list[UUID]]]]
+Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
+Address = Callable[[Collection[UUID]], list[tuple[str, list[UUID]]]]
 
 
 class Waker:
     """Sends wake messages from a task of its own: no request waits for the broker."""
 
-    def __init__(self, send: Send, group_by_owner: GroupByOwner) -> None:
+    def __init__(self, send: Send, address: Address) -> None:
         self._send = send
-        self._group_by_owner = group_by_owner
+        self._address = address
         self._due: dict[UUID, set[UUID]] = {}
         self._sent: dict[UUID, set[UUID]] = {}
         self._outcome = asyncio.Event()
@@ -56,21 +57,19 @@ class Waker:
             self._outcome.set()
 
     async def close(self) -> None:
-        """Return when all messages that are due are sent."""
-        await self._sender.finish()
+        """Return when all messages that are due are sent, or after `_CLOSE_SECONDS_MAX`."""
+        await self._sender.finish(_CLOSE_SECONDS_MAX)
 
     async def _send_all(self) -> None:
         while self._due:
             self._sent, self._due = self._due, {}
             self._outcome.clear()
-            event_ids = list(self._sent)
-            groups = [event_ids] if len(event_ids) == 1 else await self._group_by_owner(event_ids)
-            for group in groups:
+            for queue, event_ids in self._address(list(self._sent)):
                 try:
-                    await self._send(group)
+                    await self._send(queue, event_ids)
                     metrics.wakes_sent.inc()
                 except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
-                    log.warning("wake_failed", event_id=str(group[0]), error=repr(error))
+                    log.warning("wake_failed", queue=queue, error=repr(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OUTCOME_SECONDS_MAX):
                     await self._outcome.wait()

@@ -6,6 +6,7 @@ times as much as the endpoints themselves (decision 0006). So a middleware that 
 application does not see these routes: all that every answer needs belongs here.
 """
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,10 @@ Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 _REQUEST_ID = b"x-request-id"
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
+
+
+class RequestCancelled(Exception):  # noqa: N818 - a state of the request
+    """The server ends before this request has its answer."""
 
 
 class Front:
@@ -74,10 +79,12 @@ class Front:
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_with_id)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
-            await self._problem(Request(scope, receive), error)(scope, receive, send_with_id)
+            # The server cancels a request that outlasts its end; the request gets an answer all the same.
+            failure = error if isinstance(error, Exception) else RequestCancelled()
+            await self._problem(Request(scope, receive), failure)(scope, receive, send_with_id)
         finally:
             if path is None:
                 path = getattr(scope.get("route"), "path", metrics.UNKNOWN_ROUTE)

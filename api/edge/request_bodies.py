@@ -9,6 +9,8 @@ import msgspec
 from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
+from api.commands import deadline
+from api.commands.deadline import Deadline
 from api.commands.submit import CommandRequest
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import commands, ids
@@ -56,11 +58,11 @@ async def read_registration(request: Request, settings: Settings) -> Register:
 
 
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
-    request: Request, settings: Settings, *, slug: str, event_id: UUID, command: Command, actor: str
+    request: Request, due: Deadline, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
-    """Return the request for this command, with the key and the preference of the request's headers."""
+    """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    header, prefer = request.headers.get("idempotency-key"), request.headers.get("prefer")
+    header = request.headers.get("idempotency-key")
     key = None if header is None else _key_digest(header)
     return CommandRequest(
         event_id=event_id,
@@ -71,8 +73,15 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         idempotency_key=key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
         slug=slug,
-        wait_seconds=settings.answer_wait_seconds if prefer is None else _wait_seconds(prefer, settings),
+        deadline=due,
     )
+
+
+def deadline_of(request: Request, settings: Settings) -> Deadline:
+    """Return the deadline of a request that begins now, by the preference of its header."""
+    prefer = request.headers.get("prefer")
+    wait_seconds = settings.answer_wait_seconds if prefer is None else _wait_seconds(prefer, settings)
+    return deadline.of(wait_seconds, settings.answer_wait_seconds)
 
 
 def sentence(message: str) -> str:

@@ -43,7 +43,7 @@ class FailedCommand(Wire, frozen=True, kw_only=True, rename="camel"):
     actor: str
     accepted_at: datetime
     settled_at: datetime
-    incident_id: UUID
+    incident_id: UUID | None
 
 
 class FailedCommandPage(Wire, frozen=True, kw_only=True, rename="camel"):

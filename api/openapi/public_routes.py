@@ -81,6 +81,7 @@ RECEIPT = builders.route(
         304: {"description": "The client has this receipt as it is.", "headers": _ETAG},
     },
     ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.ANSWER_UNAVAILABLE,
     ProblemType.EVENT_NOT_FOUND,
     *builders.READ_PROBLEMS,
     parameters=[

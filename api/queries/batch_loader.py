@@ -38,12 +38,12 @@ class BatchLoader(Generic[_Question, _Answer]):
             del self._waiting[: self._batch_max]
             try:
                 answers = await self._read([question for question, _ in batch])
-                assert len(answers) == len(batch), "every question has its answer"
+                answered = list(zip(batch, answers, strict=True))
             except Exception as error:  # noqa: BLE001 - every question gets the error
                 for _, waiting in batch:
                     if not waiting.done():
                         waiting.set_exception(error)
                 continue
-            for (_, waiting), answer in zip(batch, answers, strict=True):
+            for (_, waiting), answer in answered:
                 if not waiting.done():
                     waiting.set_result(answer)

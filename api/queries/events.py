@@ -7,8 +7,9 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.domain import audit
+from shared.domain import audit, ids
 from shared.domain.event import EventSettings
+from shared.postgres import arrays
 from shared.postgres.tables import REVISION
 
 _EVENT_COLUMNS = """
@@ -21,7 +22,7 @@ _EVENT_COLUMNS = """
     created_at, updated_at, now() AS now
 """
 
-_EVENT_ID = text("SELECT id FROM event WHERE slug = :slug")
+_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
 _EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
@@ -81,9 +82,11 @@ _AUDIT = text("""
     ORDER BY entry.number LIMIT :limit
 """)
 
-_FAILED = text("""
+_FAILED = text(f"""
     SELECT command.id AS command_id, command.seq, command.kind, command.actor, command.accepted_at,
-           outcome.settled_at, CAST(outcome.body ->> 'incidentId' AS uuid) AS incident_id
+           outcome.settled_at,
+           CASE WHEN outcome.body ->> 'incidentId' ~ '{ids.PATTERN}'
+                THEN CAST(outcome.body ->> 'incidentId' AS uuid) END AS incident_id
     FROM outcome JOIN command ON command.event_id = outcome.event_id AND command.id = outcome.command_id
     WHERE outcome.event_id = :event_id AND outcome.body ->> 'outcome' = 'failed' AND command.seq > :after
     ORDER BY command.seq LIMIT :limit
@@ -99,9 +102,11 @@ _COUNTER = text("""
 _REVISION = text("SELECT version_num FROM alembic_version")
 
 
-async def event_id(connection: AsyncConnection, slug: str) -> UUID | None:
-    """Return the id of the event with this slug."""
-    return (await connection.execute(_EVENT_ID, {"slug": slug})).scalar_one_or_none()
+async def event_ids(connection: AsyncConnection, slugs: Sequence[str]) -> list[UUID | None]:
+    """Return the id of the event with each slug, None where there is none."""
+    rows = await connection.execute(_EVENT_IDS, {"slugs": arrays.texts(set(slugs))})
+    found = {row.slug: row.id for row in rows}
+    return [found.get(slug) for slug in slugs]
 
 
 async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:

@@ -1,10 +1,13 @@
 """Reads from the database on a free connection, and again on a new one if that connection is dead."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+_REPEATED_SECONDS_MAX = 1.0
 
 Value = TypeVar("Value")
 Query: TypeAlias = Callable[[AsyncConnection], Awaitable[Value]]
@@ -20,13 +23,15 @@ class Reader:
         """Return the value of `query`; with `snapshot`, all its statements see one snapshot.
 
         A dead connection, as all are after the database restarted, is replaced and the query repeated
-        once: a second read does no harm.
+        once: a second read does no harm. A read that took long is not repeated: the server hangs.
         """
+        clock = asyncio.get_running_loop().time
+        began = clock()
         isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
         try:
             return await self._read(query, isolation_level)
         except DBAPIError as error:
-            if not error.connection_invalidated:
+            if not error.connection_invalidated or clock() - began > _REPEATED_SECONDS_MAX:
                 raise
             return await self._read(query, isolation_level)
 

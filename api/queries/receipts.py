@@ -1,23 +1,30 @@
 """Receipts: the state of commands as of now, one read for many, and positions on the waitlist."""
 
+import asyncio
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
+from msgspec import ValidationError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge import responses
+from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 from shared.domain import ids, outcomes
 from shared.domain.commands import Status
-from shared.domain.outcomes import Confirmed, StatusChanged, Waitlisted
-from shared.postgres import arrays, backlog
+from shared.domain.outcomes import Confirmed, Outcome, StatusChanged, Waitlisted
+from shared.postgres import arrays, backlog, durability
+from shared.postgres.durability import NotConfirmed
+
+log = structlog.get_logger(__name__)
 
 _BATCH_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100
@@ -25,21 +32,27 @@ _EVENTS_REMEMBERED_MAX = 100
 # time, and a position is never older than that interval.
 _COUNTING_SHARE = 0.05
 
-_RECEIPTS = text("""
+_RECEIPTS = text(f"""
     SELECT command.event_id, command.id AS receipt_id, outcome.body::text AS outcome, registration.id,
-           registration.status, registration.spots_count, registration.seq, event.audit_seq
+           registration.status, registration.spots_count, registration.seq, event.audit_seq,
+           {durability.TO_CONFIRM.format("outcome")} AS of_outcome,
+           {durability.TO_CONFIRM.format("registration")} AS of_registration,
+           {durability.TO_CONFIRM.format("event")} AS of_event
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
     JOIN event ON event.id = asked.event_id
     LEFT JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
     LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CAST(outcome.body ->> 'registrationId' AS uuid)
+     AND registration.id = CASE WHEN outcome.body ->> 'registrationId' ~ '{ids.PATTERN}'
+                                THEN CAST(outcome.body ->> 'registrationId' AS uuid) END
 """)
 
 _LINE = text("""
     SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
 """)
 
+Confirm = Callable[[Iterable[str | None], float], Awaitable[None]]
+"""Has rows confirmed until a time of the event loop; raises `NotConfirmed`."""
 _ReceiptRow = Row[tuple[object, ...]]
 _Question = tuple[UUID, UUID]
 
@@ -54,29 +67,55 @@ class _Line:
     counting_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The result of a read: the receipt, None if it was never issued; `readable` is false for a bad outcome.
+
+    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`).
+    """
+
+    receipt: Receipt | None
+    readable: bool = True
+    to_confirm: tuple[str | None, ...] = ()
+
+
 class Receipts:
     """Reads receipts from the ledger."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, confirm: Confirm) -> None:
         self._reader = reader
-        self._loader: BatchLoader[_Question, Receipt | None] = BatchLoader(self._read, _BATCH_MAX)
+        self._confirm = confirm
+        self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def read(self, event_id: UUID, receipt_id: UUID) -> Receipt | None:
+    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Receipt | None:
         """Return the state of a command; None for an id that was never issued at this event.
 
-        A registration is shown as it is now, not as it was decided.
+        A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
+        raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
+        confirmed; the same problem for an outcome that this version cannot read.
         """
-        return await self._loader.load((event_id, receipt_id))
+        async with asyncio.timeout_at(by):
+            answer = await self._loader.load((event_id, receipt_id))
+        if not answer.readable:
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
+        try:
+            await self._confirm(answer.to_confirm, by)
+        except NotConfirmed as error:
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
+        return answer.receipt
 
-    async def _read(self, questions: Sequence[_Question]) -> list[Receipt | None]:
+    async def ahead(self, event_id: UUID, receipt_id: UUID) -> int:
+        """Return the number of pending commands before this one, 0 if it is settled."""
+        receipt = (await self._loader.load((event_id, receipt_id))).receipt
+        return 0 if receipt is None else receipt.ahead or 0
+
+    async def _read(self, questions: Sequence[_Question]) -> list[_Answer]:
         return await self._reader.read(
             lambda connection: self._receipts(connection, questions), snapshot=True
         )
 
-    async def _receipts(
-        self, connection: AsyncConnection, questions: Sequence[_Question]
-    ) -> list[Receipt | None]:
+    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[_Answer]:
         parameters = {
             "event_ids": arrays.uuids(event_id for event_id, _ in questions),
             "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
@@ -86,19 +125,29 @@ class Receipts:
         }
         pending = [key for key, row in rows.items() if row.outcome is None]
         ahead = await backlog.ahead(connection, pending) if pending else {}
-        receipts: list[Receipt | None] = []
+        answers: list[_Answer] = []
         for event_id, receipt_id in questions:
             row = rows.get((event_id, receipt_id))
             if row is None:
-                receipts.append(None)
+                answers.append(_Answer(None))
             elif row.outcome is None:
-                receipts.append(_pending(receipt_id, ahead[receipt_id]))
+                answers.append(_Answer(_pending(receipt_id, ahead[receipt_id])))
             else:
-                receipts.append(await self._settled(connection, event_id, row))
-        return receipts
+                answers.append(await self._settled(connection, event_id, row))
+        return answers
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Receipt:
-        outcome = outcomes.decode(row.outcome)
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> _Answer:
+        try:
+            outcome = outcomes.decode(row.outcome)
+        except ValidationError as error:  # an outcome that cannot be read must not hide the others
+            log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
+            return _Answer(None, readable=False)
+        to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
+        return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)
+
+    async def _of(
+        self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome
+    ) -> Receipt:
         if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
             return responses.receipt(row.receipt_id, outcome)
         if row.id is None:

@@ -1,5 +1,6 @@
 """The admin routes that change an event: each is a command that the event's owner decides."""
 
+import asyncio
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -123,9 +124,11 @@ async def heal_counter(event_id: UUID, services: Provided, request: Request, act
 async def _submit(
     services: Services, request: Request, event_id: UUID, command: Command, actor: str
 ) -> Decided | Response:
-    slug = await services.event_slug(event_id)
+    deadline = request_bodies.deadline_of(request, services.settings)
+    async with asyncio.timeout_at(deadline.accept_by):
+        slug = await services.event_slug(event_id)
     submitted = request_bodies.command_request(
-        request, services.settings, slug=slug, event_id=event_id, command=command, actor=actor
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=actor
     )
     return await services.submission.submit(submitted)
 
@@ -139,7 +142,10 @@ async def _must_exist(services: Services, request: Request, event_id: UUID, regi
     """Refuse an unknown registration without a command; with a key it may be the replay of a deletion."""
     if "idempotency-key" in request.headers:
         return
-    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
+    async with asyncio.timeout_at(request_bodies.deadline_of(request, services.settings).accept_by):
+        row = await services.read(
+            lambda connection: events.registration(connection, event_id, registration_id)
+        )
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
 

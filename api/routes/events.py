@@ -1,5 +1,6 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -29,7 +30,8 @@ from api.queries import events
 from api.services import Provided, Services
 from shared.domain import ids
 from shared.domain.commands import Status
-from shared.postgres import tables
+from shared.postgres import durability, tables
+from shared.postgres.durability import NotConfirmed
 
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
@@ -48,8 +50,12 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 async def create_event(services: Provided, request: Request) -> Response:
     """Create an event; its slug is its public address and never changes."""
     new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
+    due = request_bodies.deadline_of(request, services.settings).accept_by
     id_ = ids.new_id()
-    async with services.engine.connect() as connection:
+    async with asyncio.timeout_at(due), services.engine.connect() as connection:
+        # The intake waits for a standby: a commit of this connection would keep it from others.
+        await connection.execute(durability.WAIT_FOR_NO_STANDBY)
+        server = (await connection.execute(durability.SERVER)).scalar_one()
         try:
             await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
         except IntegrityError as error:
@@ -57,8 +63,12 @@ async def create_event(services: Provided, request: Request) -> Response:
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
-        except DBAPIError as error:
+        except (DBAPIError, asyncio.CancelledError) as error:
             raise AcceptanceUnknown from error
+    try:
+        await services.intake.confirm_all({server}, due)
+    except NotConfirmed as error:
+        raise AcceptanceUnknown from error
     assert event is not None, "an event that was just inserted is there"
     return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
 

@@ -1,7 +1,7 @@
 """The admin routes of statistics, explanations and exports."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
 from api.edge import responses
+from api.edge.download import Download
 from api.edge.problems import ProblemType
 from api.edge.schemas_insight import Explanation, Stats, StatusStats
 from api.edge.security import reader
@@ -110,7 +111,13 @@ async def export(
     statement, media_type = _FORMATS[format_]
     disposition = {"content-disposition": f'attachment; filename="{slug}.{format_}"'}
     rows = _copied(services, statement.format(event_id=sql.Literal(event_id)))
-    return StreamingResponse(rows, media_type=media_type, headers=disposition)
+    return Download(
+        rows,
+        media_type=media_type,
+        headers=disposition,
+        stall_seconds_max=services.settings.export_stall_seconds_max,
+        seconds_max=_EXPORT_SECONDS_MAX,
+    )
 
 
 async def _figures(
@@ -129,13 +136,17 @@ async def _explanation(connection: AsyncConnection, event_id: UUID, id_: UUID) -
     return await explanations.explain(connection, event, registration)
 
 
-async def _copied(services: Services, statement: sql.Composed) -> AsyncIterator[bytes]:
+async def _copied(services: Services, statement: sql.Composed) -> AsyncGenerator[bytes, None]:
+    """Yield the result of a COPY; close the generator early to end the statement and free its place."""
     async with _exporting, services.engine.connect() as connection:
-        raw = await connection.get_raw_connection()
-        driver = raw.driver_connection
-        assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
-        async with driver.cursor() as cursor:
-            await cursor.execute(f"SET LOCAL statement_timeout = '{_EXPORT_SECONDS_MAX}s'")
-            async with cursor.copy(statement) as copy:
-                async for chunk in copy:
-                    yield bytes(chunk)
+        try:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
+            async with driver.cursor() as cursor:
+                await cursor.execute(f"SET LOCAL statement_timeout = '{_EXPORT_SECONDS_MAX}s'")
+                async with cursor.copy(statement) as copy:
+                    async for chunk in copy:
+                        yield bytes(chunk)
+        except BaseException:
+            await connection.invalidate()  # closed: a connection in the middle of a statement is of no use
+            raise

@@ -1,5 +1,6 @@
 """The public routes: availability, register, receipt, cancel."""
 
+import asyncio
 import hashlib
 import math
 from http import HTTPStatus
@@ -10,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.commands import deadline as deadlines
 from api.commands import submit
 from api.edge import problems, request_bodies, responses
 from api.edge.front import Endpoint
@@ -41,13 +43,15 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
     command = await request_bodies.read_registration(request, services.settings)
-    event_id = services.event_ids.get(slug) or await services.find_event(slug)
+    deadline = request_bodies.deadline_of(request, services.settings)
+    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
-        request, services.settings, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
     )
     full_event = services.full_events.loaders.get(event_id)
     if full_event is not None and submitted.idempotency_key is None:
-        refusal = await full_event.load(command)
+        async with asyncio.timeout_at(deadline.accept_by):
+            refusal = await full_event.load(command)
         if refusal is not None:
             raise problems.of_refusal(refusal.code).error(refusal.detail)
     decided = await services.submission.submit(submitted)
@@ -61,13 +65,13 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Return the state of a command as of now; `wait` delays the answer until the command is decided."""
     id_ = _receipt_id(receipt_id)
-    event_id = services.event_ids.get(slug) or await services.find_event(slug)
-    receipt = await _receipt(services, event_id, id_)
-    wait_seconds = _wait_seconds(request)
-    if receipt.status is ReceiptStatus.PENDING and wait_seconds:
-        seconds = min(wait_seconds, services.settings.answer_wait_seconds_max)
-        await services.waiter.outcome(event_id, id_, seconds)
-        receipt = await _receipt(services, event_id, id_)
+    wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
+    deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
+    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
+    receipt = await _receipt(services, event_id, id_, deadline.accept_by)
+    if receipt.status is ReceiptStatus.PENDING and deadline.seconds_left > 0:
+        await services.waiter.outcome(event_id, id_, deadline.seconds_left)
+        receipt = await _receipt(services, event_id, id_, deadline.read_by())
     headers = {}
     if receipt.ahead is not None:
         headers["retry-after"] = str(await services.pace.retry_seconds(event_id, receipt.ahead))
@@ -78,16 +82,17 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel a registration; its receipt is the permission."""
     id_ = _receipt_id(receipt_id)
-    event_id = services.event_ids.get(slug) or await services.find_event(slug)
-    await _receipt(services, event_id, id_)
+    deadline = request_bodies.deadline_of(request, services.settings)
+    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
+    await _receipt(services, event_id, id_, deadline.accept_by)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(
-        request, services.settings, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.read(event_id, id_))
+    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
     return responses.body(cancelled, headers=decided.headers)
 
 
@@ -122,8 +127,13 @@ def _receipt_id(text: str) -> UUID:
         raise ProblemType.RECEIPT_NOT_FOUND.error() from None
 
 
-async def _receipt(services: Services, event_id: UUID, id_: UUID) -> Receipt:
-    receipt = await services.receipts.read(event_id, id_)
+async def _event_id(services: Services, slug: str, by: float) -> UUID:
+    async with asyncio.timeout_at(by):
+        return await services.find_event(slug)
+
+
+async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> Receipt:
+    receipt = await services.receipts.find(event_id, id_, by)
     if receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
     return receipt

@@ -10,6 +10,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from shared.errors import ExpectedError
+from shared.postgres import connections
 
 Link = psycopg.Connection[tuple[Any, ...]]
 
@@ -50,8 +51,8 @@ def source(url: str) -> tuple[Link, str | None]:
 
 
 def target(url: str) -> Link:
-    """Open the target; a statement waits at most `LOCK_SECONDS_MAX` for a lock."""
-    link = _connect(_parse(url), "target")
+    """Open the target, which must take writes; a statement waits at most `LOCK_SECONDS_MAX` for a lock."""
+    link = _connect(_parse(url), "target", target_session_attrs="read-write")
     link.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
     return link
 
@@ -90,13 +91,15 @@ def _parse(url: str) -> URL:
     return parsed.set(drivername="postgresql")
 
 
-def _connect(url: URL, role: str) -> Link:
+def _connect(url: URL, role: str, **arguments: str) -> Link:
+    address = connections.libpq_arguments(url.render_as_string(hide_password=False))
+    arguments |= {"application_name": _APPLICATION}
     try:
-        return psycopg.connect(
-            url.render_as_string(hide_password=False),
-            autocommit=True,
-            application_name=_APPLICATION,
-            connect_timeout=_CONNECT_SECONDS_MAX,
-        )
+        return psycopg.connect(**address | arguments, autocommit=True, connect_timeout=_CONNECT_SECONDS_MAX)
     except psycopg.Error as error:
+        if connections.is_read_only(error):
+            raise AdoptionError(
+                f"the {role} takes no writes: it is a standby, or its database is read-only "
+                "(default_transaction_read_only), which AdmitOne does not override"
+            ) from error
         raise AdoptionError(f"the {role} cannot be opened: {first_line(error)}") from error

@@ -96,12 +96,12 @@ def worker() -> None:
 
 @app.command("worker-health")
 def worker_health() -> None:
-    """Exit with status 0 if this host's worker ticks, else 1; for its container's health check."""
+    """Exit with status 0 if this container's worker ticks, else 1; for the container's health check."""
     from ops.maintenance import worker_health  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
     if not worker_health.worker_is_alive(settings.load(settings.Settings)):
-        print("admitone: no worker of this host ticks", file=sys.stderr)
+        print("admitone: no worker of this container ticks", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Row, text
 
 from shared.domain import audit
 from shared.domain.event import Change
 from shared.errors import ExpectedError
+from shared.postgres import connections
 
 _ROWS_AT_ONCE = 5_000
 _PROBLEMS_MAX = 1_000
@@ -63,7 +63,7 @@ def replay(database_url: str, name: str) -> Audited:
 
 
 def _snapshot(database_url: str) -> Connection:
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url)
     return engine.connect().execution_options(isolation_level="REPEATABLE READ")
 
 

@@ -1,7 +1,8 @@
 """Deletes idempotency keys that are too old for a retry, and notes of troubles that are over."""
 
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
+
+from shared.postgres import connections
 
 _ROWS_AT_ONCE = 10_000
 
@@ -29,7 +30,7 @@ def forget_keys(database_url: str, days: int) -> int:
 
     The transactions are short, so this can run during a drop. After an interruption the next run goes on.
     """
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url, writes=True)
     with engine.begin() as connection:
         connection.execute(_FORGET_TROUBLES)
     forgotten = 0

@@ -5,17 +5,16 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
 
-from shared.postgres import locks
+from shared.postgres import connections, locks
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
     """Run all migrations up to `revision`; safe to call from several processes at once."""
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url, writes=True)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
         config = _config()
@@ -25,7 +24,7 @@ def upgrade(database_url: str, revision: str = "head") -> None:
 
 def downgrade(database_url: str, revision: str) -> None:
     """Run the downgrades down to `revision`."""
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url, writes=True)
     with engine.begin() as connection:
         config = _config()
         config.attributes["connection"] = connection

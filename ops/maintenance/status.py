@@ -1,19 +1,23 @@
 """The status of a running service: its workers, their events, pending commands and drift."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from uuid import UUID
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Row, text
 
 from ops.maintenance import delays, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, connections, durability, locks
+from shared.postgres.durability import Durability
 
-_EVENTS = text("SELECT id, slug FROM event")
+# Idle events have an owner too, but of very many events a reader wants the active ones.
+_NAMED_EVENTS_MAX = 100
+_LATELY_CHANGED = text("SELECT id, slug FROM event ORDER BY updated_at DESC, slug LIMIT :limit")
 _FAILED = text("""
     SELECT count(*) AS commands, max(outcome.settled_at) AS latest_at,
            (array_agg(event.slug ORDER BY outcome.settled_at DESC))[1] AS event,
@@ -25,11 +29,16 @@ _FAILED = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """A live worker; `tick_age_seconds` is the time since its last statement."""
+    """A live worker; `tick_age_seconds` is the time since its last statement.
+
+    `buckets` is how many of the `locks.BUCKETS` buckets of events the worker owns. `events` are those of its
+    events that have pending commands, or are among the `_NAMED_EVENTS_MAX` events that changed last.
+    """
 
     host: str
     pid: int
     tick_age_seconds: float
+    buckets: int
     events: list[str]
 
 
@@ -61,36 +70,46 @@ class Status:
     delayed: list[Delay]
     failed: FailedStatus
     drift: list[Verified]
+    durability: Durability
 
 
 def read(database_url: str) -> Status:
     """Return the status; raises SQLAlchemy's `OperationalError` if the database cannot be reached."""
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = connections.operator_engine(database_url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        slugs = {locks.event_key(row.id): row.slug for row in connection.execute(_EVENTS)}
+        changed = connection.execute(_LATELY_CHANGED, {"limit": _NAMED_EVENTS_MAX})
+        pending = backlog.by_event(connection)
+        slugs = {row.id: row.slug for row in (*changed, *pending)}
         workers = locks.workers(connection)
-        owned = frozenset().union(*(worker.event_keys for worker in workers))
         return Status(
             workers=[_worker(worker, slugs) for worker in workers],
-            backlog=_backlog(connection),
-            delayed=delays.read(connection, lambda id_: locks.event_key(id_) in owned, workers=len(workers)),
+            backlog=_backlog(pending),
+            delayed=delays.read(
+                connection, lambda id_: any(worker.owns(id_) for worker in workers), workers=len(workers)
+            ),
             failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
+            durability=durability.read(connection),
         )
 
 
 def as_json(status: Status) -> dict[str, object]:
     """Return the status as plain values."""
-    return {**asdict(status), "drift": [verification.plain(event) for event in status.drift]}
+    return {
+        **asdict(status),
+        "drift": [verification.plain(event) for event in status.drift],
+        "durability": {**asdict(status.durability), "warnings": status.durability.warnings},
+    }
 
 
 def show(status: Status) -> None:
     """Print the status for people."""
     console = Console()
-    workers = Table("worker", "owns", "last tick", title="Workers", title_justify="left")
+    workers = Table("worker", "owns", "among them", "last tick", title="Workers", title_justify="left")
     for worker in status.workers:
         workers.add_row(
             f"{worker.host}/{worker.pid}",
+            f"{worker.buckets}/{locks.BUCKETS} of the events",
             ", ".join(worker.events) or "-",
             f"{worker.tick_age_seconds:.1f} s ago",
         )
@@ -112,14 +131,23 @@ def show(status: Status) -> None:
         verification.show(status.drift)
     else:
         console.print("Every counter equals its rows.")
+    _show_durability(console, status.durability)
 
 
-def _worker(worker: locks.Worker, slugs: dict[int, str]) -> WorkerStatus:
+def _show_durability(console: Console, found: Durability) -> None:
+    for warning in found.warnings:
+        console.print(f"[bold red]{warning}.")
+    if found.synchronous_standby:
+        console.print(f"Commits wait for a synchronous standby; {found.sessions_waiting} wait now.")
+
+
+def _worker(worker: locks.Worker, slugs: dict[UUID, str]) -> WorkerStatus:
     return WorkerStatus(
         host=worker.host,
         pid=worker.pid,
         tick_age_seconds=round(max(worker.silent_seconds, 0), 3),
-        events=sorted(slugs[key] for key in worker.event_keys if key in slugs),
+        buckets=len(worker.buckets),
+        events=sorted(slug for id_, slug in slugs.items() if worker.owns(id_)),
     )
 
 
@@ -133,8 +161,8 @@ def _failed(connection: Connection) -> FailedStatus:
     )
 
 
-def _backlog(connection: Connection) -> list[BacklogStatus]:
+def _backlog(pending: Sequence[Row[tuple[UUID, str, int, float]]]) -> list[BacklogStatus]:
     return [
         BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
-        for row in backlog.by_event(connection)
+        for row in pending
     ]

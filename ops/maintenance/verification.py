@@ -14,8 +14,7 @@ import msgspec
 import psycopg
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection, Row, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Row, text
 
 from shared.domain import commands, ids
 from shared.domain.commands import HealCounter
@@ -93,7 +92,7 @@ class Verification:
 
 def run(settings: Settings, names: Sequence[str], *, heal: bool) -> Verification:
     """Verify, and with `heal` have everything healed that differs; return the last verification."""
-    engine = create_engine(settings.database_url, poolclass=NullPool)
+    engine = connections.operator_engine(settings.database_url, writes=heal)
     with engine.connect() as connection:
         lag = ledger.numbering_lag(connection)
         if lag and heal:
@@ -194,7 +193,7 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
         raise VerificationError(f"the ledger does not take the commands: {error}") from error
     for command in new:
         with suppress(Exception):  # without the broker the owner's tick finds the command
-            queues.wake(celery, [command.event_id])
+            queues.wake(celery, queues.event_queue_name(command.event_id), [command.event_id])
     deadline = time.monotonic() + HEAL_SECONDS_MAX
     outcomes: dict[UUID, Outcome] = {}
     while len(outcomes) < len(new):
@@ -204,7 +203,8 @@ async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
             )
         await asyncio.sleep(_POLL_SECONDS)
         async with engine.connect() as connection:
-            outcomes = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
+            recorded = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
+            outcomes = {id_: settled.outcome for id_, settled in recorded.items()}
     await engine.dispose()
     if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
         raise VerificationError(f"some counters were not healed: {outcomes}")

@@ -10,6 +10,9 @@ import time
 from functools import lru_cache
 from uuid import UUID
 
+PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+"""The regular expression of an id, for casts in SQL that must not fail for a text written by hand."""
+
 _RANDOM_BYTES = 10
 _VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0x2 << 62

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
-from msgspec import Struct, json
+from msgspec import DecodeError, Struct, ValidationError, json
 
 from shared.domain.commands import Status
 
@@ -163,4 +163,7 @@ _DECODER: json.Decoder[Outcome] = json.Decoder(Outcome)
 
 def decode(payload: str | bytes) -> Outcome:
     """Read an outcome back; raises `msgspec.ValidationError` for anything else."""
-    return _DECODER.decode(payload)
+    try:
+        return _DECODER.decode(payload)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValidationError(str(error)) from error

@@ -1,10 +1,11 @@
-"""The event queues: Celery's configuration, one queue per event, and the message that wakes its owner.
+"""The queues: Celery's configuration, a queue of each event and of each worker, and the wake message.
 
 A message carries event ids and nothing else. It may be lost, doubled or late without harm, because the owner
-reads the pending commands from the ledger (decision 0008).
+reads the pending commands from the ledger (decision 0008). An owner consumes the queues of its active events
+and a queue of its own, to which the first message for an event goes (decision 0036).
 
-Keys that the broker then holds in Redis: `event.<event id>` (a list of messages while they wait),
-`admitone` (the queue that an idle worker consumes), and kombu's own `_kombu.*`.
+Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker number>` (lists of messages
+while they wait), and kombu's own `_kombu.*`.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,12 @@ from shared.domain import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
-_IDLE_QUEUE = "admitone"
+CONSUMED_SECONDS = 30
+"""An owner consumes an event's queue so long after the event's last message or pending command."""
+ADDRESSED_SECONDS = 10
+"""The API addresses an event's queue so long after its last message; the owner consumes the queue longer."""
+CONSUMED_EVENTS_MAX = 1_000
+"""An owner consumes the queues of so many events: each costs it about 1.2 µs a message."""
 # The default exchange routes by the queue's name and needs no binding for each event. A delivered
 # message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
@@ -34,8 +40,6 @@ def celery_app(settings: Settings) -> Celery:
     """Return a Celery application for these settings; worker and API use the same configuration."""
     app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
     app.conf.update(
-        task_default_queue=_IDLE_QUEUE,
-        task_queues=[_queue(name=_IDLE_QUEUE, routing_key=_IDLE_QUEUE)],
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_serializer="json",
@@ -60,34 +64,47 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
+def event_queue_name(event_id: UUID) -> str:
+    """Return the name of an event's queue."""
+    return f"event.{event_id}"
+
+
+def owner_queue_name(number: int) -> str:
+    """Return the name of a worker's own queue."""
+    return f"worker.{number}"
+
+
 def event_queue(event_id: UUID) -> Queue:
     """Return the queue of an event, `event.<event id>`."""
-    return _queue(name=f"event.{event_id}", routing_key=f"event.{event_id}")
+    return _named(event_queue_name(event_id))
 
 
-def wake(app: Celery, event_ids: Sequence[UUID]) -> None:
-    """Wake the owner of these events, which have commands in the ledger.
+def owner_queue(number: int) -> Queue:
+    """Return the queue that a worker consumes as long as it runs; RabbitMQ deletes it then."""
+    return _named(owner_queue_name(number), auto_delete=True)
 
-    All events have the same owner; the message goes to the queue of the first event. Blocks, and raises if
-    the broker cannot be reached.
+
+def wake(app: Celery, queue: str, event_ids: Sequence[UUID]) -> None:
+    """Wake the owner of these events, which have commands in the ledger, by a message to this queue.
+
+    Blocks, and raises if the broker cannot be reached.
     """
     app.send_task(
         APPLY_COMMANDS,
         args=([str(event_id) for event_id in event_ids],),
         argsrepr=_ARGUMENTS_SHOWN,
-        queue=event_queue(event_ids[0]),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
+        queue=_named(queue),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
     )
 
 
-def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
-    """Return the Redis list and the text that `wake` adds to it through Celery and kombu.
+def redis_message(app: Celery, queue: str, event_ids: Sequence[UUID]) -> bytes:
+    """Return the text that `wake` adds to the Redis list of this name through Celery and kombu.
 
     The envelope is kombu's own (`kombu.transport.virtual`); a test holds it to a message that Celery sent.
     """
-    queue = f"event.{event_ids[0]}"
     task = app.amqp.as_task_v2(
         str(ids.new_id()),
         APPLY_COMMANDS,
@@ -109,7 +126,11 @@ def redis_message(app: Celery, event_ids: Sequence[UUID]) -> tuple[str, bytes]:
             "priority": 0,
         },
     }
-    return queue, json.encode(message)
+    return json.encode(message)
+
+
+def _named(name: str, *, auto_delete: bool = False) -> Queue:
+    return _queue(name=name, routing_key=name, auto_delete=auto_delete)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ async def read(client: "redis.asyncio.Redis", keys: Sequence[str]) -> list[Outco
     for key_, value in zip(keys, await client.mget(keys), strict=True):
         try:
             outcomes.append(None if value is None else _STORED.decode(value).result)
-        except DecodeError as error:
+        except (DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning("result_unreadable", key=key_, error=str(error))
             outcomes.append(None)
     return outcomes

@@ -24,18 +24,6 @@ _SETTLED_LATELY = text(f"""
     WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
 """)
 
-# Hops from event to event along the key of the pending commands, instead of reading all of them.
-_EVENTS_PENDING = text("""
-    WITH RECURSIVE pending AS (
-        (SELECT event_id FROM pending_command ORDER BY event_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT event_id FROM pending_command
-                WHERE event_id > pending.event_id ORDER BY event_id LIMIT 1)
-        FROM pending WHERE pending.event_id IS NOT NULL
-    )
-    SELECT event_id FROM pending WHERE event_id IS NOT NULL
-""")
-
 _BY_EVENT = text("""
     SELECT event.id, event.slug, waiting.pending,
            extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds
@@ -78,11 +66,6 @@ async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> flo
     """Return the rate at which the event's commands were settled in the last `_RATE_SECONDS`."""
     result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
     return int(result.scalar_one()) / _RATE_SECONDS
-
-
-def events_pending(connection: Connection) -> set[UUID]:
-    """Return the events that have pending commands."""
-    return set(connection.execute(_EVENTS_PENDING).scalars())
 
 
 def pending(connection: Connection) -> int:

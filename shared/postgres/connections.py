@@ -1,17 +1,29 @@
-"""Connections to PostgreSQL: a pool for the API, one lasting connection for a worker."""
+"""Connections to PostgreSQL: a pool for the API, one lasting connection for a worker, others for operators.
+
+A connection that writes is only made to a server that takes writes (`target_session_attrs=read-write`), one
+that reads for a client only to a primary. So a URL may name several hosts. No connection overrides a
+database's read-only setting. A session that became read-only, or that its server ends, is replaced.
+"""
 
 import math
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from shared.postgres import arrays  # noqa: F401 - registers how arrays are sent, before any connection is made
+from shared.postgres import (
+    arrays,  # noqa: F401 - registers how arrays are sent, before any connection is made
+    bounded,
+    durability,
+)
+from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
 
 WORKER_APPLICATION = "admitone-worker"
@@ -28,51 +40,99 @@ _PLANNED_ONCE = (
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
 )
+_WRITES = {"target_session_attrs": "read-write"}
+_READS = {"target_session_attrs": "primary"}
+_READ_ONLY = "25006"
+_SERVER_ENDS_SESSION = "57P"
+# libpq's own words, which it does not translate in a process that sets no locale.
+_REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
 
 def async_engine(settings: Settings) -> AsyncEngine:
     """Return the API's pool, with a time-out on each statement; it leaves one connection to the intake."""
-    return create_async_engine(
+    arguments = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
+    engine = create_async_engine(
         settings.database_url,
         pool_size=settings.database_connections_max - 1,
         max_overflow=0,
         pool_timeout=settings.statement_timeout_seconds,
         pool_pre_ping=False,
-        connect_args=_connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds),
+        connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )
+    event.listen(engine.sync_engine, "handle_error", _replace_session)
+    return engine
 
 
-async def accepting_session(settings: Settings) -> psycopg.AsyncConnection[TupleRow]:
+async def accepting_session(settings: Settings) -> BoundedSession:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
-    url = make_url(settings.database_url)
-    _, address = url.get_dialect()().create_connect_args(url)
-    arguments = _connect_args(
-        _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
+    arguments = _session_args(
+        settings, _API_APPLICATION, statement_timeout=settings.statement_timeout_seconds
     )
-    return await psycopg.AsyncConnection.connect(**{**address, **arguments}, autocommit=True)
+    session: BoundedSession = await _bounded(settings)(**arguments, autocommit=True)
+    session.excused = partial(_waits_for_standby, settings)
+    session.server = await durability.server_of(session)
+    return session
 
 
-def worker_connection(settings: Settings) -> Connection:
-    """Return a new connection with a session that PostgreSQL ends when its process hangs.
+def worker_session(settings: Settings) -> psycopg.Connection[TupleRow]:
+    """Return a new session of a worker, which PostgreSQL ends if the process hangs; each statement commits.
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
-    `owner_silence_seconds_max` must lose the session, and with it the ability to commit.
+    `owner_silence_seconds_max` must lose the session, and with it the ability to commit. A psycopg connection
+    never connects a second time: statements after the end of the session fail.
     """
     silence = settings.owner_silence_seconds_max
-    engine = create_engine(
-        settings.database_url,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(
-            worker_name(),
-            _PLANNED_ONCE,
-            statement_timeout=settings.statement_timeout_seconds,
-            lock_timeout=_LOCK_SECONDS_MAX,
-            idle_session_timeout=silence,
-            idle_in_transaction_session_timeout=silence,
-        ),
+    arguments = _session_args(
+        settings,
+        worker_name(),
+        statement_timeout=settings.statement_timeout_seconds,
+        lock_timeout=_LOCK_SECONDS_MAX,
+        idle_session_timeout=silence,
+        idle_in_transaction_session_timeout=silence,
+        tcp_user_timeout=silence,  # of the server's side: it notices a host that vanished
     )
-    return engine.connect()
+    return psycopg.connect(**arguments, autocommit=True)
+
+
+def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any) -> Engine:
+    """Return an engine for a command of the operator, without a pool.
+
+    One that only reads takes any server if the URL names one host, and the primary among several.
+    """
+    several = "," in str(libpq_arguments(database_url).get("host", ""))
+    target = _WRITES if writes else _READS if several else {}
+    return create_engine(database_url, poolclass=NullPool, connect_args=arguments | target)
+
+
+def libpq_arguments(database_url: str) -> dict[str, Any]:
+    """Return libpq's parameters for a URL in SQLAlchemy's form, which may name several hosts."""
+    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    return dict(arguments)
+
+
+def has_ended(session: psycopg.AsyncConnection[TupleRow]) -> bool:
+    """Return True if this idle session is closed, or if its server has ended it meanwhile."""
+    try:
+        for _ in range(2):  # the server's last words, then the end of the stream
+            session.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return session.closed
+
+
+def must_be_replaced(error: BaseException) -> bool:
+    """Return True if a session that gave this error is of no more use: read-only, or ended by its server."""
+    state = getattr(error, "sqlstate", None) or ""
+    return state == _READ_ONLY or state.startswith(_SERVER_ENDS_SESSION)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Return True if a statement or a new connection was refused because the server takes no writes."""
+    text = str(error)
+    return getattr(error, "sqlstate", None) == _READ_ONLY or any(
+        words in text for words in _REFUSED_AS_READ_ONLY
+    )
 
 
 def session(connection: Connection) -> psycopg.Connection[TupleRow]:
@@ -85,6 +145,30 @@ def session(connection: Connection) -> psycopg.Connection[TupleRow]:
 def worker_name() -> str:
     """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
     return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"
+
+
+def _bounded(settings: Settings) -> Callable[..., Any]:
+    return bounded.connector(settings.statement_timeout_seconds + bounded.GRACE_SECONDS)
+
+
+async def _waits_for_standby(settings: Settings, pid: int) -> bool:
+    """Return True if the commit of this process waits for a standby, which no time-out of the server ends."""
+    arguments = _connect_args(_API_APPLICATION, statement_timeout=bounded.GRACE_SECONDS)
+    address = libpq_arguments(settings.database_url)
+    async with await bounded.connector(bounded.GRACE_SECONDS)(**{**address, **arguments, **_READS}) as asking:
+        return await durability.waits_for_standby(asking, pid)
+
+
+def _replace_session(context: ExceptionContext) -> None:
+    """Have SQLAlchemy make a new connection after an error that the session would give for ever."""
+    if must_be_replaced(context.original_exception):
+        context.is_disconnect = True
+
+
+def _session_args(settings: Settings, application: str, **timeouts_seconds: float) -> dict[str, Any]:
+    """Return psycopg's arguments for a session that writes, and whose statements are planned once."""
+    address = libpq_arguments(settings.database_url)
+    return {**address, **_connect_args(application, _PLANNED_ONCE, **timeouts_seconds), **_WRITES}
 
 
 def _connect_args(application: str, planning: str = "", **timeouts_seconds: float) -> dict[str, Any]:

@@ -28,7 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import outcomes
 from shared.domain.outcomes import Outcome
-from shared.postgres import arrays, connections, statements
+from shared.postgres import arrays, connections, durability, statements
+from shared.postgres.bounded import BoundedSession
+from shared.postgres.durability import CommitWatch
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -40,17 +42,21 @@ _NEXT_IS_PAST_THE_MARK = "SELECT nextval('command_seq_seq') > seq FROM ledger_ma
 _LAST_NUMBER = "SELECT last_value - (NOT is_called)::integer AS number FROM command_seq_seq"
 _LAST_IS_KEPT = f"SELECT number >= currval('command_seq_seq') FROM ({_LAST_NUMBER}) AS last"
 _IS_BEHIND = text(f"SELECT number < seq FROM ledger_mark CROSS JOIN ({_LAST_NUMBER}) AS last")
-_ADVANCE_MARK = text(f"""
-    WITH last AS MATERIALIZED ({_LAST_NUMBER})
-    UPDATE ledger_mark SET seq = number FROM last WHERE number > seq
-""")
+_ADVANCE_MARK = f"""
+    WITH last AS MATERIALIZED ({_LAST_NUMBER}), passed AS (
+        SELECT ledger_mark.ctid, number FROM ledger_mark CROSS JOIN last
+        WHERE number > seq FOR UPDATE OF ledger_mark SKIP LOCKED
+    )
+    UPDATE ledger_mark SET seq = number FROM passed WHERE ledger_mark.ctid = passed.ctid AND number > seq
+"""
 _HIGHEST = text("""
     SELECT greatest(0, (SELECT max(seq) FROM command), (SELECT max(seq) FROM registration),
                     (SELECT seq FROM ledger_mark))
 """)
 _CONTINUE_AFTER = text("SELECT setval('command_seq_seq', :number)")
-_OUTCOMES = text("""
-    SELECT outcome.command_id AS id, outcome.body::text AS outcome
+_OUTCOMES = text(f"""
+    SELECT outcome.command_id AS id, outcome.body::text AS outcome,
+           {durability.TO_CONFIRM.format("outcome")} AS to_confirm
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
     JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
 """)
@@ -82,11 +88,15 @@ class Acceptance(Struct, frozen=True, kw_only=True):
     same_request: bool = True
 
 
+class AcceptanceNotConfirmed(psycopg.OperationalError):
+    """The commands are committed, and cannot be told as accepted: accept them again to learn the answer."""
+
+
 class NumberingBehind(Exception):  # noqa: N818 - reads as the sentence "raise NumberingBehind"
     """The ledger's sequence is behind the numbers that it gave before; nothing was accepted."""
 
 
-async def open_session(settings: Settings) -> Session:
+async def open_session(settings: Settings) -> BoundedSession:
     """Return a new session for `accept`, on which each statement commits by itself.
 
     Raises `NumberingBehind`, and psycopg's errors if the database cannot be reached.
@@ -112,7 +122,8 @@ async def prepare(session: Session) -> None:
 async def accept(session: Session, new: Sequence[NewCommand]) -> list[Acceptance]:
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
-    Nothing is accepted before the commit: the statement's own, unless the caller began a transaction.
+    Nothing is accepted before the commit: the statement's own, unless the caller began a transaction. Raises
+    psycopg's errors, of which only `AcceptanceNotConfirmed` may come after a commit.
     Accepting the same ids, or the same idempotency keys, again changes nothing and returns the acceptances of
     the commands in the ledger. Raises `NumberingBehind`.
     """
@@ -126,13 +137,19 @@ async def accept(session: Session, new: Sequence[NewCommand]) -> list[Acceptance
         "fingerprints": arrays.digests(command.fingerprint for command in new),
     }
     while True:
-        written = await session.execute(_ACCEPT, parameters)
-        if written.rowcount == len(new):
+        with CommitWatch(session) as watch:
+            written = await session.execute(_ACCEPT, parameters)
+        if written.rowcount == len(new) and not watch.cut_off:
             return [Acceptance(command_id=command.id) for command in new]
-        acceptances = await _find(session, new)
-        if acceptances is not None:
-            return acceptances
-        if not await _is_true(session, _LAST_IS_KEPT):
+        try:
+            acceptances = await _find(session, new)
+            if acceptances is not None:
+                await durability.confirm(session)  # commands that were there already were not written now
+                return acceptances
+            kept = await _is_true(session, _LAST_IS_KEPT)
+        except psycopg.Error as error:
+            raise AcceptanceNotConfirmed from error
+        if not kept:
             raise NumberingBehind
         # Else a key was released between the two statements: the next attempt may write it.
 
@@ -157,9 +174,16 @@ async def _find(session: Session, new: Sequence[NewCommand]) -> list[Acceptance]
     return acceptances
 
 
+class RecordedOutcome(Struct, frozen=True):
+    """An outcome in the ledger, and what is to be confirmed before the outcome is told."""
+
+    outcome: Outcome
+    to_confirm: str | None
+
+
 async def outcomes_of(
     connection: AsyncConnection, pairs: Collection[tuple[UUID, UUID]]
-) -> dict[UUID, Outcome]:
+) -> dict[UUID, RecordedOutcome]:
     """Return the outcomes of the settled commands of these `(event_id, command_id)`, by command id."""
     parameters = {
         "event_ids": arrays.uuids(event_id for event_id, _ in pairs),
@@ -168,15 +192,18 @@ async def outcomes_of(
     settled = {}
     for row in await connection.execute(_OUTCOMES, parameters):
         try:
-            settled[row.id] = outcomes.decode(row.outcome)
+            settled[row.id] = RecordedOutcome(outcomes.decode(row.outcome), row.to_confirm)
         except ValidationError as error:  # an outcome that was written by hand must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
     return settled
 
 
-def advance_mark(connection: Connection) -> None:
-    """Note how far the numbering has come, so that a sequence that falls behind is noticed; call it often."""
-    connection.execute(_ADVANCE_MARK)
+def advance_mark(session: "psycopg.Connection[TupleRow]") -> None:
+    """Note how far the numbering has come, so that a sequence that falls behind is noticed; call it often.
+
+    Does not wait for another session that has locked the mark: the next call notes it.
+    """
+    session.execute(_ADVANCE_MARK)
 
 
 def numbering_is_behind(connection: Connection) -> bool:

@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 
 from ops.embedded import Servers
 from ops.maintenance import audit, schema
-from tests.stage import Json, Stage
+from tests.stage import Json, SlowTicks, Stage
 
 
 def server(name: str) -> str:
@@ -89,15 +89,37 @@ def test_a_drop_on_the_systems_postgresql_and_redis(
         drop(stage)
 
 
-def test_a_drop_with_rabbitmq_as_the_broker(system_database: str, system_redis: str, tmp_path: Path) -> None:
-    broker = server("ADMITONE_TEST_AMQP_URL")
-    servers = Servers(database_url=system_database, broker_url=broker, result_url=system_redis)
-    queues = ["admitone"]
+@pytest.fixture
+def system_broker() -> Iterator[tuple[str, list[Json]]]:
+    """The URL of the machine's RabbitMQ, and a list for events whose queues are removed at the end."""
+    url, events = server("ADMITONE_TEST_AMQP_URL"), list[Json]()
     try:
-        with Stage(servers, system_database, tmp_path, workers=2) as stage:
-            queues.append(f"event.{drop(stage)['id']}")
-            assert "RESOURCE_LOCKED" not in stage.log(), "the workers' names are their own"
+        yield url, events
     finally:
-        with Connection(broker) as connection:
-            for name in queues:
-                Queue(name)(connection.default_channel).delete()
+        with Connection(url) as connection:
+            for event in events:
+                Queue(f"event.{event['id']}")(connection.default_channel).delete()
+
+
+def test_a_drop_with_rabbitmq_as_the_broker(
+    system_database: str, system_redis: str, system_broker: tuple[str, list[Json]], tmp_path: Path
+) -> None:
+    broker, events = system_broker
+    servers = Servers(database_url=system_database, broker_url=broker, result_url=system_redis)
+    with Stage(servers, system_database, tmp_path, workers=2) as stage:
+        events.append(drop(stage))
+        assert "RESOURCE_LOCKED" not in stage.log(), "the workers' names are their own"
+
+
+def test_rabbitmq_brings_a_new_event_to_its_owner(
+    system_database: str, system_redis: str, system_broker: tuple[str, list[Json]], tmp_path: Path
+) -> None:
+    broker, events = system_broker
+    servers = Servers(database_url=system_database, broker_url=broker, result_url=system_redis)
+    with SlowTicks(servers, system_database, tmp_path, workers=2) as stage, stage.client() as client:
+        for _ in range(3):
+            events.append(stage.create_event())
+            path = f"/api/p/{events[-1]['slug']}/register"
+            answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
+
+            assert [answer.status_code for answer in answers] == [201] * 3, stage.log()

@@ -176,7 +176,7 @@ def test_a_new_session_compares_the_sequence_with_the_mark(
     row = asked()
     use(settings, lambda intake: intake.accept(row))
     with connection.begin():
-        ledger.advance_mark(connection)
+        ledger.advance_mark(connections.session(connection))
         assert not ledger.numbering_is_behind(connection)
         connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
         assert ledger.numbering_is_behind(connection)

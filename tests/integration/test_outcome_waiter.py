@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from api.commands import result_poller
+from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.result_poller import ResultPoller
@@ -195,7 +196,7 @@ def test_the_ledger_answers_where_redis_cannot(
             # Where Redis is gone the ledger is asked at once, whatever the pause is.
             pause = NEVER_SECONDS if backend == "gone" else 0.01
             waiter._ledger_read_seconds = pause  # noqa: SLF001 - `polling` never asks the ledger
-            fallback = LedgerFallback(waiter, engine, pause)
+            fallback = LedgerFallback(waiter, engine, Intake(settings), pause)
             waiter.ask_ledger = fallback.ask
             pending = asyncio.create_task(waiter.outcome(world.event_id, pending_id, NEVER_SECONDS))
             found = await asyncio.wait_for(
@@ -223,7 +224,7 @@ def test_the_ledger_is_asked_until_it_answers(
     (command_id,) = (UUID(told.id) for told in world.snapshot().commands)
     outcomes_of, reads = ledger.outcomes_of, list[int]()
 
-    async def counting(*asked: Any) -> Mapping[UUID, Outcome]:
+    async def counting(*asked: Any) -> Mapping[UUID, ledger.RecordedOutcome]:
         outcomes = await outcomes_of(*asked)
         reads.append(len(outcomes))
         return outcomes
@@ -233,7 +234,7 @@ def test_the_ledger_is_asked_until_it_answers(
     async def wait() -> Outcome | None:
         engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         waiter = OutcomeWaiter(0)
-        fallback = LedgerFallback(waiter, engine, 0.01)
+        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.01)
         waiter.ask_ledger = fallback.ask
         answer = asyncio.create_task(waiter.outcome(world.event_id, command_id, NEVER_SECONDS))
         await until(lambda: reads)
@@ -260,7 +261,7 @@ def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: p
     async def wait() -> None:
         engine = connections.async_engine(settings)
         waiter = OutcomeWaiter(NEVER_SECONDS)
-        fallback = LedgerFallback(waiter, engine, 0.05)
+        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.05)
         waits = [asyncio.create_task(waiter.outcome(id_, id_, NEVER_SECONDS)) for id_ in (often, once)]
         await asyncio.sleep(0)
         first, second = waiter.all()

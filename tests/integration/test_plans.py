@@ -125,6 +125,8 @@ CASES = {
         statement_ms="400",
         lock_ms="200",
     ),
+    # 500 odd events have pending commands, ten or twenty each.
+    "find_pending_events": _case("pending_command_pkey", 10_000, after=_key(0)),
     "first_pending": _case("pending_command_pkey", COUNT + 1, event_id=_FIRST_EVENT, left_out=_NEW_IDS),
     "note_trouble": _case(event_id=_FIRST_EVENT, command_id=_key(1), error="'error'"),
     "forget_trouble": _case("trouble_command_key", event_ids=_SAME_EVENT, command_id=_key(1)),
@@ -311,12 +313,12 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
     with ExitStack() as stack:
         stack.callback(loop.close)
         filling = stack.enter_context(psycopg.connect(plain, autocommit=True))
-        worker = stack.enter_context(connections.worker_connection(settings))
+        worker = stack.enter_context(connections.worker_session(settings))
         accepting = loop.run_until_complete(ledger.open_session(settings))
         stack.callback(lambda: loop.run_until_complete(accepting.close()))
 
         def in_worker(statement: str) -> list[Any]:
-            cursor = connections.session(worker).execute(statement.encode())
+            cursor = worker.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
         def in_api(statement: str) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 
 from shared.domain import ids, promotion
+from shared.domain.outcomes import WaitlistPromoted
 from shared.messaging.results import ResultWriter
 from shared.postgres import connections
 from shared.settings import Settings
@@ -108,7 +109,7 @@ def test_a_newcomer_is_decided_between_portions_and_waits(connection: Connection
     apply(world)
     world.accept(list(asked(history(change(), register(1))))[1:])
 
-    assert [len(apply(world, 1).settled) for _ in range(2)] == [1, 1]
+    assert [len(apply(world).settled) for _ in range(2)] == [1, 1]
 
     (newcomer,) = (told.outcome for told in world.snapshot().commands if told.kind == "register")
     assert newcomer is not None
@@ -123,11 +124,24 @@ def test_a_full_waitlist_asks_newcomers_to_come_again(connection: Connection) ->
     ask(world, change(capacity=MANY))
     apply(world)
     world.accept(list(asked(history(change(), register(1))))[1:])
-    assert [len(apply(world).settled) for _ in range(2)] == [1, 2]
+    assert [len(apply(world).settled) for _ in range(2)] == [1, 1]
 
     (newcomer,) = (told.outcome for told in world.snapshot().commands if told.kind == "register")
 
     assert newcomer == {"outcome": "refused", "code": "EVENT_FULL", "retryAfterSeconds": 1}
+
+
+def test_commands_behind_a_follow_up_wait_for_no_tick(connection: Connection) -> None:
+    world = a_waitlist(connection, PORTION + 1)
+    ask(world, change(capacity=PORTION + 1))
+    apply(world)
+    world.accept(list(asked(history(change(), register(1))))[1:])
+
+    applied = apply(world)
+
+    assert [type(command.outcome) for command in applied.settled] == [WaitlistPromoted]
+    assert applied.unfinished == [world.event_id]
+    assert apply(world).unfinished == []
 
 
 def test_many_cancellations_promote_in_several_transactions(connection: Connection) -> None:

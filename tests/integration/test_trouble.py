@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import psycopg
 import pytest
 from psycopg import errors
 from sqlalchemy import Connection, text
@@ -19,15 +20,13 @@ from worker.trouble import TIMEOUTS_APART_SECONDS, Troubles
 OF_THE_COMMAND = ["22012", "22P02", "23514", "23505", "54000", "54001", "XX000", "XX001"]
 NEVER = [
     "08006",
-    "25006",
+    "25001",
     "40001",
     "40P01",
     "53100",
     "53200",
     "55P03",
     "55006",
-    "57P01",
-    "57P03",
     "P0001",
     "42501",
 ]
@@ -148,6 +147,14 @@ def test_no_other_error_fails_a_command(connection: Connection, code: str) -> No
     (settled,) = stage.retry(TIMEOUTS_APART_SECONDS)
     assert settled.command_id == stage.culprit
     assert (stage.outcome(), stage.notes()) == ("confirmed", [])
+
+
+@pytest.mark.parametrize("code", ["25006", "57P01"])
+def test_an_error_that_ends_the_session_blames_no_command(connection: Connection, code: str) -> None:
+    stage = Stage(connection, raising(code))
+    with pytest.raises(psycopg.Error):
+        stage.apply_all()
+    assert (stage.outcome(), stage.notes(), stage.troubles.due()) == (None, [], [])
 
 
 def test_three_time_outs_apart_fail_a_command(connection: Connection) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from api.commands import wake_senders
-from api.commands.owner_cache import OwnerCache
+from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import CelerySender, RedisSender, WakeSender
 from api.commands.waker import Waker
 from ops.embedded import Servers
@@ -27,78 +27,148 @@ from shared.postgres import connections, locks
 from shared.settings import Settings
 from tests.simulation.histories import SETTINGS
 from tests.simulation.in_postgres import InPostgres
-from tests.stage import Stage
+from tests.stage import SlowTicks
 from worker import celery_hooks
 
 NOW = 5.0
-_OWN = text("SELECT pg_advisory_lock(:key)")
+_JOIN = text(f"SELECT pg_advisory_lock_shared({locks.WORKER}, :number)")
+_OWN = text(f"SELECT pg_advisory_lock({locks.BUCKET}, :bucket)")
 _NOWHERE = {"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"}
+ONE, OTHER = 1, 2
+"""Workers."""
 
 
-def own(connection: Connection, events: Sequence[UUID]) -> None:
-    """Own these events, as a worker does."""
+def own(connection: Connection, number: int, events: Sequence[UUID]) -> None:
+    """Own these events, as the worker of this number does."""
+    connection.execute(_JOIN, {"number": number})
     for event_id in events:
-        connection.execute(_OWN, {"key": locks.event_key(event_id)})
+        connection.execute(_OWN, {"bucket": locks.bucket(event_id)})
 
 
-def groups_of(settings: Settings, events: Sequence[UUID]) -> list[list[UUID]]:
-    """Return in which groups these events wake."""
+def events_in_buckets(count: int) -> list[UUID]:
+    """Return events of as many buckets."""
+    found = {locks.bucket(event_id): event_id for event_id in (ids.new_id() for _ in range(20 * count))}
+    return list(found.values())[:count]
 
-    async def ask() -> list[list[UUID]]:
+
+def event_queues(events: Sequence[UUID]) -> list[tuple[str, list[UUID]]]:
+    """Return a message for each event, to the event's queue."""
+    return [(queues.event_queue_name(event_id), [event_id]) for event_id in events]
+
+
+def addressed(
+    settings: Settings, asked: Sequence[tuple[float, Sequence[UUID]]]
+) -> list[list[tuple[str, list[UUID]]]]:
+    """Return the messages that wake these events, asked for one after the other at these seconds."""
+
+    async def ask() -> list[list[tuple[str, list[UUID]]]]:
         engine = connections.async_engine(settings)
-        try:
-            return await OwnerCache(engine, lambda: NOW).group_by_owner(events)
-        finally:
-            await engine.dispose()
+        seconds = [NOW]
+        addresses = WakeAddresses(engine, lambda: seconds[0])
+        await addresses.read_owners()
+        await engine.dispose()
+        messages = []
+        for seconds[0], events in asked:
+            messages.append(addresses.address(events))
+        return messages
 
     return asyncio.run(ask())
 
 
-def test_events_are_grouped_by_owner(settings: Settings) -> None:
-    events = [ids.new_id() for _ in range(9)]
+def test_first_messages_go_to_the_owners(settings: Settings) -> None:
+    events = events_in_buckets(9)
     engine = create_engine(settings.database_url, poolclass=NullPool)
     with engine.connect() as one, engine.connect() as other:
-        own(one, events[:5])
-        own(other, events[5:8])
-        groups = groups_of(settings, events)
+        own(one, ONE, events[:5])
+        own(other, OTHER, events[5:8])
+        (messages,) = addressed(settings, [(NOW, events)])
 
-    assert groups == [events[:5], events[5:8], events[8:]]
+    assert messages == [
+        (queues.owner_queue_name(ONE), events[:5]),
+        (queues.owner_queue_name(OTHER), events[5:8]),
+        *event_queues(events[8:]),
+    ]
 
 
-def test_owners_are_read_once_a_second(settings: Settings) -> None:
-    first, second = (ids.new_id() for _ in range(2))
-    engine = create_engine(settings.database_url, poolclass=NullPool)
+def test_an_event_woken_lately_has_its_own_queue(settings: Settings) -> None:
+    first, second, third = events_in_buckets(3)
+    later = NOW + queues.ADDRESSED_SECONDS
+    with create_engine(settings.database_url, poolclass=NullPool).connect() as owner:
+        own(owner, ONE, [first, second, third])
+        messages = addressed(
+            settings,
+            [
+                (NOW, [first]),
+                (NOW + 1, [first]),
+                (NOW + 2, [second, first]),
+                (later, [third]),
+                (later + 2, [second]),
+            ],
+        )
 
-    async def ask() -> list[list[list[UUID]]]:
-        async_engine = connections.async_engine(settings)
-        seconds = [NOW]
-        cache = OwnerCache(async_engine, lambda: seconds[0])
-        with engine.connect() as owner:
-            before = await cache.group_by_owner([first, second])
-            own(owner, [first, second])
-            seconds[0] = NOW + 0.9
-            remembered = await cache.group_by_owner([first, second])
-            seconds[0] = NOW + 1.1
-            after = await cache.group_by_owner([first, second])
-        await async_engine.dispose()
-        return [before, remembered, after]
+    queue, own_queue = queues.event_queue_name(first), queues.owner_queue_name(ONE)
+    assert messages == [
+        [(own_queue, [first])],
+        [(queue, [first])],
+        [(queue, [second, first])],
+        [(own_queue, [third])],
+        [(own_queue, [second])],
+    ]
 
-    assert asyncio.run(ask()) == [[[first], [second]], [[first], [second]], [[first, second]]]
+
+def test_new_owners_are_noticed(settings: Settings) -> None:
+    events = events_in_buckets(2)
+
+    async def ask() -> None:
+        engine = connections.async_engine(settings)
+        addresses = WakeAddresses(engine, lambda: NOW)
+        addresses.start()
+        assert addresses.address(events) == event_queues(events)
+        with create_engine(settings.database_url, poolclass=NullPool).connect() as owner:
+            own(owner, ONE, events)
+            async with asyncio.timeout(20):
+                while addresses.address(events) == event_queues(events):  # noqa: ASYNC110 - nothing else tells
+                    await asyncio.sleep(0.01)
+        await addresses.close()
+        await engine.dispose()
+
+    asyncio.run(ask())
+
+
+def test_a_bounded_number_of_events_is_remembered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "CONSUMED_EVENTS_MAX", 2)
+    events = events_in_buckets(3)
+    later = NOW + queues.ADDRESSED_SECONDS + 1
+    with create_engine(settings.database_url, poolclass=NullPool).connect() as owner:
+        own(owner, ONE, events)
+        asked = [(NOW, [event_id]) for event_id in (*events, *events)] + [(later, events[2:])] * 2
+        messages = addressed(settings, asked)
+
+    own_queue = [[(queues.owner_queue_name(ONE), [event_id])] for event_id in events]
+    assert messages == [
+        *own_queue,
+        *[[message] for message in event_queues(events[:2])],
+        own_queue[2],
+        own_queue[2],
+        event_queues(events[2:]),
+    ]
 
 
 def test_without_a_database_every_event_wakes_alone(settings: Settings) -> None:
-    events = [ids.new_id() for _ in range(6)]
+    events = events_in_buckets(6)
     with capture_logs() as logs:
-        groups = groups_of(settings.model_copy(update=_NOWHERE), events)
+        (messages,) = addressed(settings.model_copy(update=_NOWHERE), [(NOW, events)])
 
-    assert groups == [[event_id] for event_id in events]
+    assert messages == event_queues(events)
     assert [entry["event"] for entry in logs] == ["owners_not_readable"]
 
 
-def arguments(client: "redis.Redis", event_id: UUID) -> list[object]:
-    """Take out of an event's queue the arguments of all its messages, oldest first."""
+def arguments(client: "redis.Redis", queue: str) -> list[object]:
+    """Take out of a queue the arguments of all its messages, oldest first."""
     messages = []
-    while isinstance(message := client.rpop(queues.event_queue(event_id).name), bytes):
+    while isinstance(message := client.rpop(queue), bytes):
         messages.append(json.loads(base64.b64decode(json.loads(message)["body"]))[0])
     return messages
 
@@ -122,13 +192,14 @@ def test_one_message_wakes_an_owner_for_all(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     monkeypatch.setattr("api.commands.waker._OUTCOME_SECONDS_MAX", 0.001)
-    alone, *events = [ids.new_id() for _ in range(6)]
-    engine = create_engine(settings.database_url, poolclass=NullPool)
+    alone, *events = events_in_buckets(6)
 
     async def wake() -> None:
         async_engine = connections.async_engine(settings)
         sender = connect(settings)
-        waker = Waker(sender.send, OwnerCache(async_engine, lambda: NOW).group_by_owner)
+        addresses = WakeAddresses(async_engine, lambda: NOW)
+        await addresses.read_owners()
+        waker = Waker(sender.send, addresses.address)
         waker.wake(alone, ids.new_id())
         await asyncio.sleep(0)
         for event_id in events:
@@ -137,16 +208,16 @@ def test_one_message_wakes_an_owner_for_all(
         await sender.close()
         await async_engine.dispose()
 
-    with engine.connect() as owner:
-        own(owner, events)
+    number = int(ids.new_id().int % 2**31)  # the queue outlives the test
+    with create_engine(settings.database_url, poolclass=NullPool).connect() as owner:
+        own(owner, number, events)
         asyncio.run(wake())
 
     with results.connect(settings.broker_url) as client:
-        messages = {event_id: arguments(client, event_id) for event_id in (alone, *events)}
-    first, *others = events
-    assert messages.pop(alone) == [[[str(alone)]]]
-    assert messages.pop(first) == [[[str(event_id) for event_id in events]]]
-    assert list(messages.values()) == [[]] * len(others)
+        assert arguments(client, queues.event_queue_name(alone)) == [[[str(alone)]]]
+        assert arguments(client, queues.owner_queue_name(number)) == [
+            [[str(event_id) for event_id in events]]
+        ]
 
 
 def test_another_broker_gets_messages_through_celery(settings: Settings) -> None:
@@ -163,12 +234,12 @@ def test_redis_gets_the_message_celery_sends(settings: Settings, events: int) ->
 
     async def send() -> None:
         sender = straight_to_redis(settings)
-        await sender.send(event_ids)
+        await sender.send(queue, event_ids)
         await sender.close()
 
-    queues.wake(app, event_ids)
+    queue = queues.event_queue_name(event_ids[0])
+    queues.wake(app, queue, event_ids)
     asyncio.run(send())
-    queue = queues.event_queue(event_ids[0]).name
     with results.connect(settings.broker_url) as client:
         messages = client.lrange(queue, 0, -1)
         client.delete(queue)
@@ -203,7 +274,7 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
 
     async def send() -> None:
         sender = connect(settings)
-        await sender.send(event_ids)
+        await sender.send(queue.name, event_ids)
         await sender.close()
 
     asyncio.run(send())
@@ -222,20 +293,22 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
     assert [entry["event"] for entry in logs] == ["wake_not_understood"]
 
 
-class _SlowTicks(Stage):
-    """A service whose workers tick once a minute: without wake messages no command would be decided."""
-
-    def environment(self) -> dict[str, str]:
-        slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
-        return {**super().environment(), **slow}
-
-
 def test_a_message_wakes_the_owner(
     servers: Servers, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     event_id = InPostgres(connection, SETTINGS).event_id  # there before the workers look for the first time
-    with _SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
+    with SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
         path = f"/api/p/{event_id}/register"
         answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [201] * 3, stage.log()
+
+
+def test_a_new_event_is_heard_at_once(servers: Servers, database: str, tmp_path: Path) -> None:
+    with SlowTicks(servers, database, tmp_path, workers=2) as stage, stage.client() as client:
+        for _ in range(3):
+            event = stage.create_event()
+            path = f"/api/p/{event['slug']}/register"
+            answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
+
+            assert [answer.status_code for answer in answers] == [201] * 3, stage.log()

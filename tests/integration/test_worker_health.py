@@ -1,16 +1,13 @@
 """The health check of a worker's container: what it takes for a sign of life, and what not."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-from sqlalchemy import text
-
 from ops.maintenance import worker_health
+from shared import processes
 from shared.postgres import connections
 from shared.settings import Settings
 from tests.stage import Stage
@@ -20,11 +17,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def a_worker_session(settings: Settings) -> Iterator[None]:
-    """Hold a session as a worker of this process does, which then says no more."""
-    with connections.worker_connection(settings) as connection:
-        session = connections.session(connection)
-        Ownership(connection=connection, session=session, events_max=10).join()
+def a_worker_session(settings: Settings, number: int | None = None) -> Iterator[None]:
+    """Hold a session as a worker of this process, or of this number, which then says no more."""
+    with connections.worker_session(settings) as session:
+        Ownership(session=session, number=number or processes.own_number(), silence_seconds_max=10).join()
         yield
 
 
@@ -36,18 +32,13 @@ def test_a_worker_lives_while_its_session_holds_its_lock(settings: Settings) -> 
 
 
 def test_a_session_without_a_workers_lock_is_no_worker(settings: Settings) -> None:
-    with connections.worker_connection(settings) as connection:
-        connection.execute(text("SELECT 1"))
+    with connections.worker_session(settings) as session:
+        session.execute("SELECT 1")
         assert not worker_health.worker_is_alive(settings)
 
 
-def test_a_worker_of_another_host_says_nothing_about_this_one(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ExitStack() as stack:
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
-            stack.enter_context(a_worker_session(settings))
+def test_a_namesake_in_another_container_says_nothing(settings: Settings) -> None:
+    with a_worker_session(settings, number=processes.own_number() ^ 1):
         assert not worker_health.worker_is_alive(settings)
 
 
@@ -76,4 +67,4 @@ def test_the_command_line_tells_by_its_exit_status(stage: Stage, settings: Setti
 
     assert worker_health(stage.database_url).returncode == 0
     dead = worker_health(settings.database_url)
-    assert (dead.returncode, dead.stderr) == (1, "admitone: no worker of this host ticks\n")
+    assert (dead.returncode, dead.stderr) == (1, "admitone: no worker of this container ticks\n")

@@ -30,7 +30,7 @@ def add(shares: Shares, loop: asyncio.AbstractEventLoop, event_id: UUID, *number
 
 def taken(shares: Shares) -> list[tuple[UUID, int]]:
     """Return the next batch as events and command numbers."""
-    return [(command.event_id, command.id.int) for command, _ in shares.next_batch()]
+    return [(command.event_id, command.id.int) for command, *_ in shares.next_batch()]
 
 
 def test_one_event_has_the_whole_batch(loop: asyncio.AbstractEventLoop) -> None:

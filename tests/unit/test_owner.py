@@ -9,7 +9,7 @@ import pytest
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
 from worker.owner import Owner
-from worker.ownership import OwnershipChange
+from worker.ownership import BucketsMoved
 from worker.publisher import Publisher
 
 SETTINGS = Settings(
@@ -32,15 +32,24 @@ class EventLoop:
     def stop(self, events: Collection[UUID]) -> None:
         del events
 
-    def call_soon(self, call: Callable[[], None]) -> None:
+    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
+        del seconds
         self.calls.append(call)
 
 
 class NoChange:
     """An ownership that stays as it is."""
 
-    def rebalance(self) -> OwnershipChange:
-        return OwnershipChange(gained=(), lost=(), pending=())
+    def __contains__(self, event_id: object) -> bool:
+        return False
+
+    has_its_share = True
+
+    def rebalance(self) -> BucketsMoved:
+        return BucketsMoved(gained=0, lost=0)
+
+    def events_pending(self) -> list[UUID]:
+        return []
 
 
 @pytest.mark.parametrize("step", ["tick", "wake"])
@@ -62,3 +71,20 @@ def test_one_call_is_scheduled_at_a_time(step: str, monkeypatch: pytest.MonkeyPa
 
     loop.calls.pop()()
     assert len(loop.calls) == 1
+
+
+def test_an_owner_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    ownership, loop = NoChange(), EventLoop()
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    owner = Owner(SETTINGS, Publisher(ResultWriter(SETTINGS.result_url, 60), lambda: 0), lambda: 0)
+    owner.attach(loop)
+    ownership.has_its_share = False
+    for _ in range(3):
+        owner.tick()
+    assert len(loop.calls) == 1
+
+    loop.calls.pop()()
+    assert len(loop.calls) == 1
+    ownership.has_its_share = True
+    loop.calls.pop()()
+    assert loop.calls == []

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shared.postgres import connections
 from shared.settings import DatabaseSettings, Settings, SettingsError, load
 
 GOOD = {
@@ -20,6 +21,29 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
     assert load(DatabaseSettings).database_url == "postgresql+psycopg://user:secret@localhost/name"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://user:p%40s@a:1,b:2/name?sslmode=require", "a,b", "1,2"),
+        ("postgresql://user:p%40s@/name?host=a:1&host=b:2&sslmode=require", "a,b", "1,2"),
+        ("postgresql://user:p%40s@/name?host=a,b&port=1,2&sslmode=require", "a,b", "1,2"),
+    ],
+)
+def test_a_url_may_name_several_hosts(
+    environment: pytest.MonkeyPatch, url: str, hosts: str, ports: str
+) -> None:
+    environment.setenv("ADMITONE_DATABASE_URL", url)
+
+    assert connections.libpq_arguments(load(DatabaseSettings).database_url) == {
+        "host": hosts,
+        "port": ports,
+        "user": "user",
+        "password": "p@s",
+        "dbname": "name",
+        "sslmode": "require",
+    }
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,18 @@ class Messages:
 
     def __init__(self) -> None:
         self.sent: list[list[UUID]] = []
-        self.grouped: list[list[UUID]] = []
         self.lost: list[UUID] = []
 
-    async def send(self, event_ids: Sequence[UUID]) -> None:
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        assert queue == f"queue of {event_ids[0]}"
         if event_ids[0] in self.lost:
             raise ConnectionError("the broker is gone")
         self.sent.append(list(event_ids))
 
-    async def group_by_owner(self, event_ids: Collection[UUID]) -> list[list[UUID]]:
-        self.grouped.append(list(event_ids))
+    def address(self, event_ids: Collection[UUID]) -> list[tuple[str, list[UUID]]]:
         shared = [event_id for event_id in event_ids if event_id in (B, C)]
-        return [*([shared] if shared else []), *([id_] for id_ in event_ids if id_ not in shared)]
+        groups = [*([shared] if shared else []), *([id_] for id_ in event_ids if id_ not in shared)]
+        return [(f"queue of {group[0]}", group) for group in groups]
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ async def a_while() -> None:
 
 def test_the_first_message_goes_at_once(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
-        assert (messages.sent, messages.grouped) == ([[A]], [])
+        assert messages.sent == [[A]]
         waking.outcomes_seen(A, [ONE])
         await waking.close()
 
@@ -76,7 +76,7 @@ def test_the_first_message_goes_at_once(messages: Messages) -> None:
 
 def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
         waking.wake(A, TWO)
@@ -102,7 +102,7 @@ def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
 
 def test_only_a_sent_commands_outcome_releases_it(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
         waking.wake(A, TWO)
@@ -120,7 +120,7 @@ def test_only_a_sent_commands_outcome_releases_it(messages: Messages) -> None:
 
 def test_a_command_decided_early_needs_no_message(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
         for event_id, command_id in ((A, TWO), (B, THREE), (D, FOUR)):
@@ -142,7 +142,7 @@ def test_without_an_outcome_time_releases_the_next(
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.01)
 
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
         waking.wake(B, TWO)
@@ -155,7 +155,7 @@ def test_without_an_outcome_time_releases_the_next(
 
 def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         waking.wake(A, ONE)
         await a_while()
         for event_id, command_id in ((B, ONE), (D, TWO), (C, THREE), (B, FOUR)):
@@ -167,13 +167,12 @@ def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
 
     asyncio.run(run())
 
-    assert messages.grouped == [[B, D, C]]
     assert messages.sent == [[A], [B, C], [D]]
 
 
 def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         messages.lost = [A, B]
         waking.wake(A, ONE)
         await a_while()
@@ -199,7 +198,7 @@ def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.001)
 
     async def run() -> None:
-        waking = Waker(messages.send, messages.group_by_owner)
+        waking = Waker(messages.send, messages.address)
         for event_id in (A, B, C):
             waking.wake(event_id, ONE)
         await waking.close()

@@ -1,0 +1,65 @@
+"""Streamed answers: a client that stops reading is cut off, so that it holds nothing for longer than that."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+import structlog
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+log = structlog.get_logger(__name__)
+
+
+class Download(StreamingResponse):
+    """Streams an answer, and cuts off a client that does not read.
+
+    A client may take no chunk for `stall_seconds_max`, and `seconds_max` for the whole answer. The generator
+    is closed then, and also when the client disconnects. An answer that was cut off has no last chunk, so a
+    client can tell it from a whole one.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+        stall_seconds_max: float,
+        seconds_max: float,
+    ) -> None:
+        super().__init__(chunks, media_type=media_type, headers=headers)
+        self._chunks = chunks
+        self._stall_seconds_max = stall_seconds_max
+        self._seconds_max = seconds_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Stream until the end, or until the client disconnects.
+
+        Starlette's own method cancels the generator at each of its awaits, so that the generator could not
+        close its connection. Here it is cancelled once.
+        """
+        streaming = asyncio.create_task(self.stream_response(send))
+        leaving = asyncio.create_task(self.listen_for_disconnect(receive))
+        try:
+            await asyncio.wait([streaming, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (streaming, leaving):
+                task.cancel()
+            await asyncio.wait([streaming, leaving])
+        if not streaming.cancelled():
+            streaming.result()
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the answer."""
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        try:
+            async with aclosing(self._chunks), asyncio.timeout(self._seconds_max):
+                await send(start)
+                async for chunk in self._chunks:
+                    async with asyncio.timeout(self._stall_seconds_max):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            log.warning("download_cut_off", stall_seconds_max=self._stall_seconds_max)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

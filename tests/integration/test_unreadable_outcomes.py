@@ -1,0 +1,91 @@
+"""An outcome that cannot be read concerns the request for it alone."""
+
+import asyncio
+import math
+from uuid import UUID
+
+import pytest
+
+from api.commands.intake import Intake
+from api.edge.problems import ProblemError
+from api.edge.schemas import Receipt, ReceiptStatus
+from api.queries.reader import Reader
+from api.queries.receipts import Receipts
+from shared.messaging import results
+from shared.postgres import connections
+from shared.settings import Settings
+from tests.stage import Stage
+
+_CORRUPT = "UPDATE outcome SET body = %s::jsonb WHERE command_id = %s"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        '{"outcome":"teleported"}',
+        '{"outcome":"confirmed","spotsCount":1}',
+        '{"outcome":"confirmed","spotsCount":1,"registrationId":"no id"}',
+        "[]",
+        '"text"',
+        "[" * 2_000 + "]" * 2_000,
+    ],
+    ids=["kind", "field", "id", "list", "text", "depth"],
+)
+def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> None:
+    event = stage.create_event()
+    bodies = [{"name": f"User {n}"} for n in range(3)]
+    receipts = [UUID(answer.json()["receiptId"]) for answer in stage.register_at_once(event, bodies)]
+    stage.query(_CORRUPT, outcome, receipts[1])
+    settings = Settings(
+        database_url=stage.database_url,
+        broker_url=stage.servers.broker_url,
+        result_url=stage.servers.result_url,
+    )
+
+    async def read() -> list[Receipt | BaseException | None]:
+        engine = connections.async_engine(settings)
+        reader = Receipts(Reader(engine), Intake(settings).confirm)
+        try:
+            reading = (reader.find(UUID(event["id"]), receipt, math.inf) for receipt in receipts)
+            return await asyncio.gather(*reading, return_exceptions=True)
+        finally:
+            await engine.dispose()
+
+    first, unreadable, last = asyncio.run(read())
+
+    assert isinstance(first, Receipt)
+    assert isinstance(last, Receipt)
+    assert (first.status, last.status) == (ReceiptStatus.CONFIRMED, ReceiptStatus.CONFIRMED)
+    assert isinstance(unreadable, ProblemError)
+    assert (unreadable.status, unreadable.code) == (503, "ANSWER_UNAVAILABLE")
+
+
+def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:
+    client = results.connect_async(stage.servers.result_url)
+    keys = [f"test.{name}" for name in ("text", "bytes", "depth", "outcome")]
+    values = [b"text", b'{"result":{"outcome":"\xff"}}', b"[" * 9_000, _STORED]
+
+    async def read() -> list[str | None]:
+        for key, value in zip(keys, values, strict=True):
+            await client.set(key, value, ex=60)
+        found = await results.read(client, keys)
+        await client.aclose()
+        return [None if outcome is None else type(outcome).__name__ for outcome in found]
+
+    assert asyncio.run(read()) == [None, None, None, "Failed"]
+
+
+_STORED = b'{"result":{"outcome":"failed","incidentId":"00000000-0000-0000-0000-000000000001"}}'
+
+
+def test_an_unreadable_failure_hides_no_other(stage: Stage) -> None:
+    event = stage.create_event()
+    bodies = [{"name": f"User {n}"} for n in range(2)]
+    receipts = [UUID(answer.json()["receiptId"]) for answer in stage.register_at_once(event, bodies)]
+    incident = "00000000-0000-0000-0000-000000000001"
+    for receipt, id_ in zip(receipts, ("no id", incident), strict=True):
+        stage.query(_CORRUPT, f'{{"outcome":"failed","incidentId":"{id_}"}}', receipt)
+
+    failed = stage.get(f"/api/events/{event['id']}/commands?outcome=failed")["items"]
+
+    assert {command["incidentId"] for command in failed} == {None, incident}
