@@ -31,6 +31,7 @@ from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
 from shared.postgres import connections
 from shared.settings import Settings
@@ -62,6 +63,7 @@ class Services:
     pace: Pace
     full_events: FullEvents
     submission: Submission
+    readiness: ReadinessCheck
     slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
@@ -92,6 +94,7 @@ class Services:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
         await self.limit.close()
+        self.readiness.close()
         await self.intake.close()
         await self.waker.close()
         await self.addresses.close()
@@ -117,7 +120,7 @@ def open_services(settings: Settings) -> Services:
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     intake = Intake(settings)
-    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds)
+    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
@@ -157,6 +160,7 @@ def open_services(settings: Settings) -> Services:
             receipts=receipts,
             pace=pace,
         ),
+        readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
     )
 
 

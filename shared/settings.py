@@ -34,6 +34,14 @@ class DatabaseSettings(BaseSettings):
 
     database_url: str
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        """Refuse an empty variable, which some libraries take for another default: an empty host for all."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty; give it a value, or remove the variable")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _psycopg_url(cls, value: str) -> str:

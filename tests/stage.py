@@ -111,6 +111,11 @@ class Stage:
         self.workers[index].send_signal(signal.SIGKILL)
         self.workers.pop(index).wait()
 
+    @property
+    def apis(self) -> Sequence[subprocess.Popen[bytes]]:
+        """The API processes."""
+        return self._others
+
     def end_api(self) -> None:
         """Tell all API processes to end."""
         for process in self._others:
@@ -241,7 +246,7 @@ class Breakable:
         self._stack = ExitStack()
         data = embedded.prepare(folder / "servers")
         self.valkey, self.postgres = embedded.Valkey(data), embedded.Postgres(data)
-        self._addresses = embedded.addresses(data)
+        self.addresses = embedded.addresses(data)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(embedded.locked(self._folder / "servers"))
@@ -250,7 +255,7 @@ class Breakable:
             server.start()
         for server in (self.valkey, self.postgres):
             server.wait_ready()
-        schema.upgrade(self._addresses.database_url)
+        schema.upgrade(self.addresses.database_url)
         return self
 
     def __exit__(
@@ -258,11 +263,11 @@ class Breakable:
     ) -> None:
         self._stack.close()
 
-    def __call__(self, *, workers: int = 1, api_processes: int = 1) -> Stage:
+    def __call__(self, *, workers: int = 1, api_processes: int = 1, servers: Servers | None = None) -> Stage:
         """Return a running stage on these servers."""
         stage = Stage(
-            self._addresses,
-            self._addresses.database_url,
+            servers or self.addresses,
+            self.addresses.database_url,
             self._folder,
             workers=workers,
             api_processes=api_processes,

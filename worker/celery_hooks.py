@@ -1,144 +1,268 @@
 """The hooks by which Celery's worker becomes an owner of events.
 
+Two threads: the owner's ticks and decides, and Celery's reads messages. Whatever the broker does to Celery's
+thread, the owner goes on (decision 0037).
+
 It relies on these internals of Celery and kombu:
 
 - a consumer bootstep behind `celery.worker.consumer.tasks:Tasks`, with the consumer's `task_consumer`
-  (`add_queue`, `consume`, `cancel_by_queue`), `timer` and `pool`;
-- `Consumer.create_task_handler` and `Consumer.ensure_connected`, through `app.conf.worker_consumer`;
-- a task's `Strategy` attribute, and `Message.payload` as `(args, kwargs, embed)`;
-- kombu's `Message.ack_log_error` and `reject_log_error`.
+  (`add_queue`, `consume`, `cancel_by_queue`) and `call_soon`, which other threads may call;
+- `Consumer.create_task_handler`, `ensure_connected`, `channel_errors` and `on_connection_error_…`, through
+  `app.conf.worker_consumer`;
+- `Message.payload` as `(args, kwargs, embed)`;
+- kombu's Redis channel, whose `handlers["BRPOP"]` reads and delivers one message.
 
 Celery and kombu are pinned to one minor version each; `tests/integration/test_waking.py` and the tests of
 whole stacks fail when one of these changes.
 """
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
+from threading import Lock, Thread
 from typing import Any
 from uuid import UUID
 
 import structlog
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
 from celery.exceptions import ImproperlyConfigured
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from kombu import Connection, Message
+from kombu import Connection, Message, Queue
 
 from shared.messaging import queues
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
 
+_RETRY_SECONDS = 1
+_END_SECONDS_MAX = 15
+"""The longest that a worker's end waits for its batch in progress; PostgreSQL rolls back what is cut off."""
+_YIELD_SECONDS = 0.001
+"""After a message Celery's thread rests, so that the owner's thread begins at once and not 5 ms later."""
+_ERROR_LENGTH_MAX = 200
+_GARBAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What kombu raises for a message that it cannot read; a lost connection raises none of these."""
 
-def install(app: Celery, owner: Owner) -> None:
+
+def install(app: Celery, owner: Owner, event_queues: "EventQueues") -> None:
     """Make the application's worker an owner for as long as it runs."""
-    app.owner = owner  # type: ignore[attr-defined]  # the classes below find the owner there
+    app.owner, app.event_queues = owner, event_queues  # type: ignore[attr-defined]  # the classes below find them there
     app.conf.worker_consumer = LedgerConsumer
     app.conf.task_queues = [queues.owner_queue(owner.number)]
-    app.steps["consumer"].add(OwnerStep)
-    app.task(name=queues.APPLY_COMMANDS, Strategy=f"{__name__}:{handle_at_once.__name__}")(apply_commands)
+    app.steps["worker"].add(OwnerStep)
+    app.steps["consumer"].add(EventQueuesStep)
+    app.task(name=queues.APPLY_COMMANDS)(apply_commands)
+    signals.worker_shutting_down.connect(lambda **_: owner.end(), weak=False)
 
 
 class OwnerStep(bootsteps.StartStopStep):
-    """Attaches the owner to each new connection to the broker, and lets it tick."""
+    """Runs the owner on a thread of its own, from before the broker is connected until the worker ends."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.components:Pool",)
 
-    def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer is untyped
-        """Consume the queues of active events, now and after every reconnection, and tick."""
-        if type(c.pool).__module__ != "celery.concurrency.solo":
+    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's worker is untyped
+        super().__init__(worker, **options)
+        self._thread = Thread(target=worker.app.owner.run, name="owner", daemon=True)
+
+    def start(self, worker: Any) -> None:  # noqa: ANN401
+        """Begin to tick."""
+        if not worker.pool_cls.__module__.endswith(".solo"):
             raise ImproperlyConfigured(
                 "AdmitOne's worker runs with --pool=solo: one process is one owner. "
                 "For more of them start more workers."
             )
-        owner: Owner = c.app.owner
-        owner.attach(_EventQueues(c))
-        owner.tick()
-        c.timer.call_repeatedly(owner.settings.tick_seconds, owner.tick)
+        self._thread.start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ANN401
+        """Give up all events after the batch in progress."""
+        worker.app.owner.end()
+        if self._thread.is_alive():
+            self._thread.join(_END_SECONDS_MAX)
+
+    def terminate(self, worker: Any) -> None:  # noqa: ANN401
+        """Give up all events after the batch in progress, also when Celery is in a hurry."""
+        self.stop(worker)
+
+
+class EventQueuesStep(bootsteps.StartStopStep):
+    """Consumes the event queues from each new connection to the broker."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:  # noqa: ANN401
+        """Consume the queues of the owned events, now and after every reconnection."""
+        c.app.event_queues.attach(c)
 
     def stop(self, c: Any) -> None:  # noqa: ANN401
-        """Forget the consumer; ownership itself survives a broker that restarts."""
-        c.app.owner.detach()
+        """Forget the connection."""
+        c.app.event_queues.detach()
 
-    def shutdown(self, c: Any) -> None:  # noqa: ANN401
-        """Give up all events."""
-        c.app.owner.close()
+
+class EventQueues:
+    """The event queues that this process consumes: the owner's thread says which, Celery's consumes them.
+
+    The queues of a message's events are consumed from the message on, until the owner says otherwise: a wait
+    for messages that begins before the owner takes the message would last up to a second without them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._wanted: set[UUID] = set()
+        self._consumed: set[UUID] = set()
+        self._consumer: Any = None
+
+    def start(self, events: Collection[UUID]) -> None:
+        """Consume these events' queues from now on; called by the owner's thread."""
+        self._change(lambda: self._wanted.update(events))
+
+    def stop(self, events: Collection[UUID]) -> None:
+        """Stop consuming these events' queues; called by the owner's thread."""
+        self._change(lambda: self._wanted.difference_update(events))
+
+    def hear(self, events: Sequence[UUID]) -> None:
+        """Consume these events' queues from the next wait on; called by Celery's thread for each message."""
+        self.start(events[: max(0, queues.CONSUMED_EVENTS_MAX - len(self._wanted))])
+
+    def attach(self, consumer: Any) -> None:  # noqa: ANN401
+        """Consume from this Celery consumer, which has a new connection; called by Celery's thread."""
+        self._consumed = set()
+        self._consumer = consumer
+        _drop_garbage(consumer.task_consumer.channel)
+        self._follow()
+
+    def detach(self) -> None:
+        """Forget the Celery consumer: its connection is lost; called by Celery's thread."""
+        self._consumer = None
+
+    def _change(self, change: Callable[[], None]) -> None:
+        with self._lock:
+            before = len(self._wanted)
+            change()
+            if len(self._wanted) == before:
+                return
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.call_soon(self._follow)
+
+    def _follow(self) -> None:
+        """Consume what the owner wants consumed; on Celery's thread."""
+        if self._consumer is None:
+            return
+        with self._lock:
+            wanted = set(self._wanted)
+        task_consumer = self._consumer.task_consumer
+        for event_id in self._consumed - wanted:
+            task_consumer.cancel_by_queue(queues.event_queue(event_id).name)
+        for event_id in wanted - self._consumed:
+            task_consumer.add_queue(_declared(queues.event_queue(event_id), self._consumer.connection))
+        if not wanted <= self._consumed:
+            task_consumer.consume()
+        self._consumed = wanted
 
 
 class LedgerConsumer(Consumer):
-    """A consumer whose owner goes on deciding while the broker cannot be reached (decision 0030)."""
+    """A consumer that hands over the events of each message, and outlives whatever the broker does."""
 
-    def create_task_handler(self, *args: Any, **options: Any) -> Callable[..., Any]:
-        """Return the handler of a message; a delivered message has left its queue: nothing is to be acked."""
-        receive = super().create_task_handler(*args, **options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Celery connects again after these errors, and ends the worker after any other.
+        self.channel_errors = (Exception,)
 
-        def receive_delivered(message: Message) -> None:
-            vars(message).update(ack_log_error=_do_nothing, reject_log_error=_do_nothing)
-            receive(message)
+    def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Message], None]:
+        """Return the handler of a message: it wakes the owner where the message is read (decision 0002)."""
+        owner: Owner = self.app.owner  # type: ignore[attr-defined]
+        event_queues: EventQueues = self.app.event_queues  # type: ignore[attr-defined]
 
-        return receive_delivered
+        def wake(event_ids: Sequence[UUID]) -> None:
+            event_queues.hear(event_ids)
+            owner.wake(event_ids)
+
+        return message_handler(wake)
 
     def ensure_connected(self, conn: Connection) -> Connection:
-        """Return a live connection; try once a tick until the broker can be reached."""
-        owner: Owner = self.app.owner  # type: ignore[attr-defined]
-
-        def tick() -> None:
-            maybe_shutdown()
-            owner.tick()
-
+        """Return a live connection; try once a second until the broker can be reached."""
         return conn.ensure_connection(
             _broker_away,
             max_retries=None,  # type: ignore[arg-type]  # None is kombu's default: try for ever
-            interval_start=owner.settings.tick_seconds,  # type: ignore[arg-type]  # slept as it is
+            interval_start=_RETRY_SECONDS,
             interval_step=0,
-            callback=tick,
+            callback=maybe_shutdown,
         )
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Wait before the next attempt."""
+        _broker_away(exc, _RETRY_SECONDS)
+        time.sleep(_RETRY_SECONDS)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Give the connection up, and wait before the next attempt."""
+        _broker_away(exc, _RETRY_SECONDS)
+        super().on_connection_error_after_connected(exc)
+        time.sleep(_RETRY_SECONDS)
 
 
 def apply_commands(event_ids: Collection[str]) -> None:
-    """Stand for the task in Celery's registry; `handle_at_once` takes its messages."""
+    """Stand for the task in Celery's registry; `LedgerConsumer` takes its messages."""
 
 
-def handle_at_once(_task: object, app: Any, *_: object, **__: object) -> Callable[..., None]:  # noqa: ANN401
-    """Return Celery's strategy for wake messages: handle each at once, where it is read.
+def _declared(queue: Queue, connection: Connection) -> Queue:
+    """Return a queue that RabbitMQ has declared; take it as it is where an earlier version made it.
 
-    Celery's usual strategy tracks each task (revoke, retry, acknowledgement, events), which costs more than
-    finding the pending commands (decision 0002).
+    RabbitMQ refuses other arguments for a queue that exists, and closes the channel on which they were asked
+    for. To Redis a queue is the name of a list.
     """
-    owner: Owner = app.owner
+    if connection.transport.driver_type != "amqp":
+        return queue
+    try:
+        with connection.channel() as channel:
+            queue(channel).queue_declare()
+    except connection.channel_errors as error:
+        log.warning("queue_without_bounds", queue=queue.name, error=str(error)[:_ERROR_LENGTH_MAX])
+    queue.no_declare = True  # type: ignore[attr-defined]  # kombu's stubs lack it
+    return queue
 
-    def receive(message: Message, *_: object) -> None:
+
+def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message], None]:
+    """Return what is done with each message that kombu delivers: `wake` gets its events; it never raises."""
+
+    def receive(message: Message) -> None:
         try:
-            (event_ids,), _, _ = message.payload
-            owner.wake([UUID(event_id) for event_id in event_ids])
-        except Exception:  # any error: the ticks find the pending commands
-            log.exception("wake_not_understood")
+            wake(_event_ids(message))
+            time.sleep(_YIELD_SECONDS)
+        except Exception as error:  # noqa: BLE001 - any error: the ticks find the pending commands
+            _log_garbage(error)
 
     return receive
 
 
-class _EventQueues:
-    """The event queues that this process consumes from one connection to the broker, beside its own queue."""
+def _event_ids(message: Message) -> list[UUID]:
+    """Return the events of a wake message; raises an error of any kind if it is none."""
+    if message.headers["task"] != queues.APPLY_COMMANDS:
+        raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")
+    (event_ids,), _, _ = message.payload
+    return [UUID(event_id) for event_id in event_ids]
 
-    def __init__(self, consumer: Any) -> None:  # noqa: ANN401
-        self._consumer = consumer.task_consumer
-        self._timer = consumer.timer
 
-    def start(self, events: Collection[UUID]) -> None:
-        for event_id in events:
-            self._consumer.add_queue(queues.event_queue(event_id))
-        self._consumer.consume()
+def _drop_garbage(channel: Any) -> None:  # noqa: ANN401
+    """Let a Redis channel drop a message that kombu cannot read; other channels hand such messages over."""
+    handlers = getattr(channel, "handlers", {})
+    if "BRPOP" not in handlers:
+        return
+    read = handlers["BRPOP"]
 
-    def stop(self, events: Collection[UUID]) -> None:
-        for event_id in events:
-            self._consumer.cancel_by_queue(queues.event_queue(event_id).name)
+    def read_or_drop(**options: Any) -> object:
+        try:
+            return read(**options)
+        except _GARBAGE as error:
+            _log_garbage(error)
+            return True
 
-    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
-        self._timer.call_after(seconds, call)
+    handlers["BRPOP"] = read_or_drop
+
+
+def _log_garbage(error: BaseException) -> None:
+    log.warning("wake_not_understood", error=f"{type(error).__name__}: {error}"[:_ERROR_LENGTH_MAX])
 
 
 def _broker_away(error: BaseException, interval: float) -> None:  # noqa: ARG001 - kombu's signature
-    log.warning("broker_away", error=str(error))
-
-
-def _do_nothing(*_: object, **__: object) -> None:
-    pass
+    log.warning("broker_away", error=str(error)[:_ERROR_LENGTH_MAX])

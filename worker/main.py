@@ -9,19 +9,25 @@ from shared import memory, settings, telemetry
 from shared.messaging import queues
 from shared.messaging.results import ResultWriter
 from worker import celery_hooks, metrics_server
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 from worker.publisher import Publisher
 
 _settings = settings.current()
 app = queues.celery_app(_settings)
 _publisher = Publisher(ResultWriter(_settings.result_url, _settings.result_keep_seconds), time.monotonic)
-_owner = Owner(_settings, _publisher, time.monotonic)
-celery_hooks.install(app, _owner)
+_event_queues = EventQueues()
+_owner = Owner(_settings, _publisher, _event_queues, time.monotonic)
+celery_hooks.install(app, _owner, _event_queues)
+
+
+@signals.worker_init.connect
+def _serve_metrics(**_: object) -> None:  # whether or not the broker can be reached
+    metrics_server.start(_settings, lambda: time.monotonic() - _owner.ticked_at)
 
 
 @signals.worker_ready.connect
-def _ready(**_: object) -> None:
-    metrics_server.start(_settings, lambda: time.monotonic() - _owner.ticked_at)
+def _freeze(**_: object) -> None:
     memory.freeze()
 
 

@@ -1,12 +1,14 @@
-"""A worker process as the owner of events: ticks, consumes its events' queues, applies their commands.
+"""A worker process as the owner of events: ticks, and applies the commands of its events.
 
-All of it runs on one thread, Celery's event loop under the `solo` pool, so no lock is needed. Without
-PostgreSQL there is no ownership, since it ends with the session; every tick tries to join again. Without the
-broker no messages arrive, and the ticks still find pending commands.
+All of it runs on the owner's thread, which asks nothing of the broker: a broker that is away, hangs or
+refuses takes no tick away (decision 0037). Celery's thread reads the messages and hands their events over
+with `wake`. Without PostgreSQL there is no ownership, since it ends with the session; every tick joins again.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
 from uuid import UUID
 
@@ -27,55 +29,72 @@ from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
-_SLICE_SECONDS = 0.02
-"""The time for which an owner decides before it reads the next message."""
-_SOON_SECONDS = 0.001
-# Not 0: the event loop fires ten timers that are due in a row, and then sleeps for a second.
+_RETRY_SECONDS = 0.02
+"""The time for which an owner tries commands that are set aside, at each tick."""
 _UNLOCKED_SECONDS = 0.05
 """The pause before an owner tries again to lock the buckets of its share that another worker still has."""
+_NEVER = float("inf")
 
 
 class Consumer(Protocol):
-    """The part of the broker's consumer that an owner needs."""
+    """The consumer of event queues, which runs on another thread; neither call waits for the broker."""
 
     def start(self, events: Collection[UUID]) -> None:
-        """Consume the events' queues."""
+        """Consume the events' queues from now on."""
 
     def stop(self, events: Collection[UUID]) -> None:
         """Stop consuming the events' queues."""
 
-    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back after so many seconds, once the messages that have arrived are read."""
-
 
 class Owner:
-    """The events of one worker process and their commands; `number` names the worker."""
+    """The events of one worker process and their commands; `number` names the worker.
 
-    def __init__(self, settings: Settings, publisher: Publisher, clock: Callable[[], float]) -> None:
-        self.settings = settings
+    `wake` and `end` may be called from any thread. All else runs on the thread that calls `run`.
+    """
+
+    def __init__(
+        self, settings: Settings, publisher: Publisher, consumer: Consumer, clock: Callable[[], float]
+    ) -> None:
+        self._settings = settings
         self._publisher = publisher
+        self._consumer = consumer
         self._clock = clock
         self.number = processes.own_number()
         self._active = ActiveEvents(clock)
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
         self._troubles = Troubles(clock)
+        self._woken: SimpleQueue[Collection[UUID]] = SimpleQueue()
+        self._ended = False
         self._ownership: Ownership | None = None
-        self._consumer: Consumer | None = None
-        self._scheduled = False
-        self._looking_again = False
+        self._look_at = _NEVER
         self.ticked_at = clock()
         """The clock's time at which the owner last looked at the ledger."""
 
-    def attach(self, consumer: Consumer) -> None:
-        """Consume the queues of all active events, now that the broker is connected."""
-        self._consumer = consumer
-        self._scheduled = self._looking_again = False  # of the event loop of the connection before
-        consumer.start(self._active.ids)
-        self._schedule()
+    def wake(self, event_ids: Collection[UUID]) -> None:
+        """Let the owner decide the pending commands of these events, as far as this process owns them."""
+        self._woken.put(event_ids)
 
-    def detach(self) -> None:
-        """Forget the consumer; ownership itself survives a broker that restarts."""
-        self._consumer = None
+    def end(self) -> None:
+        """Let `run` return after the batch in progress."""
+        self._ended = True
+        self._woken.put(())
+
+    def run(self) -> None:
+        """Tick and apply pending commands until `end` is called; then give up all events."""
+        tick_at = self._clock()
+        while not self._ended:
+            try:
+                if self._clock() >= tick_at:
+                    tick_at = self._clock() + self._settings.tick_seconds
+                    self.tick()
+                elif self._clock() >= self._look_at:
+                    self._look(tick_at)
+                else:
+                    self.apply_woken(tick_at)
+            except Exception:  # any error: the next tick reads the ledger anew
+                log.exception("owner_failed")
+                time.sleep(self._settings.tick_seconds)
+        self.close()
 
     def close(self) -> None:
         """Give up all events at once, so that other workers take them over without delay."""
@@ -85,11 +104,12 @@ class Owner:
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the buckets of events, and apply pending commands without a message."""
+        """Rebalance the buckets of events, and apply what is pending without a message, for a tick."""
         self._queue.tick()
-        self._look()
+        self._look(self._clock() + self._settings.tick_seconds)
 
-    def _look(self) -> None:
+    def _look(self, until: float) -> None:
+        self._look_at = _NEVER
         self._publisher.publish()
         try:
             ownership = self._joined()
@@ -101,41 +121,35 @@ class Owner:
         if moved.gained or moved.lost:
             log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
             metrics.owner_changes.inc(moved.gained + moved.lost)
-        if not ownership.has_its_share:
-            self._look_again()
         self.ticked_at = self._clock()
+        if not ownership.has_its_share:
+            self._look_at = self._clock() + _UNLOCKED_SECONDS
+        self._take_woken()
         metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
         self._queue.add(self._troubles.not_paused(pending))
-        self._stop_consuming(self._active.remove_others(ownership))
-        self._retry()
-        self._apply_for_a_while()
+        self._consumer.stop(self._active.remove_others(ownership))
         self._consume(pending)
+        self._retry()
+        self._apply(until)
 
-    def wake(self, event_ids: Collection[UUID]) -> None:
-        """Decide the pending commands of these events, as far as this process owns them, now or soon.
+    def apply_woken(self, until: float) -> None:
+        """Wait for a message until this time of the clock, and apply the commands of its events.
 
-        From now on the worker consumes the queues of those events.
+        Returns earlier when buckets of this worker's share may have become free.
         """
-        self._queue.add(self._troubles.not_paused(event_ids))
-        if not self._scheduled:
-            self._apply_for_a_while()
-        self._consume(event_ids)
+        self._take_woken(min(until, self._look_at) - self._clock())
+        self._apply(until)
 
-    def _apply_for_a_while(self) -> None:
-        """Apply batch after batch for a time slice, then let the event loop read messages.
-
-        While the broker is away there is no event loop: then the slice lasts to the next tick.
-        """
-        seconds = self.settings.tick_seconds if self._consumer is None else _SLICE_SECONDS
-        until = self._clock() + seconds
-        while self._queue.ready and self._clock() < until:
+    def _apply(self, until: float) -> None:
+        until = min(until, self._look_at)
+        while self._queue.ready and self._clock() < until and not self._ended:
             self._apply_batch()
-        self._schedule()
+            self._take_woken()
 
     def _retry(self) -> None:
         """Try commands that are set aside again, for a short time."""
         ownership = self._ownership
-        until = self._clock() + _SLICE_SECONDS
+        until = self._clock() + _RETRY_SECONDS
         for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
@@ -156,21 +170,21 @@ class Owner:
             self._add_confirmed(settled, watch)
         self._publisher.publish()
 
+    def _take_woken(self, seconds_max: float = 0) -> None:
+        """Queue the events of all messages that have arrived; wait for a first message if none has."""
+        with suppress(Empty):
+            event_ids = self._woken.get(block=seconds_max > 0, timeout=max(seconds_max, 0))
+            while True:
+                self._queue.add(self._troubles.not_paused(event_ids))
+                self._consume(event_ids)
+                event_ids = self._woken.get(block=False)
+
     def _add_confirmed(self, settled: Sequence[SettledCommand], watch: CommitWatch) -> None:
         """Add outcomes for the publisher; outcomes of which the commit was cut off are left to the API."""
         if watch.cut_off:
             log.warning("outcomes_not_confirmed", count=len(settled))
         else:
             self._publisher.add(settled)
-
-    def _schedule(self) -> None:
-        if self._queue.ready and self._consumer is not None and not self._scheduled:
-            self._scheduled = True
-            self._consumer.call_after(_SOON_SECONDS, self._apply_scheduled)
-
-    def _apply_scheduled(self) -> None:
-        self._scheduled = False
-        self._apply_for_a_while()
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
@@ -203,7 +217,7 @@ class Owner:
         self._queue.settled(event_ids, applied.settled, commands_max)
         self._add_confirmed(applied.settled, watch)
         # After a full batch the next one publishes meanwhile (0004).
-        if len(applied.settled) < self.settings.backlog_batch_max:
+        if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()
 
     def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:
@@ -212,22 +226,13 @@ class Owner:
         with suppress(psycopg.Error):
             save.note_trouble(ownership.session, event_id, None, error)
 
-    def _look_again(self) -> None:
-        if self._consumer is not None and not self._looking_again:
-            self._looking_again = True
-            self._consumer.call_after(_UNLOCKED_SECONDS, self._look_scheduled)
-
-    def _look_scheduled(self) -> None:
-        self._looking_again = False
-        self._look()
-
     def _joined(self) -> Ownership:
         if self._ownership is None:
-            session = connections.worker_session(self.settings)
+            session = connections.worker_session(self._settings)
             ownership = Ownership(
                 session=session,
                 number=self.number,
-                silence_seconds_max=self.settings.owner_silence_seconds_max,
+                silence_seconds_max=self._settings.owner_silence_seconds_max,
             )
             try:
                 ownership.join()
@@ -239,17 +244,12 @@ class Owner:
         return self._ownership
 
     def _consume(self, event_ids: Collection[UUID]) -> None:
+        """Consume the queues of those of the events that this process owns, from now on, and of no others."""
         ownership = self._ownership
-        if ownership is None:
-            return
-        added = self._active.add([event_id for event_id in event_ids if event_id in ownership])
-        metrics.events_owned.set(len(self._active.ids))
-        if added and self._consumer is not None:
-            self._consumer.start(added)
-
-    def _stop_consuming(self, event_ids: Collection[UUID]) -> None:
-        if self._consumer is not None:
-            self._consumer.stop(event_ids)
+        if ownership is not None:
+            self._consumer.start(self._active.add([id_ for id_ in event_ids if id_ in ownership]))
+            metrics.events_owned.set(len(self._active.ids))
+        self._consumer.stop([id_ for id_ in event_ids if id_ not in self._active.ids])
 
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
@@ -258,4 +258,4 @@ class Owner:
         if ownership is None:
             return
         ownership.session.close()
-        self._stop_consuming(self._active.remove_others(()))
+        self._consumer.stop(self._active.remove_others(()))

@@ -10,8 +10,9 @@ from shared.messaging.results import ResultWriter
 
 log = structlog.get_logger(__name__)
 
-_PAUSE_SECONDS = 5
-"""The pause after a failure, so that a result backend that hangs does not delay each batch."""
+_PAUSE_SECONDS_MIN = 0.5
+_PAUSE_SECONDS_MAX = 5
+"""The pause after a failure doubles at each, so that a result backend that hangs delays few batches."""
 
 
 class Publisher:
@@ -21,6 +22,7 @@ class Publisher:
         self._writer = writer
         self._clock = clock
         self._paused_until = 0.0
+        self._pause_seconds: float = _PAUSE_SECONDS_MIN
         self._unpublished: list[SettledCommand] = []
 
     def add(self, settled: Sequence[SettledCommand]) -> None:
@@ -38,9 +40,12 @@ class Publisher:
         try:
             self._writer.write(settled)
         except Exception as error:  # noqa: BLE001 - any error: the outcomes are committed
-            self._paused_until = self._clock() + _PAUSE_SECONDS
+            self._paused_until = self._clock() + self._pause_seconds
+            self._pause_seconds = min(2 * self._pause_seconds, _PAUSE_SECONDS_MAX)
             metrics.results_lost.inc(len(settled))
             log.warning("results_not_stored", count=len(settled), error=str(error))
+        else:
+            self._pause_seconds = _PAUSE_SECONDS_MIN
 
     def close(self) -> None:
         """Publish the added outcomes, and close the connection to the result backend."""

@@ -1,7 +1,8 @@
 """Reads outcomes from the ledger for commands whose result is overdue, and has them confirmed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,13 +21,22 @@ _POLL_SECONDS = 0.05
 
 
 class LedgerFallback:
-    """Asks the ledger for overdue commands, one read for many, for as long as requests wait for them."""
+    """Asks the ledger for overdue commands, one read for many, for as long as requests wait for them.
+
+    Calls `outcomes_seen` with the settled, as the result poller does.
+    """
 
     def __init__(
-        self, waiter: OutcomeWaiter, engine: AsyncEngine, intake: Intake, ledger_read_seconds: float
+        self,
+        waiter: OutcomeWaiter,
+        engine: AsyncEngine,
+        intake: Intake,
+        ledger_read_seconds: float,
+        outcomes_seen: Callable[[UUID, Collection[UUID]], None],
     ) -> None:
         self._waiter = waiter
         self._intake = intake
+        self._outcomes_seen = outcomes_seen
         self._engine = engine
         self._again_seconds = ledger_read_seconds
         self._due_at: dict[AwaitedCommand, float] = {}
@@ -68,3 +78,4 @@ class LedgerFallback:
             for awaited in due:
                 if awaited.command_id in recorded:
                     self._waiter.answer(awaited, recorded[awaited.command_id].outcome)
+                    self._outcomes_seen(awaited.event_id, [awaited.command_id])

@@ -1,12 +1,15 @@
 """The two senders of wake messages.
 
 To Redis a message goes from the event loop as the one LPUSH that it is, in the form in which Celery and
-kombu put it there: through Celery it costs several times as much (decision 0003). To any other broker it goes
-through Celery, which blocks, in a thread.
+kombu put it there: through Celery it costs several times as much (decision 0003). LTRIM and EXPIRE in the
+same packet bound the list while no worker reads it. To any other broker a message goes through Celery, which
+blocks, in a thread; there the bounds belong to the queue.
+
+`probe` does what a message needs of the broker, for an event that does not exist.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 from uuid import UUID
@@ -14,8 +17,11 @@ from uuid import UUID
 import redis.asyncio
 from celery import Celery
 
+from shared.domain import ids
 from shared.messaging import queues, results
 from shared.settings import Settings
+
+_POP_SECONDS = 0.1
 
 
 class WakeSender(Protocol):
@@ -23,6 +29,9 @@ class WakeSender(Protocol):
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send one message for these events of one owner; raises if the broker cannot be reached."""
+
+    async def probe(self) -> None:
+        """Send and take out a message that no worker reads; raises if the broker refuses any of that."""
 
     async def close(self) -> None:
         """Close the connections to the broker."""
@@ -34,14 +43,36 @@ class RedisSender:
     def __init__(self, celery: Celery, client: "redis.asyncio.Redis") -> None:
         self._celery = celery
         self._client = client
+        self._no_events = ids.new_id(), ids.new_id()
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Add the message to the queue's list."""
-        await self._client.lpush(queue, queues.redis_message(self._celery, queue, event_ids))
+        await _execute(self._push(queue, event_ids))
+
+    async def probe(self) -> None:
+        """Push a message and pop it again, from two queues at once as a worker does."""
+        names = [queues.event_queue_name(event_id) for event_id in self._no_events]
+        commands = self._push(names[0], self._no_events)
+        commands.brpop(names, timeout=_POP_SECONDS)
+        await _execute(commands)
+
+    def _push(self, queue: str, event_ids: Sequence[UUID]) -> "redis.asyncio.client.Pipeline":
+        commands = self._client.pipeline(transaction=False)
+        commands.lpush(queue, queues.redis_message(self._celery, queue, event_ids))
+        commands.ltrim(queue, 0, queues.MESSAGES_MAX - 1)
+        commands.expire(queue, queues.MESSAGE_SECONDS_MAX)
+        return commands
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+async def _execute(commands: "redis.asyncio.client.Pipeline") -> None:
+    """Send the commands in one packet; raise the first error as Redis gave it, without the message's text."""
+    for reply in await commands.execute(raise_on_error=False):
+        if isinstance(reply, Exception):
+            raise reply
 
 
 class CelerySender:
@@ -50,15 +81,23 @@ class CelerySender:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
+        self._no_event = ids.new_id()
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Send the message as a Celery task."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, queues.wake, self._celery, queue, event_ids)
+        await self._call(queues.wake, self._celery, queue, event_ids)
+
+    async def probe(self) -> None:
+        """Send a message to a queue that does not exist, which the broker confirms and drops."""
+        queue = queues.event_queue_name(self._no_event)
+        await self._call(queues.wake, self._celery, queue, [self._no_event])
 
     async def close(self) -> None:
         """End the thread."""
-        self._thread.shutdown()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, send: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, send, *arguments)
 
 
 def connect(celery: Celery, settings: Settings) -> WakeSender:

@@ -5,6 +5,10 @@ seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get com
 messages. An owner under load reads its next commands without a message, so most commands are decided before
 their message is due, and need none (decision 0009).
 
+An event of which no outcome is seen after its message gets its next message after a pause, which doubles
+with each message up to `_PAUSE_SECONDS_MAX`: while no worker runs, messages do not pile up. An outcome of the
+event ends the pause. The pause costs at most a tick, because the owner's ticks find the commands as well.
+
 A message that fails is logged and forgotten: the command is in the ledger, and the event's owner finds it at
 its next tick.
 """
@@ -12,6 +16,8 @@ its next tick.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -22,12 +28,24 @@ from shared import metrics
 log = structlog.get_logger(__name__)
 
 _OUTCOME_SECONDS_MAX = 0.05
-_CLOSE_SECONDS_MAX = 2
 _GRACE_SECONDS = 0.001
 """The pause after an outcome, in which an owner under load takes the next commands without a message."""
 
+_PAUSE_SECONDS_MAX = 1
+_SEND_SECONDS_MAX = 1
+_CLOSE_SECONDS_MAX = 2
+_PAUSES_MAX = 10_000
+
 Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
 Address = Callable[[Collection[UUID]], list[tuple[str, list[UUID]]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pause:
+    """The time before which an event gets no further message."""
+
+    until: float
+    seconds: float
 
 
 class Waker:
@@ -38,13 +56,16 @@ class Waker:
         self._address = address
         self._due: dict[UUID, set[UUID]] = {}
         self._sent: dict[UUID, set[UUID]] = {}
-        self._outcome = asyncio.Event()
+        self._pauses: dict[UUID, _Pause] = {}
+        self._released = asyncio.Event()
         self._sender = SingleTask(self._send_all)
 
     def wake(self, event_id: UUID, command_id: UUID) -> None:
         """Wake the event's owner for this command soon; never raises, never waits."""
         self._due.setdefault(event_id, set()).add(command_id)
         self._sender.ensure_running()
+        if not self._sent and event_id not in self._pauses:
+            self._released.set()
 
     def outcomes_seen(self, event_id: UUID, command_ids: Collection[UUID]) -> None:
         """Note that the event's owner has decided these commands: they need no message any more."""
@@ -53,25 +74,51 @@ class Waker:
             due.difference_update(command_ids)
             if not due:
                 del self._due[event_id]
+        self._pauses.pop(event_id, None)
         if not self._sent.get(event_id, set()).isdisjoint(command_ids):
-            self._outcome.set()
+            self._released.set()
 
     async def close(self) -> None:
-        """Return when all messages that are due are sent, or after `_CLOSE_SECONDS_MAX`."""
+        """Return when all messages that are due are sent, or the broker takes too long for them."""
+        self._pauses.clear()
         await self._sender.finish(_CLOSE_SECONDS_MAX)
 
     async def _send_all(self) -> None:
         while self._due:
-            self._sent, self._due = self._due, {}
-            self._outcome.clear()
-            for queue, event_ids in self._address(list(self._sent)):
-                try:
-                    await self._send(queue, event_ids)
-                    metrics.wakes_sent.inc()
-                except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
-                    log.warning("wake_failed", queue=queue, error=repr(error))
+            self._released.clear()
+            self._sent = self._take_due()
+            if self._sent:
+                await self._send_for(list(self._sent))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OUTCOME_SECONDS_MAX):
-                    await self._outcome.wait()
+                    await self._released.wait()
             if self._due:
                 await asyncio.sleep(_GRACE_SECONDS)
+
+    def _take_due(self) -> dict[UUID, set[UUID]]:
+        """Take the events that are due and not paused, and begin the pause after each one's message."""
+        now = monotonic()
+        if len(self._pauses) > _PAUSES_MAX:
+            self._pauses = {event_id: pause for event_id, pause in self._pauses.items() if pause.until > now}
+        taken: dict[UUID, set[UUID]] = {}
+        for event_id in list(self._due):
+            pause = self._pauses.get(event_id)
+            if pause is None or pause.until <= now:
+                seconds = (
+                    _OUTCOME_SECONDS_MAX if pause is None else min(2 * pause.seconds, _PAUSE_SECONDS_MAX)
+                )
+                self._pauses[event_id] = _Pause(until=now + seconds, seconds=seconds)
+                taken[event_id] = self._due.pop(event_id)
+        return taken
+
+    async def _send_for(self, event_ids: Sequence[UUID]) -> None:
+        for queue, addressed in self._address(event_ids):
+            try:
+                async with asyncio.timeout(_SEND_SECONDS_MAX):
+                    await self._send(queue, addressed)
+                metrics.wakes_sent.inc()
+            except TimeoutError:
+                log.warning("wake_failed", queue=queue, error=f"not sent in {_SEND_SECONDS_MAX} s")
+                return  # the other messages would take as long
+            except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
+                log.warning("wake_failed", queue=queue, error=repr(error))

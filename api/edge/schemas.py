@@ -215,7 +215,8 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
-    """The readiness of the service and of each of its parts."""
+    """The readiness of the service and of each of its parts; `degraded` names parts that stop nothing."""
 
     ready: bool
+    degraded: list[str]
     checks: dict[str, str]

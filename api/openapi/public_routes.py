@@ -114,7 +114,8 @@ CANCEL = builders.route(
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
 
-_READY = dict.fromkeys(("database", "schema", "worker", "broker", "results"), "ok")
+_READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
+_REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
 HEALTH = builders.route(
     {
@@ -127,11 +128,20 @@ HEALTH = builders.route(
 
 READINESS = builders.route(
     {
-        200: builders.answer("Ready.", schemas.Readiness, ready={"ready": True, "checks": _READY}),
+        200: builders.answer(
+            "Ready. `degraded` names the parts that stop nothing; the checks say why.",
+            schemas.Readiness,
+            ready={"ready": True, "degraded": [], "checks": _READY},
+            degraded={
+                "ready": True,
+                "degraded": ["broker", "results"],
+                "checks": {**_READY, "broker": _REFUSED, "results": _REFUSED},
+            },
+        ),
         503: builders.answer(
             "Not ready; the checks say why.",
             schemas.Readiness,
-            no_worker={"ready": False, "checks": {**_READY, "worker": "no worker ticks"}},
+            no_worker={"ready": False, "degraded": [], "checks": {**_READY, "worker": "no worker ticks"}},
         ),
     }
 )

@@ -191,6 +191,10 @@ async def counter(connection: AsyncConnection, event_id: UUID) -> RowMapping | N
     return (await connection.execute(_COUNTER, {"event_id": event_id})).mappings().one_or_none()
 
 
-def schema_is_current(connection: Connection) -> bool:
-    """Return True if the database has this version's schema."""
-    return connection.execute(_REVISION).scalar_one_or_none() == REVISION
+def schema_serves(connection: Connection) -> bool:
+    """Return True if the database's schema serves this version: the schema is this version's own or later.
+
+    A migration takes nothing away that the version before it needs.
+    """
+    revision: str | None = connection.execute(_REVISION).scalar_one_or_none()
+    return revision is not None and revision >= REVISION

@@ -4,10 +4,12 @@ A message carries event ids and nothing else. It may be lost, doubled or late wi
 reads the pending commands from the ledger (decision 0008). An owner consumes the queues of its active events
 and a queue of its own, to which the first message for an event goes (decision 0036).
 
-Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker number>` (lists of messages
-while they wait), and kombu's own `_kombu.*`.
+Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker number>`, lists of at most
+`MESSAGES_MAX` messages, kept for at most `MESSAGE_SECONDS_MAX` after the last message. In RabbitMQ the same
+bounds are arguments of the queue.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -30,14 +32,24 @@ CONSUMED_EVENTS_MAX = 1_000
 # The default exchange routes by the queue's name and needs no binding for each event. A delivered
 # message is deleted (no_ack): a lost one costs at most a tick, because the owner reads the ledger.
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
+MESSAGES_MAX = 100
+"""An event needs one message, since the owner reads the ledger; an owner's queue has one a round at most."""
+MESSAGE_SECONDS_MAX = 30
+"""A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5
+_SEND_SECONDS_MAX = 1
 _PERSISTENT = 2
+_VARIABLES_OF_CELERY = {"APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND", "SKIP_CHECKS"}
 _ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
 
 def celery_app(settings: Settings) -> Celery:
-    """Return a Celery application for these settings; worker and API use the same configuration."""
+    """Return a Celery application for these settings; worker and API use the same configuration.
+
+    Removes Celery's own variables from this process's environment: Celery prefers them to its configuration.
+    """
+    ignore_environment()
     app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
     app.conf.update(
         task_create_missing_queues=False,
@@ -58,10 +70,19 @@ def celery_app(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=0,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
+        # Its queues would need more of the broker than wake messages do, and it lets anybody stop workers.
+        worker_enable_remote_control=False,
         worker_redirect_stdouts=False,
         enable_utc=True,
     )
     return app
+
+
+def ignore_environment() -> None:
+    """Remove the variables by which Celery and its command line would override `ADMITONE_…` settings."""
+    for name in list(os.environ):
+        if name in _VARIABLES_OF_CELERY or name.startswith("CELERY_"):
+            del os.environ[name]
 
 
 def event_queue_name(event_id: UUID) -> str:
@@ -75,7 +96,7 @@ def owner_queue_name(number: int) -> str:
 
 
 def event_queue(event_id: UUID) -> Queue:
-    """Return the queue of an event, `event.<event id>`."""
+    """Return the queue of an event, `event.<event id>`: it holds few messages, each for a short time."""
     return _named(event_queue_name(event_id))
 
 
@@ -97,6 +118,7 @@ def wake(app: Celery, queue: str, event_ids: Sequence[UUID]) -> None:
         declare=[],
         ignore_result=True,
         retry=False,
+        confirm_timeout=_SEND_SECONDS_MAX,
     )
 
 
@@ -130,7 +152,13 @@ def redis_message(app: Celery, queue: str, event_ids: Sequence[UUID]) -> bytes:
 
 
 def _named(name: str, *, auto_delete: bool = False) -> Queue:
-    return _queue(name=name, routing_key=name, auto_delete=auto_delete)
+    return _queue(
+        name=name,
+        routing_key=name,
+        auto_delete=auto_delete,
+        max_length=MESSAGES_MAX,
+        message_ttl=float(MESSAGE_SECONDS_MAX),
+    )
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
@@ -138,8 +166,11 @@ def _transport_options(broker_url: str) -> dict[str, Any]:
         return {"confirm_publish": True}
     # One list per queue: with the default of four priority steps BRPOP would wait on four times as many.
     return {
+        # Wake messages are never acknowledged. Otherwise kombu would write keys and run scripts for that, and
+        # could not consume from a Redis that refuses them.
+        "ack_emulation": False,
         "priority_steps": [0],
         "socket_connect_timeout": _SOCKET_SECONDS_MAX,
-        # Without this a broker that hangs would block the only thread, which also ticks and decides.
+        # Without this a broker that hangs would block Celery's thread for ever.
         "socket_timeout": _SOCKET_SECONDS_MAX,
     }

@@ -5,7 +5,9 @@ Written in Redis:
 - `celery-task-meta-<task id>`, a JSON text, kept `result_keep_seconds`. The task id is derived from the
   command's id by a one-way digest: the receipt, which is its holder's secret, is nowhere in Redis
   (decision 0017);
-- the channel `admitone.settled`, on which each batch is announced as a JSON list of event ids.
+- the channel `admitone.settled.<database number>`, on which each batch is announced as a JSON list of event
+  ids. Redis has one set of channels for all its databases, so the channel's name carries the number:
+  installations that share no keys hear nothing of each other.
 
 Redis only saves time: a missing result is read from the ledger, so Redis may lose all its data at any time.
 """
@@ -16,8 +18,11 @@ from uuid import UUID
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 import structlog
 from msgspec import DecodeError, Struct, json
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.domain import ids
 from shared.domain.outcomes import Outcome, SettledCommand
@@ -31,8 +36,14 @@ _SET_ALL = """
 for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 3], 'PX', ARGV[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 """
-_CHANNEL = "admitone.settled"
+_CHANNEL_PREFIX = "admitone.settled."
 _SOCKET_SECONDS_MAX = 2
+_WRITER_SOCKET_SECONDS_MAX = 0.5
+"""The longest that a result backend that hangs holds up the only thread that decides."""
+_RETRIES = 1
+_RETRIED = (redis.ConnectionError,)
+"""A connection that Redis has closed meanwhile is replaced at once; a time-out is not spent twice."""
+_PROBE_MS = 1
 
 
 class _Stored(Struct):
@@ -50,12 +61,18 @@ def key(command_id: UUID) -> str:
     return f"{_KEY_PREFIX}{ids.task_id(command_id)}"
 
 
-def connect(result_url: str) -> "redis.Redis":
-    """Return a blocking client, for the worker."""
+def channel(client: "redis.Redis | redis.asyncio.Redis") -> str:
+    """Return the name of the channel on which outcomes in this client's database are announced."""
+    return f"{_CHANNEL_PREFIX}{client.connection_pool.connection_kwargs.get('db') or 0}"
+
+
+def connect(result_url: str, seconds_max: float = _SOCKET_SECONDS_MAX) -> "redis.Redis":
+    """Return a blocking client that waits for `seconds_max` at each step."""
     return redis.Redis.from_url(
         _redis_url(result_url),
-        socket_timeout=_SOCKET_SECONDS_MAX,
-        socket_connect_timeout=_SOCKET_SECONDS_MAX,
+        socket_timeout=seconds_max,
+        socket_connect_timeout=seconds_max,
+        retry=Retry(NoBackoff(), _RETRIES, _RETRIED),
     )
 
 
@@ -65,6 +82,7 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
         _redis_url(result_url),
         socket_timeout=_SOCKET_SECONDS_MAX,
         socket_connect_timeout=_SOCKET_SECONDS_MAX,
+        retry=_retry(),
     )
 
 
@@ -72,7 +90,8 @@ class ResultWriter:
     """Stores and announces outcomes, with one command to Redis for each batch."""
 
     def __init__(self, result_url: str, keep_seconds: float) -> None:
-        self._client = connect(result_url)
+        self._client = connect(result_url, _WRITER_SOCKET_SECONDS_MAX)
+        self._channel = channel(self._client)
         self._keep_ms = int(keep_seconds * 1000)
 
     def write(self, settled: Sequence[SettledCommand]) -> None:
@@ -85,7 +104,7 @@ class ResultWriter:
         ]
         announcement = json.encode(list({command.event_id for command in settled}))
         keys = [_KEY_PREFIX + id_ for id_ in task_ids]
-        self._client.eval(_SET_ALL, len(keys), *keys, self._keep_ms, _CHANNEL, announcement, *values)
+        self._client.eval(_SET_ALL, len(keys), *keys, self._keep_ms, self._channel, announcement, *values)
 
     def close(self) -> None:
         """Close the connection."""
@@ -104,6 +123,20 @@ async def read(client: "redis.asyncio.Redis", keys: Sequence[str]) -> list[Outco
     return outcomes
 
 
+async def probe(client: "redis.asyncio.Redis") -> None:
+    """Do what outcomes need of the result backend, for two commands that do not exist; leaves nothing behind.
+
+    Raises `redis.RedisError` if Redis refuses any of that.
+    """
+    keys = [key(ids.new_id()) for _ in range(2)]
+    name = channel(client)
+    await client.eval(_SET_ALL, len(keys), *keys, _PROBE_MS, name, b"[]", *keys)
+    await client.mget(keys)
+    async with client.pubsub() as subscription:
+        await subscription.subscribe(name)
+        await subscription.get_message(timeout=_SOCKET_SECONDS_MAX)
+
+
 async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
     """Yield the events of each batch that is announced, and an empty list when listening begins.
 
@@ -114,11 +147,16 @@ async def announcements(result_url: str) -> AsyncIterator[list[UUID]]:
         _redis_url(result_url),
         socket_timeout=None,  # a channel without messages is no error
         socket_connect_timeout=_SOCKET_SECONDS_MAX,
+        retry=_retry(),
     )
     async with client, client.pubsub() as subscription:
-        await subscription.subscribe(_CHANNEL)
+        await subscription.subscribe(channel(client))
         async for message in subscription.listen():
             yield _ANNOUNCEMENT.decode(message["data"]) if message["type"] == "message" else []
+
+
+def _retry() -> "redis.asyncio.retry.Retry":
+    return redis.asyncio.retry.Retry(NoBackoff(), _RETRIES, _RETRIED)
 
 
 def _redis_url(result_url: str) -> str:

@@ -9,19 +9,24 @@ It runs where the variables below name servers on which databases and queues may
 
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 import redis
-from kombu import Connection, Queue
+from kombu import Connection, Exchange, Queue
 from psycopg import sql
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
 from ops.maintenance import audit, schema
+from shared.messaging import queues
+from shared.settings import Settings
 from tests.stage import Json, SlowTicks, Stage
 
 
@@ -90,36 +95,150 @@ def test_a_drop_on_the_systems_postgresql_and_redis(
 
 
 @pytest.fixture
-def system_broker() -> Iterator[tuple[str, list[Json]]]:
-    """The URL of the machine's RabbitMQ, and a list for events whose queues are removed at the end."""
-    url, events = server("ADMITONE_TEST_AMQP_URL"), list[Json]()
-    try:
-        yield url, events
-    finally:
-        with Connection(url) as connection:
+def rabbitmq() -> Iterator[tuple[str, Connection, list[str]]]:
+    """RabbitMQ's URL, a connection, and the names of queues that are removed at the end."""
+    url = server("ADMITONE_TEST_AMQP_URL")
+    names: list[str] = []
+    with Connection(url) as connection:
+        try:
+            yield url, connection, names
+        finally:
+            for name in names:
+                Queue(name)(connection.default_channel).delete()
+
+
+def test_rabbitmq_bounds_what_waits(
+    system_database: str,
+    system_redis: str,
+    tmp_path: Path,
+    rabbitmq: tuple[str, Connection, list[str]],
+) -> None:
+    url, connection, names = rabbitmq
+    servers = Servers(database_url=system_database, broker_url=url, result_url=system_redis)
+    with Stage(servers, system_database, tmp_path, workers=1) as stage:
+        event = stage.create_event(capacity=100)
+        names.append(f"event.{event['id']}")
+        with stage.client() as client:
+            path = f"/api/p/{event['slug']}/register"
+            assert client.post(path, json={"name": "User"}, headers={"prefer": "wait=20"}).status_code == 201
+            stage.kill_worker(0)
+            for _ in range(3 * queues.MESSAGES_MAX):
+                queues.wake(queues.celery_app(settings_of(stage)), names[-1], [UUID(event["id"])])
+            waiting, _ = counts(connection, names[-1])
+
+    assert waiting == queues.MESSAGES_MAX
+
+
+def counts(connection: Connection, name: str) -> tuple[int, int]:
+    """Return how many messages and how many consumers a queue has."""
+    channel: Any = connection.default_channel
+    _, messages, consumers = channel.queue_declare(name, passive=True)
+    return messages, consumers
+
+
+def settings_of(stage: Stage) -> Settings:
+    return Settings(
+        database_url=stage.database_url,
+        broker_url=stage.servers.broker_url,
+        result_url=stage.servers.result_url,
+    )
+
+
+def test_a_queue_of_an_earlier_version_is_consumed(
+    system_database: str,
+    system_redis: str,
+    tmp_path: Path,
+    rabbitmq: tuple[str, Connection, list[str]],
+) -> None:
+    url, connection, names = rabbitmq
+    servers = Servers(database_url=system_database, broker_url=url, result_url=system_redis)
+    with Stage(servers, system_database, tmp_path, workers=1) as stage:
+        stage.kill_worker(0)
+        events = [stage.create_event(capacity=100) for _ in range(3)]
+        names += [f"event.{event['id']}" for event in events]
+        for name in names[:2]:
+            Queue(name, Exchange(""), routing_key=name)(connection.default_channel).queue_declare()
+        stage.start_worker()
+        with stage.client() as client:
             for event in events:
-                Queue(f"event.{event['id']}")(connection.default_channel).delete()
+                path = f"/api/p/{event['slug']}/register"
+                answer = client.post(path, json={"name": "User"}, headers={"prefer": "wait=20"})
+                assert answer.status_code == 201
+        for name in names:
+            deadline = time.monotonic() + 20
+            while counts(connection, name)[1] != 1:
+                assert time.monotonic() < deadline, stage.log()
+                time.sleep(0.05)
+        assert stage.log().count("queue_without_bounds") == 2
+        assert "broker_away" not in stage.log()
+
+
+def test_garbage_in_rabbitmq_costs_no_worker(
+    system_database: str,
+    system_redis: str,
+    tmp_path: Path,
+    rabbitmq: tuple[str, Connection, list[str]],
+) -> None:
+    url, connection, names = rabbitmq
+    servers = Servers(database_url=system_database, broker_url=url, result_url=system_redis)
+    plain = {"content_type": "application/json", "content_encoding": "utf-8"}
+    task = {**plain, "headers": {"task": "apply_commands", "id": "1"}}
+    garbage: list[tuple[bytes, Json]] = [
+        (b"\x00\xff", {"content_type": "application/data", "content_encoding": "binary"}),
+        (b"\xff\xfe", task),
+        (b"[]", task),
+        (b"[]", plain),
+        (b"[]", {**task, "content_type": "application/x-python-serialize"}),
+        (b"[]", {**task, "content_encoding": "no-such-encoding"}),
+        (b"[]", {**plain, "headers": {"task": "format_the_disk", "id": "1"}}),
+        (b"[" * 200_000, task),
+        (b"A" * 20_000_000, task),
+    ]
+    with Stage(servers, system_database, tmp_path, workers=1) as stage, stage.client() as client:
+        event = stage.create_event(capacity=100)
+        names.append(f"event.{event['id']}")
+        path = f"/api/p/{event['slug']}/register"
+        assert client.post(path, json={"name": "User"}, headers={"prefer": "wait=20"}).status_code == 201
+        for body, properties in garbage:
+            connection.Producer().publish(body, routing_key=names[-1], **properties)
+        deadline = time.monotonic() + 20
+        while counts(connection, names[-1])[0]:
+            assert time.monotonic() < deadline, stage.log()[-5_000:]
+            time.sleep(0.05)
+        assert client.post(path, json={"name": "User"}).status_code == 201
+        assert [worker.poll() for worker in stage.workers] == [None]
+        assert "wake_not_understood" in stage.log()
+        assert "broker_away" not in stage.log()
+        assert len(stage.log()) < 100_000
 
 
 def test_a_drop_with_rabbitmq_as_the_broker(
-    system_database: str, system_redis: str, system_broker: tuple[str, list[Json]], tmp_path: Path
+    system_database: str,
+    system_redis: str,
+    tmp_path: Path,
+    rabbitmq: tuple[str, Connection, list[str]],
 ) -> None:
-    broker, events = system_broker
+    broker, _, names = rabbitmq
     servers = Servers(database_url=system_database, broker_url=broker, result_url=system_redis)
     with Stage(servers, system_database, tmp_path, workers=2) as stage:
-        events.append(drop(stage))
+        names.append(f"event.{drop(stage)['id']}")
         assert "RESOURCE_LOCKED" not in stage.log(), "the workers' names are their own"
+        assert stage.get("/readyz")["degraded"] == []
 
 
 def test_rabbitmq_brings_a_new_event_to_its_owner(
-    system_database: str, system_redis: str, system_broker: tuple[str, list[Json]], tmp_path: Path
+    system_database: str,
+    system_redis: str,
+    tmp_path: Path,
+    rabbitmq: tuple[str, Connection, list[str]],
 ) -> None:
-    broker, events = system_broker
+    broker, _, names = rabbitmq
     servers = Servers(database_url=system_database, broker_url=broker, result_url=system_redis)
     with SlowTicks(servers, system_database, tmp_path, workers=2) as stage, stage.client() as client:
         for _ in range(3):
-            events.append(stage.create_event())
-            path = f"/api/p/{events[-1]['slug']}/register"
+            event = stage.create_event()
+            names.append(f"event.{event['id']}")
+            path = f"/api/p/{event['slug']}/register"
             answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
             assert [answer.status_code for answer in answers] == [201] * 3, stage.log()

@@ -22,6 +22,7 @@ from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import batch, load
 from worker.batch import Applied, BatchRefused
+from worker.celery_hooks import EventQueues
 from worker.load import LockedEvent, Overtaken
 from worker.owner import Owner
 from worker.publisher import Publisher
@@ -68,7 +69,7 @@ def apply_all(connection: Connection, those: Collection[InPostgres], limit: int 
 def an_owner(settings: Settings) -> Owner:
     """Return an owner without a broker; a tick of it applies all that is pending."""
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    return Owner(settings, publisher, time.monotonic)
+    return Owner(settings, publisher, EventQueues(), time.monotonic)
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -221,6 +222,7 @@ def test_a_locked_row_delays_one_command(database: str, connection: Connection, 
         owner.tick()
         for _ in range(5):
             owner.wake([stuck.event_id, healthy.event_id])
+            owner.apply_woken(time.monotonic() + 0.1)
     assert [entry["event"] for entry in logs].count("command_set_aside") == 1
     assert outcomes(healthy)[1:] == ["status_changed", "confirmed"]
     assert outcomes(stuck)[1:] == [None, "confirmed"]
@@ -307,7 +309,7 @@ def test_a_backlog_publishes_during_the_next_batch(
 def test_outcomes_without_a_next_batch_are_published(
     database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 1.5}
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 6.5}
     world = a_world(connection, *[register(1)] * 15)
     published: list[str] = []
 
@@ -318,7 +320,7 @@ def test_outcomes_without_a_next_batch_are_published(
     seconds = count()
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
     # A second passes with each look at the clock, so the slice is over after the first batch.
-    owner = Owner(settings.model_copy(update=limits), publisher, lambda: next(seconds))
+    owner = Owner(settings.model_copy(update=limits), publisher, EventQueues(), lambda: next(seconds))
     owner.tick()
     assert published == []
     run(database, _CUT_OFF)

@@ -37,7 +37,7 @@ Seen = tuple[UUID, UUID]
 @pytest.fixture(autouse=True)
 def _own_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Announce where no other process listens."""
-    monkeypatch.setattr(results, "_CHANNEL", f"test.{secrets.token_hex(6)}")
+    monkeypatch.setattr(results, "_CHANNEL_PREFIX", f"test.{secrets.token_hex(6)}.")
 
 
 @asynccontextmanager
@@ -65,7 +65,7 @@ async def until(there: Callable[[], object]) -> None:
 async def listening(settings: Settings) -> None:
     """Return when an announcement would be heard."""
     with results.connect(settings.result_url) as client:
-        await until(lambda: client.pubsub_numsub(results._CHANNEL)[0][1])  # noqa: SLF001 - this test's own
+        await until(lambda: client.pubsub_numsub(results.channel(client))[0][1])
 
 
 def decided(commands: int, events: int = 1) -> list[SettledCommand]:
@@ -138,7 +138,7 @@ def test_polling_finds_missed_announcements(
 
     async def storing(_: ResultPoller) -> None:
         await listening(settings)
-        monkeypatch.setattr(results, "_CHANNEL", "test.elsewhere")
+        monkeypatch.setattr(results, "_CHANNEL_PREFIX", "test.elsewhere.")
         store(settings, settled)
 
     asyncio.run(_all_answered(settings, settled, storing))
@@ -170,7 +170,7 @@ def test_a_cut_off_listener_listens_again(settings: Settings, monkeypatch: pytes
         await listening(settings)
         with results.connect(settings.result_url) as client:
             client.client_kill_filter(_type="pubsub")
-            await until(lambda: not client.pubsub_numsub(results._CHANNEL)[0][1])  # noqa: SLF001
+            await until(lambda: not client.pubsub_numsub(results.channel(client))[0][1])
         await listening(settings)
         store(settings, settled)
 
@@ -196,7 +196,7 @@ def test_the_ledger_answers_where_redis_cannot(
             # Where Redis is gone the ledger is asked at once, whatever the pause is.
             pause = NEVER_SECONDS if backend == "gone" else 0.01
             waiter._ledger_read_seconds = pause  # noqa: SLF001 - `polling` never asks the ledger
-            fallback = LedgerFallback(waiter, engine, Intake(settings), pause)
+            fallback = LedgerFallback(waiter, engine, Intake(settings), pause, lambda *_: None)
             waiter.ask_ledger = fallback.ask
             pending = asyncio.create_task(waiter.outcome(world.event_id, pending_id, NEVER_SECONDS))
             found = await asyncio.wait_for(
@@ -234,7 +234,7 @@ def test_the_ledger_is_asked_until_it_answers(
     async def wait() -> Outcome | None:
         engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
         waiter = OutcomeWaiter(0)
-        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.01)
+        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.01, lambda *_: None)
         waiter.ask_ledger = fallback.ask
         answer = asyncio.create_task(waiter.outcome(world.event_id, command_id, NEVER_SECONDS))
         await until(lambda: reads)
@@ -261,7 +261,7 @@ def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: p
     async def wait() -> None:
         engine = connections.async_engine(settings)
         waiter = OutcomeWaiter(NEVER_SECONDS)
-        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.05)
+        fallback = LedgerFallback(waiter, engine, Intake(settings), 0.05, lambda *_: None)
         waits = [asyncio.create_task(waiter.outcome(id_, id_, NEVER_SECONDS)) for id_ in (often, once)]
         await asyncio.sleep(0)
         first, second = waiter.all()

@@ -199,6 +199,7 @@ def test_a_former_owner_decides_nothing(connection: Connection, settings: Settin
     with capture_logs() as logs:
         for _ in range(3):
             owner.wake([world.event_id])
+            owner.apply_woken(time.monotonic() + 0.1)
     owner.close()
 
     assert outcomes(world) == [None]

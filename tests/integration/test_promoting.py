@@ -20,6 +20,7 @@ from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from tests.simulation.worlds import asked
 from worker import batch, load
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 from worker.publisher import Publisher
 
@@ -194,7 +195,7 @@ def test_other_events_come_between_the_portions(
     ask(large, change(capacity=MANY))
     ask(other, register(1))
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    owner = Owner(settings, publisher, time.monotonic)
+    owner = Owner(settings, publisher, EventQueues(), time.monotonic)
     settled: list[set[UUID]] = []
     apply = batch.apply
 

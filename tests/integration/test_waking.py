@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -12,7 +12,7 @@ import pytest
 import redis
 from kombu import Consumer as KombuConsumer
 from kombu import Message
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
@@ -22,7 +22,9 @@ from api.commands.wake_senders import CelerySender, RedisSender, WakeSender
 from api.commands.waker import Waker
 from ops.embedded import Servers
 from shared.domain import ids
+from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
+from shared.messaging.results import ResultWriter
 from shared.postgres import connections, locks
 from shared.settings import Settings
 from tests.simulation.histories import SETTINGS
@@ -31,6 +33,7 @@ from tests.stage import SlowTicks
 from worker import celery_hooks
 
 NOW = 5.0
+OUTCOME = Confirmed(registration_id=UUID(int=9), spots_count=1)
 _JOIN = text(f"SELECT pg_advisory_lock_shared({locks.WORKER}, :number)")
 _OWN = text(f"SELECT pg_advisory_lock({locks.BUCKET}, :bucket)")
 _NOWHERE = {"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"}
@@ -263,14 +266,10 @@ def comparable(message: bytes) -> dict[str, Any]:
 @SENDERS
 def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) -> None:
     app, event_ids = queues.celery_app(settings), [ids.new_id() for _ in range(2)]
-    woken: list[list[UUID]] = []
+    woken: list[Collection[UUID]] = []
 
-    class OwnerDouble:
-        def wake(self, event_ids: list[UUID]) -> None:
-            woken.append(event_ids)
-
-    app.owner = OwnerDouble()  # type: ignore[attr-defined]  # where `install` puts the owner
-    receive, queue = celery_hooks.handle_at_once(None, app), queues.event_queue(event_ids[0])
+    receive = celery_hooks.message_handler(woken.append)
+    queue = queues.event_queue(event_ids[0])
 
     async def send() -> None:
         sender = connect(settings)
@@ -312,3 +311,94 @@ def test_a_new_event_is_heard_at_once(servers: Servers, database: str, tmp_path:
             answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
             assert [answer.status_code for answer in answers] == [201] * 3, stage.log()
+
+
+class _OthersVariables(SlowTicks):
+    """Such a service in an environment with variables of other programs that use Celery."""
+
+    def environment(self) -> dict[str, str]:
+        names = ("BROKER_URL", "CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
+        return {**super().environment(), **dict.fromkeys(names, "redis://127.0.0.1:9/0"), "APP": "theirs"}
+
+
+def test_variables_of_others_lead_no_message_astray(
+    servers: Servers, database: str, connection: Connection, tmp_path: Path
+) -> None:
+    event_id = InPostgres(connection, SETTINGS).event_id
+    with _OthersVariables(servers, database, tmp_path) as stage, stage.client() as client:
+        path = f"/api/p/{event_id}/register"
+        answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [201] * 3, stage.log()
+
+
+def test_messages_that_nobody_reads_stay_few(settings: Settings) -> None:
+    event_id = ids.new_id()
+
+    async def send() -> None:
+        sender = straight_to_redis(settings)
+        for _ in range(3 * queues.MESSAGES_MAX):
+            await sender.send(queues.event_queue_name(event_id), [event_id])
+        await sender.close()
+
+    with results.connect(settings.broker_url) as client:
+        name = queues.event_queue(event_id).name
+        client.lpush(name, b"of an earlier version, for ever")
+        asyncio.run(send())
+        length, seconds_left = client.llen(name), client.ttl(name)
+        client.delete(name)
+
+    assert length == queues.MESSAGES_MAX
+    assert 0 < seconds_left <= queues.MESSAGE_SECONDS_MAX
+
+
+def test_a_probe_leaves_nothing_behind(settings: Settings) -> None:
+    async def probe() -> None:
+        sender = straight_to_redis(settings)
+        client = results.connect_async(settings.result_url)
+        for _ in range(3):
+            await sender.probe()
+            await results.probe(client)
+        await asyncio.sleep(0.01)  # results are kept a millisecond
+        await client.aclose()
+        await sender.close()
+
+    with results.connect(settings.broker_url) as client:
+        before = set(client.scan_iter())
+        asyncio.run(probe())
+        assert set(client.scan_iter()) <= before
+
+
+def test_installations_hear_only_themselves(settings: Settings) -> None:
+    """Redis has one set of channels for all its databases."""
+    other_url = make_url(settings.result_url).update_query_dict({"virtual_host": "7"})
+    heard: list[list[UUID]] = []
+
+    async def listen() -> None:
+        async for event_ids in results.announcements(settings.result_url):
+            heard.append(event_ids)  # noqa: PERF401 - read while it grows
+
+    async def run() -> None:
+        listening = asyncio.create_task(listen())
+        while not heard:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.005)
+        for url in (other_url.render_as_string(hide_password=False), settings.result_url):
+            writer = ResultWriter(url, keep_seconds=1)
+            writer.write(
+                [SettledCommand(event_id=ids.new_id(), command_id=ids.new_id(), seq=1, outcome=OUTCOME)]
+            )
+            writer.close()
+        while len(heard) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        listening.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+    assert len(heard) == 2, "the first says that the listening begins"
+
+
+@pytest.mark.parametrize("url", ["redis://h/7", "redis://h?db=7", "redis+socket:///x.sock?virtual_host=7"])
+def test_the_channel_names_the_database(url: str) -> None:
+    with results.connect(url) as client:
+        assert results.channel(client) == "admitone.settled.7"

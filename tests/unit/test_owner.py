@@ -1,90 +1,204 @@
-"""The owner between two batches: it comes back once, however often it is asked to."""
+"""The owner's thread: it ticks and decides whatever others do, and ends when it is told to."""
 
-from collections.abc import Callable, Collection
-from itertools import count
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
+from shared.messaging import queues
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 from worker.ownership import BucketsMoved
 from worker.publisher import Publisher
 
+SOON_SECONDS_MAX = 20
 SETTINGS = Settings(
     database_url="postgresql://127.0.0.1:9/nothing",
     broker_url="redis://127.0.0.1:9/0",
     result_url="redis://127.0.0.1:9/0",
+    tick_seconds=0.01,
 )
 A, B = UUID(int=1), UUID(int=2)
-
-
-class EventLoop:
-    """A consumer that keeps the calls that it is asked for."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def start(self, events: Collection[UUID]) -> None:
-        del events
-
-    def stop(self, events: Collection[UUID]) -> None:
-        del events
-
-    def call_after(self, seconds: float, call: Callable[[], None]) -> None:
-        del seconds
-        self.calls.append(call)
 
 
 class NoChange:
     """An ownership that stays as it is."""
 
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.has_its_share = True
+
     def __contains__(self, event_id: object) -> bool:
         return False
 
-    has_its_share = True
-
     def rebalance(self) -> BucketsMoved:
+        self.ticks += 1
+        if self.ticks == 1:
+            raise ZeroDivisionError
         return BucketsMoved(gained=0, lost=0)
 
     def events_pending(self) -> list[UUID]:
         return []
 
 
-@pytest.mark.parametrize("step", ["tick", "wake"])
-def test_one_call_is_scheduled_at_a_time(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Owner, "_joined", lambda _: NoChange())
-    seconds = count()  # each look at the clock ends the time slice
-    owner = Owner(
-        SETTINGS, Publisher(ResultWriter(SETTINGS.result_url, 60), lambda: 0), lambda: next(seconds)
-    )
-    loop = EventLoop()
-    owner.attach(loop)
-    owner.wake([A])
-    for _ in range(3):
-        if step == "tick":
-            owner.tick()
-        else:
-            owner.wake([B])
-    assert len(loop.calls) == 1
+def an_owner(event_queues: EventQueues | None = None, **limits: float) -> Owner:
+    publisher = Publisher(ResultWriter(SETTINGS.result_url, 60), time.monotonic)
+    consumer = event_queues or EventQueues()
+    return Owner(SETTINGS.model_copy(update=limits), publisher, consumer, time.monotonic)
 
-    loop.calls.pop()()
-    assert len(loop.calls) == 1
+
+@contextmanager
+def running(owner: Owner) -> Iterator[None]:
+    """Run the owner on a thread, until the block ends."""
+    thread = Thread(target=owner.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        owner.end()
+        thread.join(SOON_SECONDS_MAX)
+        assert not thread.is_alive()
+
+
+def until(there: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SOON_SECONDS_MAX
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_an_unforeseen_error_ends_no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ownership = NoChange()
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    monkeypatch.setattr(Owner, "close", lambda _: None)
+    with capture_logs() as logs, running(an_owner()):
+        until(lambda: ownership.ticks >= 3)
+
+    assert [entry["event"] for entry in logs] == ["owner_failed"]
+
+
+def test_a_message_is_taken_between_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[UUID] = []
+
+    def apply(owner: Owner) -> None:
+        applied.extend(owner._queue.ready)  # noqa: SLF001 - what the owner would apply
+        owner._queue.ready.clear()  # noqa: SLF001
+
+    ownership = NoChange()
+    ownership.ticks = 1
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    monkeypatch.setattr(Owner, "close", lambda _: None)
+    monkeypatch.setattr(Owner, "_apply_batch", apply)
+    owner = an_owner(tick_seconds=3_600)
+    with running(owner):
+        until(lambda: ownership.ticks == 2)
+        for event_ids in ([A], [B]):
+            owner.wake(event_ids)
+        until(lambda: len(applied) == 2)
+
+    assert (applied, ownership.ticks) == ([A, B], 2)
 
 
 def test_an_owner_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    ownership, loop = NoChange(), EventLoop()
-    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
-    owner = Owner(SETTINGS, Publisher(ResultWriter(SETTINGS.result_url, 60), lambda: 0), lambda: 0)
-    owner.attach(loop)
+    ownership = NoChange()
+    ownership.ticks = 1
     ownership.has_its_share = False
-    for _ in range(3):
-        owner.tick()
-    assert len(loop.calls) == 1
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    monkeypatch.setattr(Owner, "close", lambda _: None)
+    monkeypatch.setattr("worker.owner._UNLOCKED_SECONDS", 0.01)
+    with running(an_owner(tick_seconds=3_600)):
+        until(lambda: ownership.ticks >= 4)
+        ownership.has_its_share = True
+        looks = ownership.ticks
+        time.sleep(0.1)
 
-    loop.calls.pop()()
-    assert len(loop.calls) == 1
-    ownership.has_its_share = True
-    loop.calls.pop()()
-    assert loop.calls == []
+    assert ownership.ticks <= looks + 1
+
+
+class Hub:
+    """Celery's consumer, as far as event queues use it."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.calls: list[Callable[[], None]] = []
+        self.task_consumer = self
+        self.channel = object()
+        self.connection = SimpleNamespace(transport=SimpleNamespace(driver_type="redis"))
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def add_queue(self, queue: object) -> None:
+        self.names.add(queue.name)  # type: ignore[attr-defined]  # kombu's
+
+    def cancel_by_queue(self, name: str) -> None:
+        self.names.remove(name)
+
+    def consume(self) -> None:
+        pass
+
+
+def names(*events: UUID) -> Collection[str]:
+    return {f"event.{event_id}" for event_id in events}
+
+
+def test_the_consumer_follows_the_owner() -> None:
+    event_queues, first, second = EventQueues(), Hub(), Hub()
+    event_queues.start([A])
+    event_queues.attach(first)
+    assert (first.names, first.calls) == (names(A), [])
+
+    event_queues.start([B])
+    event_queues.stop([A])
+    event_queues.stop([])
+    assert first.names == names(A), "only Celery's thread may change it"
+    assert len(first.calls) == 2
+    for call in first.calls:
+        call()
+    assert first.names == names(B)
+
+    event_queues.hear([A])
+    event_queues.stop([A])
+    event_queues.hear([B])
+    for call in first.calls:
+        call()
+    assert first.names == names(B)
+
+    event_queues.detach()
+    event_queues.start([A])
+    event_queues.attach(second)
+    assert (second.names, second.calls) == (names(A, B), [])
+
+
+def test_a_flood_of_events_is_heard_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "CONSUMED_EVENTS_MAX", 3)
+    event_queues, hub = EventQueues(), Hub()
+    event_queues.hear([UUID(int=number) for number in range(10)])
+    event_queues.hear([A, B])
+    event_queues.attach(hub)
+
+    assert len(hub.names) == 3
+
+
+def test_an_owner_stops_what_it_does_not_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    event_queues, hub, ownership = EventQueues(), Hub(), NoChange()
+    ownership.ticks = 1
+    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
+    owner = an_owner(event_queues=event_queues)
+    owner.tick()
+    event_queues.hear([A])
+    event_queues.attach(hub)
+    assert hub.names == names(A)
+
+    owner.wake([A])
+    owner.apply_woken(time.monotonic())
+    for call in hub.calls:
+        call()
+    assert hub.names == names()

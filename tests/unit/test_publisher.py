@@ -1,5 +1,6 @@
 """The publisher: a result backend that fails is left alone for a while, and never stops the worker."""
 
+import itertools
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -47,12 +48,34 @@ def test_a_failure_pauses_publishing(error: Exception) -> None:
     with capture_logs() as logs:
         publish(publisher, 2)
     backend.error = None
-    for number, now in ((3, 100.0), (4, 104.9), (5, 105.0), (6, 105.1)):
+    for number, now in ((3, 100.0), (4, 100.4), (5, 100.5), (6, 100.6)):
         seconds[0] = now
         publish(publisher, number)
 
     assert backend.tried == [1, 2, 5, 6]
     assert [entry["event"] for entry in logs] == ["results_not_stored"]
+
+
+def test_pauses_grow_until_publishing_succeeds() -> None:
+    seconds = [0.0]
+    backend = Backend()
+    publisher = Publisher(backend, lambda: seconds[0])
+    backend.error = redis.TimeoutError()
+    with capture_logs():
+        for number in range(1, 301):  # one each 100 ms
+            seconds[0] = number / 10
+            publish(publisher, number)
+        tried = [number / 10 for number in backend.tried]
+        backend.error, seconds[0] = None, 100
+        publish(publisher, 1_000)
+        backend.error = redis.TimeoutError()
+        publish(publisher, 1_001)
+        seconds[0] = 100.5
+        publish(publisher, 1_002)
+
+    pauses = [round(after - before, 1) for before, after in itertools.pairwise(tried)]
+    assert pauses == [0.5, 1, 2, 4, 5, 5, 5, 5]
+    assert backend.tried[-3:] == [1_000, 1_001, 1_002]
 
 
 def test_outcomes_are_published_together_and_once() -> None:

@@ -181,8 +181,8 @@ def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
         waking.outcomes_seen(A, [ONE])
         await until(lambda: messages.sent)
         messages.lost = []
+        waking.outcomes_seen(B, [TWO])  # a tick has found the command
         waking.wake(B, THREE)
-        waking.outcomes_seen(D, [TWO])
         await until(lambda: len(messages.sent) == 2)
         waking.outcomes_seen(B, [THREE])
         await waking.close()
@@ -206,3 +206,88 @@ def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.
     asyncio.run(run())
 
     assert messages.sent == [[B, C], [A]]
+
+
+def test_an_event_without_outcomes_gets_ever_fewer_messages(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(waker, "monotonic", lambda: seconds[0])
+    waking = Waker(messages.send, messages.address)
+    at: list[float] = []
+    for step in range(400):  # each 10 ms, for 4 seconds
+        seconds[0] = step / 100
+        waking._due.setdefault(A, set()).add(UUID(int=step))  # noqa: SLF001 - as `wake` does, without a task
+        at += [seconds[0]] * len(waking._take_due())  # noqa: SLF001
+
+    assert at == pytest.approx([0, 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55], abs=0.03)
+
+
+def test_an_outcome_ends_the_pause(messages: Messages, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        waking = Waker(messages.send, messages.address)
+        waking.wake(A, ONE)
+        await until(lambda: messages.sent)
+        waking.wake(A, TWO)
+        waking.wake(D, TWO)
+        monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.01)
+        waking._released.set()  # noqa: SLF001 - as after the time for an outcome
+        await until(lambda: len(messages.sent) == 2)
+        await asyncio.sleep(0.05)
+        assert messages.sent == [[A], [D]]
+        waking.outcomes_seen(A, [FOUR])
+        await until(lambda: len(messages.sent) == 3)
+        waking.outcomes_seen(A, [TWO])
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.sent == [[A], [D], [A]]
+
+
+def test_a_broker_that_hangs_delays_no_end(messages: Messages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waker, "_CLOSE_SECONDS_MAX", 0.05)
+
+    async def hang(_: str, event_ids: Sequence[UUID]) -> None:
+        messages.sent.append(list(event_ids))
+        await asyncio.sleep(NEVER_SECONDS)
+
+    async def run() -> None:
+        waking = Waker(hang, messages.address)
+        waking.wake(A, ONE)
+        await a_while()
+        waking.wake(B, ONE)
+        await asyncio.wait_for(waking.close(), SOON_SECONDS_MAX)
+
+    asyncio.run(run())
+
+    assert messages.sent == [[A]]
+
+
+def test_a_message_that_takes_too_long_is_given_up(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waker, "_SEND_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.01)
+
+    async def hang(_: str, event_ids: Sequence[UUID]) -> None:
+        messages.sent.append(list(event_ids))
+        if len(messages.sent) < 3:
+            await asyncio.sleep(NEVER_SECONDS)
+
+    async def run() -> None:
+        waking = Waker(hang, messages.address)
+        waking.wake(A, ONE)
+        await a_while()
+        for event_id in (B, D):
+            waking.wake(event_id, ONE)
+        await until(lambda: len(messages.sent) == 2)
+        waking.wake(C, ONE)
+        await asyncio.wait_for(waking.close(), SOON_SECONDS_MAX)
+
+    with capture_logs() as logs:
+        asyncio.run(run())
+
+    assert messages.sent[-1] == [C]
+    assert [entry["event"] for entry in logs] == ["wake_failed", "wake_failed"]

@@ -1,0 +1,149 @@
+"""The readiness of the service: one check in flight for all who ask, its result kept for a second.
+
+The service is ready if commands would be accepted and decided: that needs the database and a worker. The
+broker and the result backend only save time, and a risk to durability stops nothing. A fault there makes the
+service `degraded`, and leaves it ready, because a proxy must not take a working service out (decision 0038).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import redis
+import redis.asyncio
+import structlog
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.commands.wake_senders import WakeSender
+from api.edge.schemas import Readiness
+from api.queries import events
+from shared.messaging import results
+from shared.postgres import durability, ledger, locks
+
+log = structlog.get_logger(__name__)
+
+_FINE = "ok"
+_STOPS_NOTHING = {"durability", "broker", "results"}
+_KEPT_SECONDS = 1
+_DATABASE_SECONDS_MAX = 3
+_REDIS_SECONDS_MAX = 0.8
+"""Below the second that most probes wait: a Redis that hangs must not look like an API that hangs."""
+_REASON_LENGTH_MAX = 200
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+
+Checks = dict[str, str]
+"""Each part that was checked, with `ok` or the reason why not."""
+
+
+class _Part:
+    """A check of one or more parts; a check that hangs is not begun again before it has ended."""
+
+    def __init__(self, name: str, seconds_max: float, check: Callable[[], Awaitable[Checks | None]]) -> None:
+        self._name = name
+        self._seconds_max = seconds_max
+        self._check = check
+        self._task: asyncio.Future[Checks | None] | None = None
+
+    async def checks(self) -> Checks:
+        """Return what the check found within its time; never raises."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._check())
+        await asyncio.wait([self._task], timeout=self._seconds_max)
+        if not self._task.done():
+            self._task.cancel()
+            return {self._name: f"no answer within {self._seconds_max:g} s"}
+        if self._task.cancelled():
+            return {self._name: "no answer"}
+        error = self._task.exception()
+        if error is not None:
+            log.warning("not_ready", part=self._name, error=repr(error)[:_REASON_LENGTH_MAX])
+            return {self._name: _reason(error)}
+        return self._task.result() or {self._name: _FINE}
+
+    def cancel(self) -> None:
+        """Give up the check in progress."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+class ReadinessCheck:
+    """Checks all parts of the service at most once a second, however many ask."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        owner_silence_seconds_max: float,
+        sender: WakeSender,
+        client: "redis.asyncio.Redis",
+    ) -> None:
+        self._engine = engine
+        self._silence_seconds_max = owner_silence_seconds_max
+        self._parts = [
+            _Part("database", _DATABASE_SECONDS_MAX, self._database),
+            _Part("broker", _REDIS_SECONDS_MAX, sender.probe),
+            _Part("results", _REDIS_SECONDS_MAX, lambda: results.probe(client)),
+        ]
+        self._task: asyncio.Task[Readiness] | None = None
+        self._checked_at = -float("inf")
+
+    async def readiness(self) -> Readiness:
+        """Return the readiness, which is at most a second old."""
+        in_time = monotonic() < self._checked_at + _KEPT_SECONDS
+        if self._task is None or (self._task.done() and not in_time):
+            self._task = asyncio.create_task(self._read())
+        return await asyncio.shield(self._task)
+
+    def close(self) -> None:
+        """Give up the check in progress."""
+        for part in self._parts:
+            part.cancel()
+
+    async def _read(self) -> Readiness:
+        found = await asyncio.gather(*(part.checks() for part in self._parts))
+        self._checked_at = monotonic()
+        checks = {name: state for part in found for name, state in part.items()}
+        faulty = [name for name, state in checks.items() if state != _FINE]
+        return Readiness(
+            ready=_STOPS_NOTHING.issuperset(faulty),
+            degraded=[name for name in faulty if name in _STOPS_NOTHING],
+            checks=checks,
+        )
+
+    async def _database(self) -> Checks:
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(self._database_checks)
+
+    def _database_checks(self, connection: Connection) -> Checks:
+        read_only = connection.execute(_READ_ONLY).scalar_one()
+        database = "read-only" if read_only else _FINE
+        try:
+            serves = events.schema_serves(connection)
+        except SQLAlchemyError:
+            serves = False
+        if not serves:
+            return {"database": database, "schema": "run admitone migrate"}
+        ticking = any(
+            worker.silent_seconds < self._silence_seconds_max for worker in locks.workers(connection)
+        )
+        behind = ledger.numbering_is_behind(connection)
+        risks = "; ".join(durability.read(connection).warnings)
+        return {
+            "database": database,
+            "schema": _FINE,
+            "sequence": "is behind the ledger; run admitone verify --heal" if behind else _FINE,
+            "worker": _FINE if ticking else "no worker ticks",
+            "durability": risks or _FINE,
+        }
+
+
+def _reason(error: BaseException) -> str:
+    """Return the server's own words for a refusal; no address and no message for any other error."""
+    if isinstance(error, redis.exceptions.MovedError):
+        return "is a node of a cluster, which is not supported"
+    if isinstance(error, redis.ResponseError | redis.AuthenticationError):
+        return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]
+    if isinstance(error, TimeoutError | redis.TimeoutError):
+        return "no answer in time"
+    return "cannot be reached"

@@ -1,0 +1,343 @@
+"""A Redis that answers and does not work: all is decided within two seconds, and `/readyz` says why."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+
+from ops.embedded import valkey
+from shared.messaging import queues, results
+from shared.postgres import locks
+from tests.stage import Breakable, Json, Stage
+
+ANSWER_SECONDS_MAX = 2.0
+REPAIRED_SECONDS_MAX = 20.0
+_WORKERS = """
+    SELECT objid::bigint AS number FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 2 AND classid::bigint = %s
+"""
+
+
+def run(server: "redis.Redis", *command: str) -> None:
+    """Run a command for which redis-py has no method of this form."""
+    server.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def refuse_writes_as_a_replica(server: "redis.Redis") -> None:
+    server.replicaof("127.0.0.1", "9")
+
+
+def refuse_writes_without_replicas(server: "redis.Redis") -> None:
+    server.config_set("min-replicas-to-write", 1)
+
+
+def run_out_of_memory(server: "redis.Redis") -> None:
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", 1)
+
+
+def fail_to_save(server: "redis.Redis") -> None:
+    """Let a snapshot fail: Redis then refuses all writes with MISCONF."""
+    server.set("kept", "value")
+    server.config_set("rdb-key-save-delay", 60_000_000)
+    server.config_set("save", "3600 1")
+    server.config_set("stop-writes-on-bgsave-error", "yes")
+    server.bgsave()
+    pid = server.info("server")["process_id"]
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def forbid_scripts(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "-eval", "-evalsha")
+
+
+def forbid_channels(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "resetchannels")
+
+
+def forbid_subscriptions(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "-@pubsub")
+
+
+def forbid_popping(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "-brpop")
+
+
+BREAKS = {
+    "replica": (refuse_writes_as_a_replica, {"broker", "results"}),
+    "no-replicas": (refuse_writes_without_replicas, {"broker", "results"}),
+    "out-of-memory": (run_out_of_memory, {"broker", "results"}),
+    "misconf": (fail_to_save, {"broker", "results"}),
+    "no-eval": (forbid_scripts, {"results"}),
+    "no-channels": (forbid_channels, {"results"}),
+    "no-pubsub": (forbid_subscriptions, {"results"}),
+    "no-brpop": (forbid_popping, {"broker"}),
+}
+
+
+def repair(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "+@all", "allchannels")
+    server.replicaof("NO", "ONE")
+    for name, value in (
+        ("min-replicas-to-write", "0"),
+        ("maxmemory", "0"),
+        ("save", ""),
+        ("stop-writes-on-bgsave-error", "no"),
+        ("rdb-key-save-delay", "0"),
+    ):
+        server.config_set(name, value)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Breakable, Stage]]:
+    """One stage with servers of its own for all breaks, each of which is repaired."""
+    with Breakable(tmp_path_factory.mktemp("broken")) as made:
+        yield made, made(workers=1)
+
+
+def register(stage: Stage, event: Json, name: str) -> tuple[int, float]:
+    """Register; return the answer's status and the seconds that it took."""
+    began = time.monotonic()
+    with stage.client() as client:
+        answer = client.post(f"/api/p/{event['slug']}/register", json={"name": name})
+    return answer.status_code, time.monotonic() - began
+
+
+def assert_decided(stage: Stage, event: Json) -> None:
+    answers = [register(stage, event, f"User {n}") for n in range(4)]
+    assert [status for status, _ in answers] == [201] * 4, stage.log()[-5_000:]
+    assert max(seconds for _, seconds in answers) < ANSWER_SECONDS_MAX, answers
+
+
+def readiness(stage: Stage, until: Callable[[Json], object] = lambda _: True) -> Json:
+    """Return the readiness as soon as `until` holds for it."""
+    deadline = time.monotonic() + REPAIRED_SECONDS_MAX
+    with stage.client() as client:
+        while True:
+            answer = client.get("/readyz")
+            found: Json = {**answer.json(), "status": answer.status_code}
+            if until(found):
+                return found
+            assert time.monotonic() < deadline, (found, stage.log()[-5_000:])
+            time.sleep(0.1)
+
+
+def wait_until_consuming(stage: Stage, server: "redis.Redis") -> None:
+    """Wait until every worker reads messages from the broker again."""
+    deadline = time.monotonic() + REPAIRED_SECONDS_MAX
+    while sum(client["cmd"] == "brpop" for client in server.client_list()) < len(stage.workers):
+        assert time.monotonic() < deadline, stage.log()[-5_000:]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_deciding_outlives_a_redis_that_refuses(broken: tuple[Breakable, Stage], name: str) -> None:
+    break_it, degraded = BREAKS[name]
+    _, stage = broken
+    event = stage.create_event(capacity=100)
+    server = results.connect(stage.servers.broker_url)
+    wait_until_consuming(stage, server)
+    assert register(stage, event, "Before")[0] == 201
+    break_it(server)
+    try:
+        assert_decided(stage, event)
+        found = readiness(stage, lambda found: found["degraded"])
+        stage.start_worker()
+        stage.kill_worker(0)
+        assert_decided_by_the_next(stage, event)
+    finally:
+        repair(server)
+    assert (found["status"], found["ready"]) == (200, True)
+    assert set(found["degraded"]) == degraded
+    assert all(found["checks"][part] not in {"ok", ""} for part in degraded), found
+
+    assert readiness(stage, lambda found: not found["degraded"])["status"] == 200
+    wait_until_consuming(stage, server)
+    assert [worker.poll() for worker in stage.workers] == [None]
+    server.close()
+
+
+def assert_decided_by_the_next(stage: Stage, event: Json) -> None:
+    """Let the worker that has just started take the event over, then expect quick answers from it."""
+    with stage.client() as client:
+        taken = client.post(
+            f"/api/p/{event['slug']}/register", json={"name": "Taken over"}, headers={"prefer": "wait=25"}
+        )
+    assert taken.status_code == 201, stage.log()[-5_000:]
+    assert_decided(stage, event)
+
+
+def test_deciding_outlives_a_redis_that_hangs(broken: tuple[Breakable, Stage]) -> None:
+    breakable, stage = broken
+    event = stage.create_event(capacity=100)
+    assert register(stage, event, "Before")[0] == 201
+    os.kill(breakable.valkey.pid, signal.SIGSTOP)
+    try:
+        time.sleep(1)
+        for _ in range(3):  # publishing is tried again and again meanwhile
+            assert_decided(stage, event)
+        found = readiness(stage, lambda found: found["degraded"])
+        stage.start_worker()
+        stage.kill_worker(0)
+        assert_decided_by_the_next(stage, event)
+    finally:
+        os.kill(breakable.valkey.pid, signal.SIGCONT)
+    assert (found["status"], set(found["degraded"])) == (200, {"broker", "results"})
+    assert readiness(stage, lambda found: not found["degraded"])["status"] == 200
+
+
+def test_all_processes_end_beside_a_redis_that_hangs(breakable: Breakable) -> None:
+    stage = breakable(workers=1)
+    event = stage.create_event(capacity=100)
+    assert register(stage, event, "Before")[0] == 201
+    os.kill(breakable.valkey.pid, signal.SIGSTOP)
+    try:
+        register(stage, event, "Meanwhile")
+        [worker] = stage.workers
+        began = time.monotonic()
+        worker.terminate()
+        while stage.query("SELECT FROM pg_stat_activity WHERE application_name LIKE 'admitone-worker%%'"):
+            assert time.monotonic() - began < ANSWER_SECONDS_MAX, "its events are free at once"
+            time.sleep(0.05)
+        stage.end_api()
+        assert worker.wait(10) == 0
+        assert all(api.wait(10) in {0, -signal.SIGTERM} for api in stage.apis)
+    finally:
+        os.kill(breakable.valkey.pid, signal.SIGCONT)
+
+
+def test_deciding_outlives_a_redis_in_cluster_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    cluster = {"cluster-enabled": "yes", "port": str(port), "cluster-port": str(port + 1)}
+    monkeypatch.setattr(valkey, "SETTINGS", {**valkey.SETTINGS, **cluster})
+    with Breakable(tmp_path) as made:
+        with redis.Redis(port=port) as server:
+            run(server, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        stage = made(workers=1)
+        event = stage.create_event(capacity=100)
+        assert_decided(stage, event)
+        found = readiness(stage, lambda found: found["degraded"])
+
+    assert (found["status"], set(found["degraded"])) == (200, {"broker", "results"})
+
+
+@contextmanager
+def fake_redis(answer: bytes | None) -> Iterator[int]:
+    """Accept connections on a port; give this answer to whatever is asked, or hang up at None."""
+    ended = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while answer is not None and connection.recv(65_536) and not ended.is_set():
+                connection.sendall(answer)
+
+    def listen(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=serve, args=[connection], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen, args=[listener], daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"$100\r\nhalf",
+        b"-NOAUTH Authentication required.\r\n",
+    ],
+    ids=["hangs-up", "silent", "another-protocol", "half", "no-password"],
+)
+def test_deciding_needs_no_answer_of_a_broker(breakable: Breakable, answer: bytes | None) -> None:
+    with fake_redis(answer) as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        stage = breakable(servers=replace(breakable.addresses, broker_url=url, result_url=url))
+        event = stage.create_event(capacity=100)
+        assert_decided(stage, event)
+        found = readiness(stage, lambda found: found["degraded"])
+
+    assert (found["status"], set(found["degraded"])) == (200, {"broker", "results"})
+    assert [worker.poll() for worker in stage.workers] == [None]
+
+
+def message(**changes: Any) -> bytes:
+    """A message as kombu writes it, with something wrong."""
+    plain: Json = {
+        "body": "W10=",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": "apply_commands", "id": "1"},
+        "properties": {
+            "delivery_info": {"exchange": "", "routing_key": "x"},
+            "delivery_tag": "1",
+            "body_encoding": "base64",
+        },
+    }
+    return json.dumps({**plain, **changes}).encode()
+
+
+GARBAGE: dict[str, bytes] = {
+    "no-json": b"\x00garbage",
+    "no-utf-8": b"\xff\xfe\xfa",
+    "a-number": b"7",
+    "empty": b"{}",
+    "deep": b"[" * 200_000,
+    "no-body": b'{"properties": {"delivery_tag": "1", "delivery_info": {}}}',
+    "content-type": message(**{"content-type": "application/x-python-serialize"}),
+    "encoding": message(**{"content-encoding": "no-such-encoding"}),
+    "unknown-task": message(headers={"task": "format_the_disk", "id": "1"}),
+    "no-headers": message(headers={}),
+    "null-headers": message(headers=None),
+    "no-base64": message(body="$$$$"),
+    "huge": message(body="A" * 20_000_000),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], name: str) -> None:
+    _, stage = broken
+    event = stage.create_event(capacity=100)
+    server = results.connect(stage.servers.broker_url)
+    wait_until_consuming(stage, server)
+    assert register(stage, event, "Before")[0] == 201
+    [number] = {worker["number"] for worker in stage.query(_WORKERS, locks.WORKER)}
+    waiting = [queues.event_queue_name(UUID(event["id"])), queues.owner_queue_name(number)]
+    for queue in waiting:
+        server.lpush(queue, GARBAGE[name])
+    deadline = time.monotonic() + REPAIRED_SECONDS_MAX
+    while server.exists(*waiting):
+        assert time.monotonic() < deadline, stage.log()[-3_000:]
+        time.sleep(0.05)
+    assert_decided(stage, event)
+    assert [worker.poll() for worker in stage.workers] == [None]
+    assert "wake_not_understood" in stage.log()
+    assert len(stage.log()) < 2_000_000
+    server.close()

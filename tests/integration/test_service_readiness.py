@@ -1,0 +1,206 @@
+"""Readiness: one check for all who ask; only what stops deciding makes the service not ready."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+from redis.exceptions import OutOfMemoryError
+from sqlalchemy import Connection, event, make_url, text
+
+from api.commands import wake_senders
+from api.commands.wake_senders import WakeSender
+from api.edge.schemas import Readiness
+from api.readiness import ReadinessCheck
+from ops.embedded import Servers
+from shared.messaging import queues, results
+from shared.postgres import connections, tables
+from shared.settings import Settings
+from tests.stage import Stage
+
+FINE = dict.fromkeys(("database", "schema", "sequence", "durability", "broker", "results"), "ok")
+NO_WORKER = {**FINE, "worker": "no worker ticks"}
+
+
+@asynccontextmanager
+async def checking(
+    settings: Settings, sender: WakeSender | None = None
+) -> AsyncIterator[tuple[ReadinessCheck, list[str]]]:
+    """Yield a check, and the statements that it has run."""
+    engine = connections.async_engine(settings)
+    client = results.connect_async(settings.result_url)
+    own = wake_senders.connect(queues.celery_app(settings), settings)
+    statements: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2])))
+    check = ReadinessCheck(engine, 10, sender or own, client)
+    try:
+        yield check, statements
+    finally:
+        check.close()
+        await own.close()
+        await client.aclose()
+        await engine.dispose()
+
+
+def read(settings: Settings, sender: WakeSender | None = None) -> Readiness:
+    """Return the readiness of a service without a worker."""
+
+    async def run() -> Readiness:
+        async with checking(settings, sender) as (check, _):
+            return await check.readiness()
+
+    return asyncio.run(run())
+
+
+def test_a_service_without_a_worker_is_not_ready(settings: Settings) -> None:
+    assert read(settings) == Readiness(ready=False, degraded=[], checks=NO_WORKER)
+
+
+def test_one_check_answers_all_who_ask(settings: Settings) -> None:
+    async def run() -> tuple[int, int, int]:
+        async with checking(settings) as (check, statements):
+            await asyncio.gather(*(check.readiness() for _ in range(200)))
+            first = len(statements)
+            await asyncio.gather(*(check.readiness() for _ in range(200)))
+            second = len(statements)
+            await asyncio.sleep(1.1)
+            await asyncio.gather(*(check.readiness() for _ in range(200)))
+            return first, second, len(statements)
+
+    first, second, third = asyncio.run(run())
+    assert first == second <= 5
+    assert third == 2 * first
+
+
+def test_who_leaves_early_ends_no_check(settings: Settings) -> None:
+    async def run() -> Readiness:
+        async with checking(settings) as (check, _):
+            early = asyncio.create_task(check.readiness())
+            late = asyncio.create_task(check.readiness())
+            await asyncio.sleep(0)
+            early.cancel()
+            return await late
+
+    assert asyncio.run(run()).checks == NO_WORKER
+
+
+class Refusing:
+    """A way to a broker that refuses, or takes its time."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.probes = 0
+
+    async def send(self, queue: str, event_ids: object) -> None:
+        raise NotImplementedError
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(3_600)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OutOfMemoryError("command not allowed"), "command not allowed"),
+        (redis.AuthenticationError("WRONGPASS"), "WRONGPASS"),
+        (redis.ConnectionError("redis.internal:6379"), "cannot be reached"),
+        (redis.TimeoutError(), "no answer in time"),
+        (ValueError("secret"), "cannot be reached"),
+        (redis.exceptions.MovedError("1 10.0.0.1:7"), "is a node of a cluster, which is not supported"),
+    ],
+)
+def test_a_broken_broker_only_degrades(settings: Settings, error: Exception, reason: str) -> None:
+    found = read(settings, Refusing(error))
+
+    assert (found.degraded, found.checks) == (["broker"], {**NO_WORKER, "broker": reason})
+
+
+def test_a_broker_that_hangs_is_asked_once(settings: Settings) -> None:
+    sender = Refusing(None)
+
+    async def run() -> list[Readiness]:
+        async with checking(settings, sender) as (check, _):
+            began = time.monotonic()
+            found = [await check.readiness()]
+            assert time.monotonic() - began < 3
+            return found
+
+    [found] = asyncio.run(run())
+    assert found.degraded == ["broker"]
+    assert found.checks["broker"] == "no answer within 0.8 s"
+
+
+def test_a_database_that_takes_no_writes_is_not_ready(settings: Settings, connection: Connection) -> None:
+    name = make_url(settings.database_url).database
+    with connection.begin():
+        connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    found = read(settings)
+
+    assert (found.ready, found.checks["database"]) == (False, "read-only")
+
+
+def test_a_risk_to_durability_only_degrades(settings: Settings, connection: Connection) -> None:
+    name = make_url(settings.database_url).database
+    with connection.begin():
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
+    found = read(settings)
+
+    risk = "synchronous_commit is off: a crash can lose commands that were answered"
+    assert (found.degraded, found.checks) == (["durability"], {**NO_WORKER, "durability": risk})
+
+
+@pytest.mark.parametrize(
+    ("revision", "state"), [("0001", "run admitone migrate"), ("9999", "ok"), (tables.REVISION, "ok")]
+)
+def test_a_later_schema_serves_too(
+    settings: Settings, connection: Connection, revision: str, state: str
+) -> None:
+    with connection.begin():
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+    assert read(settings).checks["schema"] == state
+
+
+def test_numbers_behind_the_ledger_are_not_ready(settings: Settings, connection: Connection) -> None:
+    with connection.begin():
+        connection.execute(text("UPDATE ledger_mark SET seq = 1000"))
+
+    assert read(settings).checks["sequence"] == "is behind the ledger; run admitone verify --heal"
+
+
+def test_a_database_without_tables_is_not_ready(settings: Settings, empty_database: str) -> None:
+    found = read(settings.model_copy(update={"database_url": empty_database}))
+
+    assert (found.ready, found.checks["schema"]) == (False, "run admitone migrate")
+
+
+def test_a_database_that_is_away_is_not_ready(settings: Settings) -> None:
+    found = read(settings.model_copy(update={"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"}))
+
+    assert (found.ready, found.checks["database"]) == (False, "cannot be reached")
+
+
+def test_a_crowd_of_probes_slows_no_registration(servers: Servers, database: str, tmp_path: Path) -> None:
+    """The probes cost one check a second, so registrations beside them are answered as ever."""
+    with Stage(servers, database, tmp_path) as stage, stage.client() as client:
+        event = stage.create_event()
+
+        async def probe() -> list[int]:
+            limits = httpx2.Limits(max_connections=200)
+            async with httpx2.AsyncClient(base_url=stage.url, limits=limits, timeout=30) as crowd:
+                return [
+                    a.status_code for a in await asyncio.gather(*(crowd.get("/readyz") for _ in range(200)))
+                ]
+
+        assert asyncio.run(probe()) == [200] * 200
+        assert client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).status_code == 201
