@@ -16,8 +16,7 @@ from structlog.testing import capture_logs
 from shared.domain import commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
-from shared.postgres import connections
-from tests.databases import as_worker, settle_all
+from tests.databases import as_worker, session_of, settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
@@ -374,7 +373,7 @@ def test_a_recount_has_a_time_out_of_its_own(
     world.accept(asked(register(1), heal(), register(1)))
 
     with as_worker(database, options="-c statement_timeout=100ms") as impatient:
-        session = connections.session(impatient)
+        session = session_of(impatient)
         while batch.apply(session, [world.event_id], 100).settled:
             pass
         timeout = session.execute("SHOW statement_timeout").fetchone()
