@@ -1,6 +1,6 @@
 -- For each of these commands, in this order: whether the ledger has its id, and the command that has its
--- idempotency key. OFFSET 0 and LIMIT 1 are fences: each row is found by key, whatever
--- the tables' sizes were when this was planned.
+-- idempotency key. OFFSET 0 and LIMIT 1 are fences: each row is found by key, even by a plan that was made
+-- when the tables were nearly empty.
 SELECT by_id.id IS NOT NULL AS accepted, by_key.command_id, by_key.fingerprint
 FROM unnest(:'event_ids'::uuid[], :'ids'::uuid[], :'idempotency_keys'::bytea[])
     WITH ORDINALITY AS asked (event_id, id, idempotency_key, place)
