@@ -1,7 +1,7 @@
 """The hooks by which Celery's worker becomes an owner of events.
 
-Two threads: the owner's ticks and decides, and Celery's reads messages. The broker can stop Celery's thread, and
-the owner goes on (decision 0037).
+Two threads: the owner's ticks and decides, and Celery's reads messages. The broker can stop
+Celery's thread, and the owner goes on (decision 0037).
 
 It relies on these internals of Celery and kombu:
 
