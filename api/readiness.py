@@ -1,4 +1,4 @@
-"""The readiness of the service: one check in flight for all who ask, its result kept for a second.
+"""The readiness of the service: one check in flight for all requests, its result kept for a second.
 
 The service is ready if commands would be accepted and decided: that needs the database and a worker. The
 broker and the result backend only save time, and a risk to durability stops nothing. A fault there makes the

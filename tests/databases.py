@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from shared.postgres import connections
 from worker import batch
 
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -88,6 +89,13 @@ def as_worker(database_url: str, **connect_args: str) -> Connection:
     return engine.connect()
 
 
+def session_of(connection: Connection) -> "psycopg.Connection[TupleRow]":
+    """Return the psycopg connection of SQLAlchemy's, for the owner's own statements."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
 def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     """Decide, as one owner among others, until nothing is pending; return what was settled here.
 
@@ -95,7 +103,7 @@ def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     """
     settled: list[UUID] = []
     with as_worker(database_url) as owner:
-        session = connections.session(owner)
+        session = session_of(owner)
         while run(database_url, _PENDING, event_id=event_id):
             applied = batch.apply(session, [event_id], batch_max)
             settled += [command.command_id for command in applied.settled]

@@ -1,7 +1,7 @@
 """The hooks by which Celery's worker becomes an owner of events.
 
-Two threads: the owner's ticks and decides, and Celery's reads messages. Whatever the broker does to Celery's
-thread, the owner goes on (decision 0037).
+Two threads: the owner's ticks and decides, and Celery's reads messages. The broker can stop
+Celery's thread, and the owner goes on (decision 0037).
 
 It relies on these internals of Celery and kombu:
 
@@ -161,7 +161,7 @@ class EventQueues:
 
 
 class LedgerConsumer(Consumer):
-    """A consumer that hands over the events of each message, and outlives whatever the broker does."""
+    """A consumer that hands over the events of each message, and outlives each error of the broker."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -1,7 +1,7 @@
 """Bounds the pending commands, of each event and in all, so that an overload ends when its cause does.
 
 Commands are accepted faster than they are decided. Without a bound a crowd beyond the sustainable rate would
-make everybody wait longer and longer; with it the service goes on deciding at its full rate, and answers
+make each request wait longer and longer; with it the service goes on deciding at its full rate, and answers
 the others that they should ask again.
 """
 

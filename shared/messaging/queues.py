@@ -70,7 +70,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=0,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
-        # Its queues would need more of the broker than wake messages do, and it lets anybody stop workers.
+        # Its queues would need more of the broker than wake messages do, and any client could stop workers.
         worker_enable_remote_control=False,
         worker_redirect_stdouts=False,
         enable_utc=True,

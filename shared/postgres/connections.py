@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -133,13 +133,6 @@ def is_read_only(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) == _READ_ONLY or any(
         words in text for words in _REFUSED_AS_READ_ONLY
     )
-
-
-def session(connection: Connection) -> psycopg.Connection[TupleRow]:
-    """Return the psycopg connection of a worker's connection, for statements in pipeline mode."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection), "the only driver"
-    return driver
 
 
 def worker_name() -> str:

@@ -21,13 +21,15 @@ from benchmarks.judge import checkouts
 from benchmarks.processes import BenchmarkError
 from ops.embedded import Servers
 from ops.maintenance import schema
-from tests.stage import Json, Stage, python_of
+from tests.stage import CHECKOUT, Json, Stage, python_of
 
 pytestmark = pytest.mark.timeout(600)  # installing the packages of another version is counted
 
+PROMISED = "c2d92b9"
 BEFORE_THE_PROMISE = "cfbfc26"
 CLIENTS, EACH = 8, 12
 CAPACITY = 50
+FEW = 2
 ANSWER_SECONDS_MAX = 30
 
 
@@ -45,6 +47,12 @@ def version(name: str, commit: str, factory: pytest.TempPathFactory) -> Path:
 def before_the_promise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout of a version before the promise."""
     return version("before", BEFORE_THE_PROMISE, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def promised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout of the version with which the promise begins."""
+    return version("promised", PROMISED, tmp_path_factory)
 
 
 class Crowd:
@@ -130,3 +138,45 @@ def test_a_version_before_the_promise_is_upgraded_with_the_api_stopped(
 
     assert crowd.failures == []
     assert told == {"confirmed": CAPACITY, "waitlisted": 3 * CLIENTS * EACH - CAPACITY}
+
+
+def test_this_version_works_beside_the_promised_one(
+    servers: Servers, database: str, promised: Path, tmp_path: Path
+) -> None:
+    """An API of then with workers of now, and then an API of now with workers of then, under load."""
+    with Stage(servers, database, tmp_path, workers=0, api_processes=0) as stage:
+        crowds: list[Crowd] = []
+        for api_checkout, worker_checkout in ((promised, CHECKOUT), (CHECKOUT, promised)):
+            worker, api = stage.start_worker(worker_checkout), stage.start_api(api_checkout)
+            stage.wait_ready()
+            for crowd in crowds:  # the keys that the other API took
+                crowd.register_all(list(crowd.receipts))
+            crowds.append(crowd := Crowd(stage, stage.create_event(capacity=1)))
+            load = threading.Thread(target=crowd.register_all, args=(keys(),))
+            load.start()
+            administer(stage, crowd.event)
+            load.join()
+            crowd.register_all(list(crowd.receipts))
+            stage.end(api)
+            stage.end(worker)
+        told = [decided(stage, crowd.event, CLIENTS * EACH) for crowd in crowds]
+
+    for crowd, outcomes in zip(crowds, told, strict=True):
+        assert crowd.failures == []
+        assert len(crowd.receipts) == CLIENTS * EACH
+        assert outcomes.keys() <= {"confirmed", "waitlisted", "event_changed", "status_changed", "deleted"}
+        assert outcomes["confirmed"] + outcomes["waitlisted"] == CLIENTS * EACH
+
+
+def administer(stage: Stage, event: Json) -> None:
+    """Change the event, and cancel and delete registrations, which promotes others."""
+    while len(found := stage.registrations(event)) < FEW:
+        time.sleep(0.05)
+    cancelled, deleted = (f"/api/events/{event['id']}/registrations/{row['id']}" for row in found[:FEW])
+    with stage.client() as client:
+        answers = [
+            client.patch(f"/api/events/{event['id']}", json={"capacity": CAPACITY}, headers=stage.admin),
+            client.patch(cancelled, json={"status": "CANCELLED"}, headers=stage.admin),
+            client.delete(deleted, headers=stage.admin),
+        ]
+    assert [answer.status_code for answer in answers] == [HTTPStatus.OK] * 3, stage.log()

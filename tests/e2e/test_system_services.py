@@ -169,7 +169,7 @@ def test_a_queue_of_an_earlier_version_is_consumed(
             while counts(connection, name)[1] != 1:
                 assert time.monotonic() < deadline, stage.log()
                 time.sleep(0.05)
-        assert stage.log().count("queue_without_bounds") == 2
+        assert "queue_without_bounds" in stage.log()  # once: a lasting trouble is logged once a minute
         assert "broker_away" not in stage.log()
 
 

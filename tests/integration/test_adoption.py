@@ -20,8 +20,8 @@ from ops.adoption.adopt import AdoptionError
 from ops.adoption.report import Fate, Report
 from ops.maintenance import audit, verification
 from ops.maintenance.audit import Audited
-from shared.postgres import connections, locks
-from tests.databases import as_worker
+from shared.postgres import locks
+from tests.databases import as_worker, session_of
 from tests.stage import CHECKOUT
 from worker import batch
 
@@ -591,7 +591,7 @@ def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
         """
         run(target, statement, event_id, payload)
     with as_worker(target) as connection:
-        batch.apply(connections.session(connection), [event_id], 100)
+        batch.apply(session_of(connection), [event_id], 100)
     rows = run(target, "SELECT outcome FROM ledger WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(spots) :]]
 

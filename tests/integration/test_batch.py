@@ -13,11 +13,10 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared.domain import ids, promotion
+from shared.domain import commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
-from shared.postgres import connections
-from tests.databases import as_worker, settle_all
+from tests.databases import as_worker, session_of, settle_all
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
@@ -374,7 +373,7 @@ def test_a_recount_has_a_time_out_of_its_own(
     world.accept(asked(register(1), heal(), register(1)))
 
     with as_worker(database, options="-c statement_timeout=100ms") as impatient:
-        session = connections.session(impatient)
+        session = session_of(impatient)
         while batch.apply(session, [world.event_id], 100).settled:
             pass
         timeout = session.execute("SHOW statement_timeout").fetchone()
@@ -419,3 +418,25 @@ def test_only_the_heads_of_a_waitlist_are_loaded(
     assert counters(world) == (103 - free, 103 - free)
     assert now.waitlist_length == WAITERS - len(expected)
     assert loaded == [sum(103 // size + 2 for size in range(1, SIZES + 1))]
+
+
+def test_a_command_of_a_newer_version_waits_for_a_newer_worker(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(asked(register(1), register(1), register(1)))
+    newer = "UPDATE command SET version = 2, payload = payload || '{\"fromThen\": 1}' WHERE id = :id"
+    second = str(world.snapshot().commands[1].id)
+    with connection.begin():
+        connection.execute(text(newer), {"id": second})
+
+    assert [world.apply(10), world.apply(10)] == [1, 0]
+    assert answers(world) == ["confirmed", "pending", "pending"], "nothing passes it"
+
+    monkeypatch.setattr(commands, "VERSION", 2)
+    with connection.begin():
+        connection.execute(
+            text("UPDATE command SET payload = payload - 'fromThen' WHERE id = :id"), {"id": second}
+        )
+    assert world.apply(10) == 2
+    assert answers(world) == ["confirmed", "confirmed", "confirmed"]

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, make_url, text
 from api.commands.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from shared.domain import ids
 from shared.domain.outcomes import Refused
-from shared.postgres import connections, ledger
+from shared.postgres import ledger
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
+from tests.databases import session_of
 from worker import batch
 
 EVENT = ids.new_id()
@@ -176,7 +177,7 @@ def test_a_new_session_compares_the_sequence_with_the_mark(
     row = asked()
     use(settings, lambda intake: intake.accept(row))
     with connection.begin():
-        ledger.advance_mark(connections.session(connection))
+        ledger.advance_mark(session_of(connection))
         assert not ledger.numbering_is_behind(connection)
         connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
         assert ledger.numbering_is_behind(connection)
@@ -224,7 +225,7 @@ def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connect
             {"id": closed.event_id},
         )
     use(settings, lambda intake: intake.accept(closed))
-    (settled,) = batch.apply(connections.session(connection), [closed.event_id], 10).settled
+    (settled,) = batch.apply(session_of(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
 
     again = asked(key=b"k", body=b"b")

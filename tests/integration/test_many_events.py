@@ -13,9 +13,8 @@ from structlog.testing import capture_logs
 
 from shared.domain.outcomes import SettledCommand
 from shared.messaging.results import ResultWriter
-from shared.postgres import connections
 from shared.settings import Settings
-from tests.databases import run
+from tests.databases import run, session_of
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
@@ -61,9 +60,7 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(
-        batch.apply(connections.session(connection), [world.event_id for world in those], limit).settled
-    )
+    return len(batch.apply(session_of(connection), [world.event_id for world in those], limit).settled)
 
 
 def an_owner(settings: Settings) -> Owner:

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, make_url, text
 from shared.domain import ids, promotion
 from shared.domain.outcomes import WaitlistPromoted
 from shared.messaging.results import ResultWriter
-from shared.postgres import connections
 from shared.settings import Settings
-from tests.databases import as_worker
+from tests.databases import as_worker, session_of
 from tests.simulation.histories import SETTINGS, Request, change, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
@@ -75,7 +74,7 @@ def counters(connection: Connection, world: InPostgres) -> tuple[int, int, int, 
 
 
 def apply(world: InPostgres, limit: int = 2_000) -> batch.Applied:
-    return batch.apply(connections.session(world.connection), [world.event_id], limit)
+    return batch.apply(session_of(world.connection), [world.event_id], limit)
 
 
 def test_a_capacity_for_many_is_given_in_portions(connection: Connection) -> None:
@@ -175,7 +174,7 @@ def test_a_batch_reads_few_waiting_registrations(
     worlds = [a_waitlist(connection, MANY) for _ in range(3)]
     for world in worlds:
         ask(world, change(capacity=MANY))
-    session = connections.session(connection)
+    session = session_of(connection)
 
     applied = batch.apply(session, [world.event_id for world in worlds], 100)
 
@@ -216,7 +215,7 @@ def test_other_events_come_between_the_portions(
 
 def _apply_for_ever(database: str, event_id: UUID) -> None:
     with as_worker(database) as owner:
-        session = connections.session(owner)
+        session = session_of(owner)
         while True:
             batch.apply(session, [event_id], 2_000)
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
 from shared.domain.outcomes import Failed, SettledCommand
-from shared.postgres import connections
+from tests.databases import session_of
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
 from tests.simulation.in_postgres import InPostgres
@@ -87,7 +87,7 @@ class Stage:
 
     def apply_all(self) -> None:
         """Apply batches until nothing can be settled."""
-        session = connections.session(self.connection)
+        session = session_of(self.connection)
         with capture_logs():
             while batch.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
                 pass
@@ -95,7 +95,7 @@ class Stage:
     def retry(self, seconds: float) -> list[SettledCommand]:
         """Try what is due after so many seconds."""
         self.clock.now += seconds
-        session = connections.session(self.connection)
+        session = session_of(self.connection)
         with capture_logs():
             return [s for due in self.troubles.due() for s in batch.retry(session, due, self.troubles)]
 

@@ -335,7 +335,7 @@ def test_a_new_event_is_heard_beside_a_busy_owner(servers: Servers, database: st
             for answer in asked:
                 client.get(answer.headers["location"], params={"wait": 20})
             began = time.monotonic()
-            client.post(path, json={"name": "Next"})
+            client.post(f"/api/p/{new['slug']}/register", json={"name": "Next"})
             seconds.append(time.monotonic() - began)
 
     assert min(seconds) < 0.5, (seconds, stage.log())

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, TextClause, text
 
 from shared.domain import ids
-from shared.postgres import connections
+from tests.databases import session_of
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
@@ -72,7 +72,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(batch.apply(connections.session(self.connection), [self.event_id], limit).settled)
+        return len(batch.apply(session_of(self.connection), [self.event_id], limit).settled)
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

@@ -1,6 +1,6 @@
 -- For each of these commands, in this order: whether the ledger has its id, and the command that has its
--- idempotency key. OFFSET 0 is a fence: each row is found by key, whatever the tables' sizes were when this was
--- planned.
+-- idempotency key. OFFSET 0 and LIMIT 1 are fences: each row is found by key, even by a plan that was made
+-- when the tables were nearly empty.
 SELECT by_id.id IS NOT NULL AS accepted, by_key.command_id, by_key.fingerprint
 FROM unnest(:'event_ids'::uuid[], :'ids'::uuid[], :'idempotency_keys'::bytea[])
     WITH ORDINALITY AS asked (event_id, id, idempotency_key, place)
@@ -8,7 +8,8 @@ LEFT JOIN LATERAL (
     SELECT id FROM command WHERE event_id = asked.event_id AND id = asked.id OFFSET 0
 ) AS by_id ON true
 LEFT JOIN LATERAL (
-    SELECT command_id, fingerprint FROM idempotency_key
-    WHERE event_id = asked.event_id AND key = asked.idempotency_key OFFSET 0
-) AS by_key ON true
+    -- Among the indexes only the primary key has this order.
+    SELECT key, command_id, fingerprint FROM idempotency_key
+    WHERE event_id = asked.event_id AND key >= asked.idempotency_key ORDER BY key LIMIT 1
+) AS by_key ON by_key.key = asked.idempotency_key
 ORDER BY place
