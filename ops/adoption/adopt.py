@@ -1,10 +1,12 @@
 """Adopts an existing system: its events and registrations, from tables as Prisma makes them.
 
 1. The source is only read, each event in one snapshot; memory holds one batch of its registrations.
-2. An event is adopted whole or not at all: one transaction writes it, its registrations in their order, its
-   counters and the beginning of its audit trail. No registration is promoted or confirmed.
-3. An event that the target has is not changed. So a killed adoption can be run again to go on, and running a
-   finished one again changes nothing.
+2. An event is adopted in chunks. The transaction of a chunk writes at most `source.BATCH_ROWS`
+   registrations in their order, their audit entries, and the counters: rows, counters and trail agree after
+   each chunk. The first chunk makes the event closed and paused; the last one opens it. No registration is
+   promoted or confirmed.
+3. A killed adoption can be run again: it goes on with the next registration, and the result is that of one
+   run. An event that was adopted to its end is not changed.
 4. The report has each event and registration that was left out or changed, with the reason.
 """
 
@@ -14,7 +16,7 @@ from dataclasses import replace
 
 import psycopg
 
-from ops.adoption import cleaning, links, printing
+from ops.adoption import cleaning, links, printing, source
 from ops.adoption.cleaning import CleanEvent, CleanRegistration, adopted_id
 from ops.adoption.links import AdoptionError
 from ops.adoption.printing import Bar
@@ -79,7 +81,7 @@ class _Adoption:
         self._report.complete = True
 
     def _event(self, raw: RawEvent, bar: Bar) -> None:
-        slug = self._target.slug(adopted_id(raw.id))
+        slug = self._target.adopted_slug(adopted_id(raw.id))
         if slug is not None:
             self._already_adopted(raw, slug, bar)
             return
@@ -90,13 +92,18 @@ class _Adoption:
             self._leave_out(raw, bar)
             return
         try:
-            with self._target.transaction():
-                adopted = self._write(event, bar)
+            adopted = self._write(event, bar)
         except (psycopg.IntegrityError, psycopg.DataError) as error:
-            detail = f"the database refuses it: {links.first_line(error)}"
-            self._report.note([Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)])
+            self._refused(raw, error)
             adopted = _without_numbers(raw, Fate.LEFT_OUT)
         self._report.events.append(adopted)
+
+    def _refused(self, raw: RawEvent, error: psycopg.Error) -> None:
+        detail = f"the database refuses it: {links.first_line(error)}"
+        begun = self._target.adopted(adopted_id(raw.id))
+        if begun > 0:
+            detail += f"; its first {begun} registrations are adopted, and it stays closed"
+        self._report.note([Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)])
 
     def _already_adopted(self, raw: RawEvent, slug: str, bar: Bar) -> None:
         event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
@@ -117,30 +124,35 @@ class _Adoption:
         if event is None:
             return []
         is_anothers = event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id)
-        if not is_anothers and not self._target.has_slug(event.slug):
+        if not is_anothers and not self._target.slug_is_anothers(event.slug, event.id):
             return []
         detail = f"another event has the slug {event.slug}"
         return [Problem(code=Code.SLUG_TAKEN, event_id=raw.id, detail=detail)]
 
     def _write(self, event: CleanEvent, bar: Bar) -> AdoptedEvent:
         source_confirmed = 0
-        writing = self._target.begin(event)
+        writing = self._target.writing(event)
         with closing(self._source.registrations(event.source_id)) as batches:
             for batch in batches:
                 source_confirmed += sum(cleaning.spots_confirmed(raw) for raw in batch)
-                writing.add(self._clean(event, batch))
+                with self._target.transaction():
+                    writing.lock()
+                    writing.add(self._clean(event, batch, writing))
+                    if len(batch) < source.BATCH_ROWS:
+                        writing.open()
                 bar.advance(len(batch))
-        writing.finish()
         drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
         return _adopted(event, writing, drift)
 
-    def _clean(self, event: CleanEvent, batch: list[RawRegistration]) -> list[CleanRegistration]:
+    def _clean(
+        self, event: CleanEvent, batch: list[RawRegistration], writing: Writing
+    ) -> list[CleanRegistration]:
+        """Note the problems of a batch, and return what is yet to be written of it."""
         clean = [self._noted(*cleaning.registration(raw)) for raw in batch]
         taken = [registration for registration in clean if registration is not None]
-        keys = {registration.email_key for registration in taken if registration.email_key is not None}
-        kept, problems = cleaning.one_holder_each(event.source_id, taken, self._target.held(event.id, keys))
+        kept, problems = cleaning.one_holder_each(event.source_id, taken, self._target.held(event.id, taken))
         self._report.note(problems)
-        return kept
+        return writing.without_earlier(kept)
 
     def _noted(
         self, registration: CleanRegistration | None, problems: list[Problem]

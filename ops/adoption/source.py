@@ -13,7 +13,7 @@ from ops.adoption import links
 from ops.adoption.links import AdoptionError, Link
 
 BATCH_ROWS = 5_000
-"""The most registrations in memory at once."""
+"""The most registrations in memory at once, and in one transaction of the target."""
 
 _EVENT_COLUMNS = ("id", "slug", "title", "capacity")
 _REGISTRATION_COLUMNS = ("id", "eventId", "name", "spotsCount", "status", "createdAt")
@@ -122,6 +122,7 @@ class Source:
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
         """Yield an event's registrations in the order in which they were made, a batch at a time.
 
+        The last batch, and no other, has fewer than `BATCH_ROWS` registrations; it may be empty.
         Registrations of the same moment are in the order of their ids, byte by byte, which does not depend
         on a collation. Call this within a snapshot.
         """
@@ -144,7 +145,10 @@ class Source:
     def _batches(self, query: sql.Composed, parameters: list[str]) -> Generator[list[RawRegistration]]:
         with self._link.cursor("adoption", row_factory=class_row(RawRegistration)) as cursor:
             cursor.execute(query, parameters)
-            while batch := cursor.fetchmany(BATCH_ROWS):
+            batch_rows = BATCH_ROWS
+            while batch_rows == BATCH_ROWS:
+                batch = cursor.fetchmany(BATCH_ROWS)
+                batch_rows = len(batch)
                 yield batch
 
     def _columns(self, table: str, required: tuple[str, ...]) -> set[str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -17,7 +18,9 @@ from sqlalchemy.pool import NullPool
 
 from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError
+from ops.adoption.cleaning import CleanRegistration
 from ops.adoption.report import Fate, Report
+from ops.adoption.target import Target, Writing
 from ops.maintenance import audit, verification
 from ops.maintenance.audit import Audited
 from shared.postgres import locks
@@ -254,11 +257,7 @@ def test_an_adoption_that_was_killed_goes_on_with_the_next_event(oversold: str, 
         killed.kill()
         killed.wait()
         blocker.rollback()
-    wait_until(
-        lambda: (
-            run(database, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'admitone-adoption'") == []
-        )
-    )
+    wait_until_gone(database)
     first = content(database)
 
     report = adopt(oversold, database)
@@ -270,13 +269,255 @@ def test_an_adoption_that_was_killed_goes_on_with_the_next_event(oversold: str, 
     assert len(after[1]) == len(OVERSOLD) + 1
 
 
-def start(source: str, target: str) -> subprocess.Popen[bytes]:
-    """Run an adoption in a process of its own."""
-    program = (
-        "import sys; from ops.adoption import adopt as adoption; from ops.adoption.report import Report;"
+def add_many(source: str, event_id: str, count: int) -> None:
+    """Add registrations to the source: two of three confirmed, a spot each, in the order of their numbers."""
+    statement = """
+        INSERT INTO "Registration" (id, "eventId", name, "spotsCount", status, "createdAt")
+        SELECT 'r' || n, %s, 'User', 1,
+               (CASE WHEN n % 3 = 0 THEN 'WAITLIST' ELSE 'CONFIRMED' END)::"RegistrationStatus",
+               timestamp '2026-01-01' + n * interval '1 second'
+        FROM generate_series(1, %s) AS n
+    """
+    run(source, statement.replace("n % 3", "n %% 3"), event_id, count)
+
+
+def facts(target: str) -> list[list[Any]]:
+    """Return all that an adoption writes, apart from places and from what depends on its time."""
+    return [
+        run(target, statement)
+        for statement in (
+            """
+            SELECT id, slug, title, capacity, spots_reserved, overbooked_spots, waitlist_length, audit_seq,
+                   auto_promote, paused, opens_at, closes_at, created_at
+            FROM event ORDER BY id
+            """,
+            """
+            SELECT event_id, id, name, email, email_key, spots_count, status, created_at
+            FROM registration ORDER BY event_id, seq
+            """,
+            """
+            SELECT event_id, number, kind, actor, registration_id, to_status, spots_delta, spots_reserved
+            FROM audit_entry ORDER BY event_id, number
+            """,
+        )
+    ]
+
+
+def assert_consistent(target: str) -> None:
+    """Compare counters and audit trail of the only event with its rows."""
+    with create_engine(target, poolclass=NullPool).connect() as connection:
+        (verified,) = verification.verify(connection)
+    assert verified.in_sync
+    assert verified.overbooked_spots == max(verified.confirmed - verified.capacity, 0)
+    assert [audited.problems for audited in audit.check(target)] == [[]]
+    assert audit.replay(target, verified.event).problems == []
+
+
+def stop_before(monkeypatch: pytest.MonkeyPatch, chunk: int, between: Callable[[], None]) -> None:
+    """Have the adoption fail in this chunk, its rows written and not committed; call `between` in others."""
+    add, chunks = Writing.add, []
+
+    def add_or_stop(writing: Writing, batch: Sequence[CleanRegistration]) -> None:
+        chunks.append(len(batch))
+        if len(chunks) > 1:
+            between()
+        add(writing, batch)
+        if len(chunks) == chunk:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writing, "add", add_or_stop)
+
+
+def test_an_event_of_many_registrations_is_adopted_in_bounded_transactions(
+    source: str, database: str
+) -> None:
+    add_event(source, "e", capacity=7_000)
+    add_many(source, "e", 12_000)
+
+    (adopted,) = adopt(source, database).events
+
+    sizes = [
+        [row.rows for row in run(database, f"SELECT count(*) AS rows FROM {table} GROUP BY xmin::text")]
+        for table in ("registration", "audit_entry")
+    ]
+    assert [sorted(of_table) for of_table in sizes] == [[2_000, 5_000, 5_000]] * 2
+    assert (adopted.registrations, adopted.spots_reserved, adopted.waitlist_length) == (12_000, 8_000, 4_000)
+    assert run(database, "SELECT paused, closes_at, overbooked_spots FROM event") == [(False, None, 1_000)]
+    assert_consistent(database)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 5])
+def test_an_event_is_opened_by_its_last_chunk(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e")
+    add_many(source, "e", count)
+
+    (adopted,) = adopt(source, database).events
+
+    assert (adopted.registrations, adopted.fate) == (count, Fate.ADOPTED)
+    assert run(database, "SELECT audit_seq, paused, closes_at FROM event") == [(count, False, None)]
+    assert_consistent(database)
+
+
+def test_between_two_chunks_the_event_is_closed_and_consistent(
+    oversold: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    seen = []
+
+    def between() -> None:
+        plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(plain) as other:
+            row = other.execute("SELECT paused, closes_at < now(), audit_seq FROM event").fetchone()
+        seen.append(row)
+        assert_consistent(database)
+
+    stop_before(monkeypatch, 4, between)
+    with pytest.raises(KeyboardInterrupt):
+        adopt(oversold, database)
+
+    assert seen == [(True, True, 2), (True, True, 4), (True, True, 6)]
+    assert_consistent(database)
+    (refused,) = register(database, uuid5(NAMESPACE, CUID), 1)
+    assert refused["code"] == "REGISTRATION_CLOSED"
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4])
+def test_an_event_whose_adoption_stopped_is_adopted_to_the_end(
+    oversold: str, database: str, module_database: str, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    for number in range(3):
+        made = f"2026-01-01 12:2{number}:00"
+        add_registration(oversold, f"m{number}", CUID, email="a@example.com", createdAt=made)
+    add_registration(oversold, "bad", CUID, status="PENDING", createdAt=NOON)
+    adopt(oversold, module_database)
+    expected = adopt(oversold, database, dry_run=True)
+    with monkeypatch.context() as stopped:
+        stopped.setattr("ops.adoption.source.BATCH_ROWS", 3)
+        stop_before(stopped, chunk, lambda: assert_consistent(database))
+        with pytest.raises(KeyboardInterrupt):
+            adopt(oversold, database)
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 4)
+
+    report = adopt(oversold, database)
+
+    assert facts(database) == facts(module_database)
+    assert_consistent(database)
+    assert (report.events, report.problems) == (expected.events, expected.problems)
+    assert [event.fate for event in adopt(oversold, database).events] == [Fate.ALREADY_ADOPTED]
+
+
+def test_a_killed_adoption_goes_on_within_an_event(source: str, database: str) -> None:
+    add_event(source, "e", capacity=10)
+    add_many(source, "e", 30)
+    killed = start(
+        source,
+        database,
+        before="""
+import os
+from ops.adoption import source
+from ops.adoption.target import Writing
+source.BATCH_ROWS, add = 10, Writing.add
+def add_or_die(writing, batch):
+    add(writing, batch)
+    if writing.registrations == 20:
+        os.kill(os.getpid(), 9)
+Writing.add = add_or_die
+""",
+    )
+    assert killed.wait() == -9
+    wait_until_gone(database)
+    assert run(database, "SELECT audit_seq, paused FROM event") == [(10, True)]
+    assert_consistent(database)
+
+    (adopted,) = adopt(source, database).events
+
+    assert (adopted.registrations, adopted.spots_reserved, adopted.waitlist_length) == (30, 20, 10)
+    assert run(database, "SELECT audit_seq, paused, closes_at FROM event") == [(30, False, None)]
+    places = run(database, "SELECT name, id FROM registration ORDER BY seq")
+    assert [row.id for row in places] == [uuid5(NAMESPACE, f"r{number}") for number in range(1, 31)]
+    assert_consistent(database)
+
+
+def test_what_admins_decide_between_two_runs_is_kept(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e", capacity=3)
+    add_many(source, "e", 6)
+    stop_before(monkeypatch, 3, lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        adopt(source, database)
+    event, gone = uuid5(NAMESPACE, "e"), uuid5(NAMESPACE, "r1")
+
+    (outcome,) = decide(database, event, "delete_registration", {"registrationId": str(gone)})
+    adopt(source, database)
+
+    assert outcome["outcome"] == "deleted"
+    ids = [row.id for row in run(database, "SELECT id FROM registration ORDER BY seq")]
+    assert ids == [uuid5(NAMESPACE, f"r{number}") for number in range(2, 7)]
+    assert run(database, "SELECT spots_reserved, waitlist_length, audit_seq FROM event") == [(3, 2, 7)]
+    assert_consistent(database)
+
+
+def test_an_event_that_was_opened_meanwhile_is_not_touched_further(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e")
+    add_many(source, "e", 3)
+    transaction = Target.transaction
+
+    def transaction_after_opening(target: Target, **options: bool) -> AbstractContextManager[None]:
+        run(database, "UPDATE event SET paused = false")
+        return transaction(target, **options)
+
+    with monkeypatch.context() as opened:
+        opened.setattr(Target, "transaction", transaction_after_opening)
+        with pytest.raises(AdoptionError, match="was opened or changed"):
+            adopt(source, database)
+
+    assert problems(adopt(source, database)) == [("NOT_IN_TARGET", "e", None)]
+    assert run(database, "SELECT audit_seq FROM event") == [(2,)]
+    assert_consistent(database)
+
+
+def test_an_event_that_is_refused_midway_stays_closed_until_it_is_mended(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e")
+    for number in range(4):
+        made = f"2026-01-01 12:0{number}"
+        add_registration(source, f"r{number}", "e", spotsCount=900_000_000, createdAt=made)
+
+    refused = adopt(source, database)
+
+    assert problems(refused) == [("EVENT_REFUSED", "e", None)]
+    assert refused.problems[0].detail.endswith("; its first 2 registrations are adopted, and it stays closed")
+    assert run(database, "SELECT audit_seq, paused FROM event") == [(2, True)]
+    assert_consistent(database)
+    run(source, """UPDATE "Registration" SET "spotsCount" = 1 WHERE id IN ('r2', 'r3')""")
+    assert adopt(source, database).all_taken
+    assert run(database, "SELECT audit_seq, paused, closes_at FROM event") == [(4, False, None)]
+    assert_consistent(database)
+
+
+def start(source: str, target: str, *, before: str = "") -> subprocess.Popen[bytes]:
+    """Run an adoption in a process of its own, after the statements `before`."""
+    program = before + (
+        "\nimport sys; from ops.adoption import adopt as adoption; from ops.adoption.report import Report;"
         "adoption.adopt(sys.argv[2], sys.argv[1], Report(dry_run=False))"
     )
     return subprocess.Popen([sys.executable, "-c", program, source, target], cwd=CHECKOUT)
+
+
+def wait_until_gone(target: str) -> None:
+    """Wait until PostgreSQL has ended the session of a killed adoption."""
+    session = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'admitone-adoption'"
+    wait_until(lambda: run(target, session) == [])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -579,21 +820,25 @@ def test_a_run_that_stops_midway_tells_what_it_did_until_then(
 
 def register(target: str, event_id: UUID, *spots: int) -> list[dict[str, Any]]:
     """Put commands into the ledger, let them be decided, and return their outcomes in order."""
-    for count in spots:
-        payload = json.dumps({"name": "New", "spotsCount": count})
+    return decide(target, event_id, "register", *({"name": "New", "spotsCount": count} for count in spots))
+
+
+def decide(target: str, event_id: UUID, kind: str, *payloads: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put commands of this kind into the ledger, let them be decided, and return their outcomes in order."""
+    for payload in payloads:
         statement = """
             WITH accepted AS (
                 INSERT INTO command (event_id, id, kind, payload, actor)
-                VALUES (%s, gen_random_uuid(), 'register', %s, 'public')
+                VALUES (%s, gen_random_uuid(), %s, %s, 'public')
                 RETURNING event_id, seq, id
             )
             INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
         """
-        run(target, statement, event_id, payload)
+        run(target, statement, event_id, kind, json.dumps(payload))
     with as_worker(target) as connection:
         batch.apply(session_of(connection), [event_id], 100)
     rows = run(target, "SELECT outcome FROM ledger WHERE event_id = %s ORDER BY seq", event_id)
-    return [row.outcome for row in rows[-len(spots) :]]
+    return [row.outcome for row in rows[-len(payloads) :]]
 
 
 def test_whoever_registers_afterwards_waits_behind_those_who_waited_before(
