@@ -75,7 +75,7 @@ class Front:
                 await self.app(scope, receive, send_with_id)
                 return
             endpoint, parameters = route
-            path = self._paths[endpoint]
+            path = self._paths.get(endpoint, metrics.UNKNOWN_ROUTE)
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_with_id)

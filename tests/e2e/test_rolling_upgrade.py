@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(600)  # installing the packages of another vers
 
 PROMISED = "c2d92b9"
 BEFORE_THE_PROMISE = "cfbfc26"
-CLIENTS, EACH = 8, 12
+CLIENTS, EACH = 8, 8
 CAPACITY = 50
 FEW = 2
 ANSWER_SECONDS_MAX = 30

@@ -120,7 +120,7 @@ def test_what_a_contestant_sells_too_often_is_counted(arena: Arena) -> None:
 
 
 async def leave_unanswered(url: str, slug: str) -> None:
-    async with http_client.Connection(url, request_seconds_max=0.3) as connection:
+    async with http_client.Connection(url, request_seconds_max=1) as connection:
         with pytest.raises(http_client.ConnectionLost):
             await connection.request(
                 "POST", f"/api/p/{slug}/register", measure.HEADERS, measure.BODY.encode()
