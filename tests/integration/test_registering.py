@@ -412,7 +412,7 @@ def test_the_service_says_how_it_is(stage: Stage) -> None:
 
     assert (healthy.status_code, ready.status_code, docs.status_code) == (200, 200, 200)
     assert ready.json()["checks"] == dict.fromkeys(
-        ("database", "schema", "sequence", "worker", "broker", "results"), "ok"
+        ("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok"
     )
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
