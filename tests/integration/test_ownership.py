@@ -106,7 +106,7 @@ def test_idle_and_pending_events_take_no_locks(connection: Connection, settings:
     owner = an_owner(settings)
     with capture_logs() as logs:
         owner.tick()
-    (held,) = run(settings.database_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    (held,) = run(settings.database_url, f"SELECT count(*) FROM ({locks.HELD}) AS held")
     owner.close()
 
     assert [entry["event"] for entry in logs] == ["worker_joined", "buckets_moved"]
