@@ -16,6 +16,7 @@ from shared.domain.commands import (
     DeleteRegistration,
     HealCounter,
     PendingCommand,
+    PromoteWaitlist,
     Register,
     Status,
 )
@@ -30,6 +31,7 @@ from shared.domain.outcomes import (
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
+    WaitlistPromoted,
 )
 from shared.domain.promotion import Policy, Waitlist
 from shared.domain.roster import Roster
@@ -407,3 +409,19 @@ def test_healing_reports_an_oversold_event() -> None:
 def test_healing_without_a_recount_is_a_broken_invariant() -> None:
     with pytest.raises(AssertionError, match="healing needs a recount"):
         Event().ask(HealCounter())
+
+
+def test_a_follow_up_that_is_not_the_newest_leaves_the_promotions_to_that_one() -> None:
+    newest = UUID(int=9)
+    roster = Roster(
+        settings=SETTINGS,
+        spots_reserved=0,
+        waitlist=Waitlist(length=1),
+        registrations={},
+        holders={},
+        follow_up=newest,
+    )
+    other = PendingCommand(command=PromoteWaitlist(), id=UUID(int=8), seq=1, actor="system", accepted_at=NOW)
+
+    assert roster.decide(other) == WaitlistPromoted(promoted=0, more_follow=True)
+    assert (roster.follow_up, roster.changes) == (newest, [])
