@@ -13,20 +13,15 @@ from shared.postgres import arrays, connections
 DELAYED_SECONDS = 5
 """The age of a pending command from which its event counts as delayed."""
 _NOTED_LATELY_SECONDS = 15
+_RATE_SECONDS = 10
+_EVENTS_MAX = 100
+"""The reasons are looked for of so many events at most, the longest delayed."""
 
-_DELAYED = text("""
-    SELECT event.id, event.slug, waiting.pending,
-           extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds,
-           (SELECT count(*) FROM outcome
-            WHERE outcome.event_id = event.id AND settled_at > now() - interval '10 seconds')
-           AS settled_lately
-    FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id)
-         AS waiting
-    JOIN event ON event.id = waiting.event_id
-    JOIN pending_command AS oldest ON oldest.event_id = waiting.event_id AND oldest.seq = waiting.seq
-    JOIN command ON command.event_id = oldest.event_id AND command.id = oldest.command_id
-    WHERE command.accepted_at < clock_timestamp() - make_interval(secs => :seconds)
-    ORDER BY oldest_seconds DESC LIMIT 100
+_SETTLED_LATELY = text(f"""
+    SELECT event_id, count(*)::float8 / {_RATE_SECONDS} AS per_second FROM outcome
+    WHERE event_id = ANY(CAST(:event_ids AS uuid[]))
+      AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
+    GROUP BY event_id
 """)
 
 # A locked or changed row names its transaction in xmax, and a running transaction holds a lock on its own
@@ -88,12 +83,22 @@ class Delay:
     holder: Holder | None = None
 
 
-def read(connection: Connection, is_owned: Callable[[UUID], bool], *, workers: int) -> list[Delay]:
-    """Return the delayed events, the longest delay first."""
-    rows = connection.execute(_DELAYED, {"seconds": DELAYED_SECONDS}).all()
+def read(
+    connection: Connection,
+    waiting: Sequence[Row[tuple[UUID, str, int, float]]],
+    is_owned: Callable[[UUID], bool],
+    *,
+    workers: int,
+) -> list[Delay]:
+    """Return the delayed events among those that are `waiting`, the longest delay first.
+
+    `waiting` are the rows of `backlog.by_event`.
+    """
+    rows = [row for row in waiting if row.oldest_seconds > DELAYED_SECONDS][:_EVENTS_MAX]
     if not rows:
         return []
     parameters = {"event_ids": arrays.uuids(row.id for row in rows)}
+    rates = {row.event_id: row.per_second for row in connection.execute(_SETTLED_LATELY, parameters)}
     holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
     holders = _by_event(_sharers(connection, parameters)) | holders
     troubles: dict[UUID, list[Row[Any]]] = {}
@@ -104,7 +109,13 @@ def read(connection: Connection, is_owned: Callable[[UUID], bool], *, workers: i
             event=row.slug,
             pending=row.pending,
             oldest_seconds=round(row.oldest_seconds, 3),
-            reason=_reason(row, holders.get(row.id), troubles.get(row.id, []), is_owned(row.id), workers),
+            reason=_reason(
+                holders.get(row.id),
+                troubles.get(row.id, []),
+                is_owned=is_owned(row.id),
+                workers=workers,
+                per_second=rates.get(row.id, 0),
+            ),
             holder=_holder(holders.get(row.id)),
         )
         for row in rows
@@ -143,11 +154,7 @@ def _holder(row: Row[Any] | None) -> Holder | None:
 
 
 def _reason(
-    row: Row[Any],
-    holder: Row[Any] | None,
-    troubles: list[Row[Any]],
-    owned: bool,  # noqa: FBT001 - a fact of the row
-    workers: int,
+    holder: Row[Any] | None, troubles: list[Row[Any]], *, is_owned: bool, workers: int, per_second: float
 ) -> str:
     """Return the first reason that applies."""
     if not workers:
@@ -156,12 +163,12 @@ def _reason(
         who = f"process {holder.pid}" if holder.pid else f"prepared transaction {holder.gid}"
         called = f" ({holder.application or 'unnamed'}, {holder.state})" if holder.pid else ""
         return f"{who}{called} has locked the event's row for {holder.open_seconds or 0:.0f} s"
-    if not owned:
+    if not is_owned:
         return "no worker owns the event"
     if troubles:
         first = troubles[0]
         what = "the event cannot be applied" if first.command_id is None else f"{len(troubles)} set aside"
         return f"{what}: {first.error}; tried {first.tries} times in {first.since_seconds:.0f} s"
-    if row.settled_lately:
-        return f"backlog: {row.settled_lately / 10:.0f} commands/s are settled"
+    if per_second:
+        return f"backlog: {per_second:.0f} commands/s are settled"
     return "unknown: look for the event's id in its owner's log"

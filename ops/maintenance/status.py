@@ -85,7 +85,10 @@ def read(database_url: str) -> Status:
             workers=[_worker(worker, slugs) for worker in workers],
             backlog=_backlog(pending),
             delayed=delays.read(
-                connection, lambda id_: any(worker.owns(id_) for worker in workers), workers=len(workers)
+                connection,
+                pending,
+                lambda id_: any(worker.owns(id_) for worker in workers),
+                workers=len(workers),
             ),
             failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
