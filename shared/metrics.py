@@ -11,7 +11,8 @@ variable is read when the package is imported, and a histogram has `_upper_bound
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import get_args
 
@@ -37,6 +38,7 @@ from prometheus_client.registry import Collector  # noqa: E402
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN_ROUTE = "unknown"
+_FORWARDED = ("forwarded", "x-forwarded-for", "via")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COMMANDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -142,6 +144,19 @@ class _ReadNow(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._metrics
+
+
+def is_local(address: str | None, headers: Container[str]) -> bool:
+    """Return True for a client of this machine, which may read the metrics without a key.
+
+    A request that a proxy forwards comes from elsewhere, although the proxy may be on this machine.
+    """
+    if address is None or any(header in headers for header in _FORWARDED):
+        return False
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _forget_dead_processes(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Shows a worker's metrics on a port of its own, for hosts without an API process."""
 
-import ipaddress
 import secrets
 import threading
 from collections.abc import Callable
@@ -64,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return True for a client of this machine, or one with the viewer's or the admin's key."""
         sent = self.headers.get("Authorization", "").encode()
         known = any(secrets.compare_digest(sent, key) for key in self.keys)
-        return known or ipaddress.ip_address(self.client_address[0]).is_loopback
+        return known or metrics.is_local(self.client_address[0], {name.lower() for name in self.headers})
 
     def log_message(self, *_: object) -> None:
         """Log nothing: a scrape is no news."""

@@ -1,6 +1,5 @@
 """Access to the admin routes: bearer keys, each with its scopes."""
 
-import ipaddress
 import secrets
 from enum import StrEnum
 from typing import Annotated
@@ -10,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from api.edge.problems import ProblemType
 from api.services import Provided
+from shared import metrics
 from shared.settings import Settings
 
 
@@ -20,7 +20,6 @@ class Scope(StrEnum):
     WRITE = "write"
 
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "via")
 _bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer key for reading only.")
 
 
@@ -43,21 +42,10 @@ async def _local_or_reader(
     services: Provided,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> None:
-    """Let a client of this machine pass, or the holder of a key; 401 for all others.
-
-    A request that a proxy forwards comes from elsewhere, although the proxy may be on this machine.
-    """
-    if _scopes(services.settings, credentials) is None and not _is_local(request):
+    """Let a client of this machine pass, or the holder of a key; 401 for all others."""
+    address = None if request.client is None else request.client.host
+    if _scopes(services.settings, credentials) is None and not metrics.is_local(address, request.headers):
         raise ProblemType.UNAUTHORIZED.error()
-
-
-def _is_local(request: Request) -> bool:
-    if request.client is None or any(header in request.headers for header in _FORWARDED):
-        return False
-    try:
-        return ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> frozenset[str] | None:

@@ -187,4 +187,8 @@ def test_a_worker_shows_its_own_metrics(
             assert value(found, "admitone_settled_total", outcome="confirmed") == 4
             assert 0 <= value(found, "admitone_tick_age_seconds") < 10
             assert client.get("/other").status_code == 404
+            forwarded = {"X-Forwarded-For": "192.0.2.1"}
+            assert client.get("/metrics", headers=forwarded).status_code == 401
+            key = {"authorization": f"Bearer {stage.viewer_key}"}
+            assert client.get("/metrics", headers=forwarded | key).status_code == 200
         assert "metrics_port_taken" in stage.log()
