@@ -74,10 +74,14 @@ class Up:
 
     def pid_of(self, part: str) -> int:
         """Return the one process of the stack that is this part."""
+        [pid] = self.pids_of(part)
+        return pid
+
+    def pids_of(self, part: str) -> list[int]:
+        """Return the processes of the stack that are this part: one, or none while it is started again."""
         mine = {"postgres": f"-D\0{self.data}", "valkey": str(data_dir.sockets(self.data) / "valkey.sock")}
         wanted = mine.get(part, f"ops.cli\0{part}")
-        [pid] = [p for p in processes_of(self.data) if wanted in "\0".join(child_processes.arguments(p))]
-        return pid
+        return [p for p in processes_of(self.data) if wanted in "\0".join(child_processes.arguments(p))]
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> float:
         """Signal it; return the seconds it took to end, having checked that it left nothing."""
