@@ -26,7 +26,7 @@ from ops.maintenance.audit import Audited
 from shared.postgres import locks
 from tests.databases import as_worker, session_of
 from tests.stage import CHECKOUT
-from worker import batch
+from worker import isolation
 
 PRISMA = """
 CREATE TYPE "RegistrationStatus" AS ENUM ('CONFIRMED', 'WAITLIST', 'CANCELLED', 'PENDING');
@@ -836,7 +836,7 @@ def decide(target: str, event_id: UUID, kind: str, *payloads: dict[str, Any]) ->
         """
         run(target, statement, event_id, kind, json.dumps(payload))
     with as_worker(target) as connection:
-        batch.apply(session_of(connection), [event_id], 100)
+        isolation.apply(session_of(connection), [event_id], 100)
     rows = run(target, "SELECT outcome FROM ledger WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(payloads) :]]
 
