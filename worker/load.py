@@ -204,7 +204,8 @@ def rosters(
         addresses += [registration.email for registration in named[-1]]
         emails |= {(event.id, commands.email_key(email)) for email in addresses if email is not None}
     holders_of = _holders(session, emails) if emails else {}
-    oversized_of = _oversized(session, decidable)
+    waiting = [(event, pending) for event, pending in decidable if event.waitlist_length]
+    oversized_of = _oversized(session, waiting) if waiting else {}
     loaded: list[LoadedEvent] = []
     read = 0
     for (event, pending), registrations in zip(decidable, named, strict=True):

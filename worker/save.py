@@ -73,15 +73,13 @@ class BatchWriter:
             for first in range(0, len(rows), _ROWS_MAX):
                 self._update(rows[first : first + _ROWS_MAX])
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
-        self._save(moved, [self._note_first(event, changes) for event, changes in taken], settled)
-
-    def _note_first(self, event: LoadedEvent, changes: EventChanges) -> _Taken:
-        """Send the audit entries of a promotion of many, but for the last; return the changes with those."""
-        while len(changes.changes) > _ROWS_MAX:
-            first = msgspec.structs.replace(changes, changes=changes.changes[:_ROWS_MAX], entered=[])
-            self._save([], [(event, first)], [])
-            changes = msgspec.structs.replace(changes, changes=changes.changes[_ROWS_MAX:])
-        return event, changes
+        for number, (event, _) in enumerate(taken):
+            while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
+                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered=[])
+                self._save([], [(event, head)], [])
+                rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
+                taken[number] = event, rest
+        self._save(moved, taken, settled)
 
     def _save(
         self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
