@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from api import error_handlers
 from api.edge.front import Front
 from api.openapi import public_routes
-from api.routes import changes, events, health, insight, metrics, registrations
+from api.routes import changes, events, health, insight, keys, metrics, registrations
 from api.services import open_services
 from shared import memory, telemetry
 from shared.settings import Settings
@@ -31,7 +31,7 @@ def create_app(settings: Settings) -> Front:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services = open_services(settings)
         if settings.admin_key is None:
-            log.warning("no_admin_key", effect="every admin route answers 401; set ADMITONE_ADMIN_KEY")
+            log.warning("no_admin_key", effect="admin routes take API keys only; see ADMITONE_ADMIN_KEY")
         services.addresses.start()
         memory.freeze()
         try:
@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> Front:
             await services.close()
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    parts = (registrations, events, changes, insight, health, metrics)
+    parts = (registrations, events, changes, insight, keys, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)

@@ -1,5 +1,6 @@
 """The services of an API process: its connections and the parts that use them, from start to end."""
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from uuid import UUID
 import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
 from api.commands import wake_senders
 from api.commands.early_refusal import FullEvents
-from api.commands.intake import Intake
+from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.pending_limit import PendingLimit
@@ -26,14 +28,17 @@ from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
+from api.edge.wrong_keys import WrongKeys
 from api.queries import events
 from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
+from api.queries.keys import Keys
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
-from shared.postgres import connections
+from shared.postgres import connections, durability
+from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
@@ -64,12 +69,34 @@ class Services:
     full_events: FullEvents
     submission: Submission
     readiness: ReadinessCheck
+    keys: Keys
+    wrong_keys: WrongKeys
     slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
+
+    async def write(self, change: Query[Value], due: float) -> Value:
+        """Return the value of `change`, committed and confirmed: for the few writes that are no commands.
+
+        Raises `AcceptanceUnknown` if the commit may have succeeded and cannot be told at the time `due`.
+        """
+        async with asyncio.timeout_at(due), self.engine.connect() as connection:
+            # The intake waits for a standby: a commit of this connection would keep it from others.
+            await connection.execute(durability.WAIT_FOR_NO_STANDBY)
+            server = (await connection.execute(durability.SERVER)).scalar_one()
+            value = await change(connection)
+            try:
+                await connection.commit()
+            except (DBAPIError, asyncio.CancelledError) as error:
+                raise AcceptanceUnknown from error
+        try:
+            await self.intake.confirm_all({server}, due)
+        except NotConfirmed as error:
+            raise AcceptanceUnknown from error
+        return value
 
     async def find_event(self, slug: str) -> UUID:
         """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
@@ -161,6 +188,8 @@ def open_services(settings: Settings) -> Services:
             pace=pace,
         ),
         readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
+        keys=Keys(settings, reader),
+        wrong_keys=WrongKeys(),
     )
 
 

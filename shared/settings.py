@@ -8,7 +8,15 @@ import re
 from functools import cache
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import DirectoryPath, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
@@ -18,9 +26,17 @@ from shared.errors import ExpectedError
 
 _SEVERAL_HOSTS = re.compile(r"(?P<scheme>[^:]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<rest>/.*)")
 
+
+def _sendable(key: SecretStr) -> SecretStr:
+    """Refuse a key that no client can send as a bearer token."""
+    if re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
+        raise ValueError("may have only ASCII letters, digits and punctuation, and no white space")
+    return key
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
-Key = Annotated[SecretStr, Field(min_length=16)]
+Key = Annotated[SecretStr, Field(min_length=16), AfterValidator(_sendable)]
 
 
 class SettingsError(ExpectedError):
@@ -106,6 +122,8 @@ class Settings(DatabaseSettings):
     @model_validator(mode="after")
     def _neighbours(self) -> Self:
         """Refuse limits that contradict each other."""
+        if self.viewer_key is not None and self.viewer_key == self.admin_key:
+            raise ValueError("ADMITONE_VIEWER_KEY is the same as ADMITONE_ADMIN_KEY, so it could do all")
         if self.answer_wait_seconds > self.answer_wait_seconds_max:
             raise ValueError("ADMITONE_ANSWER_WAIT_SECONDS is above ADMITONE_ANSWER_WAIT_SECONDS_MAX")
         if self.intake_batch_max > self.intake_waiting_max:

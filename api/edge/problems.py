@@ -47,17 +47,22 @@ class ProblemType(Enum):
     CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
     UNAUTHORIZED = (
         HTTPStatus.UNAUTHORIZED,
-        "Send a valid admin key as Authorization: Bearer <key>.",
+        "Send a valid key as Authorization: Bearer <key>.",
         (),
         MappingProxyType({"www-authenticate": "Bearer"}),
     )
-    FORBIDDEN = HTTPStatus.FORBIDDEN, "This key may only read."
+    FORBIDDEN = HTTPStatus.FORBIDDEN, "This key lacks the scope events:write."
     NOT_FOUND = HTTPStatus.NOT_FOUND, "Not Found"
     EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
     REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
+    API_KEY_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such API key."
     RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
+    API_KEY_REFUSED = (
+        HTTPStatus.CONFLICT,
+        "Two keys 'box office' are valid; revoke one of them first.",
+    )
     REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has not opened yet.", ("receipt_id",)
     EVENT_PAUSED = HTTPStatus.CONFLICT, "Registration is paused.", ("receipt_id",)
     TOO_MANY_SPOTS = HTTPStatus.CONFLICT, "One registration may have at most 10 spots.", ("receipt_id",)
@@ -84,6 +89,12 @@ class ProblemType(Enum):
     IDEMPOTENCY_KEY_REUSED = (
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "This Idempotency-Key was used to ask for something else.",
+    )
+    TOO_MANY_WRONG_KEYS = (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "This key is wrong, and too many wrong keys came from this address.",
+        (),
+        _RETRY,
     )
     COMMAND_FAILED = (
         HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -1,7 +1,8 @@
 """The HTTP form of answers: the only mapping from outcomes to statuses, and problems (RFC 9457)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from msgspec import Struct, json
@@ -9,8 +10,9 @@ from starlette.responses import Response
 
 from api.edge import problems
 from api.edge.problems import ProblemError, ProblemType
-from api.edge.schemas import Problem, Receipt, ReceiptStatus, Refusal, RegistrationBrief
+from api.edge.schemas import Problem, Receipt, ReceiptStatus, Refusal, Registration, RegistrationBrief
 from shared.domain import ids
+from shared.domain.access import Principal
 from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
@@ -72,21 +74,25 @@ def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Res
     return body(content, HTTPStatus.ACCEPTED, headers)
 
 
+def registration(row: Mapping[Any, Any], principal: Principal) -> Registration:
+    """Return a registration as this holder of a key may see it."""
+    hidden = {} if principal.reads_personal else {"name": None, "email": None}
+    return Registration(**{**row, **hidden})
+
+
 def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
     """Return the receipt of a command that was settled just now."""
-    registration: RegistrationBrief | None = None
+    brief: RegistrationBrief | None = None
     refusal: Refusal | None = None
     incident_id: UUID | None = None
     status: ReceiptStatus | Status
     match outcome:
         case Confirmed(registration_id=id_, spots_count=spots):
             status = Status.CONFIRMED
-            registration = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
+            brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
         case Waitlisted(registration_id=id_, spots_count=spots, position=position):
             status = Status.WAITLIST
-            registration = RegistrationBrief(
-                id=id_, status=status, spots_count=spots, waitlist_position=position
-            )
+            brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=position)
         case StatusChanged(to_status=status):
             pass
         case RegistrationDeleted():
@@ -103,7 +109,7 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
         receipt_id=receipt_id,
         task_id=ids.task_id(receipt_id),
         status=ReceiptStatus(status),
-        registration=registration,
+        registration=brief,
         refusal=refusal,
         incident_id=incident_id,
     )

@@ -75,7 +75,7 @@ class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Event(Availability, frozen=True, kw_only=True, rename="camel"):
-    """An event with all its settings and counters, for admins."""
+    """An event with all its settings and counters, for admins; `organiserId` null: the service's own."""
 
     id: UUID
     overbooked_spots: int
@@ -85,6 +85,7 @@ class Event(Availability, frozen=True, kw_only=True, rename="camel"):
     auto_promote: bool
     paused: bool
     promoting: bool
+    organiser_id: UUID | None
     created_at: datetime
     updated_at: datetime
 
@@ -106,11 +107,14 @@ class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Registration(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration as admins see it; `seq` is its place in the ledger's order."""
+    """A registration as admins see it; `seq` is its place in the ledger's order.
+
+    `name` and `email` are null for a key without the scope `personal:read`.
+    """
 
     id: UUID
     seq: int
-    name: str
+    name: str | None
     email: str | None
     spots_count: int
     status: Status

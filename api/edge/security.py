@@ -1,66 +1,96 @@
-"""Access to the admin routes: bearer keys, each with its scopes."""
+"""Access to the admin routes: a key's holder, scopes, and the organiser whose events it is for."""
 
-import secrets
-from enum import StrEnum
+import asyncio
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from api.edge.problems import ProblemType
-from api.services import Provided
+from api.queries import events
+from api.services import Provided, Services
 from shared import metrics
-from shared.settings import Settings
+from shared.domain.access import Principal, Scope
+
+_READ_SECONDS_MAX = 2
+
+_Credentials = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Security(
+        HTTPBearer(
+            scheme_name="key",
+            auto_error=False,
+            description="An API key, the admin key or the viewer key.",
+        )
+    ),
+]
 
 
-class Scope(StrEnum):
-    """The permissions of a key."""
+async def principal(
+    required: SecurityScopes, request: Request, services: Provided, credentials: _Credentials
+) -> Principal:
+    """Return the key's holder: 401 without a valid key, 403 without the scopes.
 
-    READ = "read"
-    WRITE = "write"
-
-
-_bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer key for reading only.")
-
-
-async def admin(
-    required: SecurityScopes,
-    services: Provided,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-) -> str:
-    """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
-    scopes = _scopes(services.settings, credentials)
-    if scopes is None:
-        raise ProblemType.UNAUTHORIZED.error()
-    if not scopes.issuperset(required.scopes):
-        raise ProblemType.FORBIDDEN.error()
-    return "admin"
+    A holder with an organiser gets 404 for an event of another organiser, as for one that is not there. That
+    holds for every route with an `event_id` in its path.
+    """
+    holder = await _holder(services, request, credentials)
+    must_have(holder, *(Scope(scope) for scope in required.scopes))
+    event_id = request.path_params.get("event_id")
+    if event_id is not None and holder.organiser_id is not None:
+        await _must_own(services, holder.organiser_id, event_id)
+    return holder
 
 
-async def _local_or_reader(
-    request: Request,
-    services: Provided,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+def must_have(holder: Principal, *scopes: Scope) -> None:
+    """Raise the problem 403 if the key lacks one of these scopes."""
+    for scope in scopes:
+        if scope not in holder.scopes:
+            raise ProblemType.FORBIDDEN.error(f"This key lacks the scope {scope}.")
+
+
+async def _metrics_reader(
+    required: SecurityScopes, request: Request, services: Provided, credentials: _Credentials
 ) -> None:
-    """Let a client of this machine pass, or the holder of a key; 401 for all others."""
-    address = None if request.client is None else request.client.host
-    if _scopes(services.settings, credentials) is None and not metrics.is_local(address, request.headers):
-        raise ProblemType.UNAUTHORIZED.error()
+    """Let a client of this machine pass, or a key of the service; metrics name events of all organisers."""
+    if metrics.is_local(_address(request), request.headers):
+        return
+    holder = await _holder(services, request, credentials)
+    must_have(holder, *(Scope(scope) for scope in required.scopes))
+    if holder.organiser_id is not None:
+        raise ProblemType.FORBIDDEN.error("This key is for the events of one organiser.")
 
 
-def _scopes(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> frozenset[str] | None:
+async def _holder(
+    services: Services, request: Request, credentials: HTTPAuthorizationCredentials | None
+) -> Principal:
     if credentials is None:
-        return None
-    sent_key = credentials.credentials.encode()
-    for key, scopes in (
-        (settings.admin_key, frozenset({Scope.READ, Scope.WRITE})),
-        (settings.viewer_key, frozenset({Scope.READ})),
-    ):
-        if key is not None and secrets.compare_digest(sent_key, key.get_secret_value().encode()):
-            return frozenset(scopes)
-    return None
+        raise ProblemType.UNAUTHORIZED.error()
+    holder = await services.keys.holder(credentials.credentials)
+    if holder is None:
+        await services.wrong_keys.wait_turn(_address(request) or "")
+        raise ProblemType.UNAUTHORIZED.error()
+    return holder
 
 
-local_or_reader = Security(_local_or_reader)
-reader = Security(admin, scopes=[Scope.READ.value])
-writer = Security(admin, scopes=[Scope.WRITE.value])
+async def _must_own(services: Services, organiser_id: UUID, event_id: str) -> None:
+    try:
+        id_ = UUID(event_id)
+    except ValueError:
+        raise ProblemType.EVENT_NOT_FOUND.error() from None
+    async with asyncio.timeout(_READ_SECONDS_MAX):
+        owned = await services.read(lambda connection: events.is_owned(connection, id_, organiser_id))
+    if not owned:
+        raise ProblemType.EVENT_NOT_FOUND.error()
+
+
+def _address(request: Request) -> str | None:
+    return None if request.client is None else request.client.host
+
+
+metrics_reader = Security(_metrics_reader, scopes=[Scope.EVENTS_READ.value])
+events_reader = Security(principal, scopes=[Scope.EVENTS_READ.value])
+events_writer = Security(principal, scopes=[Scope.EVENTS_WRITE.value])
+registrations_writer = Security(principal, scopes=[Scope.REGISTRATIONS_WRITE.value])
+operator = Security(principal, scopes=[Scope.OPERATE.value])

@@ -9,11 +9,11 @@ from shared.domain.commands import ChangeEvent
 
 
 def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
-    return builders.route(usual, ProblemType.UNAUTHORIZED, *problems, *builders.READ_PROBLEMS)
+    return builders.route(usual, *builders.KEY_PROBLEMS, *problems, *builders.READ_PROBLEMS)
 
 
 def _write(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
-    return builders.route(usual, ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, *problems, **more)
+    return builders.route(usual, *builders.KEY_PROBLEMS, *problems, **more)
 
 
 def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
@@ -72,6 +72,7 @@ REGISTRATION = _read(
             "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
         ),
     },
+    ProblemType.EVENT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
 )
 
@@ -217,6 +218,7 @@ EXPLAIN = _read(
             },
         ),
     },
+    ProblemType.EVENT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
 )
 

@@ -104,6 +104,9 @@ PREFER = header(
     "Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"
 )
 
+# The problems of every key.
+KEY_PROBLEMS = (ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, ProblemType.TOO_MANY_WRONG_KEYS)
+
 # The problems of every read of the tables.
 READ_PROBLEMS = (ProblemType.INVALID_REQUEST, ProblemType.LEDGER_UNAVAILABLE)
 

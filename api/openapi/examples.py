@@ -66,6 +66,7 @@ EVENT_EXAMPLE = {
     "autoPromote": True,
     "paused": False,
     "promoting": False,
+    "organiserId": None,
     "createdAt": NOW,
     "updatedAt": NOW,
 }

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight
+from api.edge import schemas, schemas_insight, schemas_keys
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain.commands import ChangeEvent, Register
@@ -154,7 +154,7 @@ METRICS = builders.route(
             "content": {"text/plain": {"example": "admitone_commands_accepted_total 4711.0\n"}},
         }
     },
-    ProblemType.UNAUTHORIZED,
+    *builders.KEY_PROBLEMS,
     response_class=PlainTextResponse,
 )
 
@@ -195,7 +195,7 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for body in (vars(schemas) | vars(schemas_insight)).values()
+            for body in (vars(schemas) | vars(schemas_insight) | vars(schemas_keys)).values()
             if isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
         ),
     ]

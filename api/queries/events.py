@@ -15,7 +15,7 @@ from shared.postgres.tables import REVISION
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused,
+    max_spots_per_registration, opens_at, closes_at, paused, organiser_id,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
@@ -26,11 +26,14 @@ _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS te
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
 _EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
-_EVENTS = text(f"""
+_IS_OWNED = text("SELECT FROM event WHERE id = :id AND organiser_id = :organiser_id")
+_EVENTS = f"""
     SELECT {_EVENT_COLUMNS} FROM event
-    WHERE CAST(:after AS uuid) IS NULL OR id > :after
+    WHERE (CAST(:after AS uuid) IS NULL OR id > :after) {{of}}
     ORDER BY id LIMIT :limit
-""")
+"""
+_EVENTS_OF_ALL = text(_EVENTS.format(of=""))
+_EVENTS_OF_ONE = text(_EVENTS.format(of="AND organiser_id = :organiser_id"))
 
 _POSITION = """
     CASE WHEN registration.status = 'WAITLIST' THEN
@@ -73,7 +76,8 @@ _REGISTRATIONS = text("""
 """)
 
 _AUDIT = text("""
-    SELECT entry.number, entry.command_id, entry.kind, entry.actor, entry.reason, entry.registration_id,
+    SELECT entry.number, entry.command_id, entry.kind, entry.actor,
+           CASE WHEN :reasons THEN entry.reason END AS reason, entry.registration_id,
            entry.from_status, entry.to_status, entry.before_after, entry.spots_delta,
            entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
     FROM audit_entry AS entry
@@ -126,9 +130,22 @@ async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] 
     return None if row is None else _with_state(row)
 
 
-async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Return events in the order in which they were made, each with its state as of now."""
-    rows = await connection.execute(_EVENTS, {"after": after, "limit": limit})
+async def is_owned(connection: AsyncConnection, id_: UUID, organiser_id: UUID) -> bool:
+    """Return True if there is such an event of this organiser."""
+    found = await connection.execute(_IS_OWNED, {"id": id_, "organiser_id": organiser_id})
+    return found.one_or_none() is not None
+
+
+async def events(
+    connection: AsyncConnection, *, organiser_id: UUID | None, after: UUID | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return events in the order in which they were made, each with its state as of now.
+
+    They are those of the organiser, or all if it is None.
+    """
+    statement = _EVENTS_OF_ALL if organiser_id is None else _EVENTS_OF_ONE
+    owner = {} if organiser_id is None else {"organiser_id": organiser_id}
+    rows = await connection.execute(statement, {"after": after, "limit": limit, **owner})
     return [_with_state(row) for row in rows.mappings()]
 
 
@@ -156,10 +173,11 @@ async def registrations(  # noqa: PLR0913 - one parameter for each of the query'
 
 
 async def audit_entries(
-    connection: AsyncConnection, event_id: UUID, *, after: int, limit: int
+    connection: AsyncConnection, event_id: UUID, *, after: int, limit: int, reasons: bool
 ) -> list[dict[str, Any]]:
-    """Return audit entries by number, as the API shows them."""
-    rows = await connection.execute(_AUDIT, {"event_id": event_id, "after": after, "limit": limit})
+    """Return audit entries by number, as the API shows them; without admins' reasons unless `reasons`."""
+    parameters = {"event_id": event_id, "after": after, "limit": limit, "reasons": reasons}
+    rows = await connection.execute(_AUDIT, parameters)
     return [_audit_entry(row) for row in rows.mappings()]
 
 

@@ -16,7 +16,8 @@ _OTHER = UUID(int=0)
 
 # The capacity at the time of an entry is what the next change of it has as "before".
 _STEPS = text("""
-    SELECT entry.number, entry.at, entry.kind, entry.actor, entry.reason, entry.from_status, entry.to_status,
+    SELECT entry.number, entry.at, entry.kind, entry.actor,
+           CASE WHEN :reasons THEN entry.reason END AS reason, entry.from_status, entry.to_status,
            entry.spots_delta, entry.spots_reserved,
            coalesce(
                (SELECT CAST(later.before_after -> 'capacity' ->> 0 AS integer) FROM audit_entry AS later
@@ -43,10 +44,15 @@ _AHEAD = text("""
 
 
 async def explain(
-    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
+    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping, *, reasons: bool
 ) -> Explanation:
-    """Return the explanation of a registration's status, from one snapshot of the tables."""
-    steps = await _steps(connection, event["id"], registration["id"])
+    """Return the explanation of a registration's status, from one snapshot of the tables.
+
+    It has admins' reasons only with `reasons`.
+    """
+    of_it = {"event_id": event["id"], "id": registration["id"], "reasons": reasons}
+    rows = await connection.execute(_STEPS, of_it)
+    steps = [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
@@ -65,11 +71,6 @@ async def explain(
         sentences=[_past(registration, step) for step in steps] + _present(event, registration, ahead, steps),
         steps=steps,
     )
-
-
-async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list[ExplanationStep]:
-    rows = await connection.execute(_STEPS, {"event_id": event_id, "id": id_})
-    return [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
 
 
 def _past(registration: RowMapping, step: ExplanationStep) -> str:

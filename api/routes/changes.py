@@ -17,16 +17,16 @@ from api.edge.schemas import (
     EventCounter,
     Healed,
     Healing,
-    Registration,
     RegistrationChanged,
     RegistrationDeleted,
     StatusChange,
 )
-from api.edge.security import writer
+from api.edge.security import events_writer, operator, registrations_writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
 from shared.domain import commands, outcomes
+from shared.domain.access import Principal
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
 
@@ -43,10 +43,12 @@ _Expected = TypeVar("_Expected")
 
 
 @router.patch("/{event_id}", **admin_routes.CHANGE_EVENT)
-async def change_event(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
+async def change_event(
+    event_id: UUID, services: Provided, request: Request, principal: Principal = events_writer
+) -> Response:
     """Change settings; the others stay. Spots that a larger capacity frees go to the waitlist."""
     command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
-    decided = await _submit(services, request, event_id, command, actor)
+    decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
     return responses.body(Event(**await _event(services, decided, event_id)), headers=decided.headers)
@@ -54,13 +56,17 @@ async def change_event(event_id: UUID, services: Provided, request: Request, act
 
 @router.patch("/{event_id}/registrations/{registration_id}", **admin_routes.CHANGE_STATUS)
 async def change_status(
-    event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
+    event_id: UUID,
+    registration_id: UUID,
+    services: Provided,
+    request: Request,
+    principal: Principal = registrations_writer,
 ) -> Response:
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
     change = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
     await _must_exist(services, request, event_id, registration_id)
     command = ChangeStatus(registration_id=registration_id, status=change.status, reason=change.reason)
-    decided = await _submit(services, request, event_id, command, actor)
+    decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
     changed = _expect(StatusChanged, decided)
@@ -69,7 +75,7 @@ async def change_status(
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
-        registration=Registration(**row),
+        registration=responses.registration(row, principal),
         event=await _counter(services, decided, event_id),
     )
     return responses.body(content, headers=decided.headers)
@@ -81,13 +87,13 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
     registration_id: UUID,
     services: Provided,
     request: Request,
-    actor: str = writer,
+    principal: Principal = registrations_writer,
     reason: Reason = None,
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
     await _must_exist(services, request, event_id, registration_id)
     command = DeleteRegistration(registration_id=registration_id, reason=reason)
-    decided = await _submit(services, request, event_id, command, actor)
+    decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
     content = RegistrationDeleted(
@@ -100,7 +106,9 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 
 
 @router.post("/{event_id}/counter/heal", **admin_routes.HEAL_COUNTER)
-async def heal_counter(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
+async def heal_counter(
+    event_id: UUID, services: Provided, request: Request, principal: Principal = operator
+) -> Response:
     """Set the counter to the sum of the registrations, and return the drift."""
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     healing = (
@@ -108,7 +116,7 @@ async def heal_counter(event_id: UUID, services: Provided, request: Request, act
         if has_body
         else Healing()
     )
-    decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), actor)
+    decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), principal)
     if isinstance(decided, Response):
         return decided
     healed = _expect(CounterHealed, decided)
@@ -122,13 +130,13 @@ async def heal_counter(event_id: UUID, services: Provided, request: Request, act
 
 
 async def _submit(
-    services: Services, request: Request, event_id: UUID, command: Command, actor: str
+    services: Services, request: Request, event_id: UUID, command: Command, principal: Principal
 ) -> Decided | Response:
     deadline = request_bodies.deadline_of(request, services.settings)
     async with asyncio.timeout_at(deadline.accept_by):
         slug = await services.event_slug(event_id)
     submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=actor
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=principal.name
     )
     return await services.submission.submit(submitted)
 

@@ -1,6 +1,5 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
-import asyncio
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,28 +9,27 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import insert
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from api.commands.intake import AcceptanceUnknown
 from api.edge import request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import (
     Event,
     EventPage,
     NewEvent,
-    Registration,
     RegistrationPage,
 )
 from api.edge.schemas_insight import AuditEntry, AuditPage, Counter, FailedCommand, FailedCommandPage
-from api.edge.security import reader, writer
+from api.edge.security import events_reader, events_writer, must_have
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
 from shared.domain import ids
+from shared.domain.access import Principal, Scope
 from shared.domain.commands import Status
-from shared.postgres import durability, tables
-from shared.postgres.durability import NotConfirmed
+from shared.postgres import tables
 
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
@@ -46,45 +44,46 @@ router = APIRouter(prefix="/api/events", tags=["Administering"])
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
-@router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
-async def create_event(services: Provided, request: Request) -> Response:
-    """Create an event; its slug is its public address and never changes."""
+@router.post("", **admin_routes.CREATE_EVENT)
+async def create_event(
+    services: Provided, request: Request, principal: Principal = events_writer
+) -> Response:
+    """Create an event of the key's organiser; its slug is its public address and never changes."""
     new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
     due = request_bodies.deadline_of(request, services.settings).accept_by
     id_ = ids.new_id()
-    async with asyncio.timeout_at(due), services.engine.connect() as connection:
-        # The intake waits for a standby: a commit of this connection would keep it from others.
-        await connection.execute(durability.WAIT_FOR_NO_STANDBY)
-        server = (await connection.execute(durability.SERVER)).scalar_one()
+    row = {"id": id_, "organiser_id": principal.organiser_id, **msgspec.structs.asdict(new_event)}
+
+    async def insert_event(connection: AsyncConnection) -> dict[str, Any] | None:
         try:
-            await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
+            await connection.execute(insert(tables.event).values(row))
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
-        event = await events.event_by_id(connection, id_)
-        try:
-            await connection.commit()
-        except (DBAPIError, asyncio.CancelledError) as error:
-            raise AcceptanceUnknown from error
-    try:
-        await services.intake.confirm_all({server}, due)
-    except NotConfirmed as error:
-        raise AcceptanceUnknown from error
+        return await events.event_by_id(connection, id_)
+
+    event = await services.write(insert_event, due)
     assert event is not None, "an event that was just inserted is there"
     return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
 
 
-@router.get("", dependencies=[reader], **admin_routes.EVENTS)
+@router.get("", **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided,
+    cursor: UUID | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    principal: Principal = events_reader,
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
+    """List events, oldest first; with a key of an organiser its own."""
+    organiser_id = principal.organiser_id
+    rows = await services.read(
+        lambda connection: events.events(connection, organiser_id=organiser_id, after=cursor, limit=limit)
+    )
     return responses.body(
         EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
     )
 
 
-@router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
+@router.get("/{event_id}", dependencies=[events_reader], **admin_routes.EVENT)
 async def read_event(event_id: UUID, services: Provided) -> Response:
     """Return an event with all its settings and counters."""
     event = await services.read(lambda connection: events.event_by_id(connection, event_id))
@@ -93,7 +92,7 @@ async def read_event(event_id: UUID, services: Provided) -> Response:
     return responses.body(_event(event))
 
 
-@router.get("/{event_id}/registrations", dependencies=[reader], **admin_routes.REGISTRATIONS)
+@router.get("/{event_id}/registrations", **admin_routes.REGISTRATIONS)
 async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     event_id: UUID,
     services: Provided,
@@ -101,8 +100,11 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     q: Search = None,
     cursor: str | None = None,
     limit: Limit = _PAGE_DEFAULT,
+    principal: Principal = events_reader,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
+    if q is not None:
+        must_have(principal, Scope.PERSONAL_READ)
     after = _after(cursor)
     rows = await services.read(
         lambda connection: events.registrations(
@@ -111,27 +113,35 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     )
     if not rows:
         await _must_exist(services, event_id)
-    items = [Registration(**row) for row in rows]
+    items = [responses.registration(row, principal) for row in rows]
     return responses.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
 
-@router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **admin_routes.REGISTRATION)
-async def read_registration(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
+@router.get("/{event_id}/registrations/{registration_id}", **admin_routes.REGISTRATION)
+async def read_registration(
+    event_id: UUID, registration_id: UUID, services: Provided, principal: Principal = events_reader
+) -> Response:
     """Return one registration."""
     row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
-    return responses.body(Registration(**row))
+    return responses.body(responses.registration(row, principal))
 
 
-@router.get("/{event_id}/audit", dependencies=[reader], **admin_routes.AUDIT)
+@router.get("/{event_id}/audit", **admin_routes.AUDIT)
 async def list_audit_entries(
-    event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
+    event_id: UUID,
+    services: Provided,
+    cursor: str | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    principal: Principal = events_reader,
 ) -> Response:
     """List the audit trail by number, each entry chained to the one before."""
-    after = _after(cursor)
+    after, reasons = _after(cursor), principal.reads_personal
     rows = await services.read(
-        lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
+        lambda connection: events.audit_entries(
+            connection, event_id, after=after, limit=limit, reasons=reasons
+        )
     )
     if not rows:
         await _must_exist(services, event_id)
@@ -139,7 +149,7 @@ async def list_audit_entries(
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
 
-@router.get("/{event_id}/commands", dependencies=[reader], **admin_routes.COMMANDS)
+@router.get("/{event_id}/commands", dependencies=[events_reader], **admin_routes.COMMANDS)
 async def list_commands(
     event_id: UUID,
     services: Provided,
@@ -158,7 +168,7 @@ async def list_commands(
     return responses.body(FailedCommandPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
 
-@router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)
+@router.get("/{event_id}/counter", dependencies=[events_reader], **admin_routes.COUNTER)
 async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
     row = await services.read(lambda connection: events.counter(connection, event_id))

@@ -7,7 +7,7 @@ from prometheus_client.core import Metric
 from starlette.responses import Response
 
 from api import observations
-from api.edge.security import local_or_reader
+from api.edge.security import metrics_reader
 from api.openapi import public_routes
 from api.queries.figures import Backlog
 from api.services import Provided
@@ -16,7 +16,7 @@ from shared import metrics
 router = APIRouter(tags=["Operating"])
 
 
-@router.get("/metrics", dependencies=[local_or_reader], **public_routes.METRICS)
+@router.get("/metrics", dependencies=[metrics_reader], **public_routes.METRICS)
 async def show_metrics(services: Provided) -> Response:
     """Show all metrics, in Prometheus' text format."""
     await observations.counted()

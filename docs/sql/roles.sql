@@ -18,10 +18,12 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
 GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
-    idempotency_key, ledger_mark, trouble TO admitone_api, admitone_worker;
+    idempotency_key, ledger_mark, trouble, organiser, api_key TO admitone_api, admitone_worker;
 
--- The API accepts: it adds events and commands, and changes nothing that is there.
+-- The API accepts: it adds events, commands and API keys, and changes nothing that is there but the end of a key.
 GRANT INSERT ON event, command, pending_command, idempotency_key TO admitone_api;
+GRANT INSERT ON organiser, api_key TO admitone_api;
+GRANT UPDATE (revoked_at) ON api_key TO admitone_api;
 GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 
 -- The worker decides: it settles commands, moves counters and registrations, adds to the audit trail, and adds

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ops.cli import service_commands
+from ops.cli import key_commands, service_commands
 from ops.stack import programs
 from shared.errors import ExpectedError
 
@@ -106,6 +106,7 @@ def worker_health() -> None:
 
 
 service_commands.add_to(app)
+key_commands.add_to(app)
 
 
 def main() -> None:

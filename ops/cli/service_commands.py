@@ -38,9 +38,9 @@ def status(*, data: Data = _DATA, as_json: AsJson = False) -> None:
     """Show workers, the events that each owns, what is pending, and drift."""
     from ops.maintenance import status as statuses  # noqa: PLC0415
 
-    now = statuses.read(_service(data).database_url)
+    now = statuses.read(service(data).database_url)
     if as_json:
-        _print_json(statuses.as_json(now))
+        print_json(statuses.as_json(now))
     else:
         statuses.show(now)
 
@@ -57,9 +57,9 @@ def verify(
     """Compare counters with rows, and the numbering with the ledger; exit status 1 where they differ."""
     from ops.maintenance import verification  # noqa: PLC0415
 
-    verified = verification.run(_service(data), events or [], heal=heal)
+    verified = verification.run(service(data), events or [], heal=heal)
     if as_json:
-        _print_json(verification.as_json(verified))
+        print_json(verification.as_json(verified))
     else:
         verification.show(verified.events, verified.numbering_lag)
     raise typer.Exit(0 if verified.in_sync else 1)
@@ -70,7 +70,7 @@ def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = 
     """Verify numbers and hashes of the trail; exit status 1 where an entry is missing or broken."""
     from ops.maintenance import audit  # noqa: PLC0415
 
-    _show_audited(audit.check(_service(data).database_url, events or []), as_json=as_json)
+    _show_audited(audit.check(service(data).database_url, events or []), as_json=as_json)
 
 
 @audit.command("replay")
@@ -83,7 +83,7 @@ def audit_replay(
     """Rebuild statuses and counter from the trail; exit status 1 where the tables differ."""
     from ops.maintenance import audit  # noqa: PLC0415
 
-    _show_audited([audit.replay(_service(data).database_url, event)], as_json=as_json)
+    _show_audited([audit.replay(service(data).database_url, event)], as_json=as_json)
 
 
 def rehearse(  # noqa: PLR0913 - one parameter for each option
@@ -130,7 +130,7 @@ def adopt(
     """Adopt the events and registrations of an existing system; safe to repeat."""
     from ops.adoption import adopt  # noqa: PLC0415
 
-    target_url = _service(data).database_url
+    target_url = service(data).database_url
     raise typer.Exit(adopt.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
 
 
@@ -143,14 +143,14 @@ def tidy(
     """Delete idempotency keys that are too old for a retry; for a nightly job."""
     from ops.maintenance import prune_keys  # noqa: PLC0415
 
-    forgotten = prune_keys.forget_keys(_service(data).database_url, days)
+    forgotten = prune_keys.forget_keys(service(data).database_url, days)
     if as_json:
-        _print_json({"forgotten": forgotten})
+        print_json({"forgotten": forgotten})
     else:
         print(f"{forgotten} idempotency keys forgotten.")
 
 
-def _service(data: Path) -> "Settings":
+def service(data: Path) -> "Settings":
     """Return the settings of the environment's service, or else of the running stack."""
     from ops.stack import state_file  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
@@ -168,14 +168,15 @@ def _service(data: Path) -> "Settings":
 
 def _show_audited(events: "list[Audited]", *, as_json: bool) -> None:
     if as_json:
-        _print_json({"events": [asdict(event) for event in events]})
+        print_json({"events": [asdict(event) for event in events]})
     else:
         for event in events:
             print(f"{event.event}: {event.entries} entries, {'; '.join(event.problems) or 'all in order'}")
     raise typer.Exit(1 if any(event.problems for event in events) else 0)
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print a value as JSON, its keys in camelCase."""
     print(json.dumps(_camel(value), indent=2))
 
 

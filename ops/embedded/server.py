@@ -118,5 +118,8 @@ class Server(ABC):
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without libpq's variables, which redirect servers and clients."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    """Return this process's environment for a server: without AdmitOne's variables, which have secrets.
+
+    Also without libpq's variables, which redirect servers and clients.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "ADMITONE_"))}

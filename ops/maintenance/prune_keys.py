@@ -1,4 +1,4 @@
-"""Deletes idempotency keys that are too old for a retry, and notes of troubles that are over."""
+"""Deletes idempotency keys that are too old for a retry, API keys that ended long ago, and old troubles."""
 
 from sqlalchemy import text
 
@@ -23,16 +23,22 @@ _FORGET = text("""
 _FORGET_TROUBLES = text("DELETE FROM trouble WHERE tried_at < now() - interval '1 day'")
 
 
-def forget_keys(database_url: str, days: int) -> int:
-    """Delete the keys of settled commands that are older than `days`, and return their number.
+_FORGET_API_KEYS = text("""
+    DELETE FROM api_key WHERE least(expires_at, revoked_at) < now() - make_interval(days => :days)
+""")
 
-    Delete the notes of troubles that are over, too.
+
+def forget_keys(database_url: str, days: int) -> int:
+    """Delete the idempotency keys of settled commands that are older than `days`, and return their number.
+
+    Delete the API keys that ended before that, and the notes of troubles that are over, too.
 
     The transactions are short, so this can run during a drop. After an interruption the next run goes on.
     """
     engine = connections.operator_engine(database_url, writes=True)
     with engine.begin() as connection:
         connection.execute(_FORGET_TROUBLES)
+        connection.execute(_FORGET_API_KEYS, {"days": days})
     forgotten = 0
     while True:
         with engine.begin() as connection:

@@ -18,6 +18,16 @@ from shared.postgres.durability import Durability
 # Idle events have an owner too, but of very many events a reader wants the active ones.
 _NAMED_EVENTS_MAX = 100
 _LATELY_CHANGED = text("SELECT id, slug FROM event ORDER BY updated_at DESC, slug LIMIT :limit")
+_ENDING_DAYS = 14
+_ENDING_KEYS = text("""
+    SELECT key.name, organiser.name AS organiser, key.prefix, key.expires_at
+    FROM api_key AS key LEFT JOIN organiser ON organiser.id = key.organiser_id
+    WHERE key.revoked_at IS NULL AND key.expires_at BETWEEN now() AND now() + make_interval(days => :days)
+      AND NOT EXISTS (SELECT FROM api_key AS next
+                      WHERE next.name = key.name AND next.organiser_id IS NOT DISTINCT FROM key.organiser_id
+                        AND next.revoked_at IS NULL AND next.expires_at > key.expires_at)
+    ORDER BY key.expires_at, key.prefix
+""")
 _FAILED = text("""
     SELECT count(*) AS commands, max(outcome.settled_at) AS latest_at,
            (array_agg(event.slug ORDER BY outcome.settled_at DESC))[1] AS event,
@@ -62,6 +72,16 @@ class FailedStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EndingKey:
+    """A valid API key that ends soon, and has no successor of the same name that lasts longer."""
+
+    name: str
+    organiser: str | None
+    prefix: str
+    expires_at: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """The status of the service, from one snapshot."""
 
@@ -70,6 +90,7 @@ class Status:
     delayed: list[Delay]
     failed: FailedStatus
     drift: list[Verified]
+    ending_keys: list[EndingKey]
     durability: Durability
 
 
@@ -92,6 +113,10 @@ def read(database_url: str) -> Status:
             ),
             failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
+            ending_keys=[
+                EndingKey(**{**row, "expires_at": row["expires_at"].isoformat()})
+                for row in connection.execute(_ENDING_KEYS, {"days": _ENDING_DAYS}).mappings()
+            ],
             durability=durability.read(connection),
         )
 
@@ -134,6 +159,9 @@ def show(status: Status) -> None:
         verification.show(status.drift)
     else:
         console.print("Every counter equals its rows.")
+    for key in status.ending_keys:
+        of = "the service" if key.organiser is None else escape(key.organiser)
+        console.print(f"[bold red]The API key {key.name} of {of} ({key.prefix}) ends at {key.expires_at}.")
     _show_durability(console, status.durability)
 
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ops import child_processes
+from ops.stack.state_file import KEY_VARIABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "ADMITONE_DATA"
@@ -48,23 +50,32 @@ def wait_at_gate() -> None:
 class Program:
     """One API process or worker of a stack; it may be started again after it ended."""
 
-    def __init__(self, name: str, argv: Sequence[str], *, data: Path, pass_fds: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        data: Path,
+        pass_fds: Collection[int] = (),
+        secrets: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.log = data / "log" / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._argv = [sys.executable, "-P", "-m", "ops.cli", *argv]
         self._pass_fds = pass_fds
+        self._secrets = secrets
         self._data = data
         self._log_start = 0
 
     def start(self, gate: Gate | None = None) -> None:
-        """Start the program with this process's environment, and behind the gate if there is one."""
+        """Start the program with its environment, and behind the gate if there is one."""
         behind = {GATE: str(gate.fileno())} if gate else {}
         self._log_start = child_processes.size(self.log)
         self.process = child_processes.spawn(
             [*child_processes.dies_with_parent(signal.SIGTERM), *self._argv],
             log=self.log,
-            env={**_environment(self._data), **behind},
+            env={**_environment(self._data), **self._secrets, **behind},
             cwd=CHECKOUT,
             pass_fds=[*self._pass_fds, *map(int, behind.values())],
         )
@@ -75,7 +86,9 @@ class Program:
 
 
 def _environment(data: Path) -> Mapping[str, str]:
-    return {**os.environ, MARK: str(data), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    """Return this process's environment without the admin key, which only API processes need."""
+    inherited = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    return {**inherited, MARK: str(data), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
 
 
 def stop_leftovers(data: Path) -> None:

@@ -79,9 +79,11 @@ class _Stack:
         self.plan, self.data, self.listener, self.signals = plan, data, listener, signals
         self.postgres, self.valkey = embedded.Postgres(data), embedded.Valkey(data)
         self.workers = [Program(f"worker-{n + 1}", ["worker"], data=data) for n in range(plan.workers)]
+        self.key = state_file.admin_key(data)
+        secrets = {state_file.KEY_VARIABLE: self.key.secret}
         serve = ["api", "--fd", str(listener.fileno())]
         self.apis = [
-            Program(f"api-{n + 1}", serve, data=data, pass_fds=[listener.fileno()])
+            Program(f"api-{n + 1}", serve, data=data, pass_fds=[listener.fileno()], secrets=secrets)
             for n in range(plan.api_processes)
         ]
         self._stop_by: float | None = None
@@ -89,25 +91,22 @@ class _Stack:
     def run(self) -> None:
         """Start all parts, keep them running until a request to stop, then stop them, also on failure."""
         started_at = time.monotonic()
-        key = state_file.admin_key(self.data)
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
         child_processes.allow_open_files()
-        _set_environment(
-            {
-                **here.environment(),
-                state_file.KEY_VARIABLE: key.secret,
-                METRICS_VARIABLE: str(self.data / "metrics"),
-            }
-        )
+        _set_environment({**here.environment(), METRICS_VARIABLE: str(self.data / "metrics")})
         state_file.forget(self.data)
         with ExitStack() as ends:
             self._start(ends)
-            if self.plan.demo and (problem := readiness.make_demo(self.plan.port, key.secret)):
+            if self.plan.demo and (problem := readiness.make_demo(self.plan.port, self.key.secret)):
                 _say(f"The demonstration event could not be made: {problem}")
             ends.callback(state_file.forget, self.data)
             here.write(self.data)
-            _say(readiness.welcome(self.plan.port, key, time.monotonic() - started_at, demo=self.plan.demo))
+            _say(
+                readiness.welcome(
+                    self.plan.port, self.key, time.monotonic() - started_at, demo=self.plan.demo
+                )
+            )
             self._watch()
             _say("Stopping.")
 

@@ -20,6 +20,8 @@ UPGRADE = 0x0AD31710
 """One migration at a time; a lock of a single number."""
 ADOPTION = 0x0AD3ADD0
 """One adoption at a time; a lock of a single number too."""
+API_KEYS = 0x0AD3ADD1
+"""One new API key at a time; a lock of a single number, until the end of a transaction."""
 
 BUCKETS = 512
 """All workers together hold so many locks of buckets: a twelfth of the smallest lock table of PostgreSQL."""

@@ -27,14 +27,45 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
 
-REVISION = "0008"
+REVISION = "0015"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
+
+organiser = Table(
+    "organiser",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("id", name="organiser_pkey"),
+    UniqueConstraint("name", name="organiser_name_key"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("prefix", Text, nullable=False, comment="the part of the key that may be shown"),
+    Column("digest", LargeBinary, nullable=False, comment="SHA-256 of the key"),
+    Column("name", Text, nullable=False, comment="the actor in the audit trail"),
+    Column(
+        "organiser_id",
+        Uuid,
+        ForeignKey("organiser.id", name="api_key_organiser_fkey"),
+        comment="null for a key of the service, for all events",
+    ),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_by", Text, nullable=False, comment="the actor that made the key"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("prefix", name="api_key_pkey"),
+    UniqueConstraint("digest", name="api_key_digest_key"),
+)
 
 event = Table(
     "event",
@@ -70,6 +101,12 @@ event = Table(
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),
+    Column(
+        "organiser_id",
+        Uuid,
+        ForeignKey("organiser.id", name="event_organiser_fkey"),
+        comment="its owner; null for the service's own",
+    ),
     UniqueConstraint("slug", name="event_slug_key"),
     CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
     CheckConstraint("spots_reserved >= 0", name="event_spots_reserved_not_negative"),
@@ -80,6 +117,7 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
+    Index("event_organiser_idx", "organiser_id", "id", postgresql_where=text("organiser_id IS NOT NULL")),
 )
 
 registration = Table(

@@ -19,6 +19,7 @@ _VARYING = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00)"), "<time>"),
     (re.compile(r"\b[0-9a-f]{24,}\b"), "<hash>"),
+    (re.compile(r"\bao_[0-9a-f]{12}(_[\w-]{43})?"), "<key>"),
     (re.compile(r"(?<=retry-after: )\d+"), "<seconds>"),
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ops import child_processes
 from ops.stack import state_file
 from tests.e2e.stacks import (
     NOBODY,
@@ -46,6 +47,20 @@ def test_a_first_start_tells_what_a_person_needs_and_the_printed_command_works(r
         """-H "Content-Type: application/json" -d '{"name":"User A","spotsCount":1}'"""
     )
     assert running.register("User A")
+
+
+def admin_keys(stack: Up) -> dict[str, bool]:
+    """Return which parts of a stack have the admin key in their environment."""
+    found = {}
+    for part in ("postgres", "valkey", "worker", "api"):
+        environment_of_part = child_processes.environment(stack.pid_of(part))
+        assert environment_of_part, part
+        found[part] = state_file.KEY_VARIABLE in environment_of_part
+    return found
+
+
+def test_only_the_api_has_the_admin_key(running: Up) -> None:
+    assert admin_keys(running) == {"postgres": False, "valkey": False, "worker": False, "api": True}
 
 
 def test_other_commands_learn_where_the_stack_runs(running: Up) -> None:
@@ -142,6 +157,7 @@ def test_two_stacks_run_side_by_side_one_of_them_as_an_ordinary_user_in_an_odd_f
             assert ordinary.ready().register("User A")
             assert other.ready().ask("GET", "/api/p/demo")[0] == 404
             assert "Admin key  as ADMITONE_ADMIN_KEY says" in other.said
+            assert [part for part, has_it in admin_keys(other).items() if has_it] == ["api"]
             assert not (other.data / "admin.key").exists()
             assert ordinary.stop() < STOP_SECONDS_MAX
             assert other.ask("GET", "/healthz")[0] == 200

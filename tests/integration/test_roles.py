@@ -11,8 +11,9 @@ from sqlalchemy.exc import ProgrammingError
 
 from ops.maintenance import prune_keys
 from shared.domain import commands, ids
+from shared.domain.access import Principal, Scope
 from shared.domain.commands import Register
-from shared.postgres import ledger
+from shared.postgres import keys, ledger
 from shared.postgres.ledger import NewCommand
 from tests.databases import as_worker, session_of
 from tests.stage import CHECKOUT
@@ -69,6 +70,16 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     assert settled.command_id == asked.id
 
 
+def test_the_api_can_make_and_revoke_keys(granted: str) -> None:
+    holder = Principal(name="box office", organiser_id=None, scopes=frozenset(Scope))
+    with as_role(granted, "admitone_api") as api, api.begin():
+        _, stored = keys.create(api, holder, organiser_name="Theatre", days=1, created_by="admin")
+        revoked = keys.revoke(api, stored["prefix"])
+
+    assert revoked is not None
+    assert revoked["revoked_at"] is not None
+
+
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
@@ -80,6 +91,9 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
         ("admitone_worker", "UPDATE outcome SET body = '{}'"),
         ("admitone_api", "UPDATE event SET spots_reserved = 0"),
         ("admitone_api", "UPDATE registration SET status = 'CONFIRMED'"),
+        ("admitone_api", "UPDATE api_key SET scopes = '{operate}'"),
+        ("admitone_api", "UPDATE event SET organiser_id = NULL"),
+        ("admitone_worker", "UPDATE api_key SET revoked_at = NULL"),
         ("admitone_api", "INSERT INTO audit_entry SELECT * FROM audit_entry"),
         ("admitone", "UPDATE audit_entry SET actor = 'nobody'"),
         ("admitone", "DELETE FROM audit_entry"),

@@ -60,6 +60,9 @@ def test_a_url_may_name_several_hosts(
         ("ADMITONE_DATABASE_URL", "", "is empty"),
         ("ADMITONE_TICK_SECONDS", "", "is empty"),
         ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
+        ("ADMITONE_ADMIN_KEY", "a key with some blanks", "no white space"),
+        ("ADMITONE_VIEWER_KEY", "a-key-with-a-line-feed\n", "no white space"),
+        ("ADMITONE_VIEWER_KEY", "ein-schlüssel-mit-umlaut", "only ASCII"),
         ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
         ("ADMITONE_EVENT_PENDING_MAX", "300000", "is above ADMITONE_PENDING_MAX"),
         ("ADMITONE_INTAKE_BATCH_MAX", "6000", "is above ADMITONE_INTAKE_WAITING_MAX"),
@@ -73,6 +76,16 @@ def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, va
 
     with pytest.raises(SettingsError, match=said):
         load(Settings)
+
+
+def test_the_viewer_key_is_not_the_admin_key(environment: pytest.MonkeyPatch) -> None:
+    for name in ("ADMITONE_ADMIN_KEY", "ADMITONE_VIEWER_KEY"):
+        environment.setenv(name, "one-key-for-everything")
+
+    with pytest.raises(SettingsError, match="is the same as ADMITONE_ADMIN_KEY") as error:
+        load(Settings)
+
+    assert "one-key" not in str(error.value)
 
 
 def test_all_that_is_missing_is_named_at_once(environment: pytest.MonkeyPatch) -> None:

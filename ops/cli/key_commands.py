@@ -1,0 +1,111 @@
+"""The commands of API keys: keys create, keys list, keys revoke, and assign."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops.cli import service_commands
+from ops.cli.service_commands import AsJson, Data
+from shared.domain import access
+from shared.domain.access import Principal, Scope
+
+_DATA = Path(".admitone")
+
+keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(keys, name="keys")
+    app.command()(assign)
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(access.NAME, value):
+        raise typer.BadParameter("1 to 64 ASCII letters, digits, blanks and any of . _ - inside")
+    return value
+
+
+def _organiser(value: str | None) -> str | None:
+    if value is not None and not (
+        len(value) <= access.ORGANISER_LENGTH_MAX and re.fullmatch(access.ORGANISER, value)
+    ):
+        raise typer.BadParameter("1 to 200 printable characters, and no outer white space")
+    return value
+
+
+@keys.command("create")
+def create(  # noqa: PLR0913 - one parameter for each option
+    name: Annotated[str, typer.Argument(callback=_name, help="The actor in the audit trail.")],
+    *,
+    scopes: Annotated[list[Scope], typer.Option("--scope", help="A permission; give it several times.")],
+    organiser: Annotated[
+        str | None,
+        typer.Option(callback=_organiser, help="Only for its events; without it for those of all."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=access.DAYS_MAX, help="Valid so long.")] = access.DAYS,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key; standard output shows it this once."""
+    from ops.maintenance import api_keys  # noqa: PLC0415
+
+    holder = Principal(name=name, organiser_id=None, scopes=frozenset(scopes))
+    url = service_commands.service(data).database_url
+    key, stored = api_keys.create(url, holder, organiser=organiser, days=days)
+    if as_json:
+        service_commands.print_json({"key": key, "api_key": stored})
+    else:
+        print(key)
+        print(f"Valid until {stored['expires_at'][:10]}; it cannot be shown again.", file=sys.stderr)
+
+
+@keys.command("list")
+def list_keys(*, data: Data = _DATA, as_json: AsJson = False) -> None:
+    """List all API keys by their prefixes."""
+    from ops.maintenance import api_keys  # noqa: PLC0415
+
+    stored = api_keys.listed(service_commands.service(data).database_url)
+    if as_json:
+        service_commands.print_json({"keys": stored})
+    else:
+        api_keys.show(stored)
+
+
+@keys.command("revoke")
+def revoke(
+    prefix: Annotated[str, typer.Argument(help="The key's prefix, as `keys list` shows it.")],
+    *,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Revoke an API key; after a second it is accepted nowhere."""
+    from ops.maintenance import api_keys  # noqa: PLC0415
+
+    revoked = api_keys.revoke(service_commands.service(data).database_url, prefix)
+    if as_json:
+        service_commands.print_json(revoked)
+    else:
+        print(f"Revoked: {revoked['prefix']} ({revoked['name']}).")
+
+
+def assign(
+    organiser: Annotated[
+        str, typer.Argument(callback=_organiser, help="Made if there is none of this name.")
+    ],
+    events: Annotated[list[str], typer.Argument(help="Slugs or ids.")],
+    *,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Give events to an organiser, such as adopted ones."""
+    from ops.maintenance import api_keys  # noqa: PLC0415
+
+    given = api_keys.assign(service_commands.service(data).database_url, organiser, events)
+    if as_json:
+        service_commands.print_json({"organiser": organiser, "events": given})
+    else:
+        print(f"{organiser} has {', '.join(given)}.")

@@ -1,0 +1,81 @@
+"""Organisers and API keys, for operators: create, list and revoke keys, and give events to an organiser."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from sqlalchemy import text
+
+from shared.domain.access import Principal
+from shared.errors import ExpectedError
+from shared.postgres import connections, keys
+
+CREATED_BY = "operator"
+_LISTED_MAX = 1_000_000
+_ASSIGN = text("""
+    UPDATE event SET organiser_id = :organiser_id
+    WHERE slug = ANY(:names) OR id::text = ANY(:names) RETURNING slug, id::text AS id
+""")
+
+Key = Mapping[str, Any]
+"""An API key as it may be shown."""
+
+
+class KeysError(ExpectedError):
+    """What was asked for cannot be done; the message says why."""
+
+    exit_status = 1
+
+
+def create(database_url: str, holder: Principal, *, organiser: str | None, days: int) -> tuple[str, Key]:
+    """Make an API key for this holder and return it, with what may be shown; raises `KeyRefused`."""
+    with connections.operator_engine(database_url, writes=True).begin() as connection:
+        key, stored = keys.create(
+            connection, holder, organiser_name=organiser, days=days, created_by=CREATED_BY
+        )
+        return key, _plain(stored)
+
+
+def listed(database_url: str) -> list[Key]:
+    """Return all API keys by prefix, the ended ones included."""
+    with connections.operator_engine(database_url).connect() as connection:
+        return [_plain(key) for key in keys.stored(connection, limit=_LISTED_MAX)]
+
+
+def revoke(database_url: str, prefix: str) -> Key:
+    """Revoke an API key; raises `KeysError` if there is none with this prefix."""
+    with connections.operator_engine(database_url, writes=True).begin() as connection:
+        revoked = keys.revoke(connection, prefix)
+    if revoked is None:
+        raise KeysError(f"there is no API key {prefix}")
+    return _plain(revoked)
+
+
+def assign(database_url: str, organiser: str, names: Sequence[str]) -> list[str]:
+    """Give events, by slug or id, to an organiser; return their slugs. All or none, else `KeysError`."""
+    with connections.operator_engine(database_url, writes=True).begin() as connection:
+        values = {"organiser_id": keys.organiser(connection, organiser), "names": list(names)}
+        rows = connection.execute(_ASSIGN, values).all()
+        unknown = set(names) - {row.slug for row in rows} - {row.id for row in rows}
+        if unknown:
+            raise KeysError(f"there is no event {', '.join(sorted(unknown))}; no event was given away")
+        return sorted(row.slug for row in rows)
+
+
+def show(stored: Sequence[Key]) -> None:
+    """Print API keys for people."""
+    table = Table(Column("prefix", no_wrap=True), "name", "organiser", "scopes", "made by", "ends", "revoked")
+    for key in stored:
+        organiser = key["organiser"] or "all (a key of the service)"
+        ends, revoked = str(key["expires_at"])[:10], str(key["revoked_at"] or "")[:16]
+        table.add_row(
+            key["prefix"], key["name"], organiser, " ".join(key["scopes"]), key["created_by"], ends, revoked
+        )
+    Console().print(table if stored else "There are no API keys.")
+
+
+def _plain(row: Mapping[Any, Any]) -> Key:
+    """Return a key with its times as text."""
+    moments = ("created_at", "expires_at", "revoked_at")
+    return {**row, **{name: row[name] and row[name].isoformat() for name in moments}}
