@@ -12,7 +12,8 @@ from email_validator import EmailNotValidError, validate_email
 
 from ops.adoption.report import Code, Problem
 from ops.adoption.source import RawEvent, RawRegistration
-from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
+from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
+from shared.domain.texts import email_key
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 """The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""

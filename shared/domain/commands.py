@@ -160,9 +160,4 @@ def in_utc(moment: datetime) -> datetime:
         raise ValueError("a moment must be in the years 1 to 9999, in UTC") from error
 
 
-def email_key(email: str) -> str:
-    """Return the form in which two spellings of one address are equal."""
-    return email.casefold()
-
-
 _DECODERS: dict[str, json.Decoder[Command]] = {kind: json.Decoder(type_) for type_, kind in KINDS.items()}
