@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from api import error_handlers
 from api.edge.front import Front
+from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
 from api.routes import changes, events, health, insight, metrics, registrations
 from api.services import open_services
@@ -64,12 +65,12 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
