@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Collection
 
 import idna
 
@@ -65,12 +66,13 @@ def email_keys_stored(email: str) -> frozenset[str]:
     return frozenset((email_key(email), email.casefold()))
 
 
-def email_address(text: str) -> str:
+def email_address(text: str, domains_refused: Collection[str] = ()) -> str:
     """Return the address as it is kept: trimmed, in NFC, its domain in lower case and in Unicode.
 
     Raises `ValueError` with the reason. The local part has 1 to 64 bytes without blanks, or is quoted; dots
     may stand anywhere in it. The domain has at least two labels of letters, digits and inner hyphens, the
-    last one not only of digits. Whether the domain exists is not asked.
+    last one not only of digits, and is none of `domains_refused` (A-labels) nor below one of them. Whether
+    it exists is not asked.
     """
     local, at, domain = clean(text).rpartition("@")
     labels = _a_labels(domain.lower()) if len(domain) <= DOMAIN_LENGTH_MAX else ""
@@ -83,6 +85,8 @@ def email_address(text: str) -> str:
         or any(len(label) > _LABEL_LENGTH_MAX for label in labels.split("."))
     ):
         raise ValueError("must be an email address with a domain, such as ann@example.org")
+    if any(f".{labels}".endswith(f".{refused}") for refused in domains_refused):
+        raise ValueError(f"must not be an address at {domain}")
     return f"{local}@{_in_unicode(labels)}"
 
 
