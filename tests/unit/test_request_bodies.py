@@ -144,7 +144,7 @@ def test_fields_of_other_bodies_have_reasons() -> None:
 
 
 def test_other_bodies_are_taken_as_meant() -> None:
-    new_event = read({"slug": " demo ", "title": "\tA drop ", "capacity": 5.0}, NewEvent)
+    new_event = read({"slug": " demo ", "title": "\tA drop ", "capacity": 5.0, "opensAt": ""}, NewEvent)
     assert new_event == NewEvent(slug="demo", title="A drop", capacity=5)
     assert read({"waitlistLimit": None, "title": "", "reason": " "}, ChangeEvent) == ChangeEvent(
         waitlist_limit=None
