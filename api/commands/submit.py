@@ -23,7 +23,7 @@ from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain import outcomes
+from shared.domain import commands, outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
@@ -33,8 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 PUBLIC_ACTOR = "public"
-HOLDER_ACTOR = "holder"
-PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, HOLDER_ACTOR))
+PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, commands.HOLDER))
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
@@ -101,8 +100,12 @@ class Submission:
             self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
-        if isinstance(outcome, Refused | Failed):
-            raise responses.unsuccessful(receipt_id, outcome, headers)
+        if isinstance(outcome, Refused):
+            raise responses.refused(outcome, headers, receipt_id)
+        if isinstance(outcome, Failed):
+            raise ProblemType.COMMAND_FAILED.error(
+                headers=headers, receipt_id=receipt_id, incident_id=outcome.incident_id
+            )
         return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers, read_by=deadline.read_by())
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:

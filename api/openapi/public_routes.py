@@ -51,10 +51,11 @@ REGISTER = builders.route(
         ),
     },
     ProblemType.REGISTRATION_CLOSED,
+    ProblemType.REGISTRATION_NOT_OPEN,
     ProblemType.EVENT_PAUSED,
     ProblemType.TOO_MANY_SPOTS,
-    ProblemType.ALREADY_REGISTERED,
     ProblemType.EVENT_FULL,
+    ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
     *builders.COMMAND_PROBLEMS,
     body=Register,
@@ -110,6 +111,7 @@ CANCEL = builders.route(
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.CANCELLATION_CLOSED,
     *builders.CHANGE_PROBLEMS,
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
 )
@@ -195,8 +197,9 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for body in (vars(schemas) | vars(schemas_insight)).values()
-            if isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
+            for name, body in (vars(schemas) | vars(schemas_insight)).items()
+            if not name.startswith("_")
+            and isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")

@@ -36,7 +36,8 @@ _AHEAD = text("""
            min(seq) FILTER (WHERE spots_count <= :capacity) AS head_seq,
            (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1]
            AS fitting_needs,
-           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
+           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq,
+           (SELECT promote_until <= now() FROM event WHERE id = :event_id) AS promotion_ended
     FROM registration
     WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
 """)
@@ -118,6 +119,11 @@ def _obstacle(
         )
     if event["paused"]:
         return "The event is paused: no registration is promoted until the pause ends."
+    if ahead.promotion_ended:
+        return (
+            f"Promotion ended at {audit.timestamp(event['promote_until'])}: free spots go to no registration; "
+            "an admin can confirm it."
+        )
     if not event["auto_promote"]:
         return f"{free} are free; autoPromote is off, so an admin has to confirm it."
     if free == 0:

@@ -13,14 +13,14 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import submit
-from api.edge import problems, request_bodies, responses
+from api.edge import request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Availability, Receipt, ReceiptStatus
+from api.edge.schemas import Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import events
+from api.queries import availability as availabilities
 from api.services import Provided, Services
-from shared.domain import ids
+from shared.domain import commands, ids
 from shared.domain.commands import ChangeStatus, Status
 
 router = APIRouter(tags=["Registering"])
@@ -28,11 +28,11 @@ router = APIRouter(tags=["Registering"])
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
 async def availability(slug: str, services: Provided) -> Response:
-    """Return the spots that are left of an event, and whether it takes registrations now."""
-    event = await services.read(lambda connection: events.event_by_slug(connection, slug))
-    if event is None:
+    """Return the spots that are left of an event, and the answer that a newcomer would get now."""
+    found = await services.read(lambda connection: availabilities.read(connection, slug))
+    if found is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
+    return responses.body(found)
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -53,7 +53,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await full_event.load(command)
         if refusal is not None:
-            raise problems.of_refusal(refusal.code).error(refusal.detail)
+            raise responses.refused(refusal, {})
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
@@ -87,7 +87,7 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     await _receipt(services, event_id, id_, deadline.accept_by)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
