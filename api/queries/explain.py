@@ -8,7 +8,7 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_insight import Explanation, ExplanationStep
-from shared.domain import audit, promotion
+from shared.domain import audit, commands, promotion
 from shared.domain.commands import Status
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
@@ -121,8 +121,8 @@ def _obstacle(
         return "The event is paused: no registration is promoted until the pause ends."
     if ahead.promotion_ended:
         return (
-            f"Promotion ended at {audit.timestamp(event['promote_until'])}: free spots go to no registration; "
-            "an admin can confirm it."
+            f"Promotion ended at {commands.rfc3339(event['promote_until'])}: free spots go to no registration "
+            "by themselves; an admin can confirm it."
         )
     if not event["auto_promote"]:
         return f"{free} are free; autoPromote is off, so an admin has to confirm it."

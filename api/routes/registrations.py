@@ -29,10 +29,10 @@ router = APIRouter(tags=["Registering"])
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
 async def availability(slug: str, services: Provided) -> Response:
     """Return the spots that are left of an event, and the answer that a newcomer would get now."""
-    found = await services.read(lambda connection: availabilities.read(connection, slug))
-    if found is None:
+    found = await services.read(lambda connection: availabilities.read(connection, [slug]))
+    if slug not in found:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(found)
+    return responses.body(found[slug])
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)

@@ -165,6 +165,11 @@ def in_utc(moment: datetime) -> datetime:
         raise ValueError("a moment must be in the years 1 to 9999, in UTC") from error
 
 
+def rfc3339(moment: datetime) -> str:
+    """Return the moment as people and programs read it: `2026-12-01T09:00:00Z`."""
+    return in_utc(moment).isoformat().replace("+00:00", "Z")
+
+
 def email_key(email: str) -> str:
     """Return the form in which two spellings of one address are equal."""
     return email.casefold()

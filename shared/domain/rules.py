@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.domain import outcomes
-from shared.domain.commands import Status, email_key, in_utc
+from shared.domain.commands import Status, email_key, in_utc, rfc3339
 from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
 
@@ -23,7 +23,7 @@ def against_registering(settings: EventSettings, accepted_at: datetime, spots_co
             opens_at = in_utc(settings.opens_at)
             return Refused(
                 code=RefusalCode.REGISTRATION_NOT_OPEN,
-                detail=f"Registration opens at {_moment(opens_at)}.",
+                detail=f"Registration opens at {rfc3339(opens_at)}.",
                 opens_at=opens_at,
             )
         case EventState.CLOSED:
@@ -57,7 +57,7 @@ def against_cancelling(settings: EventSettings, accepted_at: datetime) -> Refuse
     if until is None or accepted_at < until:
         return None
     return _refused(
-        RefusalCode.CANCELLATION_CLOSED, f"Holders could cancel until {_moment(until)}; ask the organiser."
+        RefusalCode.CANCELLATION_CLOSED, f"Holders could cancel until {rfc3339(until)}; ask the organiser."
     )
 
 
@@ -118,10 +118,6 @@ def against_second_registration(
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")
-
-
-def _moment(moment: datetime) -> str:
-    return in_utc(moment).isoformat().replace("+00:00", "Z")
 
 
 def _spots(count: int) -> str:

@@ -75,10 +75,9 @@ async def read(database: str, event_id: UUID) -> Availability:
     engine = create_async_engine(database.replace("+psycopg", "+psycopg_async"))
     try:
         async with engine.connect() as connection:
-            found = await availability.read(connection, str(event_id))
+            (found,) = (await availability.read(connection, [str(event_id)])).values()
     finally:
         await engine.dispose()
-    assert found is not None
     return found
 
 
