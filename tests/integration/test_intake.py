@@ -17,6 +17,10 @@ from tests.databases import session_of
 from worker import isolation
 
 EVENT = ids.new_id()
+_CLOSED = text("""
+    INSERT INTO event (id, slug, title, capacity, closes_at)
+    VALUES (:id, 'closed', 'A drop', 5, now() - interval '1 hour')
+""")
 _CUT_OFF = text("""
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name = 'admitone-api' AND datname = current_database()
@@ -217,17 +221,24 @@ def test_keys_in_opposite_order_do_not_wait_for_each_other(
 def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connection) -> None:
     closed = asked(key=b"k", body=b"a")
     with connection.begin():
-        connection.execute(
-            text(
-                "INSERT INTO event (id, slug, title, capacity, closes_at) "
-                "VALUES (:id, 'closed', 'A drop', 5, now() - interval '1 hour')"
-            ),
-            {"id": closed.event_id},
-        )
+        connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
     (settled,) = isolation.apply(session_of(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
 
     again = asked(key=b"k", body=b"b")
 
+    assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)
+
+
+def test_an_answer_that_was_lost_binds_no_released_key(settings: Settings, connection: Connection) -> None:
+    closed, again = asked(key=b"k", body=b"a"), asked(key=b"k", body=b"a")
+    with connection.begin():
+        connection.execute(_CLOSED, {"id": closed.event_id})
+    use(settings, lambda intake: intake.accept(closed))
+    batch.apply(session_of(connection), [closed.event_id], 10)
+
+    repeated = use(settings, lambda intake: intake.accept(closed))  # as after a lost connection
+
+    assert repeated == Acceptance(command_id=closed.id)
     assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)
