@@ -37,7 +37,9 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class NewEvent(
+    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """An event to create."""
 
     slug: Slug
@@ -162,11 +164,16 @@ class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unkno
 
 
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter; `changed` is false when there was nothing to do."""
+    """A registration and its event's counter as of now, beside what the command did.
+
+    `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
+    """
 
     receipt_id: UUID
     changed: bool
-    registration: Registration
+    from_status: Status
+    to_status: Status
+    registration: Registration | None
     event: EventCounter
 
 
@@ -215,6 +222,14 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     refusal: Refusal | None = None
     ahead: int | None = None
     incident_id: UUID | None = None
+
+
+class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
+    """The receipt of a registration as of now, beside what the cancellation did to the registration."""
+
+    changed: bool
+    from_status: Status
+    to_status: Status
 
 
 class Problem(Wire, frozen=True, kw_only=True, rename="camel"):

@@ -57,7 +57,7 @@ REGISTER = builders.route(
     ProblemType.EVENT_FULL,
     ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
-    *builders.COMMAND_PROBLEMS,
+    *builders.CHANGE_PROBLEMS,
     body=Register,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
@@ -95,7 +95,7 @@ CANCEL = builders.route(
     {
         200: builders.answer(
             "Cancelled, now or before.",
-            schemas.Receipt,
+            schemas.Cancelled,
             cancelled={
                 **examples.CONFIRMED,
                 "status": "CANCELLED",
@@ -105,6 +105,9 @@ CANCEL = builders.route(
                     "spotsCount": 1,
                     "waitlistPosition": None,
                 },
+                "changed": True,
+                "fromStatus": "CONFIRMED",
+                "toStatus": "CANCELLED",
             },
         ),
         202: builders.PENDING_ANSWER,

@@ -13,15 +13,17 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import submit
+from api.commands.submit import Decided
 from api.edge import request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Receipt, ReceiptStatus
+from api.edge.schemas import Cancelled, Receipt, ReceiptStatus
 from api.openapi import public_routes
 from api.queries import availability as availabilities
 from api.services import Provided, Services
 from shared.domain import commands, ids
 from shared.domain.commands import ChangeStatus, Status
+from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
@@ -58,6 +60,9 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     if isinstance(decided, Response):
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
+    if decided.replayed:
+        now = await _shown(services, decided, event_id, decided.receipt_id)
+        content = msgspec.structs.replace(content, registration=now.registration)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
@@ -92,8 +97,16 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    return responses.body(cancelled, headers=decided.headers)
+    done = decided.outcome
+    assert isinstance(done, StatusChanged), "a command's outcome is of its own kind"
+    now = await _shown(services, decided, event_id, id_)
+    content = Cancelled(
+        **msgspec.structs.asdict(now),
+        changed=done.from_status is not done.to_status,
+        from_status=done.from_status,
+        to_status=done.to_status,
+    )
+    return responses.body(content, headers=decided.headers)
 
 
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
@@ -136,6 +149,12 @@ async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> 
     receipt = await services.receipts.find(event_id, id_, by)
     if receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
+    return receipt
+
+
+async def _shown(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Receipt:
+    receipt = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
+    assert receipt is not None, "a receipt that was there stays"
     return receipt
 
 

@@ -222,6 +222,7 @@ CASES = {
     ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
+        "command_pkey",
         event_ids=_SAME_EVENT,
         ids=_NEW_IDS,
         kinds=_list("text", lambda _: "'register'"),
