@@ -87,7 +87,7 @@ RECEIPT = builders.route(
     *builders.READ_PROBLEMS,
     parameters=[
         builders.WAIT,
-        builders.header("If-None-Match", "The `ETag` of an earlier answer.", '"b2ecc7275ec16ac9"'),
+        builders.header("If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'),
     ],
 )
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.commands import deadline as deadlines
-from api.commands import submit
+from api.commands import retry_after, submit
 from api.commands.submit import Decided
 from api.edge import request_bodies, responses
 from api.edge.front import Endpoint
@@ -68,19 +69,29 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
-    """Return the state of a command as of now; `wait` delays the answer until the command is decided."""
+    """Return the state of a command as of now; `wait` delays the answer until the command is decided.
+
+    With the entity tag of an earlier answer it waits for a change of the registration's status.
+    """
     id_ = _receipt_id(receipt_id)
     wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
     deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    receipt = await _receipt(services, event_id, id_, deadline.accept_by)
-    if receipt.status is ReceiptStatus.PENDING and deadline.seconds_left > 0:
-        await services.waiter.outcome(event_id, id_, deadline.seconds_left)
-        receipt = await _receipt(services, event_id, id_, deadline.read_by())
+    receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
+    known_tags, seconds, watched = _known_tags(request), deadline.seconds_left, False
+    if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
+        await services.waiter.outcome(event_id, id_, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
+    elif seconds > 0 and receipt.registration is not None and _is_known(receipt.status, known_tags):
+        watched = True
+        await services.status_changes.wait(event_id, receipt.registration.id, audit_seq, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
     headers = {}
     if receipt.ahead is not None:
         headers["retry-after"] = str(await services.pace.retry_seconds(event_id, receipt.ahead))
-    return _unless_known(request, receipt, headers)
+    elif receipt.status is ReceiptStatus.WAITLIST and not watched:
+        headers["retry-after"] = str(retry_after.settled_seconds())
+    return _unless_known(known_tags, receipt, headers)
 
 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
@@ -145,25 +156,37 @@ async def _event_id(services: Services, slug: str, by: float) -> UUID:
         return await services.find_event(slug)
 
 
-async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> Receipt:
-    receipt = await services.receipts.find(event_id, id_, by)
-    if receipt is None:
+async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> tuple[Receipt, int]:
+    """Return a receipt, and the number of the event's last audit entry; 404 if it was never issued."""
+    found = await services.receipts.find(event_id, id_, by)
+    if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
-    return receipt
+    return found.receipt, found.audit_seq
 
 
 async def _shown(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Receipt:
-    receipt = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    assert receipt is not None, "a receipt that was there stays"
-    return receipt
+    found = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
+    assert found.receipt is not None, "a receipt that was there stays"
+    return found.receipt
 
 
-def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:
-    """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
-    encoded = msgspec.json.encode(content)
-    headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
-    headers["cache-control"] = "private, no-cache"
+def _known_tags(request: Request) -> list[str]:
+    """Return the entity tags of the answers that the client has (RFC 9110)."""
     known = request.headers.get("if-none-match", "")
-    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+    return [candidate.strip().removeprefix("W/") for candidate in known.split(",")]
+
+
+def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:
+    """Return True if one of the tags is of an answer with this status, whatever else has changed in it."""
+    return any(tag == "*" or tag.startswith(f'"{status.value}-') for tag in tags)
+
+
+def _unless_known(known_tags: Collection[str], content: Receipt, headers: dict[str, str]) -> Response:
+    """Answer 304 to a client that has this very content, by its entity tag."""
+    encoded = msgspec.json.encode(content)
+    digest = hashlib.blake2b(encoded, digest_size=12).hexdigest()
+    headers["etag"] = tag = f'"{content.status.value}-{digest}"'
+    headers["cache-control"] = "private, no-cache"
+    if tag in known_tags:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")
