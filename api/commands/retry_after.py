@@ -19,7 +19,7 @@ _EVENTS_REMEMBERED_MAX = 10_000
 
 
 def settled_seconds() -> int:
-    """Return the seconds until it is worth to ask for a waiting registration's receipt again, spread likewise."""
+    """Return the seconds after which a waiting registration may have another status, spread by a quarter."""
     return round(_RETRY_SECONDS_MAX * _spread())
 
 

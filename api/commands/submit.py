@@ -104,12 +104,8 @@ class Submission:
             self.answer_seconds.add(perf_counter() - accepted_at)
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
-        if isinstance(outcome, Refused):
-            raise responses.refused(outcome, headers, receipt_id)
-        if isinstance(outcome, Failed):
-            raise ProblemType.COMMAND_FAILED.error(
-                headers=headers, receipt_id=receipt_id, incident_id=outcome.incident_id
-            )
+        if isinstance(outcome, Refused | Failed):
+            raise responses.unsuccessful(outcome, headers, receipt_id)
         return Decided(
             receipt_id=receipt_id,
             outcome=outcome,

@@ -48,8 +48,14 @@ def problem(error: ProblemError, request_id: str) -> Response:
     return Response(json.encode(content), error.status, error.headers, _PROBLEM_JSON)
 
 
-def refused(outcome: Refused, headers: dict[str, str], receipt_id: UUID | None = None) -> ProblemError:
-    """Return the problem of a refusal; one without a command has no receipt."""
+def unsuccessful(
+    outcome: Refused | Failed, headers: dict[str, str], receipt_id: UUID | None = None
+) -> ProblemError:
+    """Return the problem of a refusal or a failure; a refusal without a command has no receipt."""
+    if isinstance(outcome, Failed):
+        return ProblemType.COMMAND_FAILED.error(
+            headers=headers, receipt_id=receipt_id, incident_id=outcome.incident_id
+        )
     members = {
         "receipt_id": receipt_id,
         "spots_left": outcome.spots_left,

@@ -87,7 +87,9 @@ RECEIPT = builders.route(
     *builders.READ_PROBLEMS,
     parameters=[
         builders.WAIT,
-        builders.header("If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'),
+        builders.header(
+            "If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'
+        ),
     ],
 )
 
@@ -202,7 +204,9 @@ def _components() -> dict[str, Any]:
             body
             for name, body in (vars(schemas) | vars(schemas_insight)).items()
             if not name.startswith("_")
-            and isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
+            and isinstance(body, type)
+            and issubclass(body, schemas.Wire)
+            and body is not schemas.Wire
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")

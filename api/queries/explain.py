@@ -117,15 +117,8 @@ def _obstacle(
             f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
             "behind it are promoted before it until the capacity allows it."
         )
-    if event["paused"]:
-        return "The event is paused: no registration is promoted until the pause ends."
-    if ahead.promotion_ended:
-        return (
-            f"Promotion ended at {commands.rfc3339(event['promote_until'])}: free spots go to no registration "
-            "by themselves; an admin can confirm it."
-        )
-    if not event["auto_promote"]:
-        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    if halt := _halt(event, ahead, free):
+        return halt
     if free == 0:
         return "No spots are free."
     if event["promoting"]:
@@ -142,6 +135,18 @@ def _obstacle(
         subject = "It" if ahead.head_seq is not None else "The head of the waitlist"
         return f"{subject} needs {needs}, {free} are free, policy {policy}."
     return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
+
+
+def _halt(event: Mapping[str, Any], ahead: Row[Any], free: int) -> str | None:
+    """Return the reason for which no registration of the event is promoted, None if there is none."""
+    if event["paused"]:
+        return "The event is paused: no registration is promoted until the pause ends."
+    if ahead.promotion_ended:
+        ended = commands.rfc3339(event["promote_until"])
+        return f"Promotion ended at {ended}: {free} are free, and an admin can confirm it."
+    if not event["auto_promote"]:
+        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    return None
 
 
 def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any], free: int) -> bool:

@@ -56,7 +56,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await full_event.load(command)
         if refusal is not None:
-            raise responses.refused(refusal, {})
+            raise responses.unsuccessful(refusal, {})
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided

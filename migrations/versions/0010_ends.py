@@ -25,9 +25,7 @@ def upgrade() -> None:
     )
     op.add_column(
         "event",
-        sa.Column(
-            "cancel_until", sa.DateTime(timezone=True), comment="holders cannot cancel from then on"
-        ),
+        sa.Column("cancel_until", sa.DateTime(timezone=True), comment="holders cannot cancel from then on"),
     )
 
 

@@ -33,8 +33,9 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 def of(roster: Roster, at: datetime) -> Offer | None:
     """Return the offer to a newcomer at this moment, None unless the event is open.
 
-    The roster decides a party of one, so it is to be thrown away. It must know the heads of the waitlist, if a
-    spot is free. Free spots suffice for every size alike: the policies compare only waiting parties.
+    The roster decides a party of one, so it is to be thrown away. It must know the heads of the waitlist, if
+    a spot is free. A larger party that fits is confirmed if a party of one is: no policy looks at the
+    newcomer's size.
     """
     if roster.settings.state(at) is not EventState.OPEN:
         return None

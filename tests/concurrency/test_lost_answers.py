@@ -85,7 +85,9 @@ def test_a_key_has_one_registration_at_most(two_processes: Stage, seed: int) -> 
         with stage.client() as client:  # room for all: every key gets in, whatever it was told before
             settings = {"waitlistLimit": None, "paused": False}
             client.patch(f"/api/events/{event['id']}", json=settings, headers=stage.admin)
-            last = {key: [ask(client, event, key, {"name": key, "spotsCount": n}) for n in (1, 2)] for key in KEYS}
+            last = {
+                key: [ask(client, event, key, {"name": key, "spotsCount": n}) for n in (1, 2)] for key in KEYS
+            }
 
     registrations = stage.registrations(event)
     assert sorted(one["name"] for one in registrations) == sorted(KEYS)

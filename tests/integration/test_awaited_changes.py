@@ -102,7 +102,7 @@ def test_an_unchanged_receipt_is_told_when_the_time_is_up(stage: Stage) -> None:
     event = stage.create_event(capacity=0)
     path = path_of(event, register(stage, event))
 
-    again = ask(stage, path, f"W/{ask(stage, path, wait=0).headers['etag']}, \"other\"", wait=1)
+    again = ask(stage, path, f'W/{ask(stage, path, wait=0).headers["etag"]}, "other"', wait=1)
 
     assert (again.status_code, again.content) == (304, b"")
 

@@ -145,8 +145,7 @@ def test_promotion_ends_and_goes_on_when_its_end_moves(stage: Stage) -> None:
         changed = client.patch(f"/api/events/{event['id']}", json=change, headers=stage.admin).json()
 
     assert ended["sentences"][-1] == (
-        "Promotion ended at 2026-01-01T00:00:00Z: free spots go to no registration by themselves; "
-        "an admin can confirm it."
+        "Promotion ended at 2026-01-01T00:00:00Z: 1 are free, and an admin can confirm it."
     )
     assert barging["status"] == "WAITLIST"
     assert (changed["state"], changed["promoteUntil"]) == ("CLOSED", "2126-01-01T00:00:00Z")

@@ -180,4 +180,6 @@ def test_twenty_at_once_create_one_event(stage: Stage, *, same: bool) -> None:
     assert len({answer.json()["id"] for answer in created}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in created) == 1
     assert len(created) == (20 if same else 1)
-    assert {answer.json()["code"] for answer in answers if answer not in created} <= {"IDEMPOTENCY_KEY_REUSED"}
+    assert {answer.json()["code"] for answer in answers if answer not in created} <= {
+        "IDEMPOTENCY_KEY_REUSED"
+    }

@@ -55,7 +55,9 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
     assert isinstance(first, Found)
     assert isinstance(last, Found)
-    assert [found.receipt and found.receipt.status for found in (first, last)] == [ReceiptStatus.CONFIRMED] * 2
+    assert [found.receipt and found.receipt.status for found in (first, last)] == [
+        ReceiptStatus.CONFIRMED
+    ] * 2
     assert isinstance(unreadable, ProblemError)
     assert (unreadable.status, unreadable.code) == (503, "ANSWER_UNAVAILABLE")
 

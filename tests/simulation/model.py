@@ -13,8 +13,8 @@ keeps them. Where the rules leave something open, it is decided like this:
   long as that is pending no other command promotes.
 - A party larger than the capacity waits out of line: only positions count it. Without any capacity all
   parties are in line.
-- No command promotes that was accepted at `promoteUntil` or later, its follow-ups included. Those who wait then
-  still come before newcomers.
+- No command promotes that was accepted at `promoteUntil` or later, its follow-ups included. Those who wait
+  then still come before newcomers.
 - No holder cancels by a command that was accepted at `cancelUntil` or later; an admin does.
 - Of several refusals the one that `RefusalCode` lists first is the answer.
 - An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.

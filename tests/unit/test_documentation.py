@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from api.edge import problems
 from api.edge.front import Front
 from api.edge.problems import ProblemType
 from api.main import create_app
