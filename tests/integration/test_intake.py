@@ -236,7 +236,7 @@ def test_an_answer_that_was_lost_binds_no_released_key(settings: Settings, conne
     with connection.begin():
         connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
-    batch.apply(session_of(connection), [closed.event_id], 10)
+    isolation.apply(session_of(connection), [closed.event_id], 10)
 
     repeated = use(settings, lambda intake: intake.accept(closed))  # as after a lost connection
 
