@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -242,3 +243,31 @@ def test_an_answer_that_was_lost_binds_no_released_key(settings: Settings, conne
 
     assert repeated == Acceptance(command_id=closed.id)
     assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)
+
+
+def test_a_key_that_is_released_meanwhile_is_written(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the INSERT that met a key and the look for the key, the owner refuses all and releases both."""
+    closed, again = asked(key=b"k", body=b"a"), asked(key=b"k", body=b"a")
+    beside = asked(key=b"l", body=b"a")
+    with connection.begin():
+        connection.execute(_CLOSED, {"id": closed.event_id})
+    use(settings, lambda intake: intake.accept(closed))
+    find = ledger._find  # noqa: SLF001 - the moment between the two statements
+
+    async def find_late(*arguments: Any) -> list[Acceptance] | None:
+        monkeypatch.setattr(ledger, "_find", find)
+        isolation.apply(session_of(connection), [closed.event_id], 10)
+        return await find(*arguments)
+
+    async def both(intake: Intake) -> list[Acceptance]:
+        return await asyncio.gather(intake.accept(beside), intake.accept(again))
+
+    monkeypatch.setattr(ledger, "_find", find_late)
+    accepted = use(settings, both)
+
+    assert accepted == [Acceptance(command_id=beside.id), Acceptance(command_id=again.id)]
+    with connection.begin():
+        keys = connection.execute(text("SELECT key, command_id FROM idempotency_key")).all()
+    assert keys == [(b"k", again.id)], "the key of a refused command stays released"
