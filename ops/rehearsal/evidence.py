@@ -42,7 +42,7 @@ class Event(_Read, frozen=True):
 
     @property
     def owes_spots(self) -> bool:
-        """Return True if free spots surely go to the waitlist: nothing has stopped promotion or can end it."""
+        """Return True if free spots surely go to the waitlist: nothing stops promotion or can end it."""
         return self.auto_promote and not self.paused and self.promote_until is None
 
 

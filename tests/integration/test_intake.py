@@ -262,7 +262,7 @@ def test_a_key_that_is_released_meanwhile_is_written(
         return await find(*arguments)
 
     async def both(intake: Intake) -> list[Acceptance]:
-        return await asyncio.gather(intake.accept(beside), intake.accept(again))
+        return list(await asyncio.gather(intake.accept(beside), intake.accept(again)))
 
     monkeypatch.setattr(ledger, "_find", find_late)
     accepted = use(settings, both)
