@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown
-from api.edge import request_bodies, responses
+from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import (
     Event,
@@ -56,7 +56,7 @@ async def create_event(services: Provided, request: Request, actor: str = writer
 
     The id of an event that is created under a key follows from the key, so no second one is created.
     """
-    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
+    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
     key = request_bodies.key_digest(request, f"event\0{actor}\0")
     id_ = ids.new_id() if key is None else ids.event_id(key)
@@ -208,7 +208,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+        raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
 
 

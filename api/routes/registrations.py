@@ -15,7 +15,7 @@ from starlette.responses import Response
 from api.commands import deadline as deadlines
 from api.commands import retry_after, submit
 from api.commands.submit import Decided
-from api.edge import request_bodies, responses
+from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Cancelled, Receipt, ReceiptStatus
@@ -23,10 +23,14 @@ from api.openapi import public_routes
 from api.queries import availability as availabilities
 from api.services import Provided, Services
 from shared.domain import commands, ids
-from shared.domain.commands import ChangeStatus, Status
+from shared.domain.commands import ChangeStatus, Register, Status
 from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
+
+# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
+_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
+_REGISTER = msgspec.json.Decoder(Register)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -35,7 +39,7 @@ async def availability(slug: str, services: Provided) -> Response:
     found = await services.read(lambda connection: availabilities.read(connection, [slug]))
     if slug not in found:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(found[slug])
+    return responses.body(found[slug], headers={"cache-control": _BRIEFLY})
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -45,7 +49,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    command = await request_bodies.read_registration(request, services.settings)
+    command = await request_bodies.read(request, _REGISTER, services.settings)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -78,7 +82,7 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
     deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
-    known_tags, seconds, watched = _known_tags(request), deadline.seconds_left, False
+    known_tags, seconds, watched = request_bodies.known_tags(request), deadline.seconds_left, False
     if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
         await services.waiter.outcome(event_id, id_, seconds)
         receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
@@ -140,7 +144,7 @@ def _wait_seconds(request: Request) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise request_bodies.invalid("wait: expected a number of seconds, 0 or more.")
+        raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
 
@@ -170,12 +174,6 @@ async def _shown(services: Services, decided: Decided, event_id: UUID, id_: UUID
     return found.receipt
 
 
-def _known_tags(request: Request) -> list[str]:
-    """Return the entity tags of the answers that the client has (RFC 9110)."""
-    known = request.headers.get("if-none-match", "")
-    return [candidate.strip().removeprefix("W/") for candidate in known.split(",")]
-
-
 def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:
     """Return True if one of the tags is of an answer with this status, whatever else has changed in it."""
     return any(tag == "*" or tag.startswith(f'"{status.value}-') for tag in tags)
@@ -186,7 +184,6 @@ def _unless_known(known_tags: Collection[str], content: Receipt, headers: dict[s
     encoded = msgspec.json.encode(content)
     digest = hashlib.blake2b(encoded, digest_size=12).hexdigest()
     headers["etag"] = tag = f'"{content.status.value}-{digest}"'
-    headers["cache-control"] = "private, no-cache"
-    if tag in known_tags:
+    if tag in known_tags or "*" in known_tags:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")

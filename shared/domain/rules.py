@@ -8,9 +8,10 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.domain import outcomes
-from shared.domain.commands import Status, email_key, in_utc, rfc3339
+from shared.domain.commands import Status, in_utc, rfc3339
 from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
+from shared.domain.texts import email_key
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 
