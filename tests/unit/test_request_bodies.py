@@ -301,4 +301,6 @@ def test_no_key_or_two_are_refused(lines: list[str]) -> None:
     ],
 )
 def test_entity_tags_are_compared_weakly(lines: list[str], *, is_known: bool) -> None:
-    assert request_bodies.knows(request([("if-none-match", line) for line in lines]), '"a,b"') is is_known
+    known = request_bodies.known_tags(request([("if-none-match", line) for line in lines]))
+
+    assert any(tag in known for tag in ('"a,b"', "*")) is is_known
