@@ -35,6 +35,7 @@ from api.queries.figures import Figures
 from api.queries.keys import Keys
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
 from shared.postgres import connections, durability
@@ -64,6 +65,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    status_changes: StatusChanges
     figures: Figures
     pace: Pace
     full_events: FullEvents
@@ -127,6 +129,7 @@ class Services:
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
+        await self.status_changes.close()
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
@@ -170,6 +173,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        status_changes=StatusChanges(reader),
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,

@@ -12,17 +12,32 @@ from shared.domain.access import Scope
 OrganiserName = Annotated[
     str,
     Meta(
-        min_length=1, max_length=access.ORGANISER_LENGTH_MAX, pattern=access.ORGANISER + commands.AT_THE_END
+        min_length=1,
+        max_length=access.ORGANISER_LENGTH_MAX,
+        pattern=access.ORGANISER + commands.AT_THE_END,
+        extra={"rule": "must be text of 1 to 200 characters"},
     ),
 ]
 
 
 class NewApiKey(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """An API key to create, valid for `days`; only a key of the service names another organiser."""
+    """An API key to create, valid for `days`.
 
-    name: Annotated[str, Meta(pattern=access.NAME + commands.AT_THE_END)]
-    scopes: Annotated[list[Scope], Meta(min_length=1)]
-    organiser: OrganiserName | None = None
+    `organiser` has no default, since null is the most there is: a key of the service makes one of the
+    service by it. A key of an organiser always makes one of that organiser, and says null.
+    """
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=access.NAME + commands.AT_THE_END,
+            extra={"rule": "must be 1 to 64 ASCII letters, digits, and blanks, dots, _ or - between them"},
+        ),
+    ]
+    scopes: Annotated[
+        list[Scope], Meta(min_length=1, extra={"rule": f"must be a list of some of {', '.join(Scope)}"})
+    ]
+    organiser: OrganiserName | None
     days: Annotated[int, Meta(ge=1, le=access.DAYS_MAX)] = access.DAYS
 
 

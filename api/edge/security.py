@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from api.edge import body_fields
 from api.edge.problems import ProblemType
 from api.queries import events
 from api.services import Provided, Services
@@ -33,10 +34,14 @@ async def principal(
     """Return the key's holder: 401 without a valid key, 403 without the scopes.
 
     A holder with an organiser gets 404 for an event of another organiser, as for one that is not there. That
-    holds for every route with an `event_id` in its path.
+    holds for every route with an `event_id` in its path. A parameter that the route does not know is refused:
+    a misspelt filter would let everything through.
     """
     holder = await _holder(services, request, credentials)
     must_have(holder, *(Scope(scope) for scope in required.scopes))
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    if unknown := request.query_params.keys() - known:
+        raise body_fields.invalid(dict.fromkeys(sorted(unknown), "is no parameter of this route"))
     event_id = request.path_params.get("event_id")
     if event_id is not None and holder.organiser_id is not None:
         await _must_own(services, holder.organiser_id, event_id)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from api.commands import submit
@@ -25,7 +26,7 @@ from api.edge.security import events_writer, operator, registrations_writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import commands, outcomes
+from shared.domain import commands, outcomes, texts
 from shared.domain.access import Principal
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
@@ -36,9 +37,7 @@ _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
 _STATUS_CHANGE = msgspec.json.Decoder(StatusChange)
 _HEALING = msgspec.json.Decoder(Healing)
 
-Reason = Annotated[
-    str | None, Query(min_length=1, max_length=commands.REASON_LENGTH_MAX, pattern=commands.PRINTABLE)
-]
+Reason = Annotated[str | None, BeforeValidator(texts.clean), Query(max_length=commands.REASON_LENGTH_MAX)]
 _Expected = TypeVar("_Expected")
 
 
@@ -47,7 +46,7 @@ async def change_event(
     event_id: UUID, services: Provided, request: Request, principal: Principal = events_writer
 ) -> Response:
     """Change settings; the others stay. Spots that a larger capacity frees go to the waitlist."""
-    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
+    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings)
     decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
@@ -63,7 +62,7 @@ async def change_status(
     principal: Principal = registrations_writer,
 ) -> Response:
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
-    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
+    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings)
     await _must_exist(services, request, event_id, registration_id)
     command = ChangeStatus(registration_id=registration_id, status=change.status, reason=change.reason)
     decided = await _submit(services, request, event_id, command, principal)
@@ -75,7 +74,9 @@ async def change_status(
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
-        registration=responses.registration(row, principal),
+        from_status=changed.from_status,
+        to_status=changed.to_status,
+        registration=None if row is None else responses.registration(row, principal),
         event=await _counter(services, decided, event_id),
     )
     return responses.body(content, headers=decided.headers)
@@ -92,7 +93,7 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
     await _must_exist(services, request, event_id, registration_id)
-    command = DeleteRegistration(registration_id=registration_id, reason=reason)
+    command = DeleteRegistration(registration_id=registration_id, reason=reason or None)
     decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
@@ -111,11 +112,7 @@ async def heal_counter(
 ) -> Response:
     """Set the counter to the sum of the registrations, and return the drift."""
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    healing = (
-        await request_bodies.read(request, _HEALING, services.settings.body_bytes_max)
-        if has_body
-        else Healing()
-    )
+    healing = await request_bodies.read(request, _HEALING, services.settings) if has_body else Healing()
     decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), principal)
     if isinstance(decided, Response):
         return decided
@@ -160,7 +157,9 @@ async def _must_exist(services: Services, request: Request, event_id: UUID, regi
 
 async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[str, Any]:
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
-    return await submit.shown(decided, reading)
+    event = await submit.shown(decided, reading)
+    assert event is not None, "an event of which a command was decided is there"
+    return event
 
 
 async def _counter(services: Services, decided: Decided, event_id: UUID) -> EventCounter:

@@ -1,5 +1,6 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -8,12 +9,13 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import insert
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from api.edge import request_bodies, responses
+from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import (
     Event,
@@ -26,7 +28,7 @@ from api.edge.security import events_reader, events_writer, must_have
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import ids
+from shared.domain import access, ids
 from shared.domain.access import Principal, Scope
 from shared.domain.commands import Status
 from shared.postgres import tables
@@ -41,6 +43,7 @@ Search = Annotated[str | None, Query(max_length=_SEARCH_LENGTH_MAX)]
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
+_FINGERPRINT = text("SELECT fingerprint FROM idempotency_key WHERE event_id = :event_id AND key = :key")
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
@@ -48,22 +51,30 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 async def create_event(
     services: Provided, request: Request, principal: Principal = events_writer
 ) -> Response:
-    """Create an event of the key's organiser; its slug is its public address and never changes."""
-    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
-    due = request_bodies.deadline_of(request, services.settings).accept_by
-    id_ = ids.new_id()
-    row = {"id": id_, "organiser_id": principal.organiser_id, **msgspec.structs.asdict(new_event)}
+    """Create an event of the key's organiser; its slug is its public address and never changes.
 
-    async def insert_event(connection: AsyncConnection) -> dict[str, Any] | None:
+    The id of an event that is created under an idempotency key follows from the organiser and the key, so no
+    second one is created.
+    """
+    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
+    due = request_bodies.deadline_of(request, services.settings).accept_by
+    organiser_id = principal.organiser_id
+    key = request_bodies.key_digest(request, f"event\0{organiser_id or access.ADMIN.name}\0")
+    id_ = ids.new_id() if key is None else ids.event_id(key)
+
+    async def insert_event(connection: AsyncConnection) -> tuple[bool, dict[str, Any] | None]:
         try:
-            await connection.execute(insert(tables.event).values(row))
+            created = await _insert(connection, id_, new_event, key, organiser_id)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
-        return await events.event_by_id(connection, id_)
+        return created, await events.event_by_id(connection, id_)
 
-    event = await services.write(insert_event, due)
+    created, event = await services.write(insert_event, due)
     assert event is not None, "an event that was just inserted is there"
-    return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
+    if organiser_id not in {None, event["organiser_id"]}:  # a replay: it was given to another one since
+        raise ProblemType.EVENT_NOT_FOUND.error()
+    headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", **admin_routes.EVENTS)
@@ -178,6 +189,26 @@ async def read_counter(event_id: UUID, services: Provided) -> Response:
     return responses.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
 
 
+async def _insert(
+    connection: AsyncConnection, id_: UUID, new_event: NewEvent, key: bytes | None, organiser_id: UUID | None
+) -> bool:
+    """Insert an event; return False if the same request has created it under the same key before."""
+    values = {"id": id_, "organiser_id": organiser_id, **msgspec.structs.asdict(new_event)}
+    inserting = insert(tables.event).values(values).on_conflict_do_nothing(index_elements=["id"])
+    inserted = (await connection.execute(inserting.returning(tables.event.c.id))).first()
+    if key is None:
+        return True
+    fingerprint = hashlib.sha256(b"event\0" + msgspec.json.encode(new_event)).digest()
+    used = {"event_id": id_, "key": key, "command_id": id_, "fingerprint": fingerprint}
+    if inserted is not None:
+        await connection.execute(insert(tables.idempotency_key).values(used))
+        return True
+    recorded = await connection.execute(_FINGERPRINT, {"event_id": id_, "key": key})
+    if recorded.scalar_one_or_none() != fingerprint:
+        raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+    return False
+
+
 def _event(row: Mapping[str, Any]) -> Event:
     return Event(**row)
 
@@ -191,7 +222,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+        raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
 
 

@@ -35,7 +35,7 @@ _SECRET = {"cache-control": "no-store"}
 @router.post("", **key_routes.CREATE_KEY)
 async def create_key(services: Provided, request: Request, principal: Principal = operator) -> Response:
     """Create an API key with scopes of the key that asks; the answer alone shows it."""
-    new = await request_bodies.read(request, _NEW_KEY, services.settings.body_bytes_max)
+    new = await request_bodies.read(request, _NEW_KEY, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
     must_have(principal, *new.scopes)
     if new.organiser is not None and principal.organiser_id is not None:

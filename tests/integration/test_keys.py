@@ -1,388 +1,185 @@
-"""API keys over HTTP and by command: what each may see and do, its end, and wrong ones."""
+"""What an idempotency key means: one effect at most, and the first outcome told again beside what is now."""
 
-import asyncio
-import json
-import re
 import secrets
-import time
-from collections.abc import Iterator, Mapping
-from functools import cache
-from uuid import uuid4
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-from sqlalchemy import event as sqlalchemy_events
-from starlette.testclient import TestClient
-from typer.testing import CliRunner, Result
 
-from api.main import create_app
-from api.queries.keys import Keys
-from api.queries.reader import Reader
-from ops.cli import main as cli
-from ops.maintenance import prune_keys, status
-from shared.domain import access
-from shared.domain.access import Principal, Scope
-from shared.postgres import connections
-from shared.settings import Settings
-from tests.databases import run
-from tests.integration.test_status_changes import patch, register
+from tests.integration.test_status_changes import delete, patch, register
 from tests.stage import Json, Stage
 
-Route = tuple[str, str, str]
-ALL = tuple(scope.value for scope in Scope)
+
+def key_of(name: str) -> dict[str, str]:
+    return {"idempotency-key": name}
 
 
-def headers(key: str) -> Mapping[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _closed(stage: Stage) -> Iterator[None]:
-    yield
-    client_of(stage).close()
-
-
-def typed(stage: Stage, *arguments: str) -> Result:
-    """Return the result of a command, run in this process."""
-    return CliRunner().invoke(cli.app, arguments, env=stage.environment())
-
-
-@cache
-def client_of(stage: Stage) -> httpx2.Client:
-    return stage.client()
-
-
-def ask(stage: Stage, key: str, method: str, path: str, **body: object) -> httpx2.Response:
-    return client_of(stage).request(method, path, headers=headers(key), json=body or None)
-
-
-def new_key(stage: Stage, by: str | None = None, **asked: object) -> Json:
-    """Create an API key by another one, or by the admin key."""
-    body = {"name": f"key {secrets.token_hex(4)}", "scopes": ALL, **asked}
-    answer = ask(stage, by or stage.key, "POST", "/api/keys", **body)
-    assert answer.status_code == 201, answer.text
-    created: Json = answer.json()
-    return created
-
-
-def an_organiser() -> str:
-    return f"Theatre {secrets.token_hex(4)}"
-
-
-def event_of(stage: Stage, key: str, **terms: object) -> Json:
-    asked = {"slug": f"drop-{secrets.token_hex(6)}", "title": "A drop", "capacity": 2, **terms}
-    created: Json = ask(stage, key, "POST", "/api/events", **asked).json()
-    return created
-
-
-def routes(stage: Stage) -> Iterator[Route]:
-    """Yield the method, the path and the scope of every route that needs a key, by the document."""
+def create(stage: Stage, body: Json, **headers: str) -> httpx2.Response:
     with stage.client() as client:
-        paths = client.get("/openapi.json").json()["paths"]
-    for path, methods in paths.items():
-        for method, route in methods.items():
-            if path.startswith("/api/") and "security" in route:
-                yield method.upper(), path, route["security"][0]["key"][0]
+        return client.post("/api/events", json=body, headers={**stage.admin, **headers})
 
 
-def test_a_foreign_event_is_as_if_not_there(stage: Stage) -> None:
-    ours, theirs = (new_key(stage, organiser=an_organiser())["key"] for _ in range(2))
-    foreign, of_the_service = event_of(stage, theirs), stage.create_event()
-    registration = register(stage, foreign)["registration"]["id"]
-    asked = 0
-    for method, path, _ in routes(stage):
-        if "{event_id}" not in path:
-            continue
-        asked += 1
-        found = set()
-        for event in (foreign["id"], foreign["id"].upper(), of_the_service["id"], str(uuid4())):
-            url = path.format(event_id=event, registration_id=registration)
-            for body in ({}, {"status": "CANCELLED"}, {"capacity": 1}):
-                answer = ask(stage, ours, method, url, **body)
-                problem = answer.json()
-                found.add((answer.status_code, problem["code"], problem["detail"]))
-        assert found == {(404, "EVENT_NOT_FOUND", "There is no such event.")}, path
-    assert asked > 10
-    assert ask(stage, theirs, "GET", f"/api/events/{foreign['id']}").json()["spotsReserved"] == 1
+def drop() -> Json:
+    return {"slug": f"drop-{secrets.token_hex(6)}", "title": "A drop", "capacity": 3}
 
 
-def test_a_list_has_only_the_organisers_events(stage: Stage) -> None:
-    ours, theirs = (new_key(stage, organiser=an_organiser())["key"] for _ in range(2))
-    own = [event_of(stage, ours)["id"] for _ in range(3)]
-    foreign = event_of(stage, theirs)["id"]
-
-    first = ask(stage, ours, "GET", "/api/events?limit=2").json()
-    second = ask(stage, ours, "GET", f"/api/events?limit=2&cursor={first['nextCursor']}").json()
-    all_events = {item["id"]: item for item in stage.get("/api/events?limit=1000")["items"]}
-
-    assert [item["id"] for item in first["items"] + second["items"]] == own
-    assert {*own, foreign} <= all_events.keys()
-    assert all_events[foreign]["organiserId"] not in {None, all_events[own[0]]["organiserId"]}
-
-
-def test_each_route_needs_its_scope(stage: Stage) -> None:
-    organiser = an_organiser()
-    every = new_key(stage, organiser=organiser)["key"]
-    event = event_of(stage, every)
-    registration = register(stage, event)["registration"]["id"]
-    without = {
-        scope: new_key(stage, organiser=organiser, scopes=[other for other in ALL if other != scope])["key"]
-        for scope in ALL
-    }
-    for method, path, scope in routes(stage):
-        url = path.format(event_id=event["id"], registration_id=registration, prefix="ao_000000000000")
-        refused = ask(stage, without[scope], method, url)
-        assert (refused.status_code, refused.json()["code"]) == (403, "FORBIDDEN"), url
-        assert refused.json()["detail"] == f"This key lacks the scope {scope}."
-        if method == "GET":
-            assert ask(stage, every, method, url).status_code == 200, url
-
-
-def test_personal_data_needs_its_scope(stage: Stage) -> None:
-    organiser = an_organiser()
-    every = new_key(stage, organiser=organiser)["key"]
-    scopes = [scope for scope in ALL if scope != "personal:read"]
-    limited = new_key(stage, organiser=organiser, scopes=scopes)["key"]
-    event = event_of(stage, every)
-    receipt = register(stage, event, name="Ada Lovelace", email="ada@example.org")
-    patch(stage, event, receipt, "CANCELLED", reason="Ada is ill")
-    path = f"/api/events/{event['id']}"
-    registration = f"{path}/registrations/{receipt['registration']['id']}"
-    shown = [
-        ("GET", path),
-        ("GET", f"{path}/registrations"),
-        ("GET", registration),
-        ("GET", f"{registration}/explain"),
-        ("GET", f"{path}/export?format=csv"),
-        ("GET", f"{path}/export?format=ndjson"),
-        ("GET", f"{path}/audit"),
-        ("GET", f"{path}/commands"),
-        ("GET", f"{path}/stats"),
-        ("PATCH", registration),
-    ]
-    for method, url in shown:
-        body = {"status": "CONFIRMED"} if method == "PATCH" else {}
-        answer = ask(stage, limited, method, url, **body)
-        assert answer.status_code == 200, url
-        assert re.search("ada", answer.text, re.IGNORECASE) is None, url
-    for search in ("q=ada", "q=", "q=ada&status=CONFIRMED"):
-        assert ask(stage, limited, "GET", f"{path}/registrations?{search}").status_code == 403
-    assert ask(stage, every, "GET", registration).json()["name"] == "Ada Lovelace"
-    assert "Ada Lovelace,ada@example.org" in ask(stage, every, "GET", f"{path}/export").text
-    assert "because 'Ada is ill'" in ask(stage, every, "GET", f"{registration}/explain").text
-    assert "Ada is ill" in ask(stage, every, "GET", f"{path}/audit").text
-
-
-def test_the_audit_trail_names_the_key(stage: Stage) -> None:
-    created = new_key(stage, name="Box office 2", organiser=an_organiser())
-    event = event_of(stage, created["key"])
-    path = f"/api/events/{event['id']}"
-
-    ask(stage, created["key"], "PATCH", path, capacity=5)
-    trail = ask(stage, created["key"], "GET", f"{path}/audit").json()["items"]
-
-    assert [entry["actor"] for entry in trail] == ["Box office 2"]
-    written = json.dumps(stage.query("SELECT to_jsonb(api_key)::text AS row FROM api_key"))
-    assert created["key"].rpartition("_")[2] not in written + stage.log()
-    assert created["apiKey"]["prefix"] in written
-
-
-def test_two_keys_of_one_name_are_valid(stage: Stage) -> None:
-    asked = {"name": "rotating", "organiser": an_organiser()}
-    old, new = new_key(stage, **asked), new_key(stage, **asked)
-    third = ask(stage, stage.key, "POST", "/api/keys", scopes=ALL, **asked)
-    assert (third.status_code, third.json()["code"]) == (409, "API_KEY_REFUSED")
-    assert [ask(stage, k["key"], "GET", "/api/events").status_code for k in (old, new)] == [200, 200]
-
-    prefix = old["apiKey"]["prefix"]
-    revoked = [ask(stage, new["key"], "DELETE", f"/api/keys/{prefix}").json() for _ in range(2)]
-    while ask(stage, old["key"], "GET", "/api/events").status_code != 401:
-        time.sleep(0.05)
-
-    assert revoked[0]["revokedAt"] is not None
-    assert revoked[0] == revoked[1]
-    assert ask(stage, new["key"], "GET", "/api/events").status_code == 200
-    assert new_key(stage, **asked)["apiKey"]["name"] == "rotating"
-
-
-def test_an_ended_key_is_as_a_wrong_one(stage: Stage) -> None:
-    created = new_key(stage)
-    wrong = f"{created['key'][:-1]}{'A' if created['key'][-1] != 'A' else 'B'}"
-    stage.query("UPDATE api_key SET expires_at = now() WHERE prefix = %s", created["apiKey"]["prefix"])
-    answers = [ask(stage, key, "GET", "/api/events") for key in (created["key"], wrong, "nonsense")]
-    problems = [{**answer.json(), "requestId": None} for answer in answers]
-    assert [answer.status_code for answer in answers] == [401, 401, 401]
-    assert problems[0] == problems[1] == problems[2]
-
-
-def test_a_key_makes_no_stronger_key(stage: Stage) -> None:
-    weak = new_key(stage, organiser=an_organiser(), scopes=["operate"])["key"]
-    foreign = new_key(stage, organiser=an_organiser())
-    more = ask(stage, weak, "POST", "/api/keys", name="more", scopes=["operate", "personal:read"])
-    other = ask(stage, weak, "POST", "/api/keys", name="other", scopes=["operate"], organiser=an_organiser())
-    revoking = [
-        ask(stage, weak, "DELETE", f"/api/keys/{prefix}")
-        for prefix in (foreign["apiKey"]["prefix"], "ao_000000000000", "nonsense")
-    ]
-    listed = ask(stage, weak, "GET", "/api/keys").json()["items"]
-    successor = new_key(stage, by=weak, scopes=["operate"])
-
-    assert [answer.status_code for answer in (more, other)] == [403, 403]
-    assert {(answer.status_code, answer.json()["code"]) for answer in revoking} == {
-        (404, "API_KEY_NOT_FOUND")
-    }
-    assert [key["scopes"] for key in listed] == [["operate"]]
-    assert successor["apiKey"]["organiser"] == listed[0]["organiser"]
-    assert ask(stage, foreign["key"], "GET", "/api/events").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("asked", "status_code"),
-    [
-        ({"name": "Admin"}, 409),
-        ({"name": "public"}, 409),
-        ({"name": "holder", "organiser": "Someone"}, 409),
-        ({"name": ""}, 422),
-        ({"name": "аdmin"}, 422),  # noqa: RUF001 - a Cyrillic letter that looks like a Latin one
-        ({"name": "admin "}, 422),
-        ({"name": "x" * 65}, 422),
-        ({"scopes": []}, 422),
-        ({"scopes": ["everything"]}, 422),
-        ({"organiser": " "}, 422),
-        ({"days": 0}, 422),
-        ({"days": 3651}, 422),
-        ({"secret": "mine"}, 422),
-    ],
-)
-def test_a_key_that_cannot_be_made(stage: Stage, asked: Json, status_code: int) -> None:
-    answer = ask(stage, stage.key, "POST", "/api/keys", **{"name": "fine", "scopes": ALL, **asked})
-    assert answer.status_code == status_code, answer.text
-
-
-def test_a_name_of_the_service_is_no_organisers(stage: Stage) -> None:
-    mine, theirs = f"key {secrets.token_hex(4)}", f"key {secrets.token_hex(4)}"
-    new_key(stage, name=mine)
-    new_key(stage, name=theirs, organiser=an_organiser())
-    new_key(stage, name=theirs, organiser=an_organiser())
-    for asked in ({"name": mine.upper(), "organiser": an_organiser()}, {"name": theirs}):
-        answer = ask(stage, stage.key, "POST", "/api/keys", scopes=ALL, **asked)
-        assert (answer.status_code, answer.json()["code"]) == (409, "API_KEY_REFUSED")
-
-
-def test_metrics_are_not_for_one_organiser(stage: Stage) -> None:
-    forwarded = {"x-forwarded-for": "192.0.2.1"}
-    of_one = new_key(stage, organiser=an_organiser())["key"]
-    of_all, blind = new_key(stage)["key"], new_key(stage, scopes=["operate"])["key"]
+def cancel(stage: Stage, event: Json, held: Json, **headers: str) -> httpx2.Response:
     with stage.client() as client:
-        asked = [client.get("/metrics", headers={**forwarded, **headers(k)}) for k in (of_one, blind, of_all)]
-    assert [answer.status_code for answer in asked] == [403, 403, 200]
+        return client.delete(f"/api/p/{event['slug']}/receipts/{held['receiptId']}", headers=headers)
 
 
-def test_keys_by_command(stage: Stage) -> None:
-    organiser, name = an_organiser(), f"key {secrets.token_hex(4)}"
-    made = typed(stage, "keys", "create", name, "--organiser", organiser, "--scope=events:read", "--days=7")
-    key = made.stdout.strip()
-    prefix = access.prefix(key)
-    listed = json.loads(typed(stage, "keys", "list", "--json").stdout)["keys"]
-    ending = [found.prefix for found in status.read(stage.database_url).ending_keys]
-    assert ask(stage, key, "GET", "/api/events").status_code == 200
-
-    revoked = [typed(stage, "keys", "revoke", of) for of in (prefix, "ao_000000000000")]
-    while ask(stage, key, "GET", "/api/events").status_code != 401:
-        time.sleep(0.05)
-
-    assert made.exit_code == 0, made.output
-    (found,) = [item for item in listed if item["prefix"] == prefix]
-    assert (found["name"], found["organiser"], found["createdBy"]) == (name, organiser, "operator")
-    assert prefix in ending
-    assert [done.exit_code for done in revoked] == [0, 1]
-    assert str(revoked[1].exception) == "there is no API key ao_000000000000"
-    assert prefix in typed(stage, "keys", "list").stdout
-    assert typed(stage, "keys", "create", "public", "--scope", "operate").exit_code == 1
-    assert typed(stage, "keys", "create", "admin ", "--scope", "operate").exit_code == 2
+def change(stage: Stage, event: Json, held: Json, status: str, key: str) -> httpx2.Response:
+    path = f"/api/events/{event['id']}/registrations/{held['registration']['id']}"
+    with stage.client() as client:
+        return client.patch(path, json={"status": status}, headers={**stage.admin, **key_of(key)})
 
 
-def test_an_event_is_given_to_an_organiser(stage: Stage) -> None:
-    organiser = an_organiser()
-    key = new_key(stage, organiser=organiser)["key"]
+def told(answer: httpx2.Response) -> tuple[int, str | None, Json]:
+    body = answer.json()
+    outcome = {name: body.get(name) for name in ("changed", "fromStatus", "toStatus")}
+    return answer.status_code, answer.headers.get("idempotent-replayed"), outcome
+
+
+DONE = {"changed": True, "fromStatus": "CONFIRMED", "toStatus": "CANCELLED"}
+
+
+def test_a_replayed_change_tells_the_first_outcome(stage: Stage) -> None:
     event = stage.create_event()
-    before = ask(stage, key, "GET", f"/api/events/{event['id']}").status_code
-    none = typed(stage, "assign", organiser, event["slug"], "no-such-event")
-    between = ask(stage, key, "GET", f"/api/events/{event['id']}").status_code
-    given = typed(stage, "assign", organiser, event["slug"])
-    after = ask(stage, key, "GET", f"/api/events/{event['id']}").status_code
+    held = register(stage, event)
 
-    assert (before, none.exit_code, between, given.exit_code, after) == (404, 1, 404, 0, 200)
-    assert str(none.exception) == "there is no event no-such-event; no event was given away"
+    first = change(stage, event, held, "CANCELLED", "p")
+    patch(stage, event, held, "CONFIRMED")
+    reinstated = change(stage, event, held, "CANCELLED", "p")
+    delete(stage, event, held)
+    deleted = change(stage, event, held, "CANCELLED", "p")
 
-
-def test_wrong_keys_are_slowed_and_right_ones_not(settings: Settings) -> None:
-    right = "a-right-key-of-the-settings"
-    keyed = Settings(**{**settings.model_dump(), "admin_key": right})
-    with TestClient(create_app(keyed)) as client:
-        wrong = [client.get("/api/events", headers=headers(f"wrong-{n}")) for n in range(12)]
-        answer = client.get("/api/events", headers=headers(right))
-
-    assert {found.status_code for found in wrong} == {401}
-    assert answer.status_code == 200
+    assert [told(answer) for answer in (first, reinstated, deleted)] == [
+        (200, None, DONE),
+        (200, "true", DONE),
+        (200, "true", DONE),
+    ]
+    assert reinstated.json()["registration"]["status"] == "CONFIRMED"
+    assert deleted.json()["registration"] is None
 
 
-def holders_of(settings: Settings, *keys: str, at_once: bool) -> tuple[list[Principal | None], int]:
-    """Look these keys up, and return their holders with the number of reads."""
-    engine = connections.async_engine(settings)
-    statements: list[str] = []
-    sqlalchemy_events.listen(
-        engine.sync_engine, "before_cursor_execute", lambda *facts: statements.append(facts[2])
-    )
+def test_a_replayed_cancellation_tells_the_first_outcome(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event)
 
-    async def look_up() -> list[Principal | None]:
-        lookup = Keys(settings, Reader(engine))
-        if at_once:
-            found = list(await asyncio.gather(*(lookup.holder(key) for key in keys)))
-        else:
-            found = [await lookup.holder(key) for key in keys]
-        await engine.dispose()
-        return found
+    first = cancel(stage, event, held, **key_of("c"))
+    patch(stage, event, held, "CONFIRMED")
+    reinstated = cancel(stage, event, held, **key_of("c"))
+    delete(stage, event, held)
+    deleted = cancel(stage, event, held, **key_of("c"))
 
-    return asyncio.run(look_up()), sum("api_key" in statement for statement in statements)
+    assert [told(answer) for answer in (first, reinstated, deleted)] == [
+        (200, None, DONE),
+        (200, "true", DONE),
+        (200, "true", DONE),
+    ]
+    assert [a.json()["status"] for a in (first, reinstated, deleted)] == ["CANCELLED", "CONFIRMED", "DELETED"]
 
 
-def test_a_flood_of_unknown_keys_shares_reads(settings: Settings) -> None:
-    unknown = [access.new_key() for _ in range(500)]
-    nonsense = [f"nonsense {n}" for n in range(500)]
-    assert holders_of(settings, *unknown, *nonsense, at_once=True) == ([None] * 1_000, 1)
+def test_a_replayed_registration_is_shown_as_it_is_now(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    register(stage, event)
+    path = f"/api/p/{event['slug']}/register"
+    with stage.client() as client:
+        first = client.post(path, json={"name": "User"}, headers=key_of("r")).json()
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 2}, headers=stage.admin)
+        promoted = client.post(path, json={"name": "User"}, headers=key_of("r")).json()
+        delete(stage, event, first)
+        deleted = client.post(path, json={"name": "User"}, headers=key_of("r")).json()
+
+    assert [body["status"] for body in (first, promoted, deleted)] == ["WAITLIST"] * 3
+    assert promoted["registration"]["status"] == "CONFIRMED"
+    assert deleted["registration"] is None
 
 
-def test_a_known_key_is_seldom_read(settings: Settings, database: str) -> None:
-    key = access.new_key()
-    run(
-        database,
-        """
-        INSERT INTO api_key (prefix, digest, name, scopes, created_by, expires_at)
-        VALUES (:prefix, :digest, 'reader', '{events:read,of:tomorrow}', 'test', now() + interval '1 day')
-        """,
-        prefix=access.prefix(key),
-        digest=access.digest(key),
-    )
-    holder = Principal(name="reader", organiser_id=None, scopes=frozenset({Scope.EVENTS_READ}))
+def test_a_replayed_deletion_is_found(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event, spotsCount=2)
+    path = f"/api/events/{event['id']}/registrations/{held['registration']['id']}"
+    with stage.client() as client:
+        answers = [client.delete(path, headers={**stage.admin, **key_of("d")}) for _ in range(2)]
 
-    found, reads = holders_of(settings, *[key] * 100, at_once=False)
-
-    assert found == [holder] * 100
-    assert reads < 50  # one a second
+    assert [(a.status_code, a.json()["spotsFreed"]) for a in answers] == [(200, 2), (200, 2)]
 
 
-def test_ended_keys_are_tidied(database: str) -> None:
-    run(
-        database,
-        """
-        INSERT INTO api_key (prefix, digest, name, scopes, created_by, expires_at, revoked_at)
-        VALUES ('ended', '\\x01', 'a', '{}', 'test', now() - interval '31 days', NULL),
-               ('revoked', '\\x02', 'a', '{}', 'test', now() + interval '1 day', now() - interval '31 days'),
-               ('lately', '\\x03', 'a', '{}', 'test', now() - interval '29 days', NULL),
-               ('valid', '\\x04', 'a', '{}', 'test', now() + interval '1 day', NULL)
-        """,
-    )
-    prune_keys.forget_keys(database, 30)
-    left = run(database, "SELECT prefix FROM api_key ORDER BY prefix")
-    assert [row.prefix for row in left] == ["lately", "valid"]
+def test_a_passing_refusal_of_an_admin_releases_the_key(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    first, second = register(stage, event), register(stage, event)
+
+    refused = change(stage, event, second, "CONFIRMED", "later")
+    with stage.client() as client:
+        settings = {"autoPromote": False}
+        client.patch(f"/api/events/{event['id']}", json=settings, headers=stage.admin)
+    patch(stage, event, first, "CANCELLED")
+    confirmed = change(stage, event, second, "CONFIRMED", "later")
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "CAPACITY_EXCEEDED")
+    assert (confirmed.status_code, confirmed.json()["toStatus"]) == (200, "CONFIRMED")
+
+
+def test_keys_of_admins_and_of_the_public_never_meet(stage: Stage) -> None:
+    event = stage.create_event()
+    path = f"/api/p/{event['slug']}/register"
+    with stage.client() as client:
+        public = client.post(path, json={"name": "User"}, headers=key_of("same"))
+    by_admin = change(stage, event, public.json(), "CANCELLED", "same")
+
+    assert (public.status_code, by_admin.status_code) == (201, 200)
+
+
+def test_an_event_is_created_once_under_a_key(stage: Stage) -> None:
+    body, key = drop(), key_of(secrets.token_hex(8))
+
+    first = create(stage, body, **key)
+    with stage.client() as client:
+        client.patch(f"/api/events/{first.json()['id']}", json={"capacity": 7}, headers=stage.admin)
+    again = create(stage, body | {"waitlistEnabled": True}, **key)
+    other = create(stage, drop(), **key)
+    without = create(stage, body)
+    changed = change_event(stage, first.json(), **key)
+
+    assert (first.status_code, "idempotent-replayed" in first.headers) == (201, False)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
+    assert again.headers["location"] == first.headers["location"] == f"/api/events/{first.json()['id']}"
+    assert again.json()["capacity"] == 7, "the event is shown as it is now"
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert (without.status_code, without.json()["code"]) == (409, "SLUG_TAKEN")
+    assert changed.status_code == 200, "the event has keys of its own"
+
+
+def change_event(stage: Stage, event: Json, **headers: str) -> httpx2.Response:
+    with stage.client() as client:
+        headers = {**stage.admin, **headers}
+        return client.patch(f"/api/events/{event['id']}", json={"title": "New"}, headers=headers)
+
+
+def test_a_taken_slug_releases_the_key_of_the_event(stage: Stage) -> None:
+    key = key_of(secrets.token_hex(8))
+    taken = stage.create_event()
+
+    refused = create(stage, drop() | {"slug": taken["slug"]}, **key)
+    created = create(stage, drop(), **key)
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "SLUG_TAKEN")
+    assert created.status_code == 201
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_twenty_at_once_create_one_event(stage: Stage, *, same: bool) -> None:
+    body, key = drop(), key_of(secrets.token_hex(8))
+    bodies = [body if same else drop() for _ in range(20)]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda asked: create(stage, asked, **key), bodies))
+
+    created = [answer for answer in answers if answer.status_code == 201]
+    assert len({answer.json()["id"] for answer in created}) == 1
+    assert sum("idempotent-replayed" not in answer.headers for answer in created) == 1
+    assert len(created) == (20 if same else 1)
+    assert {answer.json()["code"] for answer in answers if answer not in created} <= {
+        "IDEMPOTENCY_KEY_REUSED"
+    }
