@@ -8,16 +8,7 @@ from msgspec import Meta
 from api.edge.schemas import Wire
 from shared.domain import access, commands
 from shared.domain.access import Scope
-
-OrganiserName = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=access.ORGANISER_LENGTH_MAX,
-        pattern=access.ORGANISER + commands.AT_THE_END,
-        extra={"rule": "must be text of 1 to 200 characters"},
-    ),
-]
+from shared.domain.commands import Name
 
 
 class NewApiKey(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -37,7 +28,7 @@ class NewApiKey(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_
     scopes: Annotated[
         list[Scope], Meta(min_length=1, extra={"rule": f"must be a list of some of {', '.join(Scope)}"})
     ]
-    organiser: OrganiserName | None
+    organiser: Name | None
     days: Annotated[int, Meta(ge=1, le=access.DAYS_MAX)] = access.DAYS
 
 

@@ -23,7 +23,6 @@ CREATE_KEY = builders.route(
         201: builders.answer(
             "Created; this answer alone shows the key.",
             schemas_keys.CreatedApiKey,
-            builders.LOCATION,
             created=_CREATED,
         ),
     },

@@ -114,7 +114,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     principal: Principal = events_reader,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
-    if q is not None:
+    if q:
         must_have(principal, Scope.PERSONAL_READ)
     after = _after(cursor)
     rows = await services.read(

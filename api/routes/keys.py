@@ -29,7 +29,6 @@ _PAGE_DEFAULT = 100
 router = APIRouter(prefix="/api/keys", tags=["API keys"])
 
 _NEW_KEY = msgspec.json.Decoder(NewApiKey)
-_SECRET = {"cache-control": "no-store"}
 
 
 @router.post("", **key_routes.CREATE_KEY)
@@ -52,8 +51,7 @@ async def create_key(services: Provided, request: Request, principal: Principal 
     except KeyRefused as error:
         raise ProblemType.API_KEY_REFUSED.error(str(error)) from error
     log.info("api_key_created", prefix=stored["prefix"], name=stored["name"], by=principal.name)
-    headers = _SECRET | {"location": f"/api/keys/{stored['prefix']}"}
-    return responses.body(CreatedApiKey(key=key, api_key=ApiKey(**stored)), HTTPStatus.CREATED, headers)
+    return responses.body(CreatedApiKey(key=key, api_key=ApiKey(**stored)), HTTPStatus.CREATED)
 
 
 @router.get("", **key_routes.KEYS)

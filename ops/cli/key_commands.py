@@ -9,7 +9,7 @@ import typer
 
 from ops.cli import service_commands
 from ops.cli.service_commands import AsJson, Data
-from shared.domain import access
+from shared.domain import access, commands, texts
 from shared.domain.access import Principal, Scope
 
 _DATA = Path(".admitone")
@@ -30,11 +30,15 @@ def _name(value: str) -> str:
 
 
 def _organiser(value: str | None) -> str | None:
-    if value is not None and not (
-        len(value) <= access.ORGANISER_LENGTH_MAX and re.fullmatch(access.ORGANISER, value)
-    ):
-        raise typer.BadParameter("1 to 200 printable characters, and no outer white space")
-    return value
+    if value is None:
+        return None
+    try:
+        name = texts.clean(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not 0 < len(name) <= commands.NAME_LENGTH_MAX:
+        raise typer.BadParameter(f"must be text of 1 to {commands.NAME_LENGTH_MAX} characters")
+    return name
 
 
 @keys.command("create")

@@ -23,7 +23,7 @@ Key = Mapping[str, Any]
 
 
 class KeysError(ExpectedError):
-    """What was asked for cannot be done; the message says why."""
+    """An API key or an event is not there; the message names it."""
 
     exit_status = 1
 

@@ -15,9 +15,6 @@ from uuid import UUID
 KEY = re.compile(r"ao_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?$"
 """ASCII letters only: the audit trail shows the name, so no letter may look like another one."""
-ORGANISER = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"
-"""Any printable text without outer white space."""
-ORGANISER_LENGTH_MAX = 200
 KEY_LENGTH = 59
 DAYS_MAX = 3_650
 DAYS = 365
