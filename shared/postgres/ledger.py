@@ -14,9 +14,9 @@ Invariants of its tables:
 `worker/sql/save_batch.sql` settles, in the transaction that writes the command's effects.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -138,9 +138,8 @@ async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acc
     }
     while True:
         with durability.commit_watch(session) as cut_off:
-            written, last = await _numbers(
-                session, _ACCEPT, {**parameters, "last_number": session.last_number}
-            )
+            cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
+            written, last = await cursor.fetchone() or (0, None)
         session.last_number = max(session.last_number, last or 0)
         if written == len(new) and not cut_off:
             return [Acceptance(command_id=command.id) for command in new]
@@ -225,9 +224,7 @@ def heal_numbering(connection: Connection) -> None:
     connection.execute(_CONTINUE_AFTER, {"number": connection.execute(_HIGHEST).scalar_one()})
 
 
-async def _numbers(
-    session: Session, statement: LiteralString | bytes, parameters: Mapping[str, Any] | None = None
-) -> tuple[Any, ...]:
-    row = await (await session.execute(statement, parameters)).fetchone()
+async def _numbers(session: Session, statement: LiteralString) -> tuple[int, ...]:
+    row = await (await session.execute(statement)).fetchone()
     assert row is not None, "the statement returns one row"
     return row

@@ -56,7 +56,7 @@ FOREIGN = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for the tests that leave it running."""
-    with up(tmp_path_factory.mktemp("running"), **FOREIGN) as stack:
+    with up(tmp_path_factory.mktemp("running"), prefix=(), **FOREIGN) as stack:
         yield stack.ready()
 
 

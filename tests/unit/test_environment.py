@@ -12,6 +12,7 @@ OTHERS = (
     *("PGHOST", "PGHOSTADDR", "PGOPTIONS", "PGSERVICE", "PGSSLMODE", "PGTZ", "PGDATESTYLE", "PGPASSWORD"),
     *("PGTARGETSESSIONATTRS", "PGCLIENTENCODING", "PSYCOPG_IMPL", "UVICORN_PORT", "WEB_CONCURRENCY"),
     *("FORWARDED_ALLOW_IPS", "prometheus_multiproc_dir", "PROMETHEUS_DISABLE_CREATED_SERIES"),
+    *("admitone_host", "Admitone_Port"),
 )
 KEPT = {"PATH": "/bin", "SSL_CERT_FILE": "/ca.pem", "TZ": "Asia/Tokyo", "PG_OF_ANOTHER": "x", "HOSTNAME": "h"}
 
