@@ -25,8 +25,8 @@ container of its namespace an `ADMITONE_PORT` of this form."""
 def clean() -> None:
     """Leave in this process's environment only variables that are meant for it; safe to repeat.
 
-    Variables of libraries go, and names in lower case, which pydantic would take for settings. An `ADMITONE_…` variable loses outer white space, and goes if it is empty or
-    the link to a service.
+    Variables of libraries go, and names in lower case, which pydantic would take for settings. A variable
+    `ADMITONE_…` loses outer white space, and goes if it is empty or the link to a service.
     """
     for name, value in list(os.environ.items()):
         if _OTHERS.fullmatch(name) or (name.upper().startswith(_OURS) and not name.isupper()):
