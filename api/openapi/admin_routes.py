@@ -217,6 +217,7 @@ EXPLAIN = _read(
                     "It is number 1 of 1 on the waitlist.",
                     "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
                 ],
+                "stepsFrom": 1,
                 "steps": [],
             },
         ),

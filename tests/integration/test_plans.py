@@ -230,6 +230,7 @@ CASES = {
         actors=_list("text", lambda _: "'public'"),
         idempotency_keys=_list("bytea", lambda i: _bytes(9_000_000 + i)),
         fingerprints=_list("bytea", _bytes),
+        last_number="0::bigint",
     ),
     "find_commands": _case(
         "command_pkey idempotency_key_pkey",

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
 
 from shared.domain import ids, outcomes
 from shared.postgres import ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import NewCommand
 from tests.simulation import histories, mutants, worlds
 from tests.simulation.histories import History, cancel, change, delete, heal, history, minute, move, register
@@ -339,7 +339,7 @@ def _asked_twice_under_one_key(database: str, connection: Connection) -> list[st
 
 async def _accept(database: str, asked: NewCommand) -> None:
     plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
-    async with await psycopg.AsyncConnection.connect(plain) as session:
+    async with await BoundedSession.connect(plain) as session:
         await ledger.prepare(session)
         await ledger.accept(session, [asked])
 
