@@ -1,33 +1,49 @@
-"""Adopts an existing system: its events and registrations, from tables as Prisma makes them.
+"""Adopts an existing system: its events and registrations, from the tables that its mapping names.
 
 1. The source is only read, each event in one snapshot; memory holds one batch of its registrations.
 2. An event is adopted in chunks. The transaction of a chunk writes at most `source.BATCH_ROWS`
    registrations in their order, their audit entries, and the counters: rows, counters and trail agree after
-   each chunk. The first chunk makes the event closed and paused; the last one opens it. No registration is
-   promoted or confirmed.
+   each chunk. The event is closed and paused from the first chunk until the last one, which gives it the
+   source's settings. No registration is promoted or confirmed.
 3. A killed adoption can be run again: it goes on with the next registration, and the result is that of one
-   run. An event that was adopted to its end is not changed.
-4. The report has each event and registration that was left out or changed, with the reason.
+   run. An event that no command has changed is brought up to date by a later run; any other is not changed.
+4. The report has each column of the source, and each event and registration that was left out or changed,
+   with the reason and the spots.
 """
 
 import json
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
-from ops.adoption import cleaning, links, printing, source
-from ops.adoption.cleaning import CleanEvent, CleanRegistration, adopted_id
+from ops.adoption import cleaning, links, mapping, printing, source, values
+from ops.adoption.cleaning import CleanRegistration, adopted_id
+from ops.adoption.events import CleanEvent, EventReader
 from ops.adoption.links import AdoptionError
+from ops.adoption.mapping import SourceMapping
+from ops.adoption.meanings import IGNORED, NOT_UNDERSTOOD
 from ops.adoption.printing import Bar
-from ops.adoption.report import AdoptedEvent, Code, Fate, Problem, Report
+from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report, ReportedColumn
 from ops.adoption.source import RawEvent, RawRegistration, Source
-from ops.adoption.target import Target, Writing
+from ops.adoption.target import State, Target
+from ops.adoption.writing import Writing
 
-__all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command"]
+__all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command", "print_mapping"]
 
 
-def command(database_url: str, source_url: str, *, dry_run: bool, as_json: bool) -> int:
+def command(
+    database_url: str,
+    source_url: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    mapping_file: Path | None = None,
+    closed: bool = False,
+) -> int:
     """Adopt the source's events and registrations into our database, and print the report.
 
     Return the exit status: 0 if all were taken, 1 if any were left out. Raises `AdoptionError` if it
@@ -35,145 +51,218 @@ def command(database_url: str, source_url: str, *, dry_run: bool, as_json: bool)
     """
     report = Report(dry_run=dry_run)
     try:
-        adopt(database_url, source_url, report)
+        adopt(database_url, source_url, report, mapping_file=mapping_file, closed=closed)
     finally:
         if report.complete or report.events:
             _print(report, as_json=as_json)
     return 0 if report.all_taken else 1
 
 
-def adopt(database_url: str, source_url: str, report: Report) -> None:
+def print_mapping(source_url: str, mapping_file: Path | None = None) -> None:
+    """Print what each column of the source means, as a mapping file; a given one is completed."""
+    link, schema = links.source(source_url)
+    with closing(link), links.database_errors():
+        print(mapping.printed(mapping.of(link, schema, mapping_file)), end="")
+
+
+def adopt(
+    database_url: str,
+    source_url: str,
+    report: Report,
+    *,
+    mapping_file: Path | None = None,
+    closed: bool = False,
+) -> None:
     """Adopt every event of the source, and add each to `report`."""
     source_link, schema = links.source(source_url)
-    with closing(source_link), closing(links.target(database_url)) as target_link, links.database_errors():
-        adoption = _Adoption(Source(source_link, schema), Target(target_link), report)
-        with printing.bar() as bar:
-            adoption.run(bar)
+    with closing(source_link), links.database_errors():
+        mapped = mapping.of(source_link, schema, mapping_file)
+        mapping.check(mapped)
+        report.columns = _columns(mapped)
+        with closing(links.target(database_url)) as target_link, printing.bar() as bar:
+            target = Target(target_link)
+            reader = EventReader(mapped, target.now(), close_all=closed)
+            _Adoption(Source(source_link, mapped), target, mapped, reader, report, bar).run()
 
 
 class _Adoption:
     """One run of the adoption."""
 
-    def __init__(self, source: Source, target: Target, report: Report) -> None:
+    def __init__(  # noqa: PLR0913 - the parts of a run
+        self,
+        source: Source,
+        target: Target,
+        mapped: SourceMapping,
+        reader: EventReader,
+        report: Report,
+        bar: Bar,
+    ) -> None:
         self._source = source
         self._target = target
+        self._mapping = mapped
+        self._reader = reader
         self._report = report
+        self._bar = bar
+        self._slugs: dict[str, str] = {}
 
-    def run(self, bar: Bar) -> None:
-        """Adopt event after event; a dry run in one transaction that is rolled back at the end."""
-        bar.expect(self._source.count())
-        if not self._report.dry_run:
-            self._all(bar)
-            return
-        with self._target.transaction(undo=True):
-            self._all(bar)
-
-    def _all(self, bar: Bar) -> None:
+    def run(self) -> None:
+        """Adopt event after event; a dry run undoes the transaction of each."""
+        self._bar.expect(self._source.rows)
         for source_id in self._source.event_ids():
             with self._source.snapshot():
                 raw = self._source.event(source_id)
-                if raw is not None:
-                    self._event(raw, bar)
+                if raw is None:
+                    continue
+                if self._report.dry_run:
+                    with self._target.transaction(undo=True):
+                        self._event(raw)
+                else:
+                    self._event(raw)
         with self._source.snapshot():
             for batch in self._source.registrations_of_no_event():
                 self._report.note(_without_event(raw) for raw in batch)
-                bar.advance(len(batch))
+                self._bar.advance(len(batch))
         self._report.complete = True
 
-    def _event(self, raw: RawEvent, bar: Bar) -> None:
-        slug = self._target.adopted_slug(adopted_id(raw.id))
-        if slug is not None:
-            self._already_adopted(raw, slug, bar)
+    def _event(self, raw: RawEvent) -> None:
+        state, slug = self._target.state(adopted_id(raw.id))
+        if state is State.TAKEN_OVER:
+            self._taken_over(raw, slug)
             return
-        event, problems = cleaning.event(raw)
+        registrations = self._source.count_of(raw.id) if values.whole(raw.capacity) == 0 else 0
+        event, problems = self._reader.clean(raw, registrations, is_there=state is not State.ABSENT)
         problems += self._against_slug(raw, event)
-        self._report.note(problems)
         if event is None or any(problem.code is Code.SLUG_TAKEN for problem in problems):
-            self._leave_out(raw, bar)
+            self._leave_out(raw, problems)
             return
+        self._report.note(problems)
         try:
-            adopted = self._write(event, bar)
+            self._report.events.append(self._write(event, state))
         except (psycopg.IntegrityError, psycopg.DataError) as error:
-            self._refused(raw, error)
-            adopted = _without_numbers(raw, Fate.LEFT_OUT)
-        self._report.events.append(adopted)
+            self._leave_out(raw, [self._refused(raw, error)])
 
-    def _refused(self, raw: RawEvent, error: psycopg.Error) -> None:
+    def _refused(self, raw: RawEvent, error: psycopg.Error) -> Problem:
         detail = f"the database refuses it: {links.first_line(error)}"
-        begun = self._target.adopted(adopted_id(raw.id))
+        begun = len(self._target.adopted(adopted_id(raw.id)))
         if begun > 0:
             detail += f"; its first {begun} registrations are adopted, and it stays closed"
-        self._report.note([Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)])
+        return Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)
 
-    def _already_adopted(self, raw: RawEvent, slug: str, bar: Bar) -> None:
+    def _taken_over(self, raw: RawEvent, slug: str | None) -> None:
         event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
-        source_count = self._source.count_of(raw.id)
-        missing = source_count - self._target.adopted(event.id)
-        if missing > 0:
-            detail = f"{missing} of its registrations are not in the target: left out before, or made since"
-            self._report.note([Problem(code=Code.NOT_IN_TARGET, event_id=raw.id, detail=detail)])
+        registrations, spots = self._sums(raw.id, self._target.adopted(event.id))
+        if registrations:
+            detail = (
+                f"{registrations} of its registrations are not in the target: left out before, or made since"
+            )
+            missing = Problem(code=Code.NOT_IN_TARGET, event_id=raw.id, detail=detail)
+            self._report.note([replace(missing, registrations=registrations, spots=spots)])
         self._report.events.append(event)
-        bar.advance(source_count)
 
-    def _leave_out(self, raw: RawEvent, bar: Bar) -> None:
+    def _leave_out(self, raw: RawEvent, problems: Sequence[Problem]) -> None:
+        """Note the problems; the one that leaves the event out counts its registrations and spots."""
+        registrations, spots = self._sums(raw.id, ())
+        reason = next(problem for problem in problems if problem.code not in MENDED)
+        counted = replace(reason, registrations=registrations, spots=spots)
+        self._report.note(counted if problem is reason else problem for problem in problems)
         self._report.events.append(_without_numbers(raw, Fate.LEFT_OUT))
-        bar.advance(self._source.count_of(raw.id))
 
     def _against_slug(self, raw: RawEvent, event: CleanEvent | None) -> list[Problem]:
         """Refuse a slug of another event: of the target's, or for a changed slug also of the source's."""
         if event is None:
             return []
-        is_anothers = event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id)
-        if not is_anothers and not self._target.slug_is_anothers(event.slug, event.id):
+        is_anothers = (
+            self._slugs.setdefault(event.slug, raw.id) != raw.id
+            or (event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id))
+            or self._target.slug_is_anothers(event.slug, event.id)
+        )
+        if not is_anothers:
             return []
         detail = f"another event has the slug {event.slug}"
         return [Problem(code=Code.SLUG_TAKEN, event_id=raw.id, detail=detail)]
 
-    def _write(self, event: CleanEvent, bar: Bar) -> AdoptedEvent:
+    def _write(self, event: CleanEvent, state: State) -> AdoptedEvent:
         source_confirmed = 0
         writing = self._target.writing(event)
         with closing(self._source.registrations(event.source_id)) as batches:
             for batch in batches:
-                source_confirmed += sum(cleaning.spots_confirmed(raw) for raw in batch)
+                source_confirmed += sum(cleaning.spots_confirmed(raw, self._mapping) for raw in batch)
                 with self._target.transaction():
                     writing.lock()
                     writing.add(self._clean(event, batch, writing))
-                    if len(batch) < source.BATCH_ROWS:
-                        writing.open()
-                bar.advance(len(batch))
+                    if len(batch) < source.BATCH_ROWS and not writing.has_gone:
+                        writing.finish()
+                self._bar.advance(len(batch))
+        while not writing.finished:
+            with self._target.transaction():
+                writing.lock()
+                writing.remove_gone(source.BATCH_ROWS)
+                if not writing.has_gone:
+                    writing.finish()
+        if not writing.wrote:
+            return _plain(event, Fate.ALREADY_ADOPTED)
         drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
-        return _adopted(event, writing, drift)
+        return _adopted(event, Fate.UPDATED if state is State.UNCHANGED else Fate.ADOPTED, writing, drift)
 
     def _clean(
         self, event: CleanEvent, batch: list[RawRegistration], writing: Writing
     ) -> list[CleanRegistration]:
-        """Note the problems of a batch, and return what is yet to be written of it."""
-        clean = [self._noted(*cleaning.registration(raw)) for raw in batch]
-        taken = [registration for registration in clean if registration is not None]
-        kept, problems = cleaning.one_holder_each(event.source_id, taken, self._target.held(event.id, taken))
+        """Note the problems of a batch, and return what can be taken of it."""
+        taken = []
+        for raw in batch:
+            registration, problems = cleaning.registration(raw, self._mapping)
+            self._report.note(problems)
+            if registration is not None:
+                taken.append(registration)
+        kept, problems = cleaning.one_holder_each(event.source_id, taken, writing.held(taken))
         self._report.note(problems)
-        return writing.without_earlier(kept)
+        return kept
 
-    def _noted(
-        self, registration: CleanRegistration | None, problems: list[Problem]
-    ) -> CleanRegistration | None:
-        self._report.note(problems)
-        return registration
+    def _sums(self, source_id: str, but: Collection[UUID]) -> tuple[int, int]:
+        """Return the number and the spots of an event's registrations that the source has not deleted."""
+        registrations = spots = 0
+        with closing(self._source.registrations(source_id)) as batches:
+            for batch in batches:
+                for raw in batch:
+                    if cleaning.status(raw, self._mapping) == "DELETED" or adopted_id(raw.id) in but:
+                        continue
+                    registrations += 1
+                    spots += cleaning.spots_asked(raw)
+                self._bar.advance(len(batch))
+        return registrations, spots
 
 
-def _adopted(event: CleanEvent, writing: Writing, drift: int | None) -> AdoptedEvent:
-    return AdoptedEvent(
-        source_id=event.source_id,
-        id=event.id,
-        slug=event.slug,
-        fate=Fate.ADOPTED,
+def _columns(mapped: SourceMapping) -> list[ReportedColumn]:
+    return [
+        ReportedColumn(
+            table=table.surveyed.name,
+            column=column.name,
+            type=column.type,
+            meaning=table.columns[column.name],
+            honoured=table.columns[column.name] not in (IGNORED, NOT_UNDERSTOOD),
+            rows_with_value=column.filled,
+            rows=table.surveyed.rows,
+        )
+        for table in (mapped.event, mapped.registration)
+        for column in table.surveyed.columns
+    ]
+
+
+def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:
+    return AdoptedEvent(source_id=event.source_id, id=event.id, slug=event.slug, fate=fate)
+
+
+def _adopted(event: CleanEvent, fate: Fate, writing: Writing, drift: int | None) -> AdoptedEvent:
+    return replace(
+        _plain(event, fate),
         registrations=writing.registrations,
         capacity=event.capacity,
-        spots_reserved=writing.spots_reserved,
-        overbooked_spots=writing.overbooked_spots,
-        waitlist_length=writing.waitlist_length,
+        spots_reserved=writing.trail.spots_reserved,
+        overbooked_spots=writing.trail.overbooked_spots,
+        waitlist_length=writing.trail.waitlist_length,
         drift=drift,
         promotable=writing.promotable,
+        closed_because=event.closed_because,
     )
 
 
@@ -187,6 +276,8 @@ def _without_event(raw: RawRegistration) -> Problem:
         event_id=raw.event_id,
         registration_id=raw.id,
         detail="the source has no such event",
+        registrations=1,
+        spots=cleaning.spots_asked(raw),
     )
 
 
