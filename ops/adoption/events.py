@@ -55,7 +55,7 @@ class EventReader:
     """Reads events through a mapping, as of one moment; with `close_all` each comes closed."""
 
     def __init__(self, mapping: SourceMapping, now: datetime, *, close_all: bool) -> None:
-        self._mapping = mapping
+        self.mapping = mapping
         self._now = now
         self._close_all = close_all
 
@@ -66,90 +66,88 @@ class EventReader:
 
         An event that the source has deleted since it was adopted is closed, as it `is_there` already.
         """
-        problems: list[Problem] = []
-
-        def note(code: Code, detail: str) -> None:
-            problems.append(Problem(code=code, event_id=raw.id, detail=detail))
-
-        status = None if raw.status is None else self._mapping.event.statuses.get(raw.status, NOT_UNDERSTOOD)
+        problems = _Problems(raw)
+        status = self._status(raw)
         deleted = ["the source has it as deleted or archived"] if raw.deleted or status == "DELETED" else []
         if deleted and not is_there:
-            note(Code.EVENT_DELETED, *deleted)
-            return None, problems
-        slug = _slug(raw.slug or "")
-        if not slug:
-            note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
-        elif slug != raw.slug:
-            note(Code.SLUG_CHANGED, f"the slug is {slug} now")
-        capacity, problem = self._capacity(raw, registrations)
-        if problem is not None:
-            note(*problem)
-        title = values.printable(raw.title)[:NAME_LENGTH_MAX].strip() or slug
-        if title != raw.title:
-            note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
+            problems.note(Code.EVENT_DELETED, *deleted)
+            return None, problems.noted
+        slug, title = _names(raw, problems)
+        capacity = self._capacity(raw, registrations, problems)
         if not slug or capacity is None:
-            return None, problems
-        window = _Window(raw, self._mapping.zone, self._now)
+            return None, problems.noted
+        window = _Window(raw, self.mapping.zone, self._now)
         unclear = [*raw.unclear, *window.unclear]
         if status == NOT_UNDERSTOOD:
-            unclear += self._mapping.event.of("status")
+            unclear += self.mapping.event.of("status")
         if unclear:
-            note(Code.COLUMN_NOT_UNDERSTOOD, f"adopted closed: {', '.join(unclear)}")
-        because = [*deleted, *window.over, *self._closed(raw, status), *unclear]
-        unusable: list[str] = []
-        settings = {
-            "slug": slug,
-            "title": title,
-            "capacity": capacity,
-            "paused": raw.paused or status == "PAUSED",
-            **_waitlist(raw),
-            **_limits(raw, unusable),
-        }
-        for detail in unusable:
-            note(Code.SETTING_UNUSABLE, detail)
+            problems.note(Code.COLUMN_NOT_UNDERSTOOD, f"adopted closed: {', '.join(unclear)}")
+        because = [*deleted, *window.over, *self._closed(raw, status)]
+        because += [f"{name} is not understood" for name in unclear]
         closed_now = bool(because or self._close_all) and not window.over
-        settings |= window.settings(closed_now=closed_now)
+        settings = {"slug": slug, "title": title, "capacity": capacity, **_limits(raw, problems)}
+        settings["paused"] = raw.paused or status == "PAUSED"
         clean = CleanEvent(
             source_id=raw.id,
             id=adopted_id(raw.id),
             spots_reserved=values.whole(raw.spots_reserved),
-            created_at=_created(raw.created_at, self._mapping.zone),
-            settings=settings,
+            created_at=_created(raw.created_at, self.mapping.zone),
+            settings=settings | window.settings(closed_now=closed_now),
             closed_because=because or (["--closed"] if self._close_all else []),
             closed_now=closed_now,
         )
-        return clean, problems
+        return clean, problems.noted
 
-    def _capacity(self, raw: RawEvent, registrations: int) -> tuple[int | None, tuple[Code, str] | None]:
-        """Return the capacity, None if the event cannot be taken with it, and the problem of it."""
+    def _status(self, raw: RawEvent) -> str | None:
+        """Return what the event's status means, None if the source has no column of statuses."""
+        event = self.mapping.event
+        return event.statuses.get(raw.status or "", NOT_UNDERSTOOD) if event.of("status") else None
+
+    def _capacity(self, raw: RawEvent, registrations: int, problems: "_Problems") -> int | None:
+        """Return the capacity, None if the event cannot be taken with it."""
         capacity = values.whole(raw.capacity)
         none = raw.capacity is None or (capacity is not None and capacity < 0)
         if (
             raw.unlimited
-            or (none and self._mapping.no_capacity == "unlimited")
-            or (capacity == 0 and self._mapping.zero_capacity == "unlimited")
+            or (none and self.mapping.no_capacity == "unlimited")
+            or (capacity == 0 and self.mapping.zero_capacity == "unlimited")
         ):
-            return SPOTS_MAX, (Code.CAPACITY_UNLIMITED, f"the capacity is {SPOTS_MAX} now")
-        if capacity == 0 and self._mapping.zero_capacity == "ask" and registrations:
+            problems.note(Code.CAPACITY_UNLIMITED, f"the capacity is {SPOTS_MAX} now")
+            return SPOTS_MAX
+        if capacity == 0 and self.mapping.zero_capacity == "ask" and registrations:
             detail = "the capacity is 0 and there are registrations: say zero_capacity in a mapping"
-            return None, (Code.CAPACITY_UNCLEAR, detail)
+            problems.note(Code.CAPACITY_UNCLEAR, detail)
+            return None
         if capacity is None or not 0 <= capacity <= SPOTS_MAX:
             hint = ": if that means unlimited, say no_capacity in a mapping" if none else ""
             detail = f"the capacity must be 0 to {SPOTS_MAX}, not {values.printable(str(raw.capacity))[:40]}"
-            return None, (Code.CAPACITY_INVALID, detail + hint)
-        return capacity, None
+            problems.note(Code.CAPACITY_INVALID, detail + hint)
+            return None
+        return capacity
 
     def _closed(self, raw: RawEvent, status: str | None) -> Iterator[str]:
         """Yield the reasons of the source's for which the event is closed, other than times."""
-        event = self._mapping.event
+        event = self.mapping.event
         if raw.closed:
             yield f"one of {', '.join(event.of('closed'))} says so"
         if raw.open is False:
             yield f"not all of {', '.join(event.of('open'))} say that it is open"
         if status == "CLOSED":
             yield f"its status is {values.printable(raw.status)[:40]}"
-        if values.whole(raw.capacity) == 0 and self._mapping.zero_capacity == "ask" and not raw.unlimited:
+        if values.whole(raw.capacity) == 0 and self.mapping.zero_capacity == "ask" and not raw.unlimited:
             yield "its capacity is 0, and the mapping does not say what that means"
+
+
+class _Problems:
+    """The problems of one event."""
+
+    def __init__(self, raw: RawEvent) -> None:
+        self._raw = raw
+        self.noted: list[Problem] = []
+
+    def note(self, code: Code, detail: str) -> None:
+        """Add a problem."""
+        self.noted.append(Problem(code=code, event_id=self._raw.id, detail=detail))
 
 
 class _Window:
@@ -189,25 +187,36 @@ class _Window:
             return None
 
 
-def _limits(raw: RawEvent, unusable: list[str]) -> dict[str, Any]:
+def _names(raw: RawEvent, problems: _Problems) -> tuple[str, str]:
+    """Return the event's slug, which may be empty, and its title."""
+    slug = _slug(raw.slug or "")
+    if not slug:
+        problems.note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
+    elif slug != raw.slug:
+        problems.note(Code.SLUG_CHANGED, f"the slug is {slug} now")
+    title = values.printable(raw.title)[:NAME_LENGTH_MAX].strip() or slug
+    if title != raw.title:
+        problems.note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
+    return slug, title
+
+
+def _limits(raw: RawEvent, problems: _Problems) -> dict[str, Any]:
     limit, most = values.whole(raw.waitlist_limit), values.whole(raw.max_spots_per_registration)
     if raw.waitlist_limit is not None and (limit is None or not 0 <= limit <= SPOTS_MAX):
-        unusable.append("the waitlist's limit is no count; there is none now")
+        problems.note(Code.SETTING_UNUSABLE, "the waitlist's limit is no count; there is none now")
         limit = None
     if most is None or not 1 <= most <= SPOTS_PER_COMMAND_MAX:
         if raw.max_spots_per_registration is not None:
-            unusable.append(
-                f"the spots of a registration must be 1 to {SPOTS_PER_COMMAND_MAX} at most; "
-                f"the limit is {_MAX_SPOTS_DEFAULT} now"
+            detail = (
+                f"a registration has 1 to {SPOTS_PER_COMMAND_MAX} spots; at most {_MAX_SPOTS_DEFAULT} now"
             )
+            problems.note(Code.SETTING_UNUSABLE, detail)
         most = _MAX_SPOTS_DEFAULT
-    return {"waitlist_limit": limit, "max_spots_per_registration": most}
-
-
-def _waitlist(raw: RawEvent) -> dict[str, bool]:
     return {
         "waitlist_enabled": raw.waitlist_enabled is not False,
+        "waitlist_limit": limit,
         "auto_promote": raw.auto_promote is not False,
+        "max_spots_per_registration": most,
     }
 
 

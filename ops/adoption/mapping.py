@@ -16,6 +16,7 @@ import msgspec
 from ops.adoption import meanings, survey
 from ops.adoption.links import AdoptionError, Link
 from ops.adoption.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
+from ops.adoption.report import ReportedColumn
 from ops.adoption.survey import Surveyed
 
 
@@ -70,6 +71,22 @@ class SourceMapping:
     zero_capacity: str
     no_capacity: str
     spots_each: int | None
+
+    def reported(self) -> list[ReportedColumn]:
+        """Return every column of both tables, as the report lists it."""
+        return [
+            ReportedColumn(
+                table=table.surveyed.name,
+                column=column.name,
+                type=column.type,
+                meaning=table.columns[column.name],
+                honoured=table.columns[column.name] not in (IGNORED, NOT_UNDERSTOOD),
+                rows_with_value=column.filled,
+                rows=table.surveyed.rows,
+            )
+            for table in (self.event, self.registration)
+            for column in table.surveyed.columns
+        ]
 
 
 def of(link: Link, schema: str | None, file: Path | None) -> SourceMapping:

@@ -38,11 +38,11 @@ _EVENT = {
     ),
     "closesAt": (
         "closesat closeat closes closedat closedate closingdate closingtime registrationclosesat "
-        "registrationcloseat registrationcloses registrationclosedat registrationclosedate registrationendsat "
-        "registrationendat registrationend registrationenddate registrationdeadline deadline deadlineat "
-        "deadlinedate rsvpdeadline rsvpby signupdeadline bookingdeadline bookingclosesat salesendsat "
-        "salesendat salesend cutoff cutoffat cutoffdate expiresat expirydate expirationdate availableuntil "
-        "validuntil"
+        "registrationcloseat registrationcloses registrationclosedat registrationclosedate "
+        "registrationendsat registrationendat registrationend registrationenddate registrationdeadline "
+        "deadline deadlineat deadlinedate rsvpdeadline rsvpby signupdeadline bookingdeadline bookingclosesat "
+        "salesendsat salesendat salesend cutoff cutoffat cutoffdate expiresat expirydate expirationdate "
+        "availableuntil validuntil"
     ),
     "over": (
         "endsat endat ends end enddate endtime enddatetime endedat finishesat finishedat startsat startat "

@@ -88,8 +88,9 @@ class Problem:
 class AdoptedEvent:
     """An event of the source; it has numbers if this run adopted it, or brought it up to date.
 
-    `closed_because` has the reasons for which it came closed. `drift` is the source's counter minus its confirmed rows, None without a counter. `promotable`
-    counts the waiting registrations that the event's next change will promote.
+    `closed_because` has the reasons for which it came closed. `drift` is the source's counter minus its
+    confirmed rows, None without a counter. `promotable` counts the waiting registrations that the event's
+    next change will promote.
     """
 
     source_id: str
