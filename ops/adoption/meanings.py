@@ -15,74 +15,74 @@ TABLES = {
     "registration": ("registration", "registrations", "eventregistration", "eventregistrations"),
 }
 
-_UPDATED = "updatedat updated updatedon updatedate dateupdated lastupdated modifiedat modified lastmodified"
-_CREATED = "createdat created createdon createdate datecreated creationdate insertedat"
+_UPDATED = "updatedAt updated updatedOn dateUpdated lastUpdated modifiedAt modified lastModified"
+_CREATED = "createdAt created createdOn createDate dateCreated creationDate insertedAt"
 _DELETED = (
-    "deletedat deleted deletedon deleteddate datedeleted deletiondate softdeleted archivedat archived "
-    "archivedon removedat removed trashedat trashed"
+    "deletedAt deleted deletedOn deletedDate dateDeleted deletionDate softDeleted archivedAt archived "
+    "archivedOn removedAt removed trashedAt trashed"
 )
-_CANCELLED = "cancelledat canceledat cancelled canceled cancelledon canceledon cancellationdate"
+_CANCELLED = "cancelledAt canceledAt cancelled canceled cancelledOn canceledOn cancellationDate"
 
 # The order counts: the first name of a meaning that takes one column wins, and `over` is the first value.
 _EVENT = {
     "id": "id",
-    "slug": "slug urlslug publicslug",
+    "slug": "slug urlSlug publicSlug",
     "title": "title name",
-    "capacity": "capacity maxcapacity totalcapacity totalspots maxattendees maxparticipants totalseats seats",
-    "spotsReserved": "spotsreserved reservedspots",
+    "capacity": "capacity maxCapacity totalCapacity totalSpots maxAttendees maxParticipants totalSeats seats",
+    "spotsReserved": "spotsReserved reservedSpots",
     "createdAt": _CREATED,
     "opensAt": (
-        "opensat openat opens opendate openingdate openingtime registrationopensat registrationopenat "
-        "registrationopens registrationopendate registrationstartsat registrationstartat registrationstart "
-        "registrationstartdate bookingopensat salesstartsat salesstartat salesstart"
+        "opensAt openAt opens openDate openingDate openingTime registrationOpensAt registrationOpenAt "
+        "registrationOpens registrationOpenDate registrationStartsAt registrationStartAt registrationStart "
+        "registrationStartDate bookingOpensAt salesStartsAt salesStartAt salesStart"
     ),
     "closesAt": (
-        "closesat closeat closes closedat closedate closingdate closingtime registrationclosesat "
-        "registrationcloseat registrationcloses registrationclosedat registrationclosedate "
-        "registrationendsat registrationendat registrationend registrationenddate registrationdeadline "
-        "deadline deadlineat deadlinedate rsvpdeadline rsvpby signupdeadline bookingdeadline bookingclosesat "
-        "salesendsat salesendat salesend cutoff cutoffat cutoffdate expiresat expirydate expirationdate "
-        "availableuntil validuntil"
+        "closesAt closeAt closes closedAt closeDate closingDate closingTime registrationClosesAt "
+        "registrationCloseAt registrationCloses registrationClosedAt registrationCloseDate "
+        "registrationEndsAt registrationEndAt registrationEnd registrationEndDate registrationDeadline "
+        "deadline deadlineAt deadlineDate rsvpDeadline rsvpBy signupDeadline bookingDeadline bookingClosesAt "
+        "salesEndsAt salesEndAt salesEnd cutoff cutoffAt cutoffDate expiresAt expiryDate expirationDate "
+        "availableUntil validUntil"
     ),
     "over": (
-        "endsat endat ends end enddate endtime enddatetime endedat finishesat finishedat startsat startat "
-        "starts start startdate starttime startdatetime startedat date datetime heldat heldon happensat "
-        "scheduledat scheduledfor"
+        "endsAt endAt ends end endDate endTime endDateTime endedAt finishesAt finishedAt startsAt startAt "
+        "starts start startDate startTime startDateTime startedAt date dateTime heldAt heldOn happensAt "
+        "scheduledAt scheduledFor"
     ),
-    "paused": "paused pausedat onhold suspended suspendedat",
+    "paused": "paused pausedAt onHold suspended suspendedAt",
     "closed": (
-        f"closed {_CANCELLED} finished completed completedat ended over past draft inactive disabled "
-        "disabledat unpublished stopped locked"
+        f"closed {_CANCELLED} finished completed completedAt ended over past draft inactive disabled "
+        "disabledAt unpublished stopped locked"
     ),
     "open": (
-        "active enabled published publishedat open live acceptingregistrations acceptsregistrations "
-        "registrationallowed allowregistration allowregistrations bookable available"
+        "active enabled published publishedAt open live acceptingRegistrations acceptsRegistrations "
+        "registrationAllowed allowRegistration allowRegistrations bookable available"
     ),
     "deleted": _DELETED,
-    "unlimited": "unlimited unlimitedcapacity unlimitedspots",
+    "unlimited": "unlimited unlimitedCapacity unlimitedSpots",
     "status": "status state",
     "waitlistEnabled": (
-        "waitlistenabled waitlist enablewaitlist allowwaitlist waitlistallowed waitinglistenabled waitinglist"
+        "waitlistEnabled waitlist enableWaitlist allowWaitlist waitlistAllowed waitingListEnabled waitingList"
     ),
-    "waitlistLimit": "waitlistlimit waitlistmax maxwaitlist maxwaitlistsize waitlistcapacity waitlistsize",
+    "waitlistLimit": "waitlistLimit waitlistMax maxWaitlist maxWaitlistSize waitlistCapacity waitlistSize",
     "maxSpotsPerRegistration": (
-        "maxspotsperregistration maxspotsperperson maxspotsperuser maxspotsperbooking maxspots maxpartysize "
-        "maxperregistration maxticketsperorder maxticketsperperson maxseatsperbooking"
+        "maxSpotsPerRegistration maxSpotsPerPerson maxSpotsPerUser maxSpotsPerBooking maxSpots maxPartySize "
+        "maxPerRegistration maxTicketsPerOrder maxTicketsPerPerson maxSeatsPerBooking"
     ),
-    "autoPromote": "autopromote autopromotion autopromotewaitlist",
+    "autoPromote": "autoPromote autoPromotion autoPromoteWaitlist",
     IGNORED: _UPDATED,
 }
 _REGISTRATION = {
     "id": "id",
-    "eventId": "eventid event",
-    "name": "name fullname holdername attendeename participantname guestname",
-    "email": "email emailaddress mail useremail attendeeemail contactemail",
+    "eventId": "eventId event",
+    "name": "name fullName holderName attendeeName participantName guestName",
+    "email": "email emailAddress mail userEmail attendeeEmail contactEmail",
     "spotsCount": (
-        "spotscount spotcount spots numberofspots numspots quantity qty seats partysize groupsize "
-        "ticketcount tickets numtickets numberoftickets"
+        "spotsCount spotCount spots numberOfSpots numSpots quantity qty seats partySize groupSize "
+        "ticketCount tickets numTickets numberOfTickets"
     ),
     "status": "status state",
-    "createdAt": f"{_CREATED} registeredat bookedat submittedat signedupat timestamp",
+    "createdAt": f"{_CREATED} registeredAt bookedAt submittedAt signedUpAt timestamp",
     "deleted": _DELETED,
     "cancelled": _CANCELLED,
     IGNORED: _UPDATED,
@@ -152,7 +152,7 @@ def guess(table: str, columns: Sequence[Column]) -> dict[str, str]:
     for names in _spellings(table, columns):
         for meaning, known in KNOWN[table].items():
             for name in known:
-                column = names.get(name)
+                column = names.get(normal(name))
                 if column is None or column.name in meanings or not _fits(column, meaning):
                     continue
                 if meaning not in taken or (meaning in MANY | {IGNORED} and meaning != "name"):
@@ -185,7 +185,8 @@ def _spellings(table: str, columns: Sequence[Column]) -> Iterator[dict[str, Colu
 def _fits(column: Column, meaning: str) -> bool:
     if meaning in _TIMES:
         return column.kind in ("time", "number", "text")
-    return meaning not in _FLAGS or column.kind in ("flag", "number")
+    is_count = column.kind == "number" and normal(column.name) in ("waitlist", "waitinglist")
+    return meaning not in _FLAGS or (column.kind in ("flag", "number") and not is_count)
 
 
 def _parts_of_names(columns: Sequence[Column]) -> dict[str, str]:
@@ -197,5 +198,5 @@ def _parts_of_names(columns: Sequence[Column]) -> dict[str, str]:
 def _rank(table: str, meaning: str, name: str) -> tuple[int, int]:
     """Order columns by their meaning, and those of one meaning as its names are listed."""
     known, short = KNOWN[table], normal(name)
-    ends = [place for place, listed in enumerate(known[meaning]) if short.endswith(listed)]
+    ends = [place for place, listed in enumerate(known[meaning]) if short.endswith(normal(listed))]
     return list(known).index(meaning), ends[0] if ends else 0

@@ -13,7 +13,7 @@ from ops.adoption.events import CleanEvent
 from ops.adoption.links import AdoptionError, Link
 from ops.adoption.trail import Row, Trail
 
-_WINDOW = ("opens_at", "closes_at", "paused")
+_WINDOW = ("opens_at", "closes_at", "promote_until", "paused")
 """The settings by which an unfinished event is closed."""
 
 
@@ -119,7 +119,9 @@ class Writing:
             self._link.execute(statements.FINISH, [self._event.id])
         self.finished = True
         values = {"event_id": self._event.id}
-        self.promotable = links.number(self._link.execute(statements.PROMOTABLE, values))
+        ends = after.get("promote_until")
+        if ends is None or ends > self.trail.at:
+            self.promotable = links.number(self._link.execute(statements.PROMOTABLE, values))
 
     def _begin(self, row: dict[str, Any]) -> None:
         event = self._event
@@ -192,11 +194,14 @@ class Writing:
 
     def _settings_now(self) -> dict[str, Any]:
         """Return the settings that the event is to have; an earlier moment of closing is kept."""
-        names = _WINDOW if self._is_changed else tuple(self._event.settings)
-        after = {name: self._event.settings[name] for name in names}
+        after = {
+            name: value
+            for name, value in self._event.settings.items()
+            if name in _WINDOW or not self._is_changed
+        }
         closed_at = self._before.get("closes_at", self._row["closes_at"])
         if self._event.closed_now and closed_at is not None and closed_at <= self.trail.at:
-            after["closes_at"] = closed_at
+            after |= {name: closed_at for name in ("closes_at", "promote_until") if name in after}
             if after["opens_at"] is not None and after["opens_at"] >= closed_at:
                 after["opens_at"] = None
         return after
