@@ -36,7 +36,6 @@ class CleanEvent:
     source_id: str
     id: UUID
     spots_reserved: int | None
-    created_at: datetime | None
     settings: dict[str, Any]
     closed_because: list[str] = field(default_factory=list)
     closed_now: bool = False
@@ -88,11 +87,13 @@ class EventReader:
         closed_now = bool(because or self._close_all) and not window.over
         settings = {"slug": slug, "title": title, "capacity": capacity, **_limits(raw, problems)}
         settings["paused"] = raw.paused or status == "PAUSED"
+        created_at = _created(raw.created_at, self.mapping.zone)
+        if created_at is not None:
+            settings["created_at"] = created_at
         clean = CleanEvent(
             source_id=raw.id,
             id=adopted_id(raw.id),
             spots_reserved=values.whole(raw.spots_reserved),
-            created_at=_created(raw.created_at, self.mapping.zone),
             settings=settings | window.settings(closed_now=closed_now),
             closed_because=because or (["--closed"] if self._close_all else []),
             closed_now=closed_now,

@@ -82,6 +82,7 @@ _REGISTRATION = {
         "ticketCount tickets numTickets numberOfTickets"
     ),
     "status": "status state",
+    "place": "place position waitlistPosition waitlistPlace waitlistOrder queuePosition",
     "createdAt": f"{_CREATED} registeredAt bookedAt submittedAt signedUpAt timestamp",
     "deleted": _DELETED,
     "cancelled": _CANCELLED,
@@ -183,6 +184,8 @@ def _spellings(table: str, columns: Sequence[Column]) -> Iterator[dict[str, Colu
 
 
 def _fits(column: Column, meaning: str) -> bool:
+    if meaning == "place":
+        return column.kind == "number"
     if meaning in _TIMES:
         return column.kind in ("time", "number", "text")
     is_count = column.kind == "number" and normal(column.name) in ("waitlist", "waitinglist")

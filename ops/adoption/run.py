@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 import psycopg
@@ -50,14 +51,15 @@ class Adoption:
         self._report.complete = True
 
     def _event(self, raw: RawEvent) -> None:
-        state, slug = self._target.state(adopted_id(raw.id))
-        if state is State.TAKEN_OVER:
-            self._taken_over(raw, slug)
+        state, there = self._target.state(adopted_id(raw.id))
+        if state is State.TAKEN_OVER and there is not None:
+            self._taken_over(raw, there[0])
             return
         registrations = self._source.count_of(raw.id) if values.whole(raw.capacity) == 0 else 0
-        event, problems = self._reader.clean(raw, registrations, is_there=state is not State.ABSENT)
-        problems += self._against_slug(raw, event)
-        if event is None or any(problem.code is Code.SLUG_TAKEN for problem in problems):
+        event, problems = self._reader.clean(raw, registrations, is_there=there is not None)
+        if event is not None:
+            problems += [*_against_id(event, there), *self._against_slug(raw, event)]
+        if event is None or any(problem.code not in MENDED for problem in problems):
             self._leave_out(raw, problems)
             return
         self._report.note(problems)
@@ -74,7 +76,7 @@ class Adoption:
             detail += f"; its first {begun} registrations are adopted, and it stays closed"
         return Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)
 
-    def _taken_over(self, raw: RawEvent, slug: str | None) -> None:
+    def _taken_over(self, raw: RawEvent, slug: str) -> None:
         event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
         registrations, spots = self._sums(raw.id, self._target.adopted(event.id))
         if registrations:
@@ -93,10 +95,8 @@ class Adoption:
         self._report.note(counted if problem is reason else problem for problem in problems)
         self._report.events.append(_without_numbers(raw, Fate.LEFT_OUT))
 
-    def _against_slug(self, raw: RawEvent, event: CleanEvent | None) -> list[Problem]:
+    def _against_slug(self, raw: RawEvent, event: CleanEvent) -> list[Problem]:
         """Refuse a slug of another event: of the target's, or for a changed slug also of the source's."""
-        if event is None:
-            return []
         is_anothers = (
             self._slugs.get(event.slug, raw.id) != raw.id
             or (event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id))
@@ -156,6 +156,14 @@ class Adoption:
                     spots += cleaning.spots_asked(raw)
                 self._bar.advance(len(batch))
         return registrations, spots
+
+
+def _against_id(event: CleanEvent, there: tuple[str, datetime] | None) -> list[Problem]:
+    """Refuse an event if the one that is there has its id by chance, as numbers of two systems have."""
+    if there is None or event.slug == there[0] or event.settings.get("created_at") == there[1]:
+        return []
+    detail = f"another event was adopted under this id: {there[0]}"
+    return [Problem(code=Code.ID_TAKEN, event_id=event.source_id, detail=detail)]
 
 
 def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:

@@ -22,7 +22,7 @@ _SLUG_OF_ANOTHER = sql.SQL(
     "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = %s AND {id}::text <> %s)"
 )
 _REGISTRATIONS = sql.SQL("SELECT {values} FROM {registration} AS registration")
-_OF_EVENT = sql.SQL(' WHERE {event_id} = %s ORDER BY {created}, {id}::text COLLATE "C"')
+_OF_EVENT = sql.SQL(' WHERE {event_id} = %s ORDER BY {place} NULLS FIRST, {created}, {id}::text COLLATE "C"')
 _OF_NO_EVENT = sql.SQL(
     " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
 )
@@ -89,7 +89,11 @@ class Source:
             "slug": event.column("slug"),
         }
         self._of_event = {"id": event.column("id"), "created": event.value("createdAt")}
-        self._of_registration = {"id": registration.column("id"), "created": registration.column("createdAt")}
+        self._of_registration = {
+            "id": registration.column("id"),
+            "created": registration.column("createdAt"),
+            "place": registration.value("place"),
+        }
         self._event_values = expressions.of_event(event, mapping.event.unclear)
         self._registration_values = expressions.of_registration(registration, mapping.spots_each)
         self._rows = mapping.registration.surveyed.rows
@@ -128,7 +132,7 @@ class Source:
         return bool(row and row[0])
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
-        """Yield an event's registrations in the order in which they were made, a batch at a time.
+        """Yield an event's registrations in the order of their places, then of their times, batch by batch.
 
         The last batch, and no other, has fewer than `BATCH_ROWS` registrations; it may be empty.
         Registrations of the same moment are in the order of their ids, byte by byte, which does not depend

@@ -52,7 +52,7 @@ class Writing:
         since this run began with it.
         """
         event, is_first = self._event, not self._row
-        values = {"id": event.id, "created_at": event.created_at, **event.settings}
+        values = {"id": event.id, "created_at": None, **event.settings}
         if is_first and self._link.execute(statements.INSERT_EVENT, values).rowcount:
             self._link.execute(statements.INSERT_ADOPTION, [event.id, event.source_id])
         with self._link.cursor(row_factory=dict_row) as cursor:

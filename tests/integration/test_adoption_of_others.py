@@ -191,7 +191,7 @@ def test_settings_of_the_source_are_kept(source: str, database: str) -> None:
         'ADD waitlist_enabled boolean, ADD "waitlistLimit" int, ADD "maxSpotsPerPerson" int,'
         ' ADD "autoPromote" int',
     )
-    more = {"waitlistLimit": 7, "maxSpotsPerPerson": 4, "autoPromote": 0}
+    more: dict[str, Any] = {"waitlistLimit": 7, "maxSpotsPerPerson": 4, "autoPromote": 0}
     add_event(source, "told", waitlist_enabled=False, **more)
     add_event(source, "silent")
     add_event(source, "odd", waitlistLimit=-1, maxSpotsPerPerson=0)
@@ -493,3 +493,30 @@ def test_a_dry_run_locks_one_event_at_a_time(source: str, database: str) -> None
 
     assert run(database, "SELECT count(*) FROM event") == [(0,)]
     assert json.loads(json.dumps(report.as_json()))["eventsAdopted"] == 2
+
+
+def test_two_systems_with_the_same_numbers_are_told_apart(
+    empty_database: str, database: str, module_database: str
+) -> None:
+    run(empty_database, SNAKE)
+    adopt(empty_database, database)
+    before = content(database)
+    run(module_database, SNAKE.replace("'drop', 'The drop'", "'gala', 'The gala'"))
+
+    report = adopt(module_database, database)
+
+    assert problems(report) == [("ID_TAKEN", "1", None)]
+    assert (report.left_out.registrations, report.left_out.spots) == (1, 2)
+    assert content(database) == before
+
+
+def test_places_of_the_source_precede_its_times(source: str, database: str) -> None:
+    columns(source, "Registration", 'ADD "waitlistPosition" int')
+    add_event(source, "e")
+    for id_, place, made in [("a", 2, "01"), ("b", 1, "02"), ("c", None, "03"), ("d", None, "01")]:
+        more = {"status": "WAITLIST", "name": id_, "createdAt": f"2026-01-{made}"}
+        add_registration(source, id_, "e", waitlistPosition=place, **more)
+
+    adopt(source, database)
+
+    assert [row.name for row in run(database, "SELECT name FROM registration ORDER BY seq")] == [*"dcba"]

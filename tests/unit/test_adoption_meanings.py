@@ -20,7 +20,7 @@ def column(name: str, kind: str = "text") -> Column:
 
 
 def kind_of(meaning: str) -> str:
-    return {"waitlistEnabled": "flag", "autoPromote": "flag"}.get(meaning, "time")
+    return {"waitlistEnabled": "flag", "autoPromote": "flag", "place": "number"}.get(meaning, "time")
 
 
 @pytest.mark.parametrize("table", ["event", "registration"])
