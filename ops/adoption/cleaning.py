@@ -6,22 +6,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from uuid import UUID, uuid5
 
-from email_validator import EmailNotValidError, validate_email
-
 from ops.adoption import values
 from ops.adoption.mapping import SourceMapping
 from ops.adoption.meanings import NOT_UNDERSTOOD
 from ops.adoption.report import Code, Problem
 from ops.adoption.source import RawRegistration
-from ops.adoption.values import UnclearValueError, printable
-from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
+from ops.adoption.values import UnclearValueError
+from shared.domain import texts
+from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 """The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# An address of this form is in normal form once its domain is in lower case.
-_PLAIN_EMAIL = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@(?!.*xn--)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +49,11 @@ def registration(
     raw: RawRegistration, mapping: SourceMapping
 ) -> tuple[CleanRegistration | None, list[Problem]]:
     """Return the valid form of the registration, None if it has none, and the registration's problems."""
-    meaning, name, spots = status(raw, mapping), printable(raw.name), values.whole(raw.spots_count)
+    meaning, name, spots = (
+        status(raw, mapping),
+        texts.printable(raw.name or ""),
+        values.whole(raw.spots_count),
+    )
     reason = _against(raw, meaning, name, spots)
     if reason is not None:
         return None, [_problem(raw, *reason, left_out=True)]
@@ -63,7 +64,7 @@ def registration(
         id=adopted_id(raw.id),
         name=name[:NAME_LENGTH_MAX],
         email=email,
-        email_key=None if email is None else email_key(email),
+        email_key=None if email is None else texts.email_key(email),
         spots_count=spots,
         status=Status(meaning),
         created_at=_created(raw, mapping.zone),
@@ -114,12 +115,14 @@ def _against(raw: RawRegistration, meaning: str, name: str, spots: int | None) -
     if meaning == "DELETED":
         return Code.REGISTRATION_DELETED, "the source has it as deleted or archived"
     if meaning == NOT_UNDERSTOOD:
-        known = "no status" if raw.status is None else f"the unknown status {printable(raw.status)[:40]!r}"
+        known = (
+            "no status" if raw.status is None else f"the unknown status {texts.printable(raw.status)[:40]!r}"
+        )
         return Code.STATUS_UNKNOWN, f"it has {known}"
     if spots is None or not 1 <= spots <= SPOTS_MAX:
         return (
             Code.SPOTS_COUNT_INVALID,
-            f"{meaning}: the spots must be 1 to {SPOTS_MAX}, not {printable(str(raw.spots_count))[:40]}",
+            f"{meaning}: the spots must be 1 to {SPOTS_MAX}, not {texts.printable(str(raw.spots_count))[:40]}",
         )
     if not name:
         return Code.NAME_EMPTY, f"{meaning}, {spots} spots: the name is empty"
@@ -131,9 +134,7 @@ def _cancellation(raw: RawRegistration, mapping: SourceMapping, spots: int) -> l
     if not raw.cancelled or said == Status.CANCELLED:
         return []
     columns = ", ".join(mapping.registration.of("cancelled"))
-    detail = (
-        f"its status was {printable(raw.status)[:40] or 'null'}, {spots} spots; it is CANCELLED by {columns}"
-    )
+    detail = f"its status was {texts.printable(raw.status or '')[:40] or 'null'}, {spots} spots; it is CANCELLED by {columns}"
     return [_problem(raw, Code.STATUS_CHANGED, detail)]
 
 
@@ -174,13 +175,10 @@ def _problem(raw: RawRegistration, code: Code, detail: str, *, left_out: bool = 
 
 def _email(text: str) -> str | None:
     """Return the address in normal form, as registering stores it, or unchanged if that would refuse it."""
-    address = printable(text)
-    if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@") or " " in address:
+    address = texts.printable(text)
+    if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@"):
         return None
-    local, _, domain = address.rpartition("@")
-    if _PLAIN_EMAIL.fullmatch(address):
-        return f"{local}@{domain.lower()}"
     try:
-        return validate_email(address, check_deliverability=False).normalized
-    except EmailNotValidError:
-        return address
+        return texts.email_address(address)
+    except ValueError:
+        return None if " " in address else address

@@ -15,6 +15,7 @@ from ops.adoption.meanings import NOT_UNDERSTOOD
 from ops.adoption.report import Code, Problem
 from ops.adoption.source import RawEvent
 from ops.adoption.values import UnclearValueError
+from shared.domain import texts
 from shared.domain.commands import NAME_LENGTH_MAX, SPOTS_MAX, SPOTS_PER_COMMAND_MAX
 from shared.postgres import tables
 
@@ -122,7 +123,7 @@ class EventReader:
             return None
         if capacity is None or not 0 <= capacity <= SPOTS_MAX:
             hint = ": if that means unlimited, say no_capacity in a mapping" if none else ""
-            detail = f"the capacity must be 0 to {SPOTS_MAX}, not {values.printable(str(raw.capacity))[:40]}"
+            detail = f"the capacity must be 0 to {SPOTS_MAX}, not {texts.printable(str(raw.capacity))[:40]}"
             problems.note(Code.CAPACITY_INVALID, detail + hint)
             return None
         return capacity
@@ -135,7 +136,7 @@ class EventReader:
         if raw.open is False:
             yield f"not all of {', '.join(event.of('open'))} say that it is open"
         if status == "CLOSED":
-            yield f"its status is {values.printable(raw.status)[:40]}"
+            yield f"its status is {texts.printable(raw.status or '')[:40]}"
         if values.whole(raw.capacity) == 0 and self.mapping.zero_capacity == "ask" and not raw.unlimited:
             yield "its capacity is 0, and the mapping does not say what that means"
 
@@ -197,7 +198,7 @@ def _names(raw: RawEvent, problems: _Problems) -> tuple[str, str]:
         problems.note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
     elif slug != raw.slug:
         problems.note(Code.SLUG_CHANGED, f"the slug is {slug} now")
-    title = values.printable(raw.title)[:NAME_LENGTH_MAX].strip() or slug
+    title = texts.printable(raw.title or "")[:NAME_LENGTH_MAX].strip() or slug
     if title != raw.title:
         problems.note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
     return slug, title

@@ -1,4 +1,4 @@
-"""Reads values of foreign columns: times, counts and texts of any type (pure)."""
+"""Reads values of foreign columns: times and counts of any type (pure)."""
 
 import math
 import re
@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _MILLISECONDS_FROM = 100_000_000_000
 """An integer time of at least this is in milliseconds, as JavaScript counts, else in seconds."""
 
@@ -55,11 +54,6 @@ def whole(value: Any) -> int | None:  # noqa: ANN401 - the column may have any t
     if isinstance(value, float | Decimal):
         return int(value) if math.isfinite(value) and value == int(value) else None
     return value if isinstance(value, int) else None
-
-
-def printable(text: str | None) -> str:
-    """Return the text with blanks for control characters, and no outer white space."""
-    return _CONTROL.sub(" ", text or "").strip()
 
 
 def _from_text(text: str) -> datetime | date | None:

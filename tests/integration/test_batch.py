@@ -21,7 +21,7 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import batch, load, save
+from worker import isolation, load, save
 from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
@@ -374,7 +374,7 @@ def test_a_recount_has_a_time_out_of_its_own(
 
     with as_worker(database, options="-c statement_timeout=100ms") as impatient:
         session = session_of(impatient)
-        while batch.apply(session, [world.event_id], 100).settled:
+        while isolation.apply(session, [world.event_id], 100).settled:
             pass
         timeout = session.execute("SHOW statement_timeout").fetchone()
 

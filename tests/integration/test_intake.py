@@ -14,7 +14,7 @@ from shared.postgres import ledger
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 from tests.databases import session_of
-from worker import batch
+from worker import isolation
 
 EVENT = ids.new_id()
 _CUT_OFF = text("""
@@ -225,7 +225,7 @@ def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connect
             {"id": closed.event_id},
         )
     use(settings, lambda intake: intake.accept(closed))
-    (settled,) = batch.apply(session_of(connection), [closed.event_id], 10).settled
+    (settled,) = isolation.apply(session_of(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
 
     again = asked(key=b"k", body=b"b")

@@ -11,7 +11,7 @@ from tests.databases import session_of
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
-from worker import batch
+from worker import isolation
 
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
@@ -72,7 +72,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(batch.apply(session_of(self.connection), [self.event_id], limit).settled)
+        return len(isolation.apply(session_of(self.connection), [self.event_id], limit).settled)
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():
