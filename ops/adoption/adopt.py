@@ -67,13 +67,13 @@ def adopt(
 ) -> None:
     """Adopt every event of the source, and add each to `report`."""
     source_link, schema = links.source(source_url)
-    with closing(source_link), links.database_errors():
+    with closing(source_link), closing(links.target(database_url)) as target_link, links.database_errors():
+        target = Target(target_link)
         mapped = mapping.of(source_link, schema, mapping_file)
         mapping.check(mapped)
         report.columns = mapped.reported()
-        with closing(links.target(database_url)) as target_link, printing.bar() as bar:
-            target = Target(target_link)
-            reader = EventReader(mapped, target.now(), close_all=closed)
+        reader = EventReader(mapped, target.now(), close_all=closed)
+        with printing.bar() as bar:
             Adoption(Source(source_link, mapped), target, reader, report, bar).run()
 
 

@@ -134,7 +134,8 @@ def _cancellation(raw: RawRegistration, mapping: SourceMapping, spots: int) -> l
     if not raw.cancelled or said == Status.CANCELLED:
         return []
     columns = ", ".join(mapping.registration.of("cancelled"))
-    detail = f"its status was {texts.printable(raw.status or '')[:40] or 'null'}, {spots} spots; it is CANCELLED by {columns}"
+    was = texts.printable(raw.status or "")[:40] or "null"
+    detail = f"its status was {was}, {spots} spots; it is CANCELLED by {columns}"
     return [_problem(raw, Code.STATUS_CHANGED, detail)]
 
 
