@@ -115,15 +115,12 @@ def _against(raw: RawRegistration, meaning: str, name: str, spots: int | None) -
     if meaning == "DELETED":
         return Code.REGISTRATION_DELETED, "the source has it as deleted or archived"
     if meaning == NOT_UNDERSTOOD:
-        known = (
-            "no status" if raw.status is None else f"the unknown status {texts.printable(raw.status)[:40]!r}"
-        )
+        value = texts.printable(raw.status or "")[:40]
+        known = "no status" if raw.status is None else f"the unknown status {value!r}"
         return Code.STATUS_UNKNOWN, f"it has {known}"
     if spots is None or not 1 <= spots <= SPOTS_MAX:
-        return (
-            Code.SPOTS_COUNT_INVALID,
-            f"{meaning}: the spots must be 1 to {SPOTS_MAX}, not {texts.printable(str(raw.spots_count))[:40]}",
-        )
+        value = texts.printable(str(raw.spots_count))[:40]
+        return Code.SPOTS_COUNT_INVALID, f"{meaning}: the spots must be 1 to {SPOTS_MAX}, not {value}"
     if not name:
         return Code.NAME_EMPTY, f"{meaning}, {spots} spots: the name is empty"
     return None
