@@ -81,7 +81,7 @@ _REGISTRATION = {
         "spotsCount spotCount spots numberOfSpots numSpots quantity qty seats partySize groupSize "
         "ticketCount tickets numTickets numberOfTickets"
     ),
-    "status": "status state",
+    "status": "status state regStatus bookingStatus rsvpStatus attendeeStatus",
     "place": "place position waitlistPosition waitlistPlace waitlistOrder queuePosition",
     "createdAt": f"{_CREATED} registeredAt bookedAt submittedAt signedUpAt timestamp",
     "deleted": _DELETED,

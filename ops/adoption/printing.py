@@ -100,7 +100,9 @@ def _numbers(event: AdoptedEvent) -> list[str]:
 def _problems(report: Report) -> Table:
     table = Table("problem", "", "event", "registration", "what", title="Problems", title_justify="left")
     for problem in report.problems[:PROBLEMS_SHOWN_MAX]:
-        taken = "taken" if problem.code in MENDED else "left out"
+        taken = "taken"
+        if problem.code not in MENDED:
+            taken = f"left out: {problem.registrations} registrations, {problem.spots} spots"
         ids = problem.event_id or "-", problem.registration_id or "-"
         table.add_row(problem.code.value, taken, *ids, problem.detail)
     return table
