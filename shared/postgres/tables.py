@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0010"
+REVISION = "0013"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
@@ -233,3 +233,17 @@ trouble = Table(
     ),
 )
 """Pending commands that their owner has set aside, and events that it cannot apply; for operators."""
+
+adoption = Table(
+    "adoption",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("source_id", Text, comment="the event's id in the source; null if adopted before 0013"),
+    Column("begun_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "finished_at",
+        DateTime(timezone=True),
+        comment="null while registrations may be missing; the event is closed and paused until then",
+    ),
+    PrimaryKeyConstraint("event_id", name="adoption_pkey"),
+)
