@@ -363,26 +363,22 @@ def test_known_names_need_no_mapping(empty_database: str, database: str, tmp_pat
     assert rows == [("Ada", "Ada@example.com", 2, "CONFIRMED")]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("this is no TOML", "is not valid"),
-        ('zero_capacity = "maybe"', "is not valid"),
-        ('colour = "red"', "is not valid"),
-        ('time_zone = "Mars/Olympus"', "'Mars/Olympus' is unknown"),
-        ('[event.columns]\nnone = "title"', "names a column 'none'"),
-        ('[event.columns]\ntitle = "headline"', "says 'headline' of the column 'title'"),
-        ('[event.columns]\nslug = "title"\ntitle = "title"', "to more than one column"),
-        ('[registration.statuses]\nOK = "FINE"', "says 'FINE' of the status 'OK'"),
-        ('[event]\ntable = "nowhere"', 'no table "nowhere"'),
-    ],
-)
-def test_a_mapping_with_a_mistake_is_refused(
-    source: str, database: str, tmp_path: Path, text: str, message: str
-) -> None:
-    with pytest.raises(AdoptionError, match=message) as refused:
-        adopt(source, database, mapping=mapping_of(tmp_path / "m", text))
-    assert "\n" not in str(refused.value)
+def test_a_mapping_with_a_mistake_is_refused(source: str, database: str, tmp_path: Path) -> None:
+    mistakes = {
+        "this is no TOML": "is not valid",
+        'zero_capacity = "maybe"': "is not valid",
+        'colour = "red"': "is not valid",
+        'time_zone = "Mars/Olympus"': "'Mars/Olympus' is unknown",
+        '[event.columns]\nnone = "title"': "names a column 'none'",
+        '[event.columns]\ntitle = "headline"': "says 'headline' of the column 'title'",
+        '[event.columns]\nslug = "title"\ntitle = "title"': "to more than one column",
+        '[registration.statuses]\nOK = "FINE"': "says 'FINE' of the status 'OK'",
+        '[event]\ntable = "nowhere"': 'no table "nowhere"',
+    }
+    for text, message in mistakes.items():
+        with pytest.raises(AdoptionError, match=message) as refused:
+            adopt(source, database, mapping=mapping_of(tmp_path / "m", text))
+        assert "\n" not in str(refused.value)
     with pytest.raises(AdoptionError, match="cannot be read"):
         adopt(source, database, mapping=tmp_path / "missing")
 
@@ -403,7 +399,7 @@ def test_all_events_can_be_adopted_closed_first(source: str, database: str) -> N
     assert_consistent(database)
 
 
-@pytest.mark.parametrize("batch_rows", [1, 3, 100])
+@pytest.mark.parametrize("batch_rows", [1, 3])
 def test_a_second_run_brings_an_event_up_to_date(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
