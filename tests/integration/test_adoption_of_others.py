@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,9 @@ from sqlalchemy.pool import NullPool
 
 from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError, adopted_id
+from ops.adoption.cleaning import CleanRegistration
 from ops.adoption.report import Report
+from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
 from tests.databases import as_worker, session_of
 from tests.integration.old_systems import (
@@ -51,15 +54,20 @@ def columns(source: str, table: str, definitions: str) -> None:
 
 def register(target: str, event_id: UUID) -> dict[str, Any]:
     """Have a stranger register for a spot, and return the outcome."""
+    return decide(target, event_id, "register", {"name": "New", "spotsCount": 1})
+
+
+def decide(target: str, event_id: UUID, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Put a command into the ledger, let it be decided, and return the outcome."""
     statement = """
         WITH accepted AS (
             INSERT INTO command (event_id, id, kind, payload, actor)
-            VALUES (%s, gen_random_uuid(), 'register', '{"name": "New", "spotsCount": 1}', 'public')
+            VALUES (%s, gen_random_uuid(), %s, %s, 'public')
             RETURNING event_id, seq, id
         )
         INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
     """
-    run(target, statement, event_id)
+    run(target, statement, event_id, kind, json.dumps(payload))
     with as_worker(target) as connection:
         batch.apply(session_of(connection), [event_id], 100)
     outcome: dict[str, Any] = run(target, "SELECT outcome FROM ledger ORDER BY seq DESC LIMIT 1")[0].outcome
@@ -455,6 +463,71 @@ def test_a_second_run_brings_an_event_up_to_date(
     before = content(database)
     assert [event.fate.value for event in adopt(source, database).events] == ["ALREADY_ADOPTED"]
     assert content(database) == before
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, chunk: int, then: Callable[[], None]) -> None:
+    """Have the second adoption from here on call `then` before it writes this chunk."""
+    add, chunks = Writing.add, []
+
+    def add_after(writing: Writing, batch: Sequence[CleanRegistration]) -> None:
+        chunks.append(batch)
+        if len(chunks) == chunk:
+            then()
+        add(writing, batch)
+
+    monkeypatch.setattr(Writing, "add", add_after)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def moved_on(source: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopt six that wait; then all are cancelled in the source, and two are new."""
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e")
+    for number in range(6):
+        add_registration(source, f"r{number}", "e", status="WAITLIST", createdAt=f"2026-01-0{number + 1}")
+    adopt(source, database)
+    run(source, """UPDATE "Registration" SET status = 'CANCELLED'""")
+    add_registration(source, "r8", "e", createdAt="2026-01-08")
+
+
+def test_an_update_that_was_killed_goes_on(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_on(source, database, monkeypatch)
+    with monkeypatch.context() as killed:
+        stop_at(killed, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(source, database)
+    assert states(database) == {"e": "CLOSED"}
+    assert run(database, "SELECT finished_at FROM adoption") == [(None,)]
+    assert_consistent(database)
+
+    (event,) = adopt(source, database).events
+
+    assert (event.spots_reserved, event.waitlist_length) == (1, 0)
+    assert states(database) == {"e": "OPEN"}
+    assert_consistent(database)
+
+
+def test_a_command_between_two_chunks_is_kept(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_on(source, database, monkeypatch)
+    with monkeypatch.context() as killed:
+        stop_at(killed, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(source, database)
+    decide(database, adopted_id("e"), "change_event", {"title": "Ours"})
+
+    report = adopt(source, database)
+
+    assert problems(report) == [("NOT_IN_TARGET", "e", None)]
+    assert (report.left_out.registrations, report.left_out.spots) == (2, 2)
+    assert run(database, "SELECT title, waitlist_length, spots_reserved FROM event") == [("Ours", 2, 1)]
+    assert_consistent(database)
 
 
 def test_a_refused_stranger_does_not_end_the_updates(source: str, database: str) -> None:
