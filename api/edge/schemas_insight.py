@@ -107,4 +107,6 @@ class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
     registrations_ahead: int | None
     spots_ahead: int | None
     sentences: list[str]
+    steps_from: int
+    """The number of the first entry of the audit trail that was looked at; `…/audit` has those before."""
     steps: list[ExplanationStep]
