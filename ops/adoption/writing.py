@@ -124,7 +124,7 @@ class Writing:
             self._link.execute(statements.FINISH, [self._event.id])
         self.finished = True
         values = {"event_id": self._event.id}
-        ends = after.get("promote_until")
+        ends = after["promote_until"]
         if ends is None or ends > self.trail.at:
             self.promotable = links.number(self._link.execute(statements.PROMOTABLE, values))
 
@@ -206,7 +206,7 @@ class Writing:
         }
         closed_at = self._before.get("closes_at", self._row["closes_at"])
         if self._event.closed_now and closed_at is not None and closed_at <= self.trail.at:
-            after |= {name: closed_at for name in ("closes_at", "promote_until") if name in after}
+            after |= {"closes_at": closed_at, "promote_until": closed_at}
             if after["opens_at"] is not None and after["opens_at"] >= closed_at:
                 after["opens_at"] = None
         return after

@@ -179,17 +179,21 @@ def test_each_column_that_ends_an_event_is_honoured(source: str, database: str) 
     }
 
 
-def test_strangers_move_nobody_at_last_years_event(source: str, database: str) -> None:
+def test_nobody_is_promoted_at_last_years_event(source: str, database: str) -> None:
     columns(source, "Event", 'ADD "closesAt" timestamp')
-    add_event(source, "e", capacity=5, closesAt="2025-01-01 12:00")
+    add_event(source, "e", capacity=1, closesAt="2025-01-01 12:00")
+    add_registration(source, "came", "e")
     add_registration(source, "waited", "e", status="WAITLIST")
+    event_id, came = adopted_id("e"), str(adopted_id("came"))
 
-    adopt(source, database)
+    (adopted,) = adopt(source, database).events
 
-    assert register(database, adopted_id("e"))["code"] == "REGISTRATION_CLOSED"
-    assert run(database, "SELECT status FROM registration") == [("WAITLIST",)]
-    (event,) = run(database, "SELECT closes_at FROM event")
-    assert event.closes_at.isoformat() == "2025-01-01T12:00:00+00:00"
+    assert adopted.promotable == 0
+    assert register(database, event_id)["code"] == "REGISTRATION_CLOSED"
+    decide(database, event_id, "change_status", {"registrationId": came, "status": "CANCELLED"})
+    assert run(database, "SELECT status FROM registration ORDER BY seq") == [("CANCELLED",), ("WAITLIST",)]
+    (event,) = run(database, "SELECT closes_at, promote_until FROM event")
+    assert {at.isoformat() for at in event} == {"2025-01-01T12:00:00+00:00"}
 
 
 def test_settings_of_the_source_are_kept(source: str, database: str) -> None:
