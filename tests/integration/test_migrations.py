@@ -311,6 +311,28 @@ def test_the_ledger_keeps_its_commands_in_four_tables(old_database: str) -> None
     assert run(old_database, _LEDGER_OF_0005) == before
 
 
+_EVENTS_OF_0008 = """
+INSERT INTO event (id, slug, title, capacity, paused, closes_at) VALUES
+    (:whole, 'whole', 'Whole', 1, false, NULL),
+    (:half, 'half', 'Half', 1, true, '1970-01-01 00:00:00.000001+00'),
+    (:own, 'own', 'Own', 1, false, NULL)
+"""
+_ENTRIES_OF_0008 = """
+INSERT INTO audit_entry (event_id, number, kind, actor, spots_delta, spots_reserved, at, hash)
+SELECT event.id, 1, CASE slug WHEN 'own' THEN 'register' ELSE 'adopt' END, 'x', 0, 0, now(), '' FROM event
+"""
+
+
+def test_events_adopted_before_are_known_as_adopted(empty_database: str) -> None:
+    schema.upgrade(empty_database, "0008")
+    run(empty_database, _EVENTS_OF_0008, whole=UUID(int=1), half=UUID(int=2), own=UUID(int=3))
+    run(empty_database, _ENTRIES_OF_0008)
+    schema.upgrade(empty_database)
+
+    adopted = run(empty_database, "SELECT event_id, finished_at IS NULL FROM adoption ORDER BY event_id")
+    assert adopted == [(UUID(int=1), False), (UUID(int=2), True)]
+
+
 TRAIL = """
 SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status, to_status,
        before_after, spots_delta, spots_reserved, at, hash
