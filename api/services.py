@@ -31,6 +31,7 @@ from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
 from shared.postgres import connections
@@ -59,6 +60,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    status_changes: StatusChanges
     figures: Figures
     pace: Pace
     full_events: FullEvents
@@ -100,6 +102,7 @@ class Services:
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
+        await self.status_changes.close()
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
@@ -143,6 +146,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        status_changes=StatusChanges(reader),
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,

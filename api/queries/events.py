@@ -15,7 +15,7 @@ from shared.postgres.tables import REVISION
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused,
+    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
@@ -24,7 +24,6 @@ _EVENT_COLUMNS = """
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
-_EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event
@@ -112,12 +111,6 @@ async def event_ids(connection: AsyncConnection, slugs: Sequence[str]) -> list[U
 async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
     """Return the slug of the event with this id."""
     return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
-
-
-async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
-    """Return an event by its slug, with its state as of now."""
-    row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
-    return None if row is None else _with_state(row)
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:

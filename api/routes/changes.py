@@ -68,7 +68,9 @@ async def change_status(
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
         changed=changed.from_status is not changed.to_status,
-        registration=Registration(**row),
+        from_status=changed.from_status,
+        to_status=changed.to_status,
+        registration=None if row is None else Registration(**row),
         event=await _counter(services, decided, event_id),
     )
     return responses.body(content, headers=decided.headers)
@@ -147,7 +149,9 @@ async def _must_exist(services: Services, request: Request, event_id: UUID, regi
 
 async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[str, Any]:
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
-    return await submit.shown(decided, reading)
+    event = await submit.shown(decided, reading)
+    assert event is not None, "an event of which a command was decided is there"
+    return event
 
 
 async def _counter(services: Services, decided: Decided, event_id: UUID) -> EventCounter:

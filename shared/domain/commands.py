@@ -44,6 +44,9 @@ SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
+HOLDER = "holder"
+"""The actor of the commands that a receipt permits."""
+
 Kind = Literal[
     "register", "change_status", "delete_registration", "change_event", "heal_counter", "promote_waitlist"
 ]
@@ -99,12 +102,14 @@ class ChangeEvent(
     max_spots_per_registration: SpotsCount | UnsetType = UNSET
     opens_at: Moment | UnsetType | None = UNSET
     closes_at: Moment | UnsetType | None = UNSET
+    promote_until: Moment | UnsetType | None = UNSET
+    cancel_until: Moment | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
     reason: Reason | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse moments that PostgreSQL would keep and Python could not read back."""
-        for moment in (self.opens_at, self.closes_at):
+        for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until):
             if isinstance(moment, datetime):
                 in_utc(moment)
 
@@ -168,6 +173,11 @@ def in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("must be in the years 1 to 9999, in UTC") from error
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return the moment as people and programs read it: `2026-12-01T09:00:00Z`."""
+    return in_utc(moment).isoformat().replace("+00:00", "Z")
 
 
 _DECODERS: dict[str, json.Decoder[Command]] = {kind: json.Decoder(type_) for type_, kind in KINDS.items()}

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0008"
+REVISION = "0013"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
@@ -67,6 +67,12 @@ event = Table(
     Column("max_spots_per_registration", Integer, nullable=False, server_default=text("10")),
     Column("opens_at", DateTime(timezone=True)),
     Column("closes_at", DateTime(timezone=True)),
+    Column(
+        "promote_until",
+        DateTime(timezone=True),
+        comment="commands accepted from then on promote no registration",
+    ),
+    Column("cancel_until", DateTime(timezone=True), comment="holders cannot cancel from then on"),
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),
@@ -227,3 +233,17 @@ trouble = Table(
     ),
 )
 """Pending commands that their owner has set aside, and events that it cannot apply; for operators."""
+
+adoption = Table(
+    "adoption",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("source_id", Text, comment="the event's id in the source; null if adopted before 0013"),
+    Column("begun_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "finished_at",
+        DateTime(timezone=True),
+        comment="null while registrations may be missing; the event is closed and paused until then",
+    ),
+    PrimaryKeyConstraint("event_id", name="adoption_pkey"),
+)

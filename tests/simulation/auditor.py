@@ -167,6 +167,9 @@ def _unserved(now: Snapshot) -> Iterator[str]:
         yield f"8: {follow_ups} follow-ups are pending"
     if follow_ups or not now.settings["autoPromote"] or now.settings["paused"]:
         return
+    until = now.settings["promoteUntil"]
+    if until and any(told.accepted_at >= until for told in now.commands):
+        return  # what one of these commands freed is owed to nobody
     registered_at = {told.id: told.seq for told in now.commands}
     waiting = sorted((row for row in now.rows if row.status == "WAITLIST"), key=lambda row: row.seq)
     free = now.settings["capacity"] - now.spots_reserved

@@ -15,9 +15,11 @@ from worker import isolation
 
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
-                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused)
+                       auto_promote, max_spots_per_registration, opens_at, closes_at,
+                       promote_until, cancel_until, paused)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
-            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused)
+            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at,
+            :promote_until, :cancel_until, :paused)
 """)
 _ACCEPT = text("""
     WITH accepted AS (
@@ -38,7 +40,7 @@ _ENTRIES = text("""
     FROM audit_entry WHERE event_id = :event_id ORDER BY number
 """)
 _COMMANDS = text("""
-    SELECT ledger.id::text, seq, kind, payload, accepted_at, found.key AS idempotency_key, outcome
+    SELECT ledger.id::text, seq, kind, payload, actor, accepted_at, found.key AS idempotency_key, outcome
     FROM ledger LEFT JOIN idempotency_key AS found
          ON found.event_id = ledger.event_id AND found.command_id = ledger.id
     WHERE ledger.event_id = :event_id ORDER BY seq
@@ -65,7 +67,7 @@ class InPostgres:
                         "id": UUID(told.id),
                         "kind": told.kind,
                         "payload": msgspec.json.encode(told.payload).decode(),
-                        "actor": worlds.ACTOR,
+                        "actor": told.actor,
                         "accepted_at": told.accepted_at,
                     },
                 )
