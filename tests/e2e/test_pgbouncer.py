@@ -27,7 +27,7 @@ _WORKERS = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND class
 
 
 def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    found = re.search(rf"```{language}(?: norun)?\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     return found[1]
 
