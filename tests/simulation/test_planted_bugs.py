@@ -25,9 +25,9 @@ from tests.simulation.histories import (
     move,
     register,
 )
-from tests.simulation.model import HOLDER
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
+from tests.simulation.model import HOLDER
 from tests.simulation.mutants import Plant
 from tests.simulation.worlds import Witness
 from worker import load
