@@ -1,5 +1,6 @@
 """The services of an API process: its connections and the parts that use them, from start to end."""
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from uuid import UUID
 import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
@@ -24,7 +26,6 @@ from api.commands.submit import Submission
 from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
-from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
 from api.queries.batch_loader import BatchLoader
@@ -32,13 +33,17 @@ from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from api.readiness import ReadinessCheck
+from shared.domain import commands
+from shared.domain.commands import Command
 from shared.messaging import queues, results
-from shared.postgres import connections
+from shared.postgres import connections, locks, tables
 from shared.settings import Settings
 
 _EVENTS_REMEMBERED_MAX = 10_000
 _SLUGS_PER_READ_MAX = 500
-_SLUG = re.compile(schemas.SLUG)
+_SLUG = re.compile(commands.SLUG)
+_SLUG_SECONDS_MAX = tables.SLUG_HELD_SECONDS / 2
+"""The age at which an event's id is read anew: well before another event can have its slug."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,26 +71,45 @@ class Services:
     readiness: ReadinessCheck
     slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
+    last_event_ids: dict[str, UUID] = field(default_factory=dict)
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
+        """Return the event's id and cache it for a moment; 404 if there is no such event.
+
+        Without the database it returns the id that the event had: only the database could have changed it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SLUG_SECONDS_MAX
         id_ = None
         if _SLUG.fullmatch(slug):
-            id_ = await self.slugs.load(slug)  # a crowd that comes to a new event shares the read
+            try:
+                id_ = await self.slugs.load(slug)  # a crowd that comes to one event shares the read
+            except (SQLAlchemyError, OSError):
+                if slug not in self.last_event_ids:
+                    raise
+                return self.last_event_ids[slug]
         if id_ is None:
+            self.last_event_ids.pop(slug, None)
             raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self.event_ids.clear()
-        self.event_ids[slug] = id_
+        if len(self.last_event_ids) >= _EVENTS_REMEMBERED_MAX:
+            self.last_event_ids.clear()
+        self.event_ids[slug] = self.last_event_ids[slug] = id_
+        loop.call_at(until, self.event_ids.pop, slug, None)
         return id_
 
-    async def event_slug(self, event_id: UUID) -> str:
-        """Return the event's slug; 404 if there is no such event."""
-        slug = await self.read(lambda connection: events.event_slug(connection, event_id))
+    async def must_be_known(self, command: Command) -> None:
+        """Refuse a command of a version that a live worker does not know: it would stay pending."""
+        version = commands.version_of(command)
+        if version > 1 and version > await self.read(locks.version_known_by_all):
+            raise ProblemType.WORKERS_OUTDATED.error()
+
+    async def event_slug(self, event_id: UUID, *, deleted: bool = False) -> str:
+        """Return the event's slug; 404 if there is no such event, or if it is deleted unless `deleted`."""
+        slug = await self.read(lambda connection: events.event_slug(connection, event_id, deleted=deleted))
         if slug is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         return slug

@@ -65,7 +65,22 @@ class BatchWriter:
                 self._save_settings(event.id, changes.settings, changes)
             if changes.follow_up is not None:
                 self._save_follow_up(event.id, changes.follow_up)
-        # Registrations that leave go first, so that their places and email addresses are free for the others.
+        if any(changes.deleted or changes.updated or changes.corrected for _, changes in taken):
+            self._change_registrations(taken)
+        moved = [(event, changes) for event, changes in taken if changes.settings is None]
+        for number, (event, _) in enumerate(taken):
+            while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
+                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered=[])
+                self._save([], [(event, head)], [])
+                rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
+                taken[number] = event, rest
+        self._save(moved, taken, settled)
+
+    def _change_registrations(self, taken: Sequence[_Taken]) -> None:
+        """Send the registrations that leave first: then their email addresses are free for the others.
+
+        Of two that were corrected the one that was decided first may have had the address of the other.
+        """
         if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
             self._delete(deleted)
         updated = [(event.id, r) for event, changes in taken for r in changes.updated]
@@ -77,14 +92,6 @@ class BatchWriter:
             rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
             for first in range(0, len(rows), _ROWS_MAX):
                 self._update(rows[first : first + _ROWS_MAX])
-        moved = [(event, changes) for event, changes in taken if changes.settings is None]
-        for number, (event, _) in enumerate(taken):
-            while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
-                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered=[])
-                self._save([], [(event, head)], [])
-                rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
-                taken[number] = event, rest
-        self._save(moved, taken, settled)
 
     def _save(
         self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]

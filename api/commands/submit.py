@@ -23,7 +23,7 @@ from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain import outcomes
+from shared.domain import commands, outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 PUBLIC_ACTOR = "public"
-HOLDER_ACTOR = "holder"
+HOLDER_ACTOR = commands.HOLDER
 PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, HOLDER_ACTOR))
 
 

@@ -13,15 +13,18 @@ from api.commands import deadline
 from api.commands.deadline import Deadline
 from api.commands.submit import CommandRequest
 from api.edge.problems import ProblemError, ProblemType
+from api.edge.schemas import GivenReason
 from shared.domain import commands, ids
-from shared.domain.commands import Command, Register
+from shared.domain.commands import AddRegistration, Command, CorrectRegistration, Register
 from shared.settings import Settings
 
 _Body = TypeVar("_Body")
+_OfHolder = TypeVar("_OfHolder", Register, AddRegistration, CorrectRegistration)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 _REGISTER = msgspec.json.Decoder(Register)
+_REASON = msgspec.json.Decoder(GivenReason)
 
 
 async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_max: int) -> _Body:
@@ -48,13 +51,25 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
 async def read_registration(request: Request, settings: Settings) -> Register:
     """Return the registration of the body, its email address in normal form."""
     command = await read(request, _REGISTER, settings.body_bytes_max)
-    if command.email is None:
+    return with_normal_email(command)
+
+
+def with_normal_email(command: _OfHolder) -> _OfHolder:
+    """Return the command with its email address, if it has one, in normal form."""
+    if not isinstance(command.email, str):
         return command
     try:
         address = validate_email(command.email, check_deliverability=False)
     except EmailNotValidError as error:
         raise invalid(f"email: {error}") from error
     return msgspec.structs.replace(command, email=address.normalized)
+
+
+async def read_reason(request: Request, settings: Settings) -> str | None:
+    """Return the reason of the body, None if there is no body."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return None
+    return (await read(request, _REASON, settings.body_bytes_max)).reason
 
 
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
@@ -72,6 +87,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         actor=actor,
         idempotency_key=key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
+        version=commands.version_of(command),
         slug=slug,
         deadline=due,
     )

@@ -65,6 +65,7 @@ EVENT_EXAMPLE = {
     "promotionPolicy": "strict_fifo",
     "autoPromote": True,
     "paused": False,
+    "archived": False,
     "promoting": False,
     "createdAt": NOW,
     "updatedAt": NOW,

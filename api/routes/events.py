@@ -48,7 +48,7 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 @router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
 async def create_event(services: Provided, request: Request) -> Response:
-    """Create an event; its slug is its public address and never changes."""
+    """Create an event; its slug is its public address."""
     new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
     due = request_bodies.deadline_of(request, services.settings).accept_by
     id_ = ids.new_id()
@@ -60,6 +60,9 @@ async def create_event(services: Provided, request: Request) -> Response:
             await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
+        # After the insertion, which has waited for any other change of this slug.
+        if await events.slug_is_held(connection, new_event.slug):
+            raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
@@ -75,10 +78,15 @@ async def create_event(services: Provided, request: Request) -> Response:
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided,
+    cursor: UUID | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
+    """List events, oldest first: those in use, or the archived ones."""
+    rows = await services.read(
+        lambda connection: events.events(connection, archived=archived, after=cursor, limit=limit)
+    )
     return responses.body(
         EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
     )

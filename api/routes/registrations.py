@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -16,14 +17,15 @@ from api.commands import submit
 from api.edge import problems, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Availability, Receipt, ReceiptStatus
+from api.edge.schemas import Availability, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import ids
-from shared.domain.commands import ChangeStatus, Status
+from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Status
 
 router = APIRouter(tags=["Registering"])
+
+_PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -81,19 +83,45 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel a registration; its receipt is the permission."""
+
+    def cancellation(registration_id: UUID) -> ChangeStatus:
+        return ChangeStatus(registration_id=registration_id, status=Status.CANCELLED)
+
+    return await _by_holder(services, request, slug, receipt_id, cancellation)
+
+
+@router.patch("/api/p/{slug}/receipts/{receipt_id}", **public_routes.SHRINK)
+async def shrink(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
+    """Make a party smaller; its receipt is the permission. The spots that this frees go to the waitlist."""
+    asked = await request_bodies.read(request, _PARTY_SIZE, services.settings.body_bytes_max)
+
+    def correction(registration_id: UUID) -> CorrectRegistration:
+        return CorrectRegistration(registration_id=registration_id, spots_count=asked.spots_count)
+
+    return await _by_holder(services, request, slug, receipt_id, correction)
+
+
+async def _by_holder(
+    services: Services, request: Request, slug: str, receipt_id: str, command_for: Callable[[UUID], Command]
+) -> Response:
+    """Submit a command about the registration of a receipt, and show the receipt as of then."""
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    await _receipt(services, event_id, id_, deadline.accept_by)
-    command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
+    async with asyncio.timeout_at(deadline.accept_by):
+        registration_id = await services.receipts.held(event_id, id_)
+        if registration_id is None:
+            raise ProblemType.RECEIPT_NOT_FOUND.error()
+        command = command_for(registration_id)
+        await services.must_be_known(command)
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    return responses.body(cancelled, headers=decided.headers)
+    shown = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
+    return responses.body(shown, headers=decided.headers)
 
 
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:

@@ -41,8 +41,8 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     opens_at: datetime | None
     closes_at: datetime | None
     paused: bool
-    archived: bool
-    deleted: bool
+    archived: bool = False
+    deleted: bool = False
 
     def state(self, at: datetime) -> EventState:
         """Return the event's state at this moment; closed precedes paused."""
@@ -89,7 +89,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 
     id: UUID
     seq: int
-    original_seq: int | None
+    original_seq: int | None = None
     command_id: UUID | None
     name: str
     email: str | None

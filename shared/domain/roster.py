@@ -138,7 +138,7 @@ class Roster:
         self.corrected = {}
         return taken
 
-    def decide(self, pending: PendingCommand) -> Outcome:
+    def decide(self, pending: PendingCommand) -> Outcome:  # noqa: C901 - a case for each command
         """Return the outcome of a command, and note its changes."""
         if self.settings.deleted and not isinstance(pending.command, HealCounter | PromoteWaitlist):
             return rules.EVENT_DELETED

@@ -69,7 +69,7 @@ def for_those_who_wait(spots: int, spots_left: int) -> Refused:
 
 
 def against_settings(
-    before: EventSettings, after: EventSettings, spots_reserved: int, *, allow_overbooked: bool
+    before: EventSettings, after: EventSettings, spots_reserved: int, *, allow_overbooked: bool = False
 ) -> Refused | None:
     """Refuse a lower capacity below the confirmed spots, and a window that ends before it begins."""
     if overbooks(before, after, spots_reserved) and not allow_overbooked:
@@ -116,6 +116,7 @@ def against_size(settings: EventSettings, spots_count: int) -> Refused | None:
 def against_second_registration(
     email: str, own_id: UUID | None, holders: Mapping[str, UUID]
 ) -> Refused | None:
+    """Refuse an address that an active registration other than this one holds."""
     holder = holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None

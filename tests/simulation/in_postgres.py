@@ -16,10 +16,12 @@ from worker import isolation
 _FREE_SLUGS = text("UPDATE event SET slug = id::text, former_slug = NULL WHERE slug <> :taken")
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
-                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused, archived, deleted)
+                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused, archived,
+                       deleted)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
             :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused, :archived, :deleted),
-           (gen_random_uuid(), :taken, :taken, 0, true, null, 'strict_fifo', true, 1, null, null, false, false, false)
+           (gen_random_uuid(), :taken, :taken, 0, true, null, 'strict_fifo', true, 1, null, null, false,
+            false, false)
     ON CONFLICT (slug) DO NOTHING
 """)
 _ACCEPT = text("""

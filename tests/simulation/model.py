@@ -21,8 +21,8 @@ keeps them. Where the rules leave something open, it is decided like this:
   refused unless it may be overbooked.
 - An admin's addition without a status is placed as a newcomer for whom the waitlist always has room, if there
   is one. With a status it is placed there, on the waitlist at its tail.
-- A correction promotes if the size changed. A party that grows takes spots as a newcomer does; on the waitlist
-  it goes to the tail. Holders only shrink. A cancelled party may have any address and any allowed size.
+- A correction promotes if the size changed. A party that grows takes spots as a newcomer does; on the
+  waitlist it goes to the tail. Holders only shrink. A cancelled party may have any address.
 - A slug is fixed by any command but a change of the event, whatever became of that command.
 - A deleted event refuses everything but a heal and a follow-up. Nor does it, or an archived one, promote.
 """
@@ -114,7 +114,7 @@ class Model:
         self.overbooked = min(self.overbooked, max(-self.free(), 0))
         return outcome
 
-    def _decide(self, told: Told) -> Json:
+    def _decide(self, told: Told) -> Json:  # noqa: C901 - a case for each command
         if self.settings["deleted"] and told.kind not in ("heal_counter", "promote_waitlist"):
             return refused("REGISTRATION_CLOSED")
         match told.kind:
@@ -244,7 +244,7 @@ class Model:
             **({"moved": True} if moved else {}),
         }
 
-    def _correct(self, told: Told) -> Json:
+    def _correct(self, told: Told) -> Json:  # noqa: C901 - the rules one after the other
         party, asked = self._find(told), told.payload
         if party is None:
             return refused("REGISTRATION_NOT_FOUND")

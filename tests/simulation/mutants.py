@@ -169,10 +169,10 @@ def lets_holders_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 def writes_names_into_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
     move = Roster.move
 
-    def mutant(self: Roster, pending: PendingCommand, before: Any, after: Any, **facts: Any) -> None:
+    def mutant(self: Roster, pending: PendingCommand, *moved: Any, **facts: Any) -> None:
         if "before_after" in facts:
-            facts["before_after"] = {"name": (before.name, after.name)}
-        move(self, pending, before, after, **facts)
+            facts["before_after"] = {"name": [registration.name for registration in moved]}
+        move(self, pending, *moved, **facts)
 
     monkeypatch.setattr(Roster, "move", mutant)
 

@@ -17,6 +17,7 @@ NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)
 
 TERMS = EventSettings(
+    slug="a-drop",
     title="A drop",
     capacity=10,
     waitlist_enabled=True,
