@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 from email_validator import EmailNotValidError, validate_email
+from msgspec import UnsetType
 from starlette.requests import Request
 
 from api.commands import deadline
@@ -15,11 +16,10 @@ from api.commands.submit import CommandRequest
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import GivenReason
 from shared.domain import commands, ids
-from shared.domain.commands import AddRegistration, Command, CorrectRegistration, Register
+from shared.domain.commands import Command, Register
 from shared.settings import Settings
 
 _Body = TypeVar("_Body")
-_OfHolder = TypeVar("_OfHolder", Register, AddRegistration, CorrectRegistration)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
@@ -51,18 +51,17 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_m
 async def read_registration(request: Request, settings: Settings) -> Register:
     """Return the registration of the body, its email address in normal form."""
     command = await read(request, _REGISTER, settings.body_bytes_max)
-    return with_normal_email(command)
+    return msgspec.structs.replace(command, email=normal_email(command.email))
 
 
-def with_normal_email(command: _OfHolder) -> _OfHolder:
-    """Return the command with its email address, if it has one, in normal form."""
-    if not isinstance(command.email, str):
-        return command
+def normal_email(email: str | UnsetType | None) -> str | UnsetType | None:
+    """Return an email address, if there is one, in normal form."""
+    if not isinstance(email, str):
+        return email
     try:
-        address = validate_email(command.email, check_deliverability=False)
+        return validate_email(email, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise invalid(f"email: {error}") from error
-    return msgspec.structs.replace(command, email=address.normalized)
 
 
 async def read_reason(request: Request, settings: Settings) -> str | None:

@@ -45,7 +45,8 @@ _POSITION = """
 
 _REGISTRATION = text(f"""
     SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
-    FROM registration WHERE event_id = :event_id AND id = :id
+    FROM registration
+    WHERE event_id = :event_id AND id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
 """)
 
 # Positions are counted once up to the page's first waiting registration and then along the page.
@@ -54,6 +55,7 @@ _REGISTRATIONS = text("""
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
         FROM registration
         WHERE event_id = :event_id AND seq > :after
+          AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
           AND (CAST(:status AS text) IS NULL OR status = :status)
           AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
         ORDER BY seq LIMIT :limit
@@ -99,7 +101,7 @@ _COUNTER = text("""
     SELECT spots_reserved,
            (SELECT coalesce(sum(spots_count), 0) FROM registration
             WHERE event_id = event.id AND status = 'CONFIRMED') AS actual_confirmed
-    FROM event WHERE id = :event_id
+    FROM event WHERE id = :event_id AND NOT deleted
 """)
 
 _REVISION = text("SELECT version_num FROM alembic_version")

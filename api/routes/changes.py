@@ -34,7 +34,6 @@ from shared.domain.commands import (
     AddRegistration,
     ChangeEvent,
     Command,
-    CorrectRegistration,
     DeleteEvent,
     DeleteRegistration,
     GiveReceipt,
@@ -82,7 +81,7 @@ async def add_registration(
 ) -> Response:
     """Register a party outside the window, in a pause, or past the waitlist's limit; return its receipt."""
     asked = await request_bodies.read(request, _ADD, services.settings.body_bytes_max)
-    command = request_bodies.with_normal_email(asked)
+    command = msgspec.structs.replace(asked, email=request_bodies.normal_email(asked.email))
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -111,11 +110,10 @@ async def change_registration(
     event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Confirm, waitlist or cancel a registration, or correct its name, its email address or its size."""
-    change = await request_bodies.read(request, _REGISTRATION_CHANGE, services.settings.body_bytes_max)
+    asked = await request_bodies.read(request, _REGISTRATION_CHANGE, services.settings.body_bytes_max)
     await _must_exist(services, request, event_id, registration_id)
+    change = msgspec.structs.replace(asked, email=request_bodies.normal_email(asked.email))
     command = change.command(registration_id)
-    if isinstance(command, CorrectRegistration):
-        command = request_bodies.with_normal_email(command)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
