@@ -17,7 +17,7 @@ _OTHER = UUID(int=0)
 # The capacity at the time of an entry is what the next change of it has as "before".
 _STEPS = text("""
     SELECT entry.number, entry.at, entry.kind, entry.actor, entry.reason, entry.from_status, entry.to_status,
-           entry.spots_delta, entry.spots_reserved,
+           entry.spots_delta, entry.spots_reserved, entry.before_after,
            coalesce(
                (SELECT CAST(later.before_after -> 'capacity' ->> 0 AS integer) FROM audit_entry AS later
                 WHERE later.event_id = entry.event_id AND later.number > entry.number
@@ -46,7 +46,7 @@ async def explain(
     connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
 ) -> Explanation:
     """Return the explanation of a registration's status, from one snapshot of the tables."""
-    steps = await _steps(connection, event["id"], registration["id"])
+    steps = await _steps(connection, event["id"], registration)
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
@@ -62,27 +62,47 @@ async def explain(
         spots_left=max(free, 0),
         registrations_ahead=None if ahead is None else ahead.registrations,
         spots_ahead=None if ahead is None else ahead.spots,
-        sentences=[_past(registration, step) for step in steps] + _present(event, registration, ahead, steps),
+        sentences=[_past(step) for step in steps] + _present(event, registration, ahead, steps),
         steps=steps,
     )
 
 
-async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list[ExplanationStep]:
-    rows = await connection.execute(_STEPS, {"event_id": event_id, "id": id_})
-    return [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
+async def _steps(
+    connection: AsyncConnection, event_id: UUID, registration: RowMapping
+) -> list[ExplanationStep]:
+    """Return the registration's entries, each with the party's size after it, found from the last on."""
+    rows = await connection.execute(_STEPS, {"event_id": event_id, "id": registration["id"]})
+    size = registration["spots_count"]
+    steps = []
+    for row in reversed(rows.mappings().all()):
+        shown = {**row, "at": audit.timestamp(row["at"])}
+        corrected = shown.pop("before_after") or {}
+        steps.append(ExplanationStep(**shown, corrected=sorted(corrected), spots_count=size))
+        size = corrected.get("spotsCount", [size])[0]
+    return steps[::-1]
 
 
-def _past(registration: RowMapping, step: ExplanationStep) -> str:
+def _past(step: ExplanationStep) -> str:
     """Return a sentence for a step: the change, its actor, and the counter at that moment."""
-    needs = registration["spots_count"]
+    needs = step.spots_count
+    because = f" because {step.reason!r}" if step.reason else ""
+    if step.kind == "give_receipt":
+        return f"Given a new receipt by {step.actor}{because}."
+    if step.kind == "correct_registration":
+        parts = " and ".join(step.corrected)
+        return f"Corrected in {parts} by {step.actor}{because}: since then it needs {needs}."
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
     if step.from_status is None:
-        how = {"register": "decided", "adopt": "adopted", "migration": "taken over"}.get(step.kind, step.kind)
+        how = {
+            "register": "decided",
+            "add_registration": f"added by {step.actor}{because}",
+            "adopt": "adopted",
+            "migration": "taken over",
+        }.get(step.kind, step.kind)
         return f"When it was {how}, {counter}: {step.to_status}."
     if step.kind == "promotion":
         return f"Promoted when spots became free: {counter}."
-    because = f" because {step.reason!r}" if step.reason else ""
     return (
         f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
     )
@@ -116,8 +136,9 @@ def _obstacle(
             f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
             "behind it are promoted before it until the capacity allows it."
         )
-    if event["paused"]:
-        return "The event is paused: no registration is promoted until the pause ends."
+    if event["archived"] or event["paused"]:
+        how, end = ("archived", "archive") if event["archived"] else ("paused", "pause")
+        return f"The event is {how}: no registration is promoted until the {end} ends."
     if not event["auto_promote"]:
         return f"{free} are free; autoPromote is off, so an admin has to confirm it."
     if free == 0:

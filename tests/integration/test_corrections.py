@@ -350,3 +350,23 @@ def test_a_slug_changes_until_something_was_asked(stage: Stage) -> None:
     assert code(fixed) == (409, "SLUG_FIXED")
     assert same.status_code == 200
     assert stage.get(f"/api/p/{slug}")["title"] == "B"
+
+
+def test_an_explanation_names_the_corrections(stage: Stage) -> None:
+    event = stage.create_event(capacity=5)
+    party = register(stage, event, "Anm", 4)
+    ask(stage, "PATCH", of(event, party), {"name": "Ann", "spotsCount": 2, "reason": "two are ill"})
+    ask(stage, "POST", of(event, party, "/receipt"))
+    added = ask(stage, "POST", of(event, more="/registrations"), {"name": "Bob", "reason": "by phone"}).json()
+
+    assert stage.get(of(event, party, "/explain"))["sentences"] == [
+        "When it was decided, 0 of 5 spots were confirmed and it needs 4: CONFIRMED.",
+        "Corrected in name and spotsCount by admin because 'two are ill': since then it needs 2.",
+        "Given a new receipt by admin.",
+    ]
+    assert stage.get(of(event, added, "/explain"))["sentences"] == [
+        (
+            "When it was added by admin because 'by phone', "
+            "2 of 5 spots were confirmed and it needs 1: CONFIRMED."
+        )
+    ]

@@ -20,7 +20,7 @@ _CREATE = text("""
                        deleted)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
             :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused, :archived, :deleted),
-           (gen_random_uuid(), :taken, :taken, 0, true, null, 'strict_fifo', true, 1, null, null, false,
+           (gen_random_uuid(), :taken, :taken, 100, true, null, 'strict_fifo', true, 1, null, null, false,
             false, false)
     ON CONFLICT (slug) DO NOTHING
 """)
