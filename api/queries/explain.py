@@ -137,8 +137,8 @@ def _obstacle(
             "behind it are promoted before it until the capacity allows it."
         )
     if event["archived"] or event["paused"]:
-        how, end = ("archived", "archive") if event["archived"] else ("paused", "pause")
-        return f"The event is {how}: no registration is promoted until the {end} ends."
+        how, end = ("archived", "it is taken out") if event["archived"] else ("paused", "the pause ends")
+        return f"The event is {how}: no registration is promoted until {end}."
     if not event["auto_promote"]:
         return f"{free} are free; autoPromote is off, so an admin has to confirm it."
     if free == 0:
