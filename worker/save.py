@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg.rows import TupleRow
 
-from shared.domain import commands
+from shared.domain import texts
 from shared.domain.commands import Status
 from shared.domain.event import EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
@@ -148,7 +148,7 @@ class BatchWriter:
         self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
 
     def _correct(self, event_id: UUID, registration: Registration) -> None:
-        email_key = registration.email and commands.email_key(registration.email)
+        email_key = registration.email and texts.email_key(registration.email)
         parameters = {"event_id": event_id, "email_key": email_key, **msgspec.structs.asdict(registration)}
         self._send(CORRECT_REGISTRATION, parameters, 1, Overtaken)
 
@@ -199,7 +199,7 @@ def _parameters(
         "entered_command_ids": arrays.uuids(r.command_id for _, r in entered),
         "entered_names": arrays.texts(r.name for _, r in entered),
         "entered_emails": arrays.texts(r.email for _, r in entered),
-        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for _, r in entered),
+        "entered_email_keys": arrays.texts(r.email and texts.email_key(r.email) for _, r in entered),
         "entered_spots_counts": arrays.numbers(r.spots_count for _, r in entered),
         "entered_statuses": arrays.texts(r.status for _, r in entered),
         "noted_event_ids": arrays.uuids(event_id for event_id, _ in noted),

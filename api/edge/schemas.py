@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
@@ -160,7 +159,7 @@ class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid
         """Refuse a change of nothing, of two kinds at once, and a place anywhere but on the waitlist."""
         corrects = any(part is not UNSET for part in (self.name, self.email, self.spots_count))
         if corrects is (self.status is not UNSET):
-            raise ValueError("expected either status, or some of name, email and spotsCount")
+            raise ValueError("status must be given, or else some of name, email and spotsCount")
         if self.place is not UNSET and self.status is not Status.WAITLIST:
             raise ValueError("place is only for the status WAITLIST")
 
@@ -248,6 +247,13 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
+class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A field, parameter or header that is wrong, and the reason in words for people."""
+
+    field: str
+    reason: str
+
+
 class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     """An error as RFC 9457 has it, with a stable `code` and the request's id."""
 
@@ -261,7 +267,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | UnsetType = UNSET
     spots_left: int | UnsetType = UNSET
     spots_needed: int | UnsetType = UNSET
-    errors: list[dict[str, Any]] | UnsetType = UNSET
+    errors: list[FieldError] | UnsetType = UNSET
 
 
 class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):

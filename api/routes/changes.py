@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Request
 from msgspec import UNSET
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from api.commands import submit
@@ -29,7 +30,7 @@ from api.edge.security import writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import commands, outcomes
+from shared.domain import commands, outcomes, texts
 from shared.domain.commands import (
     AddRegistration,
     ChangeEvent,
@@ -47,16 +48,14 @@ _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
 _REGISTRATION_CHANGE = msgspec.json.Decoder(RegistrationChange)
 _ADD = msgspec.json.Decoder(AddRegistration)
 
-Reason = Annotated[
-    str | None, Query(min_length=1, max_length=commands.REASON_LENGTH_MAX, pattern=commands.PRINTABLE)
-]
+Reason = Annotated[str | None, BeforeValidator(texts.clean), Query(max_length=commands.REASON_LENGTH_MAX)]
 _Expected = TypeVar("_Expected")
 
 
 @router.patch("/{event_id}", **admin_routes.CHANGE_EVENT)
 async def change_event(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Change settings; the others stay. Spots that a larger capacity frees go to the waitlist."""
-    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
+    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -80,8 +79,7 @@ async def add_registration(
     event_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Register a party outside the window, in a pause, or past the waitlist's limit; return its receipt."""
-    asked = await request_bodies.read(request, _ADD, services.settings.body_bytes_max)
-    command = msgspec.structs.replace(asked, email=request_bodies.normal_email(asked.email))
+    command = await request_bodies.read(request, _ADD, services.settings)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -110,9 +108,8 @@ async def change_registration(
     event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Confirm, waitlist or cancel a registration, or correct its name, its email address or its size."""
-    asked = await request_bodies.read(request, _REGISTRATION_CHANGE, services.settings.body_bytes_max)
+    change = await request_bodies.read(request, _REGISTRATION_CHANGE, services.settings)
     await _must_exist(services, request, event_id, registration_id)
-    change = msgspec.structs.replace(asked, email=request_bodies.normal_email(asked.email))
     command = change.command(registration_id)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
@@ -139,7 +136,7 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
     await _must_exist(services, request, event_id, registration_id)
-    command = DeleteRegistration(registration_id=registration_id, reason=reason)
+    command = DeleteRegistration(registration_id=registration_id, reason=reason or None)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided

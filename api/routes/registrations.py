@@ -14,17 +14,20 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import submit
-from api.edge import problems, request_bodies, responses
+from api.edge import body_fields, problems, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Availability, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Status
+from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Register, Status
 
 router = APIRouter(tags=["Registering"])
 
+# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
+_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
+_REGISTER = msgspec.json.Decoder(Register)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
@@ -34,7 +37,8 @@ async def availability(slug: str, services: Provided) -> Response:
     event = await services.read(lambda connection: events.event_by_slug(connection, slug))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
+    content = Availability(**{name: event[name] for name in Availability.__struct_fields__})
+    return responses.body(content, headers={"cache-control": _BRIEFLY})
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -44,7 +48,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    command = await request_bodies.read_registration(request, services.settings)
+    command = await request_bodies.read(request, _REGISTER, services.settings)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -93,7 +97,7 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
 @router.patch("/api/p/{slug}/receipts/{receipt_id}", **public_routes.SHRINK)
 async def shrink(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Make a party smaller; its receipt is the permission. The spots that this frees go to the waitlist."""
-    asked = await request_bodies.read(request, _PARTY_SIZE, services.settings.body_bytes_max)
+    asked = await request_bodies.read(request, _PARTY_SIZE, services.settings)
 
     def correction(registration_id: UUID) -> CorrectRegistration:
         return CorrectRegistration(registration_id=registration_id, spots_count=asked.spots_count)
@@ -144,7 +148,7 @@ def _wait_seconds(request: Request) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise request_bodies.invalid("wait: expected a number of seconds, 0 or more.")
+        raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
 
@@ -171,8 +175,6 @@ def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -
     """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
     encoded = msgspec.json.encode(content)
     headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
-    headers["cache-control"] = "private, no-cache"
-    known = request.headers.get("if-none-match", "")
-    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+    if request_bodies.knows(request, tag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")

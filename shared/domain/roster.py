@@ -43,7 +43,6 @@ from shared.domain.commands import (
     PromoteWaitlist,
     Register,
     Status,
-    email_key,
 )
 from shared.domain.event import (
     PROMOTION,
@@ -65,6 +64,7 @@ from shared.domain.outcomes import (
     WaitlistPromoted,
 )
 from shared.domain.promotion import Waiter, Waitlist
+from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
 _OF_SETTINGS: frozenset[Kind] = frozenset({"change_event", "delete_event"})

@@ -402,8 +402,14 @@ class Model:
 
     def _is_taken(self, email: str | None, among: list[Party] | None = None) -> bool:
         parties = self.parties if among is None else among
-        keys = [p.email.casefold() for p in parties if p.email and p.status != "CANCELLED"]
-        return email is not None and email.casefold() in keys
+        known = [spelling(p.email) for p in parties if p.email and p.status != "CANCELLED"]
+        return email is not None and spelling(email) in known
+
+
+def spelling(email: str) -> str:
+    """Two spellings of one address differ in case, or in how the domain is written."""
+    local, _, domain = email.lower().rpartition("@")
+    return f"{local}@{domain.encode('idna').decode()}"
 
 
 def refused(code: str, **more: int) -> Json:
