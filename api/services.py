@@ -1,16 +1,14 @@
 """The services of an API process: its connections and the parts that use them, from start to end."""
 
-import asyncio
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
@@ -28,22 +26,18 @@ from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.queries import events
-from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.slugs import Slugs
 from api.readiness import ReadinessCheck
 from shared.domain import commands
 from shared.domain.commands import Command
 from shared.messaging import queues, results
-from shared.postgres import connections, locks, tables
+from shared.postgres import connections, locks
 from shared.settings import Settings
 
-_EVENTS_REMEMBERED_MAX = 10_000
-_SLUGS_PER_READ_MAX = 500
 _SLUG = re.compile(commands.SLUG)
-_SLUG_SECONDS_MAX = tables.SLUG_HELD_SECONDS / 2
-"""The age at which an event's id is read anew: well before another event can have its slug."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,36 +63,18 @@ class Services:
     full_events: FullEvents
     submission: Submission
     readiness: ReadinessCheck
-    slugs: BatchLoader[str, UUID | None]
-    event_ids: dict[str, UUID] = field(default_factory=dict)
-    last_event_ids: dict[str, UUID] = field(default_factory=dict)
+    slugs: Slugs
+    event_ids: dict[str, UUID]
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and cache it for a moment; 404 if there is no such event.
-
-        Without the database it returns the id that the event had: only the database could have changed it.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _SLUG_SECONDS_MAX
-        id_ = None
-        if _SLUG.fullmatch(slug):
-            try:
-                id_ = await self.slugs.load(slug)  # a crowd that comes to one event shares the read
-            except (SQLAlchemyError, OSError):
-                if slug not in self.last_event_ids:
-                    raise
-                return self.last_event_ids[slug]
+        """Return the event's id and remember it; 404 if there is no such event."""
+        id_ = await self.slugs.find(slug) if _SLUG.fullmatch(slug) else None
         if id_ is None:
-            self.last_event_ids.pop(slug, None)
             raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self.last_event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self.last_event_ids.clear()
-        self.event_ids[slug] = self.last_event_ids[slug] = id_
-        loop.call_at(until, self.event_ids.pop, slug, None)
         return id_
 
     async def must_be_known(self, command: Command) -> None:
@@ -125,6 +101,7 @@ class Services:
         await self.sender.close()
         await self.poller.close()
         await self.figures.close()
+        await self.slugs.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -146,6 +123,7 @@ def open_services(settings: Settings) -> Services:
     intake = Intake(settings)
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
+    slugs = Slugs(autocommit, reader)
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
@@ -170,10 +148,8 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,
-        slugs=BatchLoader(
-            lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
-            _SLUGS_PER_READ_MAX,
-        ),
+        slugs=slugs,
+        event_ids=slugs.event_ids,
         submission=Submission(
             limit=limit,
             intake=intake,

@@ -32,14 +32,17 @@ def upgrade() -> None:
             "event", sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false(), comment=comment)
         )
     op.add_column(
-        "event", sa.Column("former_slug", sa.Text, comment="the slug that it gave up, for other events")
+        "event",
+        sa.Column(
+            "former_slugs", sa.ARRAY(sa.Text), comment="the slugs that it gave up lately, for other events"
+        ),
     )
     op.add_column("event", sa.Column("slug_released_at", sa.DateTime(timezone=True)))
     op.create_index(
-        "event_former_slug_idx",
+        "event_slug_released_idx",
         "event",
-        ["former_slug"],
-        postgresql_where=sa.text("former_slug IS NOT NULL"),
+        ["slug_released_at"],
+        postgresql_where=sa.text("slug_released_at IS NOT NULL"),
     )
     op.alter_column(
         "registration",
@@ -54,7 +57,7 @@ def downgrade() -> None:
         "command_id",
         comment="the command that made it; null for an adopted registration",
     )
-    op.drop_index("event_former_slug_idx", "event")
-    for name in ("slug_released_at", "former_slug", "deleted", "archived"):
+    op.drop_index("event_slug_released_idx", "event")
+    for name in ("slug_released_at", "former_slugs", "deleted", "archived"):
         op.drop_column("event", name)
     op.drop_column("registration", "original_seq")

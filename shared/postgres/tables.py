@@ -5,6 +5,7 @@ begin with the event's id, so that the database can be divided by event.
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -87,7 +88,7 @@ event = Table(
         server_default=false(),
         comment="closed for good and hidden; its rows stay",
     ),
-    Column("former_slug", Text, comment="the slug that it gave up, for other events"),
+    Column("former_slugs", ARRAY(Text), comment="the slugs that it gave up lately, for other events"),
     Column("slug_released_at", DateTime(timezone=True)),
     UniqueConstraint("slug", name="event_slug_key"),
     CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
@@ -99,7 +100,9 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
-    Index("event_former_slug_idx", "former_slug", postgresql_where=text("former_slug IS NOT NULL")),
+    Index(
+        "event_slug_released_idx", "slug_released_at", postgresql_where=text("slug_released_at IS NOT NULL")
+    ),
 )
 
 registration = Table(

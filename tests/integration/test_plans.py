@@ -134,7 +134,7 @@ CASES = {
         "registration_pkey command_pkey", 2 * COUNT, event_id=_FIRST_EVENT, ids=_OLD_IDS
     ),
     "find_slugs": _case(
-        "command_pkey event_slug_key event_former_slug_idx",
+        "command_pkey event_slug_key event_slug_released_idx",
         2 * COUNT + 1,
         event_id=_FIRST_EVENT,
         slugs=_list("text", lambda i: f"'event-{i + 1}'"),

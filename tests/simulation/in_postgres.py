@@ -13,7 +13,9 @@ from tests.simulation.model import TAKEN, Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
 from worker import isolation
 
-_FREE_SLUGS = text("UPDATE event SET slug = id::text, former_slug = NULL WHERE slug <> :taken")
+_FREE_SLUGS = text(
+    "UPDATE event SET slug = id::text, former_slugs = NULL, slug_released_at = NULL WHERE slug <> :taken"
+)
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
                        auto_promote, max_spots_per_registration, opens_at, closes_at, paused, archived,

@@ -6,10 +6,10 @@ SELECT EXISTS (SELECT FROM command WHERE event_id = :'event_id'::uuid AND kind <
            SELECT asked.slug FROM unnest(:'slugs'::text[]) AS asked (slug)
            LEFT JOIN LATERAL (SELECT id FROM event WHERE event.slug = asked.slug OFFSET 0) AS holder ON true
            LEFT JOIN LATERAL (
-               SELECT id, slug_released_at FROM event WHERE former_slug = asked.slug
-               ORDER BY slug_released_at DESC LIMIT 1
+               SELECT id FROM event
+               WHERE slug_released_at > clock_timestamp() - make_interval(secs => :'held_seconds'::float8)
+                 AND asked.slug = ANY(former_slugs) AND id <> :'event_id'::uuid
+               LIMIT 1
            ) AS former ON true
-           WHERE holder.id <> :'event_id'::uuid
-              OR (former.id <> :'event_id'::uuid AND former.slug_released_at
-                  > clock_timestamp() - make_interval(secs => :'held_seconds'::float8))
+           WHERE holder.id <> :'event_id'::uuid OR former.id IS NOT NULL
        ) AS taken

@@ -2,7 +2,9 @@
 -- the capacity below the confirmed spots, `overbooked_from` is the capacity under which they were confirmed.
 UPDATE event
 SET slug = :'slug'::text,
-    former_slug = CASE WHEN slug = :'slug'::text THEN former_slug ELSE slug END,
+    former_slugs = CASE WHEN slug = :'slug'::text THEN former_slugs
+                        WHEN slug_released_at > clock_timestamp() - interval '10 s' THEN former_slugs || slug
+                        ELSE ARRAY[slug] END,
     slug_released_at = CASE WHEN slug = :'slug'::text THEN slug_released_at ELSE clock_timestamp() END,
     title = :'title'::text,
     capacity = :'capacity'::integer,
