@@ -136,13 +136,13 @@ async def read_registration(event_id: UUID, registration_id: UUID, services: Pro
 async def list_audit_entries(
     event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
-    """List the audit trail by number, each entry chained to the one before."""
+    """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after = _after(cursor)
     rows = await services.read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 

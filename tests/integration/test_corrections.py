@@ -300,6 +300,7 @@ def test_a_deleted_event_is_gone_and_its_slug_free(stage: Stage) -> None:
         assert code(ask(stage, "GET", of(event, more=path))) == (404, "EVENT_NOT_FOUND"), path
     assert event["id"] not in ids_of(stage) | ids_of(stage, "&archived=true")
     assert stage.get(of(event, more="/audit"))["items"][-1]["kind"] == "delete_event"
+    assert stage.get(of(event, more="/audit?cursor=1000"))["items"] == []
     reused = created(stage, event["slug"])
     registered = register(stage, reused, "B")
     assert registered["status"] == "CONFIRMED"
