@@ -30,6 +30,7 @@ from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from api.queries.slugs import Slugs
+from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
 from shared.domain import commands
 from shared.domain.commands import Command
@@ -58,6 +59,7 @@ class Services:
     fallback: LedgerFallback
     reader: Reader
     receipts: Receipts
+    status_changes: StatusChanges
     figures: Figures
     pace: Pace
     full_events: FullEvents
@@ -100,6 +102,7 @@ class Services:
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
+        await self.status_changes.close()
         await self.figures.close()
         await self.slugs.close()
         await self.redis.aclose()
@@ -145,6 +148,7 @@ def open_services(settings: Settings) -> Services:
         fallback=fallback,
         reader=reader,
         receipts=receipts,
+        status_changes=StatusChanges(reader),
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,

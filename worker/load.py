@@ -285,7 +285,8 @@ def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
     kinds = {type(command.command) for command in pending}
     if event.follow_up is not None:
         return PromoteWaitlist in kinds
-    return event.settings.promotes or ChangeEvent in kinds
+    promotes = any(event.settings.promotes(command.accepted_at) for command in pending)
+    return promotes or ChangeEvent in kinds
 
 
 def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from shared.domain import outcomes
-from shared.domain.outcomes import RefusalCode
 
 RETRY_SECONDS = 1
 
@@ -62,7 +61,17 @@ class ProblemType(Enum):
     )
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
-    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has not opened yet.", ("receipt_id",)
+    CANCELLATION_CLOSED = (
+        HTTPStatus.CONFLICT,
+        "Holders could cancel until 2026-12-24T18:00:00Z; ask the organiser.",
+        ("receipt_id",),
+    )
+    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has closed.", ("receipt_id",)
+    REGISTRATION_NOT_OPEN = (
+        HTTPStatus.CONFLICT,
+        "Registration opens at 2026-12-01T09:00:00Z.",
+        ("receipt_id", "opens_at"),
+    )
     EVENT_PAUSED = HTTPStatus.CONFLICT, "Registration is paused.", ("receipt_id",)
     TOO_MANY_SPOTS = HTTPStatus.CONFLICT, "One registration may have at most 10 spots.", ("receipt_id",)
     ALREADY_REGISTERED = (
@@ -168,11 +177,6 @@ class ProblemType(Enum):
         return ProblemError(
             self.status, self.name, detail or self.detail, headers={**self.headers, **headers}, **more
         )
-
-
-def of_refusal(code: RefusalCode) -> ProblemType:
-    """Return the problem of a refusal; both have the same code."""
-    return ProblemType[code.name]
 
 
 def title(status: HTTPStatus) -> str:

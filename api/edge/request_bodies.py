@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from api.commands import deadline
 from api.commands.deadline import Deadline
-from api.commands.submit import CommandRequest
+from api.commands.submit import PUBLIC_ACTORS, CommandRequest
 from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.responses import ANSWER_HEADERS
@@ -72,7 +72,8 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
 ) -> CommandRequest:
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    key = _key_digest(request) if "idempotency-key" in request.headers else None
+    # No public key is an admin's, whatever its characters.
+    key = key_digest(request, "" if actor in PUBLIC_ACTORS else "admin\0")
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -85,6 +86,24 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         slug=slug,
         deadline=due,
     )
+
+
+def key_digest(request: Request, prefix: str) -> bytes | None:
+    """Return the digest of the request's one idempotency key behind `prefix`, None without a key.
+
+    The key may be a string or bare.
+    """
+    if "idempotency-key" not in request.headers:
+        return None
+    keys = {
+        re.sub(r"\\(.)", r"\1", string[1]) if (string := _STRING.fullmatch(member)) else member
+        for member in _members(request, "idempotency-key")
+    }
+    key = keys.pop() if len(keys) == 1 else ""
+    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
+        rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
+        raise body_fields.invalid({"Idempotency-Key": rule})
+    return hashlib.sha256(f"{prefix}{key}".encode()).digest()
 
 
 def deadline_of(request: Request, settings: Settings) -> Deadline:
@@ -112,10 +131,10 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
     return deadline.of(wait_seconds, settings.answer_wait_seconds)
 
 
-def knows(request: Request, tag: str) -> bool:
-    """Tell whether the client has this entity tag already, compared weakly (`If-None-Match`)."""
+def known_tags(request: Request) -> list[str]:
+    """Return the entity tags that the client has, compared weakly; `*` stands for any (`If-None-Match`)."""
     known = ",".join(request.headers.getlist("if-none-match"))
-    return known.strip() == "*" or tag in _ENTITY_TAG.findall(known)
+    return ["*"] if known.strip() == "*" else _ENTITY_TAG.findall(known)
 
 
 def invalid(detail: str) -> ProblemError:
@@ -148,19 +167,6 @@ def _members(request: Request, header: str) -> list[str]:
     """Return the members of a header that is a list, from all its lines, a quoted comma kept."""
     members = map(str.strip, _MEMBER.findall(",".join(request.headers.getlist(header))))
     return [member for member in members if member]
-
-
-def _key_digest(request: Request) -> bytes:
-    """Return the digest of the request's one idempotency key, which may be a string or bare."""
-    keys = set()
-    for member in _members(request, "idempotency-key"):
-        string = _STRING.fullmatch(member)
-        keys.add(re.sub(r"\\(.)", r"\1", string[1]) if string else member)
-    key = keys.pop() if len(keys) == 1 else ""
-    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-        rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
-        raise body_fields.invalid({"Idempotency-Key": rule})
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _too_large(bytes_max: int) -> ProblemError:

@@ -22,6 +22,7 @@ from shared.domain.commands import (
     Status,
 )
 from shared.domain.event import EventState
+from shared.domain.offer import Next
 
 
 class ReceiptStatus(StrEnum):
@@ -42,7 +43,9 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class NewEvent(
+    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """An event to create."""
 
     slug: Slug
@@ -55,17 +58,20 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
     max_spots_per_registration: SpotsCount = 10
     opens_at: Moment | None = None
     closes_at: Moment | None = None
+    promote_until: Moment | None = None
+    cancel_until: Moment | None = None
 
     def __post_init__(self) -> None:
         """Refuse a window that ends before it begins, and moments that no calendar has."""
-        opens_at, closes_at = (
-            moment and commands.in_utc(moment) for moment in (self.opens_at, self.closes_at)
+        opens_at, closes_at, *_ = (
+            moment and commands.in_utc(moment)
+            for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until)
         )
         if opens_at and closes_at and closes_at <= opens_at:
             raise ValueError("closesAt must be after opensAt")
 
 
-class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
+class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event."""
 
     slug: str
@@ -80,7 +86,20 @@ class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Event(Availability, frozen=True, kw_only=True, rename="camel"):
+class Availability(_EventFigures, frozen=True, kw_only=True, rename="camel"):
+    """The public facts of an event, and what a newcomer would get.
+
+    `spotsOffered` is the largest party that would be confirmed, `next` the answer to a party of one; both are
+    as of the last decision before `asOf`, and null unless the event is open. `pending` commands come first.
+    """
+
+    spots_offered: int | None
+    next: Next | None
+    pending: int
+    as_of: datetime
+
+
+class Event(_EventFigures, frozen=True, kw_only=True, rename="camel"):
     """An event with all its settings and counters, for admins."""
 
     id: UUID
@@ -89,6 +108,8 @@ class Event(Availability, frozen=True, kw_only=True, rename="camel"):
     waitlist_limit: int | None
     promotion_policy: str
     auto_promote: bool
+    promote_until: datetime | None
+    cancel_until: datetime | None
     paused: bool
     archived: bool
     promoting: bool
@@ -198,11 +219,16 @@ class EventDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter; `changed` is false when there was nothing to do."""
+    """A registration and its event's counter as of now, beside what the command did.
+
+    `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
+    """
 
     receipt_id: UUID
     changed: bool
-    registration: Registration
+    from_status: Status
+    to_status: Status
+    registration: Registration | None
     event: EventCounter
 
 
@@ -247,6 +273,14 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
+class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
+    """The receipt of a registration as of now, beside what the cancellation did to the registration."""
+
+    changed: bool
+    from_status: Status
+    to_status: Status
+
+
 class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
     """A field, parameter or header that is wrong, and the reason in words for people."""
 
@@ -267,6 +301,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | UnsetType = UNSET
     spots_left: int | UnsetType = UNSET
     spots_needed: int | UnsetType = UNSET
+    opens_at: datetime | UnsetType = UNSET
     errors: list[FieldError] | UnsetType = UNSET
 
 

@@ -138,6 +138,9 @@ PENDING_ANSWER = answer(
 WAIT = {
     "name": "wait",
     "in": "query",
-    "description": "Seconds to wait for the decision of a pending command.",
+    "description": (
+        "Seconds to wait for the decision of a pending command; with `If-None-Match`, also for a change "
+        "of the registration's status."
+    ),
     "schema": {"type": "number", "minimum": 0, "default": 0},
 }

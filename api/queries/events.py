@@ -14,7 +14,7 @@ from shared.postgres import arrays, tables
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused, archived, deleted,
+    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused, archived, deleted,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
@@ -23,7 +23,6 @@ _EVENT_COLUMNS = """
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
-_EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug AND NOT deleted")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
 _SLUG_IS_HELD = text("""
     SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
@@ -123,12 +122,6 @@ async def slug_is_held(connection: AsyncConnection, slug: str) -> bool:
     """Return True if an event gave the slug up so lately that a process may still send commands there."""
     parameters = {"slug": slug, "held_seconds": tables.SLUG_HELD_SECONDS}
     return bool((await connection.execute(_SLUG_IS_HELD, parameters)).scalar_one())
-
-
-async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
-    """Return an event by its slug, with its state as of now."""
-    row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
-    return None if row is None else _with_state(row)
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:

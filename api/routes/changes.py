@@ -20,7 +20,6 @@ from api.edge.schemas import (
     EventCounter,
     EventDeleted,
     Healed,
-    Receipt,
     Registration,
     RegistrationChange,
     RegistrationChanged,
@@ -99,8 +98,10 @@ async def give_receipt(
     if isinstance(decided, Response):
         return decided
     reading = services.receipts.find(event_id, decided.receipt_id, decided.read_by)
-    content: Receipt = await submit.shown(decided, reading)
-    return responses.body(content, HTTPStatus.CREATED, decided.headers)
+    given = (await submit.shown(decided, reading)).receipt
+    if given is None:  # a newer one was given since
+        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+    return responses.body(given, HTTPStatus.CREATED, decided.headers)
 
 
 @router.patch("/{event_id}/registrations/{registration_id}", **admin_routes.CHANGE_REGISTRATION)
@@ -118,8 +119,8 @@ async def change_registration(
     row = await submit.shown(decided, reading)
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
-        changed=_has_changed(decided),
-        registration=Registration(**row),
+        **_done(decided),
+        registration=None if row is None else Registration(**row),
         event=await _counter(services, decided, event_id),
     )
     return responses.body(content, headers=decided.headers)
@@ -181,11 +182,14 @@ async def _submit(
     return await services.submission.submit(submitted)
 
 
-def _has_changed(decided: Decided) -> bool:
+def _done(decided: Decided) -> dict[str, Any]:
+    """Return what the command did to the registration, also when it is replayed later."""
     if isinstance(decided.outcome, RegistrationCorrected):
-        return len(decided.outcome.changed) > 0
+        status, changed = decided.outcome.status, len(decided.outcome.changed) > 0
+        return {"changed": changed, "from_status": status, "to_status": status}
     outcome = _expect(StatusChanged, decided)
-    return outcome.from_status is not outcome.to_status or outcome.moved is True
+    changed = outcome.from_status is not outcome.to_status or outcome.moved is True
+    return {"changed": changed, "from_status": outcome.from_status, "to_status": outcome.to_status}
 
 
 def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
@@ -207,7 +211,10 @@ async def _must_exist(services: Services, request: Request, event_id: UUID, regi
 
 async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[str, Any]:
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
-    return await submit.shown(decided, reading)
+    event = await submit.shown(decided, reading)
+    if event is None:  # it was deleted since
+        raise ProblemType.EVENT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+    return event
 
 
 async def _counter(services: Services, decided: Decided, event_id: UUID) -> EventCounter:

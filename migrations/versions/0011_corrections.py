@@ -3,14 +3,14 @@
 All columns are nullable or have a constant default, so no row is rewritten, and a version that does not know
 them goes on.
 
-Revision: 0011, after 0008.
+Revision: 0011, after 0010.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

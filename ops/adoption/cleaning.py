@@ -164,7 +164,7 @@ def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[
         problems.append(
             _problem(raw, Code.NAME_CUT, f"the name was longer than {NAME_LENGTH_MAX} characters")
         )
-    if clean.email is None and raw.email:
+    if clean.email is None and texts.printable(raw.email or ""):
         problems.append(_problem(raw, Code.EMAIL_UNUSABLE, "it is no email address; there is none now"))
     if raw.created_at is None:
         problems.append(_problem(raw, Code.CREATED_AT_UNUSABLE, "its time is the time of the adoption now"))

@@ -56,6 +56,9 @@ SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
+HOLDER = "holder"
+"""The actor of the commands that a receipt permits."""
+
 Kind = Literal[
     "register",
     "add_registration",
@@ -158,6 +161,8 @@ class ChangeEvent(
     max_spots_per_registration: SpotsCount | UnsetType = UNSET
     opens_at: Moment | UnsetType | None = UNSET
     closes_at: Moment | UnsetType | None = UNSET
+    promote_until: Moment | UnsetType | None = UNSET
+    cancel_until: Moment | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
     slug: Slug | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
@@ -168,7 +173,7 @@ class ChangeEvent(
 
     def __post_init__(self) -> None:
         """Refuse moments that PostgreSQL would keep and Python could not read back."""
-        for moment in (self.opens_at, self.closes_at):
+        for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until):
             if isinstance(moment, datetime):
                 in_utc(moment)
 
@@ -236,10 +241,8 @@ KINDS: Mapping[type[Command], Kind] = {
 """The words under which the ledger files the commands."""
 
 
-HOLDER = "holder"
-"""The actor of a command that the holder of a receipt asked for."""
-
 _SINCE_VERSION_2 = (AddRegistration, CorrectRegistration, GiveReceipt, DeleteEvent)
+_OF_EVENT_SINCE_VERSION_2 = ("slug", "archived", "allow_overbooked", "promote_until", "cancel_until")
 
 
 def version_of(command: Command) -> int:
@@ -247,8 +250,8 @@ def version_of(command: Command) -> int:
     match command:
         case ChangeStatus(place=place):
             newer = place is not UNSET
-        case ChangeEvent(slug=slug, archived=archived, allow_overbooked=allowed):
-            newer = not (slug is archived is allowed is UNSET)
+        case ChangeEvent():
+            newer = any(getattr(command, name) is not UNSET for name in _OF_EVENT_SINCE_VERSION_2)
         case _:
             newer = isinstance(command, _SINCE_VERSION_2)
     return 2 if newer else 1
@@ -271,6 +274,11 @@ def in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("must be in the years 1 to 9999, in UTC") from error
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return the moment as people and programs read it: `2026-12-01T09:00:00Z`."""
+    return in_utc(moment).isoformat().replace("+00:00", "Z")
 
 
 _DECODERS: dict[str, json.Decoder[Command]] = {kind: json.Decoder(type_) for type_, kind in KINDS.items()}

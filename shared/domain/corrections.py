@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from shared.domain import ids, outcomes, promotion, rules
+from shared.domain import ids, promotion, rules
 from shared.domain.commands import (
     HOLDER,
     AddRegistration,
@@ -39,10 +39,11 @@ _PERSONAL = ("name", "email")
 def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> Outcome:
     """Register a party whatever the window, a pause or the waitlist's limit say."""
     settings, spots = roster.settings, command.spots_count
-    refusal = rules.against_size(settings, spots) or (
-        rules.against_second_registration(command.email, None, roster.holders) if command.email else None
-    )
     status = None if command.status is UNSET else Status(command.status)
+    refusal = rules.against_size(settings, spots)
+    if refusal is None and status is None and not (settings.waitlist_enabled or may_take(roster, spots)):
+        refusal = rules.against_a_full_event(spots, roster.spots_left)
+    refusal = refusal or rules.against_second_registration(command.email, None, roster.holders)
     if refusal is None and status is Status.CONFIRMED:
         refusal = rules.against_taking(spots, roster.spots_left)
     if refusal is not None:
@@ -51,8 +52,6 @@ def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> 
         if settings.waitlist_enabled:
             roster.promote(pending)
         status = Status.CONFIRMED if may_take(roster, spots) else Status.WAITLIST
-        if status is Status.WAITLIST and not settings.waitlist_enabled:
-            return outcomes.EVENT_FULL
     id_ = roster.enter(pending, command, status)
     if status is Status.CONFIRMED:
         return Confirmed(registration_id=id_, spots_count=spots)
@@ -68,7 +67,10 @@ def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistrat
     if before is None:
         return rules.NOT_FOUND
     after = _corrected(before, command)
-    refusal = _against(roster, before, after, by_holder=pending.actor == HOLDER)
+    refusal = None
+    if pending.actor == HOLDER and after != before:
+        refusal = rules.against_cancelling(roster.settings, pending.accepted_at)
+    refusal = refusal or _against(roster, before, after, by_holder=pending.actor == HOLDER)
     if refusal is not None:
         return refusal
     names = {"name": "name", "email": "email", "spots_count": "spotsCount"}
@@ -84,7 +86,9 @@ def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistrat
         roster.note_corrected(before.id)
         if after.spots_count != before.spots_count:
             roster.promote(pending)
-    return RegistrationCorrected(registration_id=before.id, changed=tuple(names[name] for name in changed))
+    return RegistrationCorrected(
+        registration_id=before.id, status=before.status, changed=tuple(names[name] for name in changed)
+    )
 
 
 def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt) -> Outcome:
@@ -135,7 +139,7 @@ def _against(
         refusal = rules.ONLY_SMALLER if by_holder else rules.against_size(roster.settings, after.spots_count)
         if refusal is not None:
             return refusal
-    if after.email is not None and after.status is not Status.CANCELLED:
+    if after.status is not Status.CANCELLED:
         refusal = rules.against_second_registration(after.email, after.id, roster.holders)
         if refusal is not None:
             return refusal

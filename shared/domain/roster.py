@@ -29,6 +29,7 @@ from msgspec import UNSET
 
 from shared.domain import corrections, ids, outcomes, promotion, rules
 from shared.domain.commands import (
+    HOLDER,
     KINDS,
     AddRegistration,
     ChangeEvent,
@@ -166,27 +167,32 @@ class Roster:
         assert_never(pending.command)
 
     def _register(self, pending: PendingCommand, command: Register) -> Outcome:
-        refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
+        settings, spots = self.settings, command.spots_count
+        refusal = rules.against_registering(settings, pending.accepted_at, spots)
         if refusal is not None:
             return refusal
-        settings, spots = self.settings, command.spots_count
         has_room = settings.waitlist_enabled and self.waitlist.has_room(
             settings.waitlist_limit, settings.capacity
         )
-        if has_room:
+        second = rules.against_second_registration(command.email, None, self.holders)
+        if has_room and second is None:
             self.promote(pending)
-        if promotion.newcomer_may_confirm(
+        may_confirm = promotion.newcomer_may_confirm(
             settings.promotion_policy,
             self.waitlist,
             capacity=settings.capacity,
             spots_count=spots,
             spots_left=self.spots_left,
-        ):
+        )
+        if not (has_room or may_confirm):
+            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
+            full = rules.against_a_full_event(spots, self.spots_left)
+            return outcomes.FULL_FOR_NOW if waits_for_room else full
+        if second is not None:
+            return second
+        if may_confirm:
             registration_id = self.enter(pending, command, Status.CONFIRMED)
             return Confirmed(registration_id=registration_id, spots_count=spots)
-        if not has_room:
-            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
-            return outcomes.FULL_FOR_NOW if waits_for_room else outcomes.EVENT_FULL
         registration_id = self.enter(pending, command, Status.WAITLIST)
         return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
 
@@ -212,6 +218,8 @@ class Roster:
         if before is None:
             return rules.NOT_FOUND
         refusal = rules.against_becoming(before, command.status, self.spots_left, self.holders)
+        if pending.actor == HOLDER and before.status is not command.status:
+            refusal = rules.against_cancelling(self.settings, pending.accepted_at) or refusal
         if refusal is not None:
             return refusal
         seq = None
@@ -303,7 +311,8 @@ class Roster:
         A command that has promoted enough leaves the others to a follow-up (decision 0034).
         """
         promoted = spots = 0
-        while self.follow_up is None and self.settings.promotes and self.waitlist.length:
+        promotes = self.settings.promotes(pending.accepted_at)
+        while self.follow_up is None and promotes and self.waitlist.length:
             waiter = promotion.next_up(
                 self.settings.promotion_policy,
                 self.waitlist,

@@ -556,6 +556,7 @@ def test_each_registration_that_cannot_be_taken_is_left_out_alone_with_its_reaso
 def test_each_registration_that_can_be_mended_is_taken_and_told(source: str, database: str) -> None:
     bad: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         ({"name": "Bob\tby\nTables"}, "NAME_CHANGED", {"name": "Bob by Tables"}),
+        ({"name": "Zoe\u0308\u2028of\u202eOz\u200b"}, "NAME_CHANGED", {"name": "Zoë of Oz"}),
         ({"name": "N" * 201}, "NAME_CUT", {"name": "N" * 200}),
         ({"email": "nobody"}, "EMAIL_UNUSABLE", {"email": None, "email_key": None}),
         ({"email": "n@" + "o" * 320}, "EMAIL_UNUSABLE", {"email": None, "email_key": None}),

@@ -371,3 +371,34 @@ def test_an_explanation_names_the_corrections(stage: Stage) -> None:
             "2 of 5 spots were confirmed and it needs 1: CONFIRMED."
         )
     ]
+
+
+def test_a_key_outlives_its_receipt(stage: Stage) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        path, keyed = f"/api/p/{event['slug']}/register", {"idempotency-key": "mine"}
+        first = client.post(path, json={"name": "Ann"}, headers=keyed)
+        given = ask(stage, "POST", of(event, first.json(), "/receipt"))
+        again = client.post(path, json={"name": "Ann"}, headers=keyed)
+        cancelled = client.delete(public(event, first.json()["receiptId"]))
+
+    assert given.status_code == 201
+    assert (again.status_code, again.json()["status"], again.json()["registration"]) == (
+        201,
+        "CONFIRMED",
+        None,
+    )
+    assert code(cancelled) == (404, "RECEIPT_NOT_FOUND")
+
+
+def test_a_holder_shrinks_until_the_end_of_cancelling(stage: Stage) -> None:
+    event = stage.create_event()
+    party = register(stage, event, "Ann", 3)
+    ask(stage, "PATCH", of(event), {"cancelUntil": "2020-01-01T00:00:00Z"})
+
+    with stage.client() as client:
+        late = client.patch(public(event, party["receiptId"]), json={"spotsCount": 1})
+    by_admin = ask(stage, "PATCH", of(event, party), {"spotsCount": 1})
+
+    assert code(late) == (409, "CANCELLATION_CLOSED")
+    assert by_admin.json()["registration"]["spotsCount"] == 1

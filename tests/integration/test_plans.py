@@ -214,6 +214,8 @@ CASES = {
         max_spots_per_registration="4",
         opens_at="NULL",
         closes_at="NULL",
+        promote_until="NULL",
+        cancel_until="NULL",
         paused="false",
         archived="false",
         deleted="false",
@@ -248,6 +250,7 @@ CASES = {
     ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
+        "command_pkey",
         event_ids=_SAME_EVENT,
         ids=_NEW_IDS,
         kinds=_list("text", lambda _: "'register'"),

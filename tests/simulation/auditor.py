@@ -182,6 +182,9 @@ def _unserved(now: Snapshot) -> Iterator[str]:
         for entry in now.entries
         if entry.to_status == "WAITLIST" and entry.kind not in ("correct_registration", "give_receipt")
     }
+    until = now.settings["promoteUntil"]
+    if until and any(told.accepted_at >= until for told in now.commands):
+        return  # what one of these commands freed is owed to nobody
     waiting = sorted((row for row in now.rows if row.status == "WAITLIST"), key=lambda row: row.seq)
     free = now.settings["capacity"] - now.spots_reserved
     waiting = [row for row in waiting if row.spots_count <= now.settings["capacity"]]

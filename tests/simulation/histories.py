@@ -30,6 +30,8 @@ SETTINGS: Json = {
     "maxSpotsPerRegistration": 10,
     "opensAt": None,
     "closesAt": None,
+    "promoteUntil": None,
+    "cancelUntil": None,
     "paused": False,
     "archived": False,
     "deleted": False,
@@ -40,7 +42,8 @@ SETTINGS: Json = {
 class Request:
     """One command to be asked for.
 
-    `back` names a registration: 1 is what the last `register` before it asked for.
+    `back` names a registration: 1 is what the last `register` before it asked for. `actor` is whom the ledger
+    names.
     """
 
     kind: str
@@ -98,6 +101,11 @@ def give_receipt(back: int) -> Request:
 
 def delete_event() -> Request:
     return Request(kind="delete_event", payload={"reason": "called off"})
+
+
+def cancel(back: int) -> Request:
+    """Return what a holder asks for who does not come."""
+    return Request(kind="change_status", payload={"status": "CANCELLED"}, back=back, actor="holder")
 
 
 def delete(back: int) -> Request:
@@ -160,6 +168,7 @@ _CORRECT = st.fixed_dictionaries(
 ).flatmap(
     lambda parts: st.builds(correct, _BACK, st.just(ACTOR), **{n: st.just(v) for n, v in parts.items()})
 )
+_CANCEL = st.builds(cancel, _BACK)
 _DELETE = st.builds(delete, _BACK)
 _CAPACITY = st.builds(change, capacity=st.integers(2, 12))
 _OVERBOOK = st.builds(change, capacity=st.integers(0, 6), allowOverbooked=st.just(True))
@@ -175,6 +184,8 @@ _CHANGE = st.fixed_dictionaries(
         "maxSpotsPerRegistration": _mostly(6, st.integers(2, 5)),
         "opensAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "closesAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "promoteUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "cancelUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "paused": _mostly(False, st.just(True)),
         "slug": _mostly("a-drop", st.sampled_from(["another-drop", TAKEN])),
         "archived": _mostly(False, st.just(True)),
@@ -187,6 +198,7 @@ _KINDS = [
     *[_MOVE] * 5,
     *[_PLACED] * 2,
     *[_SIZE] * 2,
+    _CANCEL,
     _CORRECT,
     _ADD,
     st.builds(give_receipt, _BACK),
@@ -214,6 +226,8 @@ _SETTINGS = st.builds(
     maxSpotsPerRegistration=_mostly(6, st.integers(2, 5)),
     opensAt=_mostly(None, st.integers(0, 3).map(minute)),
     closesAt=_mostly(None, st.integers(20, 60).map(minute)),
+    promoteUntil=_mostly(None, st.integers(4, 40).map(minute)),
+    cancelUntil=_mostly(None, st.integers(4, 40).map(minute)),
 )
 HISTORIES = st.builds(
     History,

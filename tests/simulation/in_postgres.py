@@ -18,12 +18,13 @@ _FREE_SLUGS = text(
 )
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
-                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused, archived,
-                       deleted)
+                       auto_promote, max_spots_per_registration, opens_at, closes_at, promote_until,
+                       cancel_until, paused, archived, deleted)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
-            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused, :archived, :deleted),
-           (gen_random_uuid(), :taken, :taken, 100, true, null, 'strict_fifo', true, 1, null, null, false,
-            false, false)
+            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :promote_until,
+            :cancel_until, :paused, :archived, :deleted),
+           (gen_random_uuid(), :taken, :taken, 100, true, null, 'strict_fifo', true, 1, null, null, null,
+            null, false, false, false)
     ON CONFLICT (slug) DO NOTHING
 """)
 _ACCEPT = text("""

@@ -13,6 +13,9 @@ keeps them. Where the rules leave something open, it is decided like this:
   long as that is pending no other command promotes.
 - A party larger than the capacity waits out of line: only positions count it. Without any capacity all
   parties are in line.
+- No command promotes that was accepted at `promoteUntil` or later, its follow-ups included. Those who wait
+  then still come before newcomers.
+- No holder cancels by a command that was accepted at `cancelUntil` or later; an admin does.
 - Of several refusals the one that `RefusalCode` lists first is the answer.
 - An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.
 - To the waitlist is to its tail, the place of the command, or to the original place where that is asked for.
@@ -28,7 +31,7 @@ keeps them. Where the rules leave something open, it is decided like this:
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import ANY
 
@@ -36,7 +39,7 @@ Json = dict[str, Any]
 
 ACTOR, HOLDER = "simulation", "holder"
 UNCHANGED_BY_A_CHANGE = ("reason", "allowOverbooked")
-TIMES = ("opensAt", "closesAt")
+TIMES = ("opensAt", "closesAt", "promoteUntil", "cancelUntil")
 TAKEN = "taken"
 """The slug of another event."""
 
@@ -144,32 +147,34 @@ class Model:
     def _register(self, told: Told) -> Json:
         spots, email = told.payload.get("spotsCount", 1), told.payload.get("email")
         opens, closes = self.settings["opensAt"], self.settings["closesAt"]
-        if (
-            self.settings["archived"]
-            or (opens and told.accepted_at < opens)
-            or (closes and told.accepted_at >= closes)
-        ):
+        if self.settings["archived"] or (closes and told.accepted_at >= closes):
             return refused("REGISTRATION_CLOSED")
+        if opens and told.accepted_at < opens:
+            return refused("REGISTRATION_NOT_OPEN", opensAt=f"{opens.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
         if self.settings["paused"]:
             return refused("EVENT_PAUSED")
         if self._is_too_large(spots):
             return refused("TOO_MANY_SPOTS")
-        if self._is_taken(email):
-            return refused("ALREADY_REGISTERED")
         limit = self.settings["waitlistLimit"]
         has_room = self.settings["waitlistEnabled"] and (limit is None or len(self.in_line()) < limit)
-        if has_room:
-            self._promote(told)
         fits = spots <= self.free() and not self._anybody_comes_first()
         if not fits and not has_room:
             more_is_coming = self.settings["waitlistEnabled"] and self.follow_up is not None
             return refused("EVENT_FULL", **({"retryAfterSeconds": 1} if more_is_coming else {}))
+        if self._is_taken(email):
+            return refused("ALREADY_REGISTERED")
+        if has_room:
+            self._promote(told)
+            fits = spots <= self.free() and not self._anybody_comes_first()
         return self._enter(told, "CONFIRMED" if fits else "WAITLIST")
 
     def _add(self, told: Told) -> Json:
         spots, status = told.payload.get("spotsCount", 1), told.payload.get("status")
         if self._is_too_large(spots):
             return refused("TOO_MANY_SPOTS")
+        fits = spots <= self.free() and not self._anybody_comes_first()
+        if status is None and not fits and not self.settings["waitlistEnabled"]:
+            return refused("EVENT_FULL")
         if self._is_taken(told.payload.get("email")):
             return refused("ALREADY_REGISTERED")
         if status == "CONFIRMED" and spots > self.free():
@@ -178,8 +183,6 @@ class Model:
             if self.settings["waitlistEnabled"]:
                 self._promote(told)
             fits = spots <= self.free() and not self._anybody_comes_first()
-            if not fits and not self.settings["waitlistEnabled"]:
-                return refused("EVENT_FULL")
             status = "CONFIRMED" if fits else "WAITLIST"
         return self._enter(told, status)
 
@@ -220,7 +223,9 @@ class Model:
         party, status = self._find(told), told.payload["status"]
         if party is None:
             return refused("REGISTRATION_NOT_FOUND")
-        before = party.status
+        before, until = party.status, self.settings["cancelUntil"]
+        if told.actor == "holder" and status != before and until and told.accepted_at >= until:
+            return refused("CANCELLATION_CLOSED")
         if before == "CANCELLED" and status != "CANCELLED" and self._is_taken(party.email):
             return refused("ALREADY_REGISTERED")
         if status == "CONFIRMED" and before != "CONFIRMED" and party.spots > self.free():
@@ -250,6 +255,9 @@ class Model:
             return refused("REGISTRATION_NOT_FOUND")
         name, email = asked.get("name", party.name), asked.get("email", party.email)
         spots, held = asked.get("spotsCount", party.spots), self.confirmed_spots()
+        until = self.settings["cancelUntil"]
+        if told.actor == HOLDER and until and told.accepted_at >= until and spots != party.spots:
+            return refused("CANCELLATION_CLOSED")
         if spots > party.spots and (told.actor == HOLDER or self._is_too_large(spots)):
             return refused("TOO_MANY_SPOTS")
         others = [one for one in self.parties if one is not party]
@@ -267,7 +275,7 @@ class Model:
             before_after["spotsCount"] = [party.spots, spots]
         if party.status == "WAITLIST" and more > 0:
             party.place = told.seq
-        party.name, party.email, party.spots = name, email, spots
+        party.name, party.email, party.spots, status = name, email, spots, party.status
         if before_after:
             self._write(
                 told,
@@ -282,6 +290,7 @@ class Model:
         return {
             "outcome": "registration_corrected",
             "registrationId": party.id,
+            "status": status,
             "changed": list(before_after),
         }
 
@@ -363,8 +372,12 @@ class Model:
 
     def _promote(self, told: Told, moved: Party | None = None) -> int:
         promoted = spots = 0
+        until = self.settings["promoteUntil"]
         stopped = self.settings["paused"] or self.settings["archived"] or self.settings["deleted"]
-        while self.settings["autoPromote"] and not stopped and self.follow_up is None:
+        promotes = self.settings["autoPromote"] and not stopped
+        if until and told.accepted_at >= until:
+            promotes = False
+        while promotes and self.follow_up is None:
             party = self.owed()
             if party is None or party is moved:
                 break
@@ -412,5 +425,5 @@ def spelling(email: str) -> str:
     return f"{local}@{domain.encode('idna').decode()}"
 
 
-def refused(code: str, **more: int) -> Json:
+def refused(code: str, **more: int | str) -> Json:
     return {"outcome": "refused", "code": code, **more}

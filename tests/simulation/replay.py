@@ -106,6 +106,8 @@ class Replay:
         stopped = self.settings["paused"] or self.settings["archived"] or self.settings["deleted"]
         if not self.settings["autoPromote"] or stopped:
             self._say(entry, 7, "promotes although nobody is to be promoted")
+        if self.settings["promoteUntil"] and told.accepted_at >= self.settings["promoteUntil"]:
+            self._say(entry, 7, "promotes although promotion has ended")
         if self.promoted[told.id] >= self.promoted_spots_max:
             self._say(entry, 14, "promotes although its command has promoted enough")
         self.promoted[told.id] += one.spots

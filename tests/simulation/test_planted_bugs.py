@@ -15,6 +15,7 @@ from shared.postgres.ledger import NewCommand
 from tests.simulation import histories, mutants, worlds
 from tests.simulation.histories import (
     History,
+    cancel,
     change,
     correct,
     delete,
@@ -22,6 +23,7 @@ from tests.simulation.histories import (
     give_receipt,
     heal,
     history,
+    minute,
     move,
     register,
 )
@@ -106,6 +108,24 @@ IN_DECISIONS = [
         plant=mutants.promotes_in_a_pause,
         history=history(register(4), register(2), change(paused=True), delete(2)),
         caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="freed spots go to the waitlist after promotion has ended",
+        plant=mutants.promotes_after_the_end,
+        history=history(register(4), register(2), delete(2), promoteUntil=minute(2)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a holder cancels after the time for it",
+        plant=mutants.lets_holders_cancel_for_ever,
+        history=history(register(1), cancel(1), cancelUntil=minute(1)),
+        caught=frozenset({"model"}),
+    ),
+    Bug(
+        name="a full event asks for the address first",
+        plant=mutants.asks_for_the_address_of_a_full_event,
+        history=history(register(4, "ada@example.org"), register(1, "ada@example.org"), waitlistLimit=0),
+        caught=frozenset({"model"}),
     ),
     Bug(
         name="a command promotes without a bound",

@@ -93,6 +93,8 @@ def test_what_version_1_reads_is_filed_as_version_1() -> None:
         ChangeEvent(allow_overbooked=False),
         ChangeEvent(slug="a-drop"),
         ChangeEvent(archived=False),
+        ChangeEvent(promote_until=None),
+        ChangeEvent(cancel_until=None),
         AddRegistration(name="Ada"),
         CorrectRegistration(registration_id=SOMEBODY),
         GiveReceipt(registration_id=SOMEBODY),

@@ -47,8 +47,8 @@ EVERY_OUTCOME = [
         f'{{"outcome":"status_changed","registrationId":{ID},"fromStatus":"WAITLIST","toStatus":"WAITLIST","moved":true}}',
     ),
     (
-        RegistrationCorrected(registration_id=SOMEBODY, changed=("name",)),
-        f'{{"outcome":"registration_corrected","registrationId":{ID},"changed":["name"]}}',
+        RegistrationCorrected(registration_id=SOMEBODY, status=Status.WAITLIST, changed=("name",)),
+        f'{{"outcome":"registration_corrected","registrationId":{ID},"status":"WAITLIST","changed":["name"]}}',
     ),
     (
         ReceiptGiven(registration_id=SOMEBODY),

@@ -144,7 +144,7 @@ def test_fields_of_other_bodies_have_reasons() -> None:
 
 
 def test_other_bodies_are_taken_as_meant() -> None:
-    new_event = read({"slug": " demo ", "title": "\tA drop ", "capacity": 5.0}, NewEvent)
+    new_event = read({"slug": " demo ", "title": "\tA drop ", "capacity": 5.0, "opensAt": ""}, NewEvent)
     assert new_event == NewEvent(slug="demo", title="A drop", capacity=5)
     assert read({"waitlistLimit": None, "title": "", "reason": " "}, ChangeEvent) == ChangeEvent(
         waitlist_limit=None
@@ -301,4 +301,6 @@ def test_no_key_or_two_are_refused(lines: list[str]) -> None:
     ],
 )
 def test_entity_tags_are_compared_weakly(lines: list[str], *, is_known: bool) -> None:
-    assert request_bodies.knows(request([("if-none-match", line) for line in lines]), '"a,b"') is is_known
+    known = request_bodies.known_tags(request([("if-none-match", line) for line in lines]))
+
+    assert any(tag in known for tag in ('"a,b"', "*")) is is_known
