@@ -52,7 +52,7 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 @router.post("", **admin_routes.CREATE_EVENT)
 async def create_event(services: Provided, request: Request, actor: str = writer) -> Response:
-    """Create an event; its slug is its public address and never changes.
+    """Create an event; its slug is its public address.
 
     The id of an event that is created under a key follows from the key, so no second one is created.
     """
@@ -68,6 +68,9 @@ async def create_event(services: Provided, request: Request, actor: str = writer
             created = await _insert(connection, id_, new_event, key)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
+        # After the insertion, which has waited for any other change of this slug.
+        if await events.slug_is_held(connection, new_event.slug):
+            raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
@@ -84,10 +87,15 @@ async def create_event(services: Provided, request: Request, actor: str = writer
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided,
+    cursor: UUID | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
+    """List events, oldest first: those in use, or the archived ones."""
+    rows = await services.read(
+        lambda connection: events.events(connection, archived=archived, after=cursor, limit=limit)
+    )
     return responses.body(
         EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
     )
@@ -137,13 +145,13 @@ async def read_registration(event_id: UUID, registration_id: UUID, services: Pro
 async def list_audit_entries(
     event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
-    """List the audit trail by number, each entry chained to the one before."""
+    """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after = _after(cursor)
     rows = await services.read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
