@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -26,25 +26,24 @@ from api.commands.submit import Submission
 from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
-from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
 from api.queries import events
-from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.keys import Keys
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.slugs import Slugs
 from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
+from shared.domain import commands
+from shared.domain.commands import Command
 from shared.messaging import queues, results
-from shared.postgres import connections, durability
+from shared.postgres import connections, durability, locks
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 
-_EVENTS_REMEMBERED_MAX = 10_000
-_SLUGS_PER_READ_MAX = 500
-_SLUG = re.compile(schemas.SLUG)
+_SLUG = re.compile(commands.SLUG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +72,8 @@ class Services:
     readiness: ReadinessCheck
     keys: Keys
     wrong_keys: WrongKeys
-    slugs: BatchLoader[str, UUID | None]
-    event_ids: dict[str, UUID] = field(default_factory=dict)
+    slugs: Slugs
+    event_ids: dict[str, UUID]
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
@@ -101,20 +100,21 @@ class Services:
         return value
 
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
-        id_ = None
-        if _SLUG.fullmatch(slug):
-            id_ = await self.slugs.load(slug)  # a crowd that comes to a new event shares the read
+        """Return the event's id and remember it; 404 if there is no such event."""
+        id_ = await self.slugs.find(slug) if _SLUG.fullmatch(slug) else None
         if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self.event_ids.clear()
-        self.event_ids[slug] = id_
         return id_
 
-    async def event_slug(self, event_id: UUID) -> str:
-        """Return the event's slug; 404 if there is no such event."""
-        slug = await self.read(lambda connection: events.event_slug(connection, event_id))
+    async def must_be_known(self, command: Command) -> None:
+        """Refuse a command of a version that a live worker does not know: it would stay pending."""
+        version = commands.version_of(command)
+        if version > 1 and version > await self.read(locks.version_known_by_all):
+            raise ProblemType.WORKERS_OUTDATED.error()
+
+    async def event_slug(self, event_id: UUID, *, deleted: bool = False) -> str:
+        """Return the event's slug; 404 if there is no such event, or if it is deleted unless `deleted`."""
+        slug = await self.read(lambda connection: events.event_slug(connection, event_id, deleted=deleted))
         if slug is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         return slug
@@ -131,6 +131,7 @@ class Services:
         await self.poller.close()
         await self.status_changes.close()
         await self.figures.close()
+        await self.slugs.close()
         await self.redis.aclose()
         await self.engine.dispose()
         self.celery.close()
@@ -152,6 +153,7 @@ def open_services(settings: Settings) -> Services:
     intake = Intake(settings)
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
+    slugs = Slugs(autocommit, reader)
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
@@ -177,10 +179,8 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,
-        slugs=BatchLoader(
-            lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
-            _SLUGS_PER_READ_MAX,
-        ),
+        slugs=slugs,
+        event_ids=slugs.event_ids,
         submission=Submission(
             limit=limit,
             intake=intake,

@@ -56,7 +56,10 @@ class ProblemType(Enum):
     EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
     REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
     API_KEY_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such API key."
-    RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
+    RECEIPT_NOT_FOUND = (
+        HTTPStatus.NOT_FOUND,
+        "This is no receipt of the event, or the holder was given a newer one.",
+    )
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
     API_KEY_REFUSED = (
@@ -90,6 +93,11 @@ class ProblemType(Enum):
     CAPACITY_BELOW_RESERVED = (
         HTTPStatus.CONFLICT,
         "99 spots are confirmed; the capacity cannot be 50.",
+        ("receipt_id",),
+    )
+    SLUG_FIXED = (
+        HTTPStatus.CONFLICT,
+        "Commands were sent under the event's slug; it cannot change any more.",
         ("receipt_id",),
     )
     WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
@@ -135,6 +143,12 @@ class ProblemType(Enum):
     NUMBERING_BEHIND = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The ledger's numbering is behind its commands; nothing was accepted. An operator has to repair it.",
+        (),
+        _RETRY,
+    )
+    WORKERS_OUTDATED = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "A worker of an earlier version still runs, which does not know this command; nothing was accepted.",
         (),
         _RETRY,
     )

@@ -16,6 +16,7 @@ from api.commands.submit import PUBLIC_ACTORS, CommandRequest
 from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.responses import ANSWER_HEADERS
+from api.edge.schemas import GivenReason
 from shared.domain import commands, ids
 from shared.domain.commands import Command
 from shared.settings import Settings
@@ -23,6 +24,7 @@ from shared.settings import Settings
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+_REASON = msgspec.json.Decoder(GivenReason)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
@@ -58,6 +60,13 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
         raise invalid(f"The body is not valid JSON: {error}.") from error
 
 
+async def read_reason(request: Request, settings: Settings) -> str | None:
+    """Return the reason of the body, None if there is no body."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return None
+    return (await read(request, _REASON, settings)).reason
+
+
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     request: Request, due: Deadline, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
@@ -73,6 +82,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         actor=actor,
         idempotency_key=key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
+        version=commands.version_of(command),
         slug=slug,
         deadline=due,
     )

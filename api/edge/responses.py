@@ -20,7 +20,9 @@ from shared.domain.outcomes import (
     EventChanged,
     Failed,
     Outcome,
+    ReceiptGiven,
     Refused,
+    RegistrationCorrected,
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
@@ -102,6 +104,8 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=position)
         case StatusChanged(to_status=status):
             pass
+        case RegistrationCorrected() | ReceiptGiven():
+            status = ReceiptStatus.APPLIED
         case RegistrationDeleted():
             status = ReceiptStatus.DELETED
         case EventChanged() | CounterHealed() | WaitlistPromoted():

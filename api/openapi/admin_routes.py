@@ -5,7 +5,7 @@ from typing import Any
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
-from shared.domain.commands import ChangeEvent
+from shared.domain.commands import AddRegistration, ChangeEvent
 
 
 def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: An
     return _write(
         {**usual, 202: builders.PENDING_ANSWER},
         *problems,
+        *builders.LATE_PROBLEMS,
         *builders.CHANGE_PROBLEMS,
         parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
         **more,
@@ -116,15 +117,68 @@ CHANGE_EVENT = _change(
     },
     ProblemType.CAPACITY_BELOW_RESERVED,
     ProblemType.WINDOW_INVALID,
+    ProblemType.SLUG_FIXED,
+    ProblemType.SLUG_TAKEN,
     *builders.BODY_PROBLEMS,
     body=ChangeEvent,
     examples={
+        "too many were confirmed": {"value": {"capacity": 100, "allowOverbooked": True, "reason": "not 120"}},
         "larger": {"value": {"capacity": 120, "reason": "a second stand"}},
         "pause": {"value": {"paused": True}},
     },
 )
 
-CHANGE_STATUS = _change(
+DELETE_EVENT = _change(
+    {
+        200: builders.answer(
+            "Gone.",
+            schemas.EventDeleted,
+            builders.LOCATION,
+            deleted={"receiptId": examples.RECEIPT_ID, "eventId": examples.EVENT_ID},
+        ),
+    },
+)
+
+ADD_REGISTRATION = _change(
+    {
+        201: builders.answer(
+            "Registered; the receipt is the holder's.",
+            schemas.Receipt,
+            builders.LOCATION,
+            confirmed=examples.CONFIRMED,
+            waitlisted=examples.WAITLIST,
+        ),
+    },
+    ProblemType.TOO_MANY_SPOTS,
+    ProblemType.ALREADY_REGISTERED,
+    ProblemType.EVENT_FULL,
+    ProblemType.CAPACITY_EXCEEDED,
+    *builders.BODY_PROBLEMS,
+    body=AddRegistration,
+    examples={
+        "by phone": {"value": {"name": "User C", "spotsCount": 2, "reason": "by phone"}},
+        "certainly": {"value": {"name": "User D", "status": "CONFIRMED"}},
+    },
+)
+
+GIVE_RECEIPT = _change(
+    {
+        201: builders.answer(
+            "The holder's receipt from now on.",
+            schemas.Receipt,
+            builders.LOCATION,
+            given=examples.CONFIRMED,
+        ),
+    },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.REGISTRATION_NOT_FOUND,
+    *builders.BODY_PROBLEMS,
+    body=schemas.GivenReason,
+    body_required=False,
+    examples={"lost": {"value": {"reason": "lost the first one"}}},
+)
+
+CHANGE_REGISTRATION = _change(
     {
         200: builders.answer(
             "Changed, or as it was.",
@@ -141,11 +195,16 @@ CHANGE_STATUS = _change(
         ),
     },
     ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.TOO_MANY_SPOTS,
     ProblemType.CAPACITY_EXCEEDED,
     ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
-    body=schemas.StatusChange,
-    examples={"promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}}},
+    body=schemas.RegistrationChange,
+    examples={
+        "promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}},
+        "back in line": {"value": {"status": "WAITLIST", "place": "original"}},
+        "correct": {"value": {"name": "User B", "email": "user.b@example.org", "spotsCount": 2}},
+    },
 )
 
 DELETE_REGISTRATION = _change(
@@ -175,7 +234,7 @@ HEAL_COUNTER = _change(
         ),
     },
     *builders.BODY_PROBLEMS,
-    body=schemas.Healing,
+    body=schemas.GivenReason,
     body_required=False,
     examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
 )
@@ -219,6 +278,7 @@ EXPLAIN = _read(
                     "It is number 1 of 1 on the waitlist.",
                     "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
                 ],
+                "stepsFrom": 1,
                 "steps": [],
             },
         ),

@@ -9,26 +9,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import audit, ids
 from shared.domain.event import EventSettings
-from shared.postgres import arrays
-from shared.postgres.tables import REVISION
+from shared.postgres import arrays, tables
 
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused, organiser_id,
+    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused, archived, deleted,
+    organiser_id,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
     created_at, updated_at, now() AS now
 """
 
-_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
-_EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
-_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
+_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
+_EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
+_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
+_SLUG_IS_HELD = text("""
+    SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
+                   AND slug_released_at > clock_timestamp() - make_interval(secs => :held_seconds))
+""")
 _IS_OWNED = text("SELECT FROM event WHERE id = :id AND organiser_id = :organiser_id")
 _EVENTS = f"""
     SELECT {_EVENT_COLUMNS} FROM event
-    WHERE (CAST(:after AS uuid) IS NULL OR id > :after) {{of}}
+    WHERE archived = :archived AND NOT deleted AND (CAST(:after AS uuid) IS NULL OR id > :after) {{of}}
     ORDER BY id LIMIT :limit
 """
 _EVENTS_OF_ALL = text(_EVENTS.format(of=""))
@@ -44,7 +48,8 @@ _POSITION = """
 
 _REGISTRATION = text(f"""
     SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
-    FROM registration WHERE event_id = :event_id AND id = :id
+    FROM registration
+    WHERE event_id = :event_id AND id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
 """)
 
 # Positions are counted once up to the page's first waiting registration and then along the page.
@@ -53,6 +58,7 @@ _REGISTRATIONS = text("""
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
         FROM registration
         WHERE event_id = :event_id AND seq > :after
+          AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
           AND (CAST(:status AS text) IS NULL OR status = :status)
           AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
         ORDER BY seq LIMIT :limit
@@ -99,7 +105,7 @@ _COUNTER = text("""
     SELECT spots_reserved,
            (SELECT coalesce(sum(spots_count), 0) FROM registration
             WHERE event_id = event.id AND status = 'CONFIRMED') AS actual_confirmed
-    FROM event WHERE id = :event_id
+    FROM event WHERE id = :event_id AND NOT deleted
 """)
 
 _REVISION = text("SELECT version_num FROM alembic_version")
@@ -112,9 +118,15 @@ async def event_ids(connection: AsyncConnection, slugs: Sequence[str]) -> list[U
     return [found.get(slug) for slug in slugs]
 
 
-async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
-    """Return the slug of the event with this id."""
-    return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
+async def event_slug(connection: AsyncConnection, id_: UUID, *, deleted: bool = False) -> str | None:
+    """Return the slug of the event with this id; of a deleted event only if `deleted`."""
+    return (await connection.execute(_EVENT_SLUG, {"id": id_, "deleted": deleted})).scalar_one_or_none()
+
+
+async def slug_is_held(connection: AsyncConnection, slug: str) -> bool:
+    """Return True if an event gave the slug up so lately that a process may still send commands there."""
+    parameters = {"slug": slug, "held_seconds": tables.SLUG_HELD_SECONDS}
+    return bool((await connection.execute(_SLUG_IS_HELD, parameters)).scalar_one())
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:
@@ -130,7 +142,7 @@ async def is_owned(connection: AsyncConnection, id_: UUID, organiser_id: UUID) -
 
 
 async def events(
-    connection: AsyncConnection, *, organiser_id: UUID | None, after: UUID | None, limit: int
+    connection: AsyncConnection, *, organiser_id: UUID | None, archived: bool, after: UUID | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return events in the order in which they were made, each with its state as of now.
 
@@ -138,7 +150,9 @@ async def events(
     """
     statement = _EVENTS_OF_ALL if organiser_id is None else _EVENTS_OF_ONE
     owner = {} if organiser_id is None else {"organiser_id": organiser_id}
-    rows = await connection.execute(statement, {"after": after, "limit": limit, **owner})
+    rows = await connection.execute(
+        statement, {"archived": archived, "after": after, "limit": limit, **owner}
+    )
     return [_with_state(row) for row in rows.mappings()]
 
 
@@ -147,6 +161,7 @@ def _with_state(row: RowMapping) -> dict[str, Any]:
     event = dict(row)
     settings = EventSettings(**{name: event[name] for name in EventSettings.__struct_fields__})
     event["state"] = settings.state(event.pop("now"))
+    del event["deleted"]
     return event
 
 
@@ -208,4 +223,4 @@ def schema_serves(connection: Connection) -> bool:
     A migration takes nothing away that the version before it needs.
     """
     revision: str | None = connection.execute(_REVISION).scalar_one_or_none()
-    return revision is not None and revision >= REVISION
+    return revision is not None and revision >= tables.REVISION

@@ -14,20 +14,19 @@ from shared.domain.promotion import Policy, Waiter, Waitlist
 
 _OTHER = UUID(int=0)
 
-# The capacity at the time of an entry is what the next change of it has as "before".
+ENTRIES_MAX = 100_000
+"""An explanation looks at so many of the event's newest entries, which have no index by registration."""
+_ROWS_MAX = 1_000
+
+# The numbers have no gap, so the bound of the read follows from the newest.
+_NEWEST = text("SELECT coalesce(max(number), 0) FROM audit_entry WHERE event_id = :event_id")
 _STEPS = text("""
-    SELECT entry.number, entry.at, entry.kind, entry.actor,
-           CASE WHEN :reasons THEN entry.reason END AS reason, entry.from_status, entry.to_status,
-           entry.spots_delta, entry.spots_reserved,
-           coalesce(
-               (SELECT CAST(later.before_after -> 'capacity' ->> 0 AS integer) FROM audit_entry AS later
-                WHERE later.event_id = entry.event_id AND later.number > entry.number
-                  AND later.before_after ? 'capacity'
-                ORDER BY later.number LIMIT 1),
-               (SELECT capacity FROM event WHERE id = entry.event_id)) AS capacity
-    FROM audit_entry AS entry
-    WHERE entry.event_id = :event_id AND entry.registration_id = :id
-    ORDER BY entry.number
+    SELECT number, at, kind, actor, CASE WHEN :reasons THEN reason END AS reason, from_status, to_status,
+           spots_delta, spots_reserved,
+           coalesce(registration_id = :id, false) AS is_step, before_after
+    FROM audit_entry
+    WHERE event_id = :event_id AND number >= :first AND (registration_id = :id OR before_after ? 'capacity')
+    ORDER BY number DESC LIMIT :limit
 """)
 
 _AHEAD = text("""
@@ -51,9 +50,7 @@ async def explain(
 
     It has admins' reasons only with `reasons`.
     """
-    of_it = {"event_id": event["id"], "id": registration["id"], "reasons": reasons}
-    rows = await connection.execute(_STEPS, of_it)
-    steps = [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
+    first, steps = await _steps(connection, event, registration, reasons=reasons)
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
@@ -69,22 +66,68 @@ async def explain(
         spots_left=max(free, 0),
         registrations_ahead=None if ahead is None else ahead.registrations,
         spots_ahead=None if ahead is None else ahead.spots,
-        sentences=[_past(registration, step) for step in steps] + _present(event, registration, ahead, steps),
+        sentences=[
+            *_unseen(first),
+            *(_past(step) for step in steps),
+            *_present(event, registration, ahead, steps),
+        ],
+        steps_from=first,
         steps=steps,
     )
 
 
-def _past(registration: RowMapping, step: ExplanationStep) -> str:
+async def _steps(
+    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping, *, reasons: bool
+) -> tuple[int, list[ExplanationStep]]:
+    """Return the number of the first entry that was looked at, and the registration's entries from there.
+
+    Each entry has the event's capacity and the party's size after it.
+    """
+    newest = (await connection.execute(_NEWEST, {"event_id": event["id"]})).scalar_one()
+    first = max(1, newest - ENTRIES_MAX + 1)
+    asked = {"event_id": event["id"], "id": registration["id"], "first": first, "limit": _ROWS_MAX}
+    rows = (await connection.execute(_STEPS, {**asked, "reasons": reasons})).mappings().all()
+    capacity, size = event["capacity"], registration["spots_count"]
+    steps = []
+    for row in rows:  # from the newest: a change tells what was before it
+        facts = dict(row)
+        is_step, changed = facts.pop("is_step"), facts.pop("before_after") or {}
+        if is_step:
+            facts |= {"at": audit.timestamp(row["at"]), "capacity": capacity, "spots_count": size}
+            steps.append(ExplanationStep(**facts, corrected=sorted(changed)))
+            size = changed.get("spotsCount", [size])[0]
+        else:
+            capacity = changed["capacity"][0]
+    return (first if len(rows) < _ROWS_MAX else rows[-1]["number"]), steps[::-1]
+
+
+def _unseen(first: int) -> list[str]:
+    if first == 1:
+        return []
+    return [f"Changes before number {first} of the audit trail were not looked at."]
+
+
+def _past(step: ExplanationStep) -> str:
     """Return a sentence for a step: the change, its actor, and the counter at that moment."""
-    needs = registration["spots_count"]
+    needs = step.spots_count
+    because = f" because {step.reason!r}" if step.reason else ""
+    if step.kind == "give_receipt":
+        return f"Given a new receipt by {step.actor}{because}."
+    if step.kind == "correct_registration":
+        parts = " and ".join(step.corrected)
+        return f"Corrected in {parts} by {step.actor}{because}: since then it needs {needs}."
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
     if step.from_status is None:
-        how = {"register": "decided", "adopt": "adopted", "migration": "taken over"}.get(step.kind, step.kind)
+        how = {
+            "register": "decided",
+            "add_registration": f"added by {step.actor}{because}",
+            "adopt": "adopted",
+            "migration": "taken over",
+        }.get(step.kind, step.kind)
         return f"When it was {how}, {counter}: {step.to_status}."
     if step.kind == "promotion":
         return f"Promoted when spots became free: {counter}."
-    because = f" because {step.reason!r}" if step.reason else ""
     return (
         f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
     )
@@ -140,6 +183,8 @@ def _obstacle(
 
 def _halt(event: Mapping[str, Any], ahead: Row[Any], free: int) -> str | None:
     """Return the reason for which no registration of the event is promoted, None if there is none."""
+    if event["archived"]:
+        return "The event is archived: no registration is promoted until it is taken out."
     if event["paused"]:
         return "The event is paused: no registration is promoted until the pause ends."
     if ahead.promotion_ended:

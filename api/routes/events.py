@@ -51,7 +51,7 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 async def create_event(
     services: Provided, request: Request, principal: Principal = events_writer
 ) -> Response:
-    """Create an event of the key's organiser; its slug is its public address and never changes.
+    """Create an event of the key's organiser; its slug is its public address.
 
     The id of an event that is created under an idempotency key follows from the organiser and the key, so no
     second one is created.
@@ -67,11 +67,14 @@ async def create_event(
             created = await _insert(connection, id_, new_event, key, organiser_id)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
+        # After the insertion, which has waited for any other change of this slug.
+        if await events.slug_is_held(connection, new_event.slug):
+            raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         return created, await events.event_by_id(connection, id_)
 
     created, event = await services.write(insert_event, due)
-    assert event is not None, "an event that was just inserted is there"
-    if organiser_id not in {None, event["organiser_id"]}:  # a replay: it was given to another one since
+    if event is None or organiser_id not in {None, event["organiser_id"]}:
+        # A replay: the event was deleted, or given to another organiser, since.
         raise ProblemType.EVENT_NOT_FOUND.error()
     headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
     return responses.body(_event(event), HTTPStatus.CREATED, headers)
@@ -82,12 +85,15 @@ async def list_events(
     services: Provided,
     cursor: UUID | None = None,
     limit: Limit = _PAGE_DEFAULT,
+    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
     principal: Principal = events_reader,
 ) -> Response:
-    """List events, oldest first; with a key of an organiser its own."""
+    """List events, oldest first: those in use, or the archived ones; with a key of an organiser its own."""
     organiser_id = principal.organiser_id
     rows = await services.read(
-        lambda connection: events.events(connection, organiser_id=organiser_id, after=cursor, limit=limit)
+        lambda connection: events.events(
+            connection, organiser_id=organiser_id, archived=archived, after=cursor, limit=limit
+        )
     )
     return responses.body(
         EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
@@ -147,7 +153,7 @@ async def list_audit_entries(
     limit: Limit = _PAGE_DEFAULT,
     principal: Principal = events_reader,
 ) -> Response:
-    """List the audit trail by number, each entry chained to the one before."""
+    """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after, reasons = _after(cursor), principal.reads_personal
     rows = await services.read(
         lambda connection: events.audit_entries(
@@ -155,7 +161,7 @@ async def list_audit_entries(
         )
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 

@@ -30,7 +30,7 @@ GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 -- the commands that follow from commands.
 GRANT UPDATE ON event TO admitone_worker;
 GRANT INSERT ON outcome TO admitone_worker;
-GRANT DELETE ON pending_command, idempotency_key TO admitone_worker;
+GRANT DELETE ON pending_command, idempotency_key, api_key TO admitone_worker;
 GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;

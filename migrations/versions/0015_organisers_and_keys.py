@@ -3,7 +3,7 @@
 An event without an organiser is the service's own: all events are before this step, and so are those that a
 version without organisers creates beside this one.
 
-Revision: 0015, after 0010.
+Revision: 0015, after 0013.
 """
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY
 
 revision = "0015"
-down_revision = "0010"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

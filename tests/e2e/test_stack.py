@@ -19,6 +19,7 @@ from tests.e2e.stacks import (
     STOP_SECONDS_MAX,
     Up,
     as_nobody,
+    ask,
     environment,
     fails,
     free_port,
@@ -28,10 +29,35 @@ from tests.e2e.stacks import (
 pytestmark = pytest.mark.timeout(180)
 
 
+FOREIGN = {
+    "BROKER_URL": "redis://127.0.0.1:9/0",
+    "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
+    "APP": "x",
+    "CONFIG_MODULE": "x",
+    "PICKLE_PROTOCOL": "x",
+    "WEB_CONCURRENCY": "",
+    "FORWARDED_ALLOW_IPS": "x",
+    "PGHOST": "elsewhere",
+    "PGSERVICE": "x",
+    "PGOPTIONS": "-c search_path=x",
+    "PGSSLMODE": "verify-full",
+    "PSYCOPG_IMPL": "x",
+    "prometheus_multiproc_dir": "/nowhere",
+    "TZ": "Asia/Tokyo",
+    "http_proxy": "x",
+    "ADMITONE_PORT": "tcp://10.0.0.1:9000",
+    "ADMITONE_SERVICE_HOST": "10.0.0.1",
+    "ADMITONE_HOST": "",
+    "ADMITONE_TICK_SECONDS": " ",
+    "ADMITONE_WORKER_METRICS_PORT": "tcp://10.0.0.1:1",
+}
+"""Variables of other programs and of Kubernetes, and settings without a value: they change nothing."""
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for the tests that leave it running."""
-    with up(tmp_path_factory.mktemp("running")) as stack:
+    with up(tmp_path_factory.mktemp("running"), prefix=(), **FOREIGN) as stack:
         yield stack.ready()
 
 
@@ -61,6 +87,11 @@ def admin_keys(stack: Up) -> dict[str, bool]:
 
 def test_only_the_api_has_the_admin_key(running: Up) -> None:
     assert admin_keys(running) == {"postgres": False, "valkey": False, "worker": False, "api": True}
+
+
+def test_variables_of_others_do_not_degrade_it(running: Up) -> None:
+    status, found = ask(running.port, "GET", "/readyz")
+    assert (status, found["degraded"], set(found["checks"].values())) == (200, [], {"ok"})
 
 
 def test_other_commands_learn_where_the_stack_runs(running: Up) -> None:

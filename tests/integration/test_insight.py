@@ -1,12 +1,20 @@
 """Looking closer, over HTTP and by command: statistics, explanations, exports, verification, audit."""
 
+import asyncio
 import csv
 import hashlib
 import io
 import json
 import subprocess
 import sys
+from uuid import UUID
 
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from api.edge.schemas_insight import Explanation
+from api.queries import events, explain
 from tests.integration.test_status_changes import delete, patch, register
 from tests.stage import CHECKOUT, Json, Stage
 
@@ -114,6 +122,35 @@ def test_an_explanation_names_a_party_that_cannot_fit(stage: Stage) -> None:
         "The head of the waitlist needs 3, 2 are free, policy strict_fifo.",
     ]
     assert of_fourth["sentences"][-1].startswith("The head of the waitlist needs 3, 2 are free")
+
+
+def test_an_explanation_says_where_it_began_to_look(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = stage.create_event(capacity=1)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 2}, headers=stage.admin)
+    url = make_url(stage.database_url)
+
+    async def explained(id_: str) -> Explanation:
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            found = await events.event_by_id(connection, UUID(event["id"]))
+            row = await events.registration(connection, UUID(event["id"]), UUID(id_))
+            assert found is not None
+            assert row is not None
+            explanation = await explain.explain(connection, found, row, reasons=True)
+        await engine.dispose()
+        return explanation
+
+    whole = asyncio.run(explained(second["registration"]["id"]))
+    monkeypatch.setattr(explain, "ENTRIES_MAX", 2)  # the change of the capacity, and the promotion
+    part = asyncio.run(explained(second["registration"]["id"]))
+    none = asyncio.run(explained(first["registration"]["id"]))
+
+    assert (whole.steps_from, [step.capacity for step in whole.steps]) == (1, [1, 2])
+    assert (part.steps_from, part.steps) == (3, whole.steps[1:])
+    unseen = "Changes before number 3 of the audit trail were not looked at."
+    assert (none.steps, none.sentences) == ([], [unseen])
 
 
 def test_an_explanation_names_a_pause(stage: Stage) -> None:

@@ -28,7 +28,9 @@ from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-REVISIONS = ("base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0015")
+REVISIONS = (
+    *("base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010", "0011", "0013", "0015"),
+)
 STEPS = tuple(pairwise(REVISIONS))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
 BEFORE_THE_COUNTER = """
@@ -309,6 +311,28 @@ def test_the_ledger_keeps_its_commands_in_four_tables(old_database: str) -> None
     schema.downgrade(old_database, "0005")
 
     assert run(old_database, _LEDGER_OF_0005) == before
+
+
+_EVENTS_OF_0008 = """
+INSERT INTO event (id, slug, title, capacity, paused, closes_at) VALUES
+    (:whole, 'whole', 'Whole', 1, false, NULL),
+    (:half, 'half', 'Half', 1, true, '1970-01-01 00:00:00.000001+00'),
+    (:own, 'own', 'Own', 1, false, NULL)
+"""
+_ENTRIES_OF_0008 = """
+INSERT INTO audit_entry (event_id, number, kind, actor, spots_delta, spots_reserved, at, hash)
+SELECT event.id, 1, CASE slug WHEN 'own' THEN 'register' ELSE 'adopt' END, 'x', 0, 0, now(), '' FROM event
+"""
+
+
+def test_events_adopted_before_are_known_as_adopted(empty_database: str) -> None:
+    schema.upgrade(empty_database, "0008")
+    run(empty_database, _EVENTS_OF_0008, whole=UUID(int=1), half=UUID(int=2), own=UUID(int=3))
+    run(empty_database, _ENTRIES_OF_0008)
+    schema.upgrade(empty_database)
+
+    adopted = run(empty_database, "SELECT event_id, finished_at IS NULL FROM adoption ORDER BY event_id")
+    assert adopted == [(UUID(int=1), False), (UUID(int=2), True)]
 
 
 TRAIL = """

@@ -1,6 +1,9 @@
 """The database roles of a running service: enough for its work, and not for rewriting the trail."""
 
 import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -9,15 +12,21 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from ops.maintenance import prune_keys
+from ops.embedded import Servers
+from ops.maintenance import audit, prune_keys, status, verification, worker_health
+from shared import processes
 from shared.domain import commands, ids
 from shared.domain.access import Principal, Scope
 from shared.domain.commands import Register
-from shared.postgres import keys, ledger
+from shared.postgres import connections, keys, ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import NewCommand
+from shared.settings import Settings
 from tests.databases import as_worker, session_of
+from tests.integration.test_service_readiness import FINE, read
 from tests.stage import CHECKOUT
 from worker import isolation
+from worker.ownership import Ownership
 
 ROLES = Path(CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
 
@@ -36,7 +45,9 @@ def as_role(database: str, role: str) -> Connection:
     return as_worker(database, options=f"-c role={role}")
 
 
-def accept_as_api(database: str, **asked: bytes) -> NewCommand:
+def accept_as_api(
+    database: str, idempotency_key: bytes | None = None, fingerprint: bytes | None = None
+) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
     one = NewCommand(
@@ -45,12 +56,13 @@ def accept_as_api(database: str, **asked: bytes) -> NewCommand:
         kind=commands.KINDS[type(command)],
         payload=msgspec.json.encode(command),
         actor="public",
-        **asked,
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
     )
 
     async def accept() -> None:
         plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
-        session = await psycopg.AsyncConnection.connect(plain, options="-c role=admitone_api")
+        session = await BoundedSession.connect(plain, options="-c role=admitone_api")
         async with session:
             statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
             await session.execute(statement, [one.event_id, str(one.event_id)])
@@ -78,6 +90,67 @@ def test_the_api_can_make_and_revoke_keys(granted: str) -> None:
 
     assert revoked is not None
     assert revoked["revoked_at"] is not None
+
+
+@pytest.fixture
+def settings_of(granted: str, servers: Servers) -> Callable[[str], Settings]:
+    """A function that returns the settings of a part that logs in with a role."""
+    plain = make_url(granted).set(drivername="postgresql")
+    with psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True) as connection:
+        for role in ("admitone_api", "admitone_worker"):
+            connection.execute(f"ALTER ROLE {role} LOGIN".encode())
+
+    def settings(role: str) -> Settings:
+        return Settings(
+            database_url=plain.set(username=role).render_as_string(hide_password=False),
+            broker_url=servers.broker_url,
+            result_url=servers.result_url,
+        )
+
+    return settings
+
+
+@pytest.mark.parametrize("role", ["admitone_api", "admitone_worker"])
+def test_each_role_can_look_at_the_service(settings_of: Callable[[str], Settings], role: str) -> None:
+    """Readiness, `status`, `verify`, `audit` and `worker-health`, beside a worker of its own role."""
+    asked = accept_as_api(settings_of("admitone_api").database_url)
+    settings = settings_of(role)
+    with connections.worker_session(settings_of("admitone_worker")) as worker:
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+
+        assert read(settings).checks == {**FINE, "worker": "ok"}
+        now = status.read(settings.database_url)
+        assert ([found.pid for found in now.workers], len(now.backlog)) == ([os.getpid()], 1)
+        assert verification.run(settings, [str(asked.event_id)], heal=False).in_sync
+        assert audit.check(settings.database_url)[0].problems == []
+        assert audit.replay(settings.database_url, str(asked.event_id)).problems == []
+        assert worker_health.worker_is_alive(settings)
+
+
+def test_the_api_role_can_heal_a_counter(
+    settings_of: Callable[[str], Settings], connection: Connection
+) -> None:
+    settings = settings_of("admitone_api")
+    asked = accept_as_api(settings.database_url)
+    with connection.begin():
+        connection.execute(text("UPDATE event SET spots_reserved = 1"))
+
+    with (
+        ThreadPoolExecutor() as pool,
+        connections.worker_session(settings_of("admitone_worker")) as worker,
+    ):
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        healing = pool.submit(verification.run, settings, [], heal=True)
+        while not healing.done():
+            isolation.apply(worker, [asked.event_id], 10)
+
+    assert healing.result().in_sync
+
+
+def test_the_worker_role_can_tidy(settings_of: Callable[[str], Settings]) -> None:
+    accept_as_api(settings_of("admitone_api").database_url, idempotency_key=b"k", fingerprint=b"f")
+
+    assert prune_keys.forget_keys(settings_of("admitone_worker").database_url, 1) == 0
 
 
 @pytest.mark.parametrize(

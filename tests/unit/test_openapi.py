@@ -37,6 +37,8 @@ IMPOSSIBLE = {
     ),
     ("create_key", "EVENT_NOT_FOUND"),
     ("revoke_key", "EVENT_NOT_FOUND"),
+    *(("shrink", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other corrections
+    ("change_registration", "CANCELLATION_CLOSED"),  # only for holders
     ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
     *(
         ("readyz", code) for code in ("INVALID_REQUEST", "LEDGER_UNAVAILABLE")
