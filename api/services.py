@@ -27,6 +27,7 @@ from api.commands.waker import Waker
 from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
+from api.queries.availabilities import Availabilities
 from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
@@ -64,6 +65,7 @@ class Services:
     full_events: FullEvents
     submission: Submission
     readiness: ReadinessCheck
+    availabilities: Availabilities
     slugs: BatchLoader[str, UUID | None]
     event_ids: dict[str, UUID] = field(default_factory=dict)
 
@@ -146,6 +148,7 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader),
         pace=pace,
         full_events=full_events,
+        availabilities=Availabilities(reader),
         slugs=BatchLoader(
             lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
             _SLUGS_PER_READ_MAX,

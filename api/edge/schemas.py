@@ -59,7 +59,7 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
             raise ValueError("closesAt must be after opensAt")
 
 
-class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event."""
 
     slug: str
@@ -74,7 +74,13 @@ class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Event(Availability, frozen=True, kw_only=True, rename="camel"):
+class Availability(EventFigures, frozen=True, kw_only=True, rename="camel"):
+    """The public facts of an event, as of a moment on the database's clock."""
+
+    as_of: datetime
+
+
+class Event(EventFigures, frozen=True, kw_only=True, rename="camel"):
     """An event with all its settings and counters, for admins."""
 
     id: UUID

@@ -44,7 +44,7 @@ REFUSED = {
     "registration": None,
     "refusal": {"code": "EVENT_FULL", "detail": "The event is full and its waitlist takes nobody."},
 }
-AVAILABILITY = {
+_EVENT_FIGURES = {
     "slug": "demo",
     "title": "Demonstration drop",
     "capacity": 100,
@@ -56,8 +56,9 @@ AVAILABILITY = {
     "closesAt": None,
     "maxSpotsPerRegistration": 10,
 }
+AVAILABILITY = {**_EVENT_FIGURES, "asOf": NOW}
 EVENT_EXAMPLE = {
-    **AVAILABILITY,
+    **_EVENT_FIGURES,
     "id": EVENT_ID,
     "overbookedSpots": 0,
     "waitlistEnabled": True,

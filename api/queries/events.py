@@ -24,7 +24,7 @@ _EVENT_COLUMNS = """
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
-_EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
+_EVENTS_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event
@@ -114,10 +114,10 @@ async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
     return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
 
 
-async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
-    """Return an event by its slug, with its state as of now."""
-    row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
-    return None if row is None else _with_state(row)
+async def events_by_slug(connection: AsyncConnection, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the events with these slugs by slug, each with its state as of now, and when that was."""
+    rows = await connection.execute(_EVENTS_BY_SLUG, {"slugs": arrays.texts(set(slugs))})
+    return {row["slug"]: {**_with_state(row), "as_of": row["now"]} for row in rows.mappings()}
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:

@@ -16,9 +16,8 @@ from api.commands import submit
 from api.edge import problems, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Availability, Receipt, ReceiptStatus
+from api.edge.schemas import Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import events
 from api.services import Provided, Services
 from shared.domain import ids
 from shared.domain.commands import ChangeStatus, Status
@@ -27,12 +26,12 @@ router = APIRouter(tags=["Registering"])
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
-async def availability(slug: str, services: Provided) -> Response:
+async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Return the spots that are left of an event, and whether it takes registrations now."""
-    event = await services.read(lambda connection: events.event_by_slug(connection, slug))
-    if event is None:
+    answer = await services.availabilities.find(slug, services.settings.answer_wait_seconds)
+    if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
+    return answer
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -99,6 +98,8 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
     """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
+        case "GET", ["", "api", "p", slug] if slug:
+            return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
