@@ -9,6 +9,7 @@ from uuid import UUID
 import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
@@ -29,6 +30,7 @@ from api.edge.problems import ProblemType
 from api.queries import events
 from api.queries.availabilities import Availabilities
 from api.queries.batch_loader import BatchLoader
+from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
@@ -48,6 +50,7 @@ class Services:
 
     settings: Settings
     engine: AsyncEngine
+    admin_engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
     limit: PendingLimit
@@ -59,8 +62,10 @@ class Services:
     poller: ResultPoller
     fallback: LedgerFallback
     reader: Reader
+    admin_reader: Reader
     receipts: Receipts
     figures: Figures
+    exports: Exports
     pace: Pace
     full_events: FullEvents
     submission: Submission
@@ -72,6 +77,13 @@ class Services:
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
+
+    async def admin_read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query` in one of the admins' places; 503 if none becomes free in time."""
+        try:
+            return await self.admin_reader.read(query, snapshot=snapshot)
+        except PoolTimeoutError as error:
+            raise ProblemType.ADMIN_READS_BUSY.error() from error
 
     async def find_event(self, slug: str) -> UUID:
         """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
@@ -105,6 +117,7 @@ class Services:
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
+        await self.admin_engine.dispose()
         self.celery.close()
         await observations.counted()
 
@@ -112,8 +125,9 @@ class Services:
 def open_services(settings: Settings) -> Services:
     """Return the services; connections are made when first needed."""
     engine = connections.async_engine(settings)
+    admin_engine = connections.async_engine(settings, for_admins=True)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-    reader = Reader(engine)
+    reader, admin_reader = Reader(engine), Reader(admin_engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
@@ -133,6 +147,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         engine=engine,
+        admin_engine=admin_engine,
         redis=redis_client,
         celery=celery,
         limit=limit,
@@ -144,8 +159,10 @@ def open_services(settings: Settings) -> Services:
         poller=poller,
         fallback=fallback,
         reader=reader,
+        admin_reader=admin_reader,
         receipts=receipts,
-        figures=Figures(reader),
+        figures=Figures(reader, admin_reader),
+        exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,
         full_events=full_events,
         availabilities=Availabilities(reader),

@@ -189,6 +189,10 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
                 described[str(status)].update(answer)
 
 
+_BASES = (schemas.Wire, schemas.EventFigures)
+"""The bodies that only others extend."""
+
+
 def _components() -> dict[str, Any]:
     bodies = [
         Register,
@@ -196,7 +200,7 @@ def _components() -> dict[str, Any]:
         *(
             body
             for body in (vars(schemas) | vars(schemas_insight)).values()
-            if isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
+            if isinstance(body, type) and issubclass(body, schemas.Wire) and body not in _BASES
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")

@@ -34,7 +34,7 @@ class Availabilities:
         self._reader = reader
         self._loader: BatchLoader[str, Response | None] = BatchLoader(self._read, _ASKED_PER_READ_MAX)
 
-    async def find(self, slug: str, seconds_max: float) -> Response | None:
+    async def tell(self, slug: str, seconds_max: float) -> Response | None:
         """Return the answer, None if there is no such event; raises `TimeoutError` after `seconds_max`."""
         until, answer = self.kept.get(slug, (0.0, None))
         if time.monotonic() < until:

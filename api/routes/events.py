@@ -78,7 +78,7 @@ async def list_events(
     services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
     """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
+    rows = await services.admin_read(lambda connection: events.events(connection, after=cursor, limit=limit))
     return responses.body(
         EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
     )
@@ -104,7 +104,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.registrations(
             connection, event_id, status=status, q=q, after=after, limit=limit
         )
@@ -118,7 +118,9 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 @router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **admin_routes.REGISTRATION)
 async def read_registration(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Return one registration."""
-    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.admin_read(
+        lambda connection: events.registration(connection, event_id, registration_id)
+    )
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return responses.body(Registration(**row))
@@ -130,7 +132,7 @@ async def list_audit_entries(
 ) -> Response:
     """List the audit trail by number, each entry chained to the one before."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
@@ -149,7 +151,7 @@ async def list_commands(
 ) -> Response:
     """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
     )
     if not rows:
@@ -161,7 +163,7 @@ async def list_commands(
 @router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)
 async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
-    row = await services.read(lambda connection: events.counter(connection, event_id))
+    row = await services.admin_read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]

@@ -28,7 +28,7 @@ router = APIRouter(tags=["Registering"])
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
 async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Return the spots that are left of an event, and whether it takes registrations now."""
-    answer = await services.availabilities.find(slug, services.settings.answer_wait_seconds)
+    answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
     if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     return answer

@@ -30,6 +30,7 @@ WORKER_APPLICATION = "admitone-worker"
 _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
+_ADMIN_WAIT_SECONDS_MAX = 2
 # Planning a statement costs more than running it, so each is planned once; and rows are found by their keys,
 # even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
 # (decision 0014).
@@ -48,14 +49,19 @@ _SERVER_ENDS_SESSION = "57P"
 _REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
 
-def async_engine(settings: Settings) -> AsyncEngine:
-    """Return the API's pool, with a time-out on each statement; it leaves one connection to the intake."""
+def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine:
+    """Return a pool of the API, with a time-out on each statement: the public's, or that of admins' lists.
+
+    The intake has one connection of its own, admins a third of the others, and the public the rest. So no
+    number of searches and exports takes a connection from the public.
+    """
+    admins = settings.admin_connections_max
     arguments = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
     engine = create_async_engine(
         settings.database_url,
-        pool_size=settings.database_connections_max - 1,
+        pool_size=admins if for_admins else settings.database_connections_max - 1 - admins,
         max_overflow=0,
-        pool_timeout=settings.statement_timeout_seconds,
+        pool_timeout=_ADMIN_WAIT_SECONDS_MAX if for_admins else settings.statement_timeout_seconds,
         pool_pre_ping=False,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )

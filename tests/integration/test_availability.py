@@ -64,7 +64,7 @@ def event(settings: Settings) -> None:
 
 
 async def find(asking: Availabilities, slug: str = "drop") -> Json | None:
-    answer = await asking.find(slug, WAIT_SECONDS_MAX)
+    answer = await asking.tell(slug, WAIT_SECONDS_MAX)
     body: Json | None = None if answer is None else json.loads(bytes(answer.body))
     return body
 
@@ -73,8 +73,8 @@ async def find(asking: Availabilities, slug: str = "drop") -> Json | None:
 @pytest.mark.parametrize("slug", ["drop", "no-such-event"])
 def test_a_crowd_shares_one_read(settings: Settings, slug: str) -> None:
     async def crowd(asking: Availabilities) -> list[Any]:
-        first = await asyncio.gather(*(asking.find(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)))
-        return [*first, *[await asking.find(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)]]
+        first = await asyncio.gather(*(asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)))
+        return [*first, *[await asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)]]
 
     answers, _, reads = asked(settings, crowd)
 
@@ -124,7 +124,7 @@ def test_unknown_slugs_fill_no_memory(settings: Settings) -> None:
     many = 25_000
 
     async def flood(asking: Availabilities) -> list[Any]:
-        return await asyncio.gather(*(asking.find(f"no-{n}", WAIT_SECONDS_MAX) for n in range(many)))
+        return await asyncio.gather(*(asking.tell(f"no-{n}", WAIT_SECONDS_MAX) for n in range(many)))
 
     answers, asking, reads = asked(settings, flood)
 
@@ -135,7 +135,7 @@ def test_unknown_slugs_fill_no_memory(settings: Settings) -> None:
 
 @pytest.mark.parametrize("slug", ["Drop", "a b", "-", "", "drop\n", "d'rop", "d\x00"])
 def test_an_impossible_slug_is_not_read(settings: Settings, slug: str) -> None:
-    answer, asking, reads = asked(settings, lambda asking: asking.find(slug, WAIT_SECONDS_MAX))
+    answer, asking, reads = asked(settings, lambda asking: asking.tell(slug, WAIT_SECONDS_MAX))
 
     assert (answer, reads, asking.kept) == (None, 0, {})
 
