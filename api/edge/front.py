@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -72,6 +73,8 @@ class Front:
         try:
             route = self._direct(scope["method"], scope["path"].split("/"))
             if route is None:
+                if scope["query_string"]:
+                    scope["query_string"] = _without_blanks(scope["query_string"])
                 await self.app(scope, receive, send_with_id)
                 return
             endpoint, parameters = route
@@ -89,6 +92,12 @@ class Front:
             if path is None:
                 path = getattr(scope.get("route"), "path", metrics.UNKNOWN_ROUTE)
             self._answered.add((path, status or _CLIENT_GONE, perf_counter() - began))
+
+
+def _without_blanks(query: bytes) -> bytes:
+    """Return a query without the blank parameters that a form sends for its empty fields."""
+    named = parse_qsl(query.decode("latin-1"))
+    return urlencode([(name, value) for name, value in named if value.strip()]).encode()
 
 
 def _count(answers: list[tuple[str, int, float]]) -> None:

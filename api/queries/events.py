@@ -22,14 +22,17 @@ _EVENT_COLUMNS = """
     created_at, updated_at, now() AS now
 """
 
+BEFORE_ALL = "-infinity", UUID(int=0)
+
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
 _EVENTS_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event
-    WHERE CAST(:after AS uuid) IS NULL OR id > :after
-    ORDER BY id LIMIT :limit
+    WHERE (created_at, id) > (CAST(:created_at AS timestamptz), CAST(:id AS uuid))
+      AND (CAST(:slug AS text) IS NULL OR slug = :slug)
+    ORDER BY created_at, id LIMIT :limit
 """)
 
 _POSITION = """
@@ -126,10 +129,15 @@ async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] 
     return None if row is None else _with_state(row)
 
 
-async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Return events in the order in which they were made, each with its state as of now."""
-    rows = await connection.execute(_EVENTS, {"after": after, "limit": limit})
-    return [_with_state(row) for row in rows.mappings()]
+async def events(
+    connection: AsyncConnection, *, slug: str | None, after: tuple[str, UUID], limit: int
+) -> list[dict[str, Any]]:
+    """Return events by `created_at` and id, with their state as of now; with this slug only, if it is given.
+
+    `after` is the place of the last event of the page before, or `BEFORE_ALL`.
+    """
+    parameters = {"slug": slug, "created_at": after[0], "id": after[1], "limit": limit}
+    return [_with_state(row) for row in (await connection.execute(_EVENTS, parameters)).mappings()]
 
 
 def _with_state(row: RowMapping) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from api.edge.security import reader, writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import ids
+from shared.domain import audit, ids
 from shared.domain.commands import Status
 from shared.postgres import durability, tables
 from shared.postgres.durability import NotConfirmed
@@ -36,6 +36,7 @@ from shared.postgres.durability import NotConfirmed
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 _SEARCH_LENGTH_MAX = 200
+_EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -75,13 +76,17 @@ async def create_event(services: Provided, request: Request) -> Response:
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided, slug: str | None = None, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.admin_read(lambda connection: events.events(connection, after=cursor, limit=limit))
-    return responses.body(
-        EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
+    """List events, oldest first; `slug` finds one by its address."""
+    after = _after_event(cursor)
+    rows = await services.admin_read(
+        lambda connection: events.events(connection, slug=slug, after=after, limit=limit)
     )
+    next_cursor = None
+    if len(rows) == limit:
+        next_cursor = f"{audit.timestamp(rows[-1]['created_at'])}_{rows[-1]['id']}"
+    return responses.body(EventPage(items=[_event(row) for row in rows], next_cursor=next_cursor))
 
 
 @router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
@@ -185,6 +190,15 @@ def _after(cursor: str | None) -> int:
     if not _SEQ_CURSOR.fullmatch(cursor):
         raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
     return int(cursor)
+
+
+def _after_event(cursor: str | None) -> tuple[str, UUID]:
+    if cursor is None:
+        return events.BEFORE_ALL
+    if not _EVENT_CURSOR.fullmatch(cursor):
+        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+    created_at, _, id_ = cursor.partition("_")
+    return created_at, UUID(id_)
 
 
 def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query
