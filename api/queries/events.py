@@ -48,14 +48,25 @@ _REGISTRATION = text(f"""
     FROM registration WHERE event_id = :event_id AND id = :id
 """)
 
+# The index finds the words that begin as those of `q` do; the condition on the text finds `q` as a whole. A
+# search without a letter or a digit reads all registrations of the event.
+_HAS_WORDS = """
+    AND search_words(event_id, name, email) @@ (
+        SELECT string_agg(quote_literal(word) || ':*', ' & ')::tsquery
+        FROM unnest(tsvector_to_array(search_words(:event_id, :q, ''))) AS word
+        WHERE length(word) > 8
+    )
+"""
+_HAS_TEXT = "AND strpos(folded(name || ' ' || coalesce(email, '')) COLLATE \"C\", folded(:q)) > 0"
+
 # Positions are counted once up to the page's first waiting registration and then along the page.
-_REGISTRATIONS = text("""
+_REGISTRATIONS = """
     WITH page AS (
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
         FROM registration
         WHERE event_id = :event_id AND seq > :after
           AND (CAST(:status AS text) IS NULL OR status = :status)
-          AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
+          {search}
         ORDER BY seq LIMIT :limit
     ), bounds AS (
         SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST'
@@ -73,7 +84,10 @@ _REGISTRATIONS = text("""
     SELECT page.*, waiting.position AS waitlist_position
     FROM page LEFT JOIN waiting ON waiting.id = page.id
     ORDER BY page.seq
-""")
+"""
+_ALL = text(_REGISTRATIONS.format(search=""))
+_WITH_TEXT = text(_REGISTRATIONS.format(search=_HAS_TEXT))
+_WITH_WORDS = text(_REGISTRATIONS.format(search=_HAS_WORDS + _HAS_TEXT))
 
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor, entry.reason, entry.registration_id,
@@ -157,10 +171,17 @@ async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -
 async def registrations(  # noqa: PLR0913 - one parameter for each of the query's
     connection: AsyncConnection, event_id: UUID, *, status: str | None, q: str | None, after: int, limit: int
 ) -> Sequence[RowMapping]:
-    """Return registrations in ledger order, of one status and with `q` in name or email where given."""
-    pattern = q and "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    parameters = {"event_id": event_id, "status": status, "pattern": pattern, "after": after, "limit": limit}
-    return (await connection.execute(_REGISTRATIONS, parameters)).mappings().all()
+    """Return registrations in ledger order, of one status and with `q` in name or email where given.
+
+    `q` begins at the beginning of a word. Neither case nor accents count.
+    """
+    parameters = {"event_id": event_id, "status": status, "after": after, "limit": limit}
+    if q is None:
+        statement = _ALL
+    else:
+        statement = _WITH_WORDS if any(sign.isalnum() for sign in q) else _WITH_TEXT
+        parameters["q"] = q.strip()
+    return (await connection.execute(statement, parameters)).mappings().all()
 
 
 async def audit_entries(

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0008"
+REVISION = "0012"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
@@ -80,6 +80,7 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
+    Index("event_created_idx", "created_at", "id"),
 )
 
 registration = Table(
@@ -120,6 +121,12 @@ registration = Table(
         "spots_count",
         "seq",
         postgresql_where=text("status = 'WAITLIST'"),
+    ),
+    Index(
+        "registration_words_idx",
+        text("search_words(event_id, name, email)"),
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
     ),
 )
 
