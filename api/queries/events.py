@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import audit, ids
@@ -87,6 +87,7 @@ _REGISTRATIONS = """
 """
 _ALL = text(_REGISTRATIONS.format(search=""))
 _WITH_TEXT = text(_REGISTRATIONS.format(search=_HAS_TEXT))
+_WITH_WORD = text(_REGISTRATIONS.format(search=_HAS_WORDS))
 _WITH_WORDS = text(_REGISTRATIONS.format(search=_HAS_WORDS + _HAS_TEXT))
 
 _AUDIT = text("""
@@ -176,12 +177,17 @@ async def registrations(  # noqa: PLR0913 - one parameter for each of the query'
     `q` begins at the beginning of a word. Neither case nor accents count.
     """
     parameters = {"event_id": event_id, "status": status, "after": after, "limit": limit}
-    if q is None:
-        statement = _ALL
-    else:
-        statement = _WITH_WORDS if any(sign.isalnum() for sign in q) else _WITH_TEXT
+    statement = _ALL
+    if q is not None:
         parameters["q"] = q.strip()
+        statement = _search(q.strip())
     return (await connection.execute(statement, parameters)).mappings().all()
+
+
+def _search(q: str) -> TextClause:
+    if q.isascii() and q.isalnum():
+        return _WITH_WORD
+    return _WITH_WORDS if any(sign.isalnum() for sign in q) else _WITH_TEXT
 
 
 async def audit_entries(

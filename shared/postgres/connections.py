@@ -38,6 +38,7 @@ _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
+_ONE_PROCESS = "-c max_parallel_workers_per_gather=0"  # or the number of connections would limit nothing
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
 )
@@ -56,7 +57,9 @@ def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine
     number of searches and exports takes a connection from the public.
     """
     admins = settings.admin_connections_max
-    arguments = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
+    arguments = _connect_args(
+        _API_APPLICATION, _ONE_PROCESS, statement_timeout=settings.statement_timeout_seconds
+    )
     engine = create_async_engine(
         settings.database_url,
         pool_size=admins if for_admins else settings.database_connections_max - 1 - admins,
