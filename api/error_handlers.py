@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
-from api.edge import responses
+from api.edge import body_fields, cross_origin, responses
 from api.edge.front import RequestCancelled
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
@@ -25,6 +25,17 @@ log = structlog.get_logger(__name__)
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _RETRY_SECONDS_MAX = 5
 """Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
+_WORDS = {
+    "uuid_parsing": "must be an id, such as 01a21425-ecb9-728d-8e9f-f73da8bf37ea",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "string_too_long": "must be text of at most {max_length} characters",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+}
+"""The words for people of pydantic's errors about parameters; those of other errors are its own."""
 
 
 def install(app: FastAPI) -> None:
@@ -48,19 +59,23 @@ def _unchanged(_: Request, error: Exception) -> ProblemError:
     return error
 
 
-def _framework_problem(_: Request, error: Exception) -> ProblemError:
+def _framework_problem(request: Request, error: Exception) -> ProblemError:
     assert isinstance(error, HTTPException), "registered for it"
-    status = HTTPStatus(error.status_code)
-    return ProblemError(status, status.name, str(error.detail), headers=dict(error.headers or {}))
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:  # the framework knows the methods of one route only
+        headers = {"allow": cross_origin.methods_of(request.app.state.routes, request.scope)}
+    return ProblemError(status, status.name, str(error.detail), headers=headers)
 
 
 def _validation_problem(_: Request, error: Exception) -> ProblemError:
     assert isinstance(error, RequestValidationError), "registered for it"
-    problems = [
-        {"field": ".".join(str(part) for part in e["loc"][1:]), "reason": e["msg"]} for e in error.errors()
-    ]
-    detail = " ".join(f"{p['field']}: {p['reason']}." for p in problems)
-    return ProblemType.INVALID_REQUEST.error(detail, errors=problems)
+    reasons = {}
+    for wrong in error.errors():
+        first, *others = str(wrong["loc"][-1]).split("_")
+        words = _WORDS.get(wrong["type"])
+        reason = words.format(**wrong.get("ctx", {})) if words else wrong["msg"].removeprefix("Value error, ")
+        reasons[first + "".join(map(str.title, others))] = reason
+    return body_fields.invalid(reasons)
 
 
 def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:

@@ -34,6 +34,7 @@ from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
 from shared.messaging import queues, results
 from shared.postgres import connections
@@ -64,6 +65,7 @@ class Services:
     reader: Reader
     admin_reader: Reader
     receipts: Receipts
+    status_changes: StatusChanges
     figures: Figures
     exports: Exports
     pace: Pace
@@ -114,6 +116,7 @@ class Services:
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
+        await self.status_changes.close()
         await self.figures.close()
         await self.redis.aclose()
         await self.engine.dispose()
@@ -161,6 +164,7 @@ def open_services(settings: Settings) -> Services:
         reader=reader,
         admin_reader=admin_reader,
         receipts=receipts,
+        status_changes=StatusChanges(reader),
         figures=Figures(reader, admin_reader),
         exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,

@@ -6,7 +6,7 @@ Celery's thread, and the owner goes on (decision 0037).
 It relies on these internals of Celery and kombu:
 
 - a consumer bootstep behind `celery.worker.consumer.tasks:Tasks`, with the consumer's `task_consumer`
-  (`add_queue`, `consume`, `cancel_by_queue`) and `call_soon`, which other threads may call;
+  (`add_queue`, `consume`, `cancel_by_queue`) and `call_soon`, which other threads may call: `event_queues`;
 - `Consumer.create_task_handler`, `ensure_connected`, `channel_errors` and `on_connection_error_…`, through
   `app.conf.worker_consumer`;
 - `Message.payload` as `(args, kwargs, embed)`;
@@ -18,7 +18,7 @@ whole stacks fail when one of these changes.
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +27,10 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import ImproperlyConfigured
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from kombu import Connection, Message, Queue
+from kombu import Connection, Message
 
 from shared.messaging import queues
+from worker.event_queues import EventQueues
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ _GARBAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What kombu raises for a message that it cannot read; a lost connection raises none of these."""
 
 
-def install(app: Celery, owner: Owner, event_queues: "EventQueues") -> None:
+def install(app: Celery, owner: Owner, event_queues: EventQueues) -> None:
     """Make the application's worker an owner for as long as it runs."""
     app.owner, app.event_queues = owner, event_queues  # type: ignore[attr-defined]  # the classes below find them there
     app.conf.worker_consumer = LedgerConsumer
@@ -91,73 +92,12 @@ class EventQueuesStep(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:  # noqa: ANN401
         """Consume the queues of the owned events, now and after every reconnection."""
+        _drop_garbage(c.task_consumer.channel)
         c.app.event_queues.attach(c)
 
     def stop(self, c: Any) -> None:  # noqa: ANN401
         """Forget the connection."""
         c.app.event_queues.detach()
-
-
-class EventQueues:
-    """The event queues that this process consumes: the owner's thread says which, Celery's consumes them.
-
-    The queues of a message's events are consumed from the message on, until the owner says otherwise: a wait
-    for messages that begins before the owner takes the message would last up to a second without them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._wanted: set[UUID] = set()
-        self._consumed: set[UUID] = set()
-        self._consumer: Any = None
-
-    def start(self, events: Collection[UUID]) -> None:
-        """Consume these events' queues from now on; called by the owner's thread."""
-        self._change(lambda: self._wanted.update(events))
-
-    def stop(self, events: Collection[UUID]) -> None:
-        """Stop consuming these events' queues; called by the owner's thread."""
-        self._change(lambda: self._wanted.difference_update(events))
-
-    def hear(self, events: Sequence[UUID]) -> None:
-        """Consume these events' queues from the next wait on; called by Celery's thread for each message."""
-        self.start(events[: max(0, queues.CONSUMED_EVENTS_MAX - len(self._wanted))])
-
-    def attach(self, consumer: Any) -> None:  # noqa: ANN401
-        """Consume from this Celery consumer, which has a new connection; called by Celery's thread."""
-        self._consumed = set()
-        self._consumer = consumer
-        _drop_garbage(consumer.task_consumer.channel)
-        self._follow()
-
-    def detach(self) -> None:
-        """Forget the Celery consumer: its connection is lost; called by Celery's thread."""
-        self._consumer = None
-
-    def _change(self, change: Callable[[], None]) -> None:
-        with self._lock:
-            before = len(self._wanted)
-            change()
-            if len(self._wanted) == before:
-                return
-        consumer = self._consumer
-        if consumer is not None:
-            consumer.call_soon(self._follow)
-
-    def _follow(self) -> None:
-        """Consume what the owner wants consumed; on Celery's thread."""
-        if self._consumer is None:
-            return
-        with self._lock:
-            wanted = set(self._wanted)
-        task_consumer = self._consumer.task_consumer
-        for event_id in self._consumed - wanted:
-            task_consumer.cancel_by_queue(queues.event_queue(event_id).name)
-        for event_id in wanted - self._consumed:
-            task_consumer.add_queue(_declared(queues.event_queue(event_id), self._consumer.connection))
-        if not wanted <= self._consumed:
-            task_consumer.consume()
-        self._consumed = wanted
 
 
 class LedgerConsumer(Consumer):
@@ -174,7 +114,8 @@ class LedgerConsumer(Consumer):
         event_queues: EventQueues = self.app.event_queues  # type: ignore[attr-defined]
 
         def wake(event_ids: Sequence[UUID]) -> None:
-            event_queues.hear(event_ids)
+            # A wait for messages begins before the owner takes this one, and lasts up to a second.
+            event_queues.consume(event_ids)
             owner.wake(event_ids)
 
         return message_handler(wake)
@@ -205,42 +146,20 @@ def apply_commands(event_ids: Collection[str]) -> None:
     """Stand for the task in Celery's registry; `LedgerConsumer` takes its messages."""
 
 
-def _declared(queue: Queue, connection: Connection) -> Queue:
-    """Return a queue that RabbitMQ has declared; take it as it is where an earlier version made it.
-
-    RabbitMQ refuses other arguments for a queue that exists, and closes the channel on which they were asked
-    for. To Redis a queue is the name of a list.
-    """
-    if connection.transport.driver_type != "amqp":
-        return queue
-    try:
-        with connection.channel() as channel:
-            queue(channel).queue_declare()
-    except connection.channel_errors as error:
-        log.warning("queue_without_bounds", queue=queue.name, error=str(error)[:_ERROR_LENGTH_MAX])
-    queue.no_declare = True  # type: ignore[attr-defined]  # kombu's stubs lack it
-    return queue
-
-
 def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message], None]:
     """Return what is done with each message that kombu delivers: `wake` gets its events; it never raises."""
 
     def receive(message: Message) -> None:
         try:
-            wake(_event_ids(message))
+            if message.headers["task"] != queues.APPLY_COMMANDS:
+                raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")  # noqa: TRY301 - garbage like any other
+            (event_ids,), _, _ = message.payload
+            wake([UUID(event_id) for event_id in event_ids])
             time.sleep(_YIELD_SECONDS)
         except Exception as error:  # noqa: BLE001 - any error: the ticks find the pending commands
             _log_garbage(error)
 
     return receive
-
-
-def _event_ids(message: Message) -> list[UUID]:
-    """Return the events of a wake message; raises an error of any kind if it is none."""
-    if message.headers["task"] != queues.APPLY_COMMANDS:
-        raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")
-    (event_ids,), _, _ = message.payload
-    return [UUID(event_id) for event_id in event_ids]
 
 
 def _drop_garbage(channel: Any) -> None:  # noqa: ANN401

@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow, dict_row
 
-from shared.domain import audit, commands, promotion
+from shared.domain import audit, commands, promotion, texts
 from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
@@ -202,9 +202,10 @@ def rosters(
         )
         addresses = [command.command.email for command in pending if isinstance(command.command, Register)]
         addresses += [registration.email for registration in named[-1]]
-        emails |= {(event.id, commands.email_key(email)) for email in addresses if email is not None}
+        emails |= {(event.id, key) for email in addresses if email for key in texts.email_keys_stored(email)}
     holders_of = _holders(session, emails) if emails else {}
-    oversized_of = _oversized(session, decidable)
+    waiting = [(event, pending) for event, pending in decidable if event.waitlist_length]
+    oversized_of = _oversized(session, waiting) if waiting else {}
     loaded: list[LoadedEvent] = []
     read = 0
     for (event, pending), registrations in zip(decidable, named, strict=True):
@@ -271,7 +272,8 @@ def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
     kinds = {type(command.command) for command in pending}
     if event.follow_up is not None:
         return PromoteWaitlist in kinds
-    return event.settings.promotes or ChangeEvent in kinds
+    promotes = any(event.settings.promotes(command.accepted_at) for command in pending)
+    return promotes or ChangeEvent in kinds
 
 
 def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:
@@ -310,14 +312,17 @@ def _oversized(
 
 
 def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUID, dict[str, UUID]]:
-    """Return for each event the active registrations that hold these email addresses."""
+    """Return for each event the active registrations that hold these email addresses.
+
+    A registration is found under the key that its row has, and under that of this release.
+    """
     parameters = {
         "event_ids": arrays.uuids(event_id for event_id, _ in emails),
         "email_keys": arrays.texts(key for _, key in emails),
     }
     holders: dict[UUID, dict[str, UUID]] = {}
-    for event_id, email_key, id_ in session.execute(FIND_HOLDERS, parameters):
-        holders.setdefault(event_id, {})[email_key] = id_
+    for event_id, email_key, email, id_ in session.execute(FIND_HOLDERS, parameters):
+        holders.setdefault(event_id, {}).update({email_key: id_, texts.email_key(email or email_key): id_})
     return holders
 
 

@@ -6,7 +6,7 @@ with `wake`. Without PostgreSQL there is no ownership, since it ends with the se
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -16,12 +16,9 @@ import psycopg
 import structlog
 
 from shared import metrics, processes
-from shared.domain.outcomes import SettledCommand
-from shared.postgres import connections
-from shared.postgres.durability import CommitWatch
+from shared.postgres import connections, durability
 from shared.settings import Settings
-from worker import batch, save
-from worker.active_events import ActiveEvents
+from worker import isolation, save
 from worker.ownership import Ownership, SessionLost
 from worker.publisher import Publisher
 from worker.run_queue import RunQueue
@@ -37,13 +34,16 @@ _NEVER = float("inf")
 
 
 class Consumer(Protocol):
-    """The consumer of event queues, which runs on another thread; neither call waits for the broker."""
+    """The consumer of event queues, which runs on another thread; no call waits for the broker."""
 
-    def start(self, events: Collection[UUID]) -> None:
+    def consume(self, event_ids: Collection[UUID]) -> None:
         """Consume the events' queues from now on."""
 
-    def stop(self, events: Collection[UUID]) -> None:
+    def release(self, event_ids: Collection[UUID]) -> None:
         """Stop consuming the events' queues."""
+
+    def release_others(self, owned: Container[UUID]) -> int:
+        """Stop consuming the queues of idle events and of those not in `owned`; return how many are left."""
 
 
 class Owner:
@@ -60,7 +60,6 @@ class Owner:
         self._consumer = consumer
         self._clock = clock
         self.number = processes.own_number()
-        self._active = ActiveEvents(clock)
         self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
         self._troubles = Troubles(clock)
         self._woken: SimpleQueue[Collection[UUID]] = SimpleQueue()
@@ -126,9 +125,8 @@ class Owner:
             self._look_at = self._clock() + _UNLOCKED_SECONDS
         self._take_woken()
         metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
-        self._queue.add(self._troubles.not_paused(pending))
-        self._consumer.stop(self._active.remove_others(ownership))
-        self._consume(pending)
+        self._add(pending)
+        metrics.events_owned.set(self._consumer.release_others(ownership))
         self._retry()
         self._apply(until)
 
@@ -156,10 +154,9 @@ class Owner:
             if place.event_id not in ownership:
                 self._troubles.forget(place.command_id)
                 continue
-            watch = CommitWatch(ownership.session)
             try:
-                with watch:
-                    settled = batch.retry(ownership.session, place, self._troubles)
+                with durability.commit_watch(ownership.session) as cut_off:
+                    settled = isolation.retry(ownership.session, place, self._troubles)
             except Exception as error:
                 if ownership.session.closed or connections.must_be_replaced(error):
                     self._lose(error)
@@ -167,7 +164,7 @@ class Owner:
                 log.exception("event_not_applied", event_id=str(place.event_id))
                 return
             metrics.count_settled(settled)
-            self._add_confirmed(settled, watch)
+            self._publisher.add(settled, confirmed=not cut_off)
         self._publisher.publish()
 
     def _take_woken(self, seconds_max: float = 0) -> None:
@@ -175,26 +172,25 @@ class Owner:
         with suppress(Empty):
             event_ids = self._woken.get(block=seconds_max > 0, timeout=max(seconds_max, 0))
             while True:
-                self._queue.add(self._troubles.not_paused(event_ids))
-                self._consume(event_ids)
+                self._add(event_ids)
                 event_ids = self._woken.get(block=False)
 
-    def _add_confirmed(self, settled: Sequence[SettledCommand], watch: CommitWatch) -> None:
-        """Add outcomes for the publisher; outcomes of which the commit was cut off are left to the API."""
-        if watch.cut_off:
-            log.warning("outcomes_not_confirmed", count=len(settled))
-        else:
-            self._publisher.add(settled)
+    def _add(self, event_ids: Collection[UUID]) -> None:
+        """Queue the events; consume the queues of those that this process owns, and of no others."""
+        self._queue.add(self._troubles.not_paused(event_ids) if self._troubles.paused else event_ids)
+        ownership = self._ownership or ()
+        self._consumer.consume([event_id for event_id in event_ids if event_id in ownership])
+        if others := [event_id for event_id in event_ids if event_id not in ownership]:
+            self._consumer.release(others)
 
     def _apply_batch(self) -> None:
         ownership = self._ownership
         event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership)
         if ownership is None or not event_ids:
             return
-        watch = CommitWatch(ownership.session)
         try:
-            with watch:
-                applied = batch.apply(
+            with durability.commit_watch(ownership.session) as cut_off:
+                applied = isolation.apply(
                     ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
                 )
         except Exception as error:
@@ -209,13 +205,13 @@ class Owner:
                 self._pause(ownership, event_ids[0], error)
             self._queue.refused(event_ids)
             return
-        for event_id in event_ids:
-            if self._troubles.resume(event_id):
-                save.forget_trouble(ownership.session, [event_id], None)
+        for event_id in self._troubles.paused.keys() & event_ids:
+            del self._troubles.paused[event_id]
+            save.forget_trouble(ownership.session, [event_id], None)
         metrics.count_settled(applied.settled)
         self._queue.add(applied.unfinished)
         self._queue.settled(event_ids, applied.settled, commands_max)
-        self._add_confirmed(applied.settled, watch)
+        self._publisher.add(applied.settled, confirmed=not cut_off)
         # After a full batch the next one publishes meanwhile (0004).
         if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()
@@ -243,14 +239,6 @@ class Owner:
             log.info("worker_joined", worker=connections.worker_name(), number=self.number)
         return self._ownership
 
-    def _consume(self, event_ids: Collection[UUID]) -> None:
-        """Consume the queues of those of the events that this process owns, from now on, and of no others."""
-        ownership = self._ownership
-        if ownership is not None:
-            self._consumer.start(self._active.add([id_ for id_ in event_ids if id_ in ownership]))
-            metrics.events_owned.set(len(self._active.ids))
-        self._consumer.stop([id_ for id_ in event_ids if id_ not in self._active.ids])
-
     def _lose(self, error: BaseException) -> None:
         log.warning("ownership_lost", error=str(error).partition("\n")[0])
         ownership, self._ownership = self._ownership, None
@@ -258,4 +246,4 @@ class Owner:
         if ownership is None:
             return
         ownership.session.close()
-        self._consumer.stop(self._active.remove_others(()))
+        self._consumer.release_others(())

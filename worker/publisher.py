@@ -25,9 +25,12 @@ class Publisher:
         self._pause_seconds: float = _PAUSE_SECONDS_MIN
         self._unpublished: list[SettledCommand] = []
 
-    def add(self, settled: Sequence[SettledCommand]) -> None:
-        """Add these outcomes to the next `publish`."""
-        self._unpublished += settled
+    def add(self, settled: Sequence[SettledCommand], *, confirmed: bool = True) -> None:
+        """Add these outcomes to the next `publish`; outcomes that are not `confirmed` are left to the API."""
+        if confirmed:
+            self._unpublished += settled
+        else:
+            log.warning("outcomes_not_confirmed", count=len(settled))
 
     def publish(self) -> None:
         """Store and announce the added outcomes, unless the result backend has just failed; never raises."""

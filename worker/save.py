@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg.rows import TupleRow
 
-from shared.domain import commands
+from shared.domain import texts
 from shared.domain.commands import Status
 from shared.domain.event import EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
@@ -73,15 +73,13 @@ class BatchWriter:
             for first in range(0, len(rows), _ROWS_MAX):
                 self._update(rows[first : first + _ROWS_MAX])
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
-        self._save(moved, [self._note_first(event, changes) for event, changes in taken], settled)
-
-    def _note_first(self, event: LoadedEvent, changes: EventChanges) -> _Taken:
-        """Send the audit entries of a promotion of many, but for the last; return the changes with those."""
-        while len(changes.changes) > _ROWS_MAX:
-            first = msgspec.structs.replace(changes, changes=changes.changes[:_ROWS_MAX], entered=[])
-            self._save([], [(event, first)], [])
-            changes = msgspec.structs.replace(changes, changes=changes.changes[_ROWS_MAX:])
-        return event, changes
+        for number, (event, _) in enumerate(taken):
+            while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
+                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered=[])
+                self._save([], [(event, head)], [])
+                rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
+                taken[number] = event, rest
+        self._save(moved, taken, settled)
 
     def _save(
         self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
@@ -182,7 +180,7 @@ def _parameters(
         "entered_command_ids": arrays.uuids(r.command_id for _, r in entered),
         "entered_names": arrays.texts(r.name for _, r in entered),
         "entered_emails": arrays.texts(r.email for _, r in entered),
-        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for _, r in entered),
+        "entered_email_keys": arrays.texts(r.email and texts.email_key(r.email) for _, r in entered),
         "entered_spots_counts": arrays.numbers(r.spots_count for _, r in entered),
         "entered_statuses": arrays.texts(r.status for _, r in entered),
         "noted_event_ids": arrays.uuids(event_id for event_id, _ in noted),

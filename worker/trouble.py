@@ -77,12 +77,12 @@ class _SetAside:
 
 
 class Troubles:
-    """The commands that a worker has set aside."""
+    """The commands that a worker has set aside, and its events that are `paused`, each until when."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._commands: dict[UUID, _SetAside] = {}
-        self._paused: dict[UUID, tuple[float, float]] = {}
+        self.commands: dict[UUID, _SetAside] = {}
+        self.paused: dict[UUID, tuple[float, float]] = {}
 
     def set_aside(self, place: Place, error: BaseException) -> None:
         """Leave a command out of its event's batches; a time-out counts if the one before is long enough ago.
@@ -90,7 +90,7 @@ class Troubles:
         Call this once a write about the command is committed.
         """
         now = self._clock()
-        command = self._commands.setdefault(place.command_id, _SetAside(place, now, _RETRY_SECONDS / 2))
+        command = self.commands.setdefault(place.command_id, _SetAside(place, now, _RETRY_SECONDS / 2))
         command.pause_seconds = min(2 * command.pause_seconds, _RETRY_SECONDS_MAX)
         command.tries += 1
         command.due_at = now + command.pause_seconds
@@ -100,7 +100,7 @@ class Troubles:
 
     def gives_up(self, command_id: UUID, error: BaseException) -> bool:
         """Return True if this time-out is the last that the command has."""
-        command = self._commands.get(command_id)
+        command = self.commands.get(command_id)
         last = command is not None and command.timeouts >= TIMEOUTS_MAX - 1 and self._counts(command)
         return last and timed_out(error)
 
@@ -109,22 +109,20 @@ class Troubles:
 
     def left_out(self, event_ids: Collection[UUID]) -> list[UUID]:
         """Return the commands of these events that are set aside."""
-        if not self._commands:
-            return []
-        return [id_ for id_, command in self._commands.items() if command.place.event_id in event_ids]
+        return [id_ for id_, command in self.commands.items() if command.place.event_id in event_ids]
 
     def event_ids(self) -> set[UUID]:
         """Return the events of which commands are set aside."""
-        return {command.place.event_id for command in self._commands.values()}
+        return {command.place.event_id for command in self.commands.values()}
 
     def confirm(self, command_id: UUID) -> None:
         """Note that another command of the event was applied past this one, or is about to be."""
-        if command_id in self._commands:
-            self._commands[command_id].confirmed = True
+        if command_id in self.commands:
+            self.commands[command_id].confirmed = True
 
     def unconfirmed(self, event_ids: Collection[UUID]) -> list[Place]:
         """Return the commands of these events that no other command has passed."""
-        commands = self._commands.values()
+        commands = self.commands.values()
         return [c.place for c in commands if not c.confirmed and c.place.event_id in event_ids]
 
     def full(self, event_id: UUID) -> bool:
@@ -133,34 +131,28 @@ class Troubles:
 
     def patience(self, command_id: UUID) -> Patience:
         """Return the time that the command has alone: more at its second try, and where a time-out counts."""
-        command = self._commands.get(command_id)
+        command = self.commands.get(command_id)
         if command is None or not command.timeouts:
             return PART_OF_REFUSED_BATCH
         return ALONE_AGAIN if command.tries == 1 or self._counts(command) else PART_OF_REFUSED_BATCH
 
     def pause(self, event_id: UUID) -> None:
         """Let an event that cannot be applied wait for a while, longer each time."""
-        _, pause_seconds = self._paused.get(event_id, (0, _RETRY_SECONDS / 2))
+        _, pause_seconds = self.paused.get(event_id, (0, _RETRY_SECONDS / 2))
         pause_seconds = min(2 * pause_seconds, _RETRY_SECONDS_MAX)
-        self._paused[event_id] = self._clock() + pause_seconds, pause_seconds
-
-    def resume(self, event_id: UUID) -> bool:
-        """Forget an event's pauses, now that it could be applied; return False if it had none."""
-        return self._paused.pop(event_id, None) is not None
+        self.paused[event_id] = self._clock() + pause_seconds, pause_seconds
 
     def not_paused(self, event_ids: Collection[UUID]) -> Collection[UUID]:
         """Return the events among these that may be applied now."""
-        if not self._paused:
-            return event_ids
         now = self._clock()
-        return [id_ for id_ in event_ids if self._paused.get(id_, (0, 0))[0] <= now]
+        return [id_ for id_ in event_ids if self.paused.get(id_, (0, 0))[0] <= now]
 
     def due(self) -> list[Place]:
         """Return the commands that may be tried again, the longest due first."""
         now = self._clock()
-        due = [command for command in self._commands.values() if command.due_at <= now]
+        due = [command for command in self.commands.values() if command.due_at <= now]
         return [command.place for command in sorted(due, key=lambda command: command.due_at)]
 
     def forget(self, command_id: UUID) -> None:
         """Forget a command that is settled."""
-        self._commands.pop(command_id, None)
+        self.commands.pop(command_id, None)

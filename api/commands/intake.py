@@ -239,7 +239,7 @@ class Intake:
 
     async def _connected(self) -> BoundedSession:
         """Return a connection of the intake's own: no read delays a command."""
-        if self._session is None or connections.has_ended(self._session):
+        if self._session is None or self._session.has_ended():
             self._session = await ledger.open_session(self._settings)
         return self._session
 

@@ -7,7 +7,8 @@ second, so that no message waits for the database. A stale owner costs the comma
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection
 from uuid import UUID
 
 import structlog
@@ -49,11 +50,20 @@ class WakeAddresses:
 
         An event without a known owner gets a message of its own, to its own queue.
         """
+        now = self._clock()
         groups: dict[int | UUID, list[UUID]] = {}
         for event_id in event_ids:
             groups.setdefault(self._owners.get(locks.bucket(event_id), event_id), []).append(event_id)
-        messages = [(self._queue(owner, group), group) for owner, group in groups.items()]
-        self._note_woken([e for owner, group in groups.items() if isinstance(owner, int) for e in group])
+        messages = []
+        for owner, group in groups.items():
+            since = now - queues.ADDRESSED_SECONDS
+            consumed = [event_id for event_id in group if self._woken_at.get(event_id, -math.inf) > since]
+            if isinstance(owner, UUID):
+                queue = queues.event_queue_name(owner)
+            else:
+                queue = queues.event_queue_name(consumed[0]) if consumed else queues.owner_queue_name(owner)
+                self._note_woken(group, now)
+            messages.append((queue, group))
         return messages
 
     async def read_owners(self) -> None:
@@ -69,21 +79,11 @@ class WakeAddresses:
             await self.read_owners()
             await asyncio.sleep(_CACHE_SECONDS if len(self._owners) == locks.BUCKETS else _UNOWNED_SECONDS)
 
-    def _queue(self, owner: int | UUID, event_ids: Sequence[UUID]) -> str:
-        consumed = next(filter(self._is_woken, event_ids), None)
-        if isinstance(owner, int) and consumed is None:
-            return queues.owner_queue_name(owner)
-        return queues.event_queue_name(consumed or event_ids[0])
-
-    def _is_woken(self, event_id: UUID) -> bool:
-        at = self._woken_at.get(event_id)
-        return at is not None and self._clock() - at < queues.ADDRESSED_SECONDS
-
-    def _note_woken(self, event_ids: Collection[UUID]) -> None:
+    def _note_woken(self, event_ids: Collection[UUID], now: float) -> None:
         """Remember the events, as many as an owner consumes the queues of."""
         if len(self._woken_at) + len(event_ids) > queues.CONSUMED_EVENTS_MAX:
-            self._woken_at = {id_: at for id_, at in self._woken_at.items() if self._is_woken(id_)}
-        now = self._clock()
+            since = now - queues.ADDRESSED_SECONDS
+            self._woken_at = {id_: at for id_, at in self._woken_at.items() if at > since}
         for event_id in event_ids:
             if event_id in self._woken_at or len(self._woken_at) < queues.CONSUMED_EVENTS_MAX:
                 self._woken_at[event_id] = now

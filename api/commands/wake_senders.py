@@ -46,33 +46,25 @@ class RedisSender:
         self._no_events = ids.new_id(), ids.new_id()
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
-        """Add the message to the queue's list."""
-        await _execute(self._push(queue, event_ids))
-
-    async def probe(self) -> None:
-        """Push a message and pop it again, from two queues at once as a worker does."""
-        names = [queues.event_queue_name(event_id) for event_id in self._no_events]
-        commands = self._push(names[0], self._no_events)
-        commands.brpop(names, timeout=_POP_SECONDS)
-        await _execute(commands)
-
-    def _push(self, queue: str, event_ids: Sequence[UUID]) -> "redis.asyncio.client.Pipeline":
+        """Add the message to the queue's list, in one packet."""
         commands = self._client.pipeline(transaction=False)
         commands.lpush(queue, queues.redis_message(self._celery, queue, event_ids))
         commands.ltrim(queue, 0, queues.MESSAGES_MAX - 1)
         commands.expire(queue, queues.MESSAGE_SECONDS_MAX)
-        return commands
+        # An error of the pipeline itself would have the message's text in it.
+        for reply in await commands.execute(raise_on_error=False):
+            if isinstance(reply, Exception):
+                raise reply
+
+    async def probe(self) -> None:
+        """Push a message and pop it again, from two queues at once as a worker does."""
+        names = [queues.event_queue_name(event_id) for event_id in self._no_events]
+        await self.send(names[0], self._no_events)
+        await self._client.brpop(names, timeout=_POP_SECONDS)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-
-async def _execute(commands: "redis.asyncio.client.Pipeline") -> None:
-    """Send the commands in one packet; raise the first error as Redis gave it, without the message's text."""
-    for reply in await commands.execute(raise_on_error=False):
-        if isinstance(reply, Exception):
-            raise reply
 
 
 class CelerySender:

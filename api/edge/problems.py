@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from shared.domain import outcomes
-from shared.domain.outcomes import RefusalCode
 
 RETRY_SECONDS = 1
 
@@ -44,6 +43,7 @@ class ProblemType(Enum):
     The detail is the text that a client reads, or an example of it if each error has a text of its own.
     """
 
+    MALFORMED_REQUEST = HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request."
     CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
     UNAUTHORIZED = (
         HTTPStatus.UNAUTHORIZED,
@@ -58,7 +58,17 @@ class ProblemType(Enum):
     RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
-    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has not opened yet.", ("receipt_id",)
+    CANCELLATION_CLOSED = (
+        HTTPStatus.CONFLICT,
+        "Holders could cancel until 2026-12-24T18:00:00Z; ask the organiser.",
+        ("receipt_id",),
+    )
+    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has closed.", ("receipt_id",)
+    REGISTRATION_NOT_OPEN = (
+        HTTPStatus.CONFLICT,
+        "Registration opens at 2026-12-01T09:00:00Z.",
+        ("receipt_id", "opens_at"),
+    )
     EVENT_PAUSED = HTTPStatus.CONFLICT, "Registration is paused.", ("receipt_id",)
     TOO_MANY_SPOTS = HTTPStatus.CONFLICT, "One registration may have at most 10 spots.", ("receipt_id",)
     ALREADY_REGISTERED = (
@@ -80,6 +90,10 @@ class ProblemType(Enum):
     WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
     BODY_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body may have at most 16384 bytes."
     UNSUPPORTED_MEDIA_TYPE = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."
+    HEAD_TOO_LARGE = (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "The request line and the headers may have at most 32768 bytes.",
+    )
     INVALID_REQUEST = HTTPStatus.UNPROCESSABLE_ENTITY, "spotsCount: expected `int` >= 1."
     IDEMPOTENCY_KEY_REUSED = (
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -155,11 +169,6 @@ class ProblemType(Enum):
         return ProblemError(
             self.status, self.name, detail or self.detail, headers={**self.headers, **headers}, **more
         )
-
-
-def of_refusal(code: RefusalCode) -> ProblemType:
-    """Return the problem of a refusal; both have the same code."""
-    return ProblemType[code.name]
 
 
 def title(status: HTTPStatus) -> str:

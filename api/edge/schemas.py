@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -10,11 +10,17 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from shared.domain import commands
 from shared.domain.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
 from shared.domain.event import EventState
+from shared.domain.offer import Next
 
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[
     str,
-    Meta(pattern=SLUG + commands.AT_THE_END, max_length=100, description="lower case, digits and hyphens"),
+    Meta(
+        pattern=SLUG + commands.AT_THE_END,
+        max_length=100,
+        description="lower case, digits and hyphens",
+        extra={"rule": "must be 1 to 100 lower-case letters, digits and single hyphens between them"},
+    ),
 ]
 
 
@@ -36,7 +42,9 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class NewEvent(
+    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """An event to create."""
 
     slug: Slug
@@ -49,17 +57,20 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
     max_spots_per_registration: SpotsCount = 10
     opens_at: Moment | None = None
     closes_at: Moment | None = None
+    promote_until: Moment | None = None
+    cancel_until: Moment | None = None
 
     def __post_init__(self) -> None:
         """Refuse a window that ends before it begins, and moments that no calendar has."""
-        opens_at, closes_at = (
-            moment and commands.in_utc(moment) for moment in (self.opens_at, self.closes_at)
+        opens_at, closes_at, *_ = (
+            moment and commands.in_utc(moment)
+            for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until)
         )
         if opens_at and closes_at and closes_at <= opens_at:
             raise ValueError("closesAt must be after opensAt")
 
 
-class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
+class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event."""
 
     slug: str
@@ -74,13 +85,20 @@ class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Availability(EventFigures, frozen=True, kw_only=True, rename="camel"):
-    """The public facts of an event, as of a moment on the database's clock."""
+class Availability(_EventFigures, frozen=True, kw_only=True, rename="camel"):
+    """The public facts of an event, and what a newcomer would get.
 
+    `spotsOffered` is the largest party that would be confirmed, `next` the answer to a party of one; both are
+    as of the last decision before `asOf`, and null unless the event is open. `pending` commands come first.
+    """
+
+    spots_offered: int | None
+    next: Next | None
+    pending: int
     as_of: datetime
 
 
-class Event(EventFigures, frozen=True, kw_only=True, rename="camel"):
+class Event(_EventFigures, frozen=True, kw_only=True, rename="camel"):
     """An event with all its settings and counters, for admins."""
 
     id: UUID
@@ -89,6 +107,8 @@ class Event(EventFigures, frozen=True, kw_only=True, rename="camel"):
     waitlist_limit: int | None
     promotion_policy: str
     auto_promote: bool
+    promote_until: datetime | None
+    cancel_until: datetime | None
     paused: bool
     promoting: bool
     created_at: datetime
@@ -149,11 +169,16 @@ class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unkno
 
 
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter; `changed` is false when there was nothing to do."""
+    """A registration and its event's counter as of now, beside what the command did.
+
+    `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
+    """
 
     receipt_id: UUID
     changed: bool
-    registration: Registration
+    from_status: Status
+    to_status: Status
+    registration: Registration | None
     event: EventCounter
 
 
@@ -204,6 +229,21 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
+class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
+    """The receipt of a registration as of now, beside what the cancellation did to the registration."""
+
+    changed: bool
+    from_status: Status
+    to_status: Status
+
+
+class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A field, parameter or header that is wrong, and the reason in words for people."""
+
+    field: str
+    reason: str
+
+
 class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     """An error as RFC 9457 has it, with a stable `code` and the request's id."""
 
@@ -217,7 +257,8 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | UnsetType = UNSET
     spots_left: int | UnsetType = UNSET
     spots_needed: int | UnsetType = UNSET
-    errors: list[dict[str, Any]] | UnsetType = UNSET
+    opens_at: datetime | UnsetType = UNSET
+    errors: list[FieldError] | UnsetType = UNSET
 
 
 class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):

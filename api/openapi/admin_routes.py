@@ -37,11 +37,13 @@ CREATE_EVENT = _write(
         201: builders.answer("Created.", schemas.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE),
     },
     ProblemType.SLUG_TAKEN,
+    ProblemType.IDEMPOTENCY_KEY_REUSED,
     ProblemType.ACCEPTANCE_UNKNOWN,
     *builders.BODY_PROBLEMS,
     *builders.READ_PROBLEMS,
     body=schemas.NewEvent,
     examples={"drop": {"value": {"slug": "demo", "title": "Demonstration drop", "capacity": 100}}},
+    parameters=[builders.IDEMPOTENCY_KEY],
 )
 
 EVENTS = _list(
@@ -133,6 +135,8 @@ CHANGE_STATUS = _change(
             confirmed={
                 "receiptId": examples.RECEIPT_ID,
                 "changed": True,
+                "fromStatus": "WAITLIST",
+                "toStatus": "CONFIRMED",
                 "registration": examples.REGISTRATION_EXAMPLE,
                 "event": _COUNTER_EXAMPLE,
             },

@@ -1,4 +1,4 @@
-"""The availability of events: one read for all who ask at a time, encoded once, and told for a short time.
+"""The availability of events: one read for all requests at a time, encoded once, and told for a short time.
 
 In a drop more requests ask for it than for anything else. An answer is at most `AGE_SECONDS_MAX` old, or
 younger than its question where the database is slower than that (decision 0054).
@@ -17,6 +17,8 @@ from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 
 AGE_SECONDS_MAX = 0.25
+# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
+_HEADERS = {"cache-control": "public, max-age=1, stale-while-revalidate=1"}
 _KEPT_MAX = 10_000
 _ASKED_PER_READ_MAX = 5_000
 _SLUG = re.compile(schemas.SLUG)
@@ -26,7 +28,7 @@ class Availabilities:
     """Answers with what the public may know of an event.
 
     `kept` has by slug the latest answer, None where there is no such event, and the time until which the
-    answer may be told. It has at most `_KEPT_MAX` slugs, whatever is asked for.
+    answer may be told. It has at most `_KEPT_MAX` slugs.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -47,7 +49,8 @@ class Availabilities:
     async def _read(self, slugs: Sequence[str]) -> list[Response | None]:
         until = time.monotonic() + AGE_SECONDS_MAX
         found = await self._reader.read(lambda connection: availability.read(connection, slugs))
-        answers = {slug: responses.body(found[slug]) if slug in found else None for slug in set(slugs)}
+        answers: dict[str, Response | None] = dict.fromkeys(slugs)
+        answers |= {slug: responses.body(told, headers=_HEADERS) for slug, told in found.items()}
         if len(self.kept) + len(answers) > _KEPT_MAX:
             self.kept.clear()
         self.kept.update((slug, (until, answer)) for slug, answer in answers.items())

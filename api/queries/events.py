@@ -15,7 +15,7 @@ from shared.postgres.tables import REVISION
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused,
+    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
@@ -26,7 +26,6 @@ BEFORE_ALL = "-infinity", UUID(int=0)
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
-_EVENTS_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event
@@ -132,12 +131,6 @@ async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
     return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
 
 
-async def events_by_slug(connection: AsyncConnection, slugs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the events with these slugs by slug, each with its state as of now, and when that was."""
-    rows = await connection.execute(_EVENTS_BY_SLUG, {"slugs": arrays.texts(set(slugs))})
-    return {row["slug"]: {**_with_state(row), "as_of": row["now"]} for row in rows.mappings()}
-
-
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:
     """Return an event by its id, with its state as of now."""
     row = (await connection.execute(_EVENT_BY_ID, {"id": id_})).mappings().one_or_none()
@@ -179,8 +172,8 @@ async def registrations(  # noqa: PLR0913 - one parameter for each of the query'
     parameters = {"event_id": event_id, "status": status, "after": after, "limit": limit}
     statement = _ALL
     if q is not None:
-        parameters["q"] = q.strip()
-        statement = _search(q.strip())
+        parameters["q"] = q
+        statement = _search(q)
     return (await connection.execute(statement, parameters)).mappings().all()
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_insight import Explanation, ExplanationStep
-from shared.domain import audit, promotion
+from shared.domain import audit, commands, promotion
 from shared.domain.commands import Status
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
@@ -36,7 +36,8 @@ _AHEAD = text("""
            min(seq) FILTER (WHERE spots_count <= :capacity) AS head_seq,
            (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1]
            AS fitting_needs,
-           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
+           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq,
+           (SELECT promote_until <= now() FROM event WHERE id = :event_id) AS promotion_ended
     FROM registration
     WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
 """)
@@ -116,10 +117,8 @@ def _obstacle(
             f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
             "behind it are promoted before it until the capacity allows it."
         )
-    if event["paused"]:
-        return "The event is paused: no registration is promoted until the pause ends."
-    if not event["auto_promote"]:
-        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    if halt := _halt(event, ahead, free):
+        return halt
     if free == 0:
         return "No spots are free."
     if event["promoting"]:
@@ -136,6 +135,18 @@ def _obstacle(
         subject = "It" if ahead.head_seq is not None else "The head of the waitlist"
         return f"{subject} needs {needs}, {free} are free, policy {policy}."
     return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
+
+
+def _halt(event: Mapping[str, Any], ahead: Row[Any], free: int) -> str | None:
+    """Return the reason for which no registration of the event is promoted, None if there is none."""
+    if event["paused"]:
+        return "The event is paused: no registration is promoted until the pause ends."
+    if ahead.promotion_ended:
+        ended = commands.rfc3339(event["promote_until"])
+        return f"Promotion ended at {ended}: {free} are free, and an admin can confirm it."
+    if not event["auto_promote"]:
+        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    return None
 
 
 def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any], free: int) -> bool:

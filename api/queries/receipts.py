@@ -68,14 +68,16 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Found:
     """The result of a read: the receipt, None if it was never issued; `readable` is false for a bad outcome.
 
-    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`).
+    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`);
+    `audit_seq` is the number of the event's last audit entry, as of the read.
     """
 
     receipt: Receipt | None
     readable: bool = True
+    audit_seq: int = 0
     to_confirm: tuple[str | None, ...] = ()
 
 
@@ -85,11 +87,11 @@ class Receipts:
     def __init__(self, reader: Reader, confirm: Confirm) -> None:
         self._reader = reader
         self._confirm = confirm
-        self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
+        self._loader: BatchLoader[_Question, Found] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Receipt | None:
-        """Return the state of a command; None for an id that was never issued at this event.
+    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Found:
+        """Return the state of a command; without a receipt for an id that was never issued at this event.
 
         A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
         raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
@@ -103,19 +105,19 @@ class Receipts:
             await self._confirm(answer.to_confirm, by)
         except NotConfirmed as error:
             raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
-        return answer.receipt
+        return answer
 
     async def ahead(self, event_id: UUID, receipt_id: UUID) -> int:
         """Return the number of pending commands before this one, 0 if it is settled."""
         receipt = (await self._loader.load((event_id, receipt_id))).receipt
         return 0 if receipt is None else receipt.ahead or 0
 
-    async def _read(self, questions: Sequence[_Question]) -> list[_Answer]:
+    async def _read(self, questions: Sequence[_Question]) -> list[Found]:
         return await self._reader.read(
             lambda connection: self._receipts(connection, questions), snapshot=True
         )
 
-    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[_Answer]:
+    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[Found]:
         parameters = {
             "event_ids": arrays.uuids(event_id for event_id, _ in questions),
             "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
@@ -125,25 +127,26 @@ class Receipts:
         }
         pending = [key for key, row in rows.items() if row.outcome is None]
         ahead = await backlog.ahead(connection, pending) if pending else {}
-        answers: list[_Answer] = []
+        answers: list[Found] = []
         for event_id, receipt_id in questions:
             row = rows.get((event_id, receipt_id))
             if row is None:
-                answers.append(_Answer(None))
+                answers.append(Found(None))
             elif row.outcome is None:
-                answers.append(_Answer(_pending(receipt_id, ahead[receipt_id])))
+                answers.append(Found(_pending(receipt_id, ahead[receipt_id])))
             else:
                 answers.append(await self._settled(connection, event_id, row))
         return answers
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> _Answer:
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Found:
         try:
             outcome = outcomes.decode(row.outcome)
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
             log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
-            return _Answer(None, readable=False)
+            return Found(None, readable=False)
         to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
-        return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)
+        receipt = await self._of(connection, event_id, row, outcome)
+        return Found(receipt, to_confirm=to_confirm, audit_seq=row.audit_seq)
 
     async def _of(
         self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome

@@ -1,6 +1,7 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,12 +10,14 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import insert
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown
-from api.edge import request_bodies, responses
+from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import (
     Event,
@@ -28,7 +31,7 @@ from api.edge.security import reader, writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import audit, ids
+from shared.domain import audit, ids, texts
 from shared.domain.commands import Status
 from shared.postgres import durability, tables
 from shared.postgres.durability import NotConfirmed
@@ -44,21 +47,26 @@ Search = Annotated[str | None, Query(max_length=_SEARCH_LENGTH_MAX)]
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
+_FINGERPRINT = text("SELECT fingerprint FROM idempotency_key WHERE event_id = :event_id AND key = :key")
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
-@router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
-async def create_event(services: Provided, request: Request) -> Response:
-    """Create an event; its slug is its public address and never changes."""
-    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
+@router.post("", **admin_routes.CREATE_EVENT)
+async def create_event(services: Provided, request: Request, actor: str = writer) -> Response:
+    """Create an event; its slug is its public address and never changes.
+
+    The id of an event that is created under a key follows from the key, so no second one is created.
+    """
+    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
-    id_ = ids.new_id()
+    key = request_bodies.key_digest(request, f"event\0{actor}\0")
+    id_ = ids.new_id() if key is None else ids.event_id(key)
     async with asyncio.timeout_at(due), services.engine.connect() as connection:
         # The intake waits for a standby: a commit of this connection would keep it from others.
         await connection.execute(durability.WAIT_FOR_NO_STANDBY)
         server = (await connection.execute(durability.SERVER)).scalar_one()
         try:
-            await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
+            created = await _insert(connection, id_, new_event, key)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
         event = await events.event_by_id(connection, id_)
@@ -71,7 +79,8 @@ async def create_event(services: Provided, request: Request) -> Response:
     except NotConfirmed as error:
         raise AcceptanceUnknown from error
     assert event is not None, "an event that was just inserted is there"
-    return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
+    headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
@@ -109,9 +118,10 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
     after = _after(cursor)
+    sought = texts.printable(q or "") or None
     rows = await services.admin_read(
         lambda connection: events.registrations(
-            connection, event_id, status=status, q=q, after=after, limit=limit
+            connection, event_id, status=status, q=sought, after=after, limit=limit
         )
     )
     if not rows:
@@ -175,6 +185,24 @@ async def read_counter(event_id: UUID, services: Provided) -> Response:
     return responses.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
 
 
+async def _insert(connection: AsyncConnection, id_: UUID, new_event: NewEvent, key: bytes | None) -> bool:
+    """Insert an event; return False if the same request has created it under the same key before."""
+    values = {"id": id_, **msgspec.structs.asdict(new_event)}
+    inserting = insert(tables.event).values(values).on_conflict_do_nothing(index_elements=["id"])
+    inserted = (await connection.execute(inserting.returning(tables.event.c.id))).first()
+    if key is None:
+        return True
+    fingerprint = hashlib.sha256(b"event\0" + msgspec.json.encode(new_event)).digest()
+    used = {"event_id": id_, "key": key, "command_id": id_, "fingerprint": fingerprint}
+    if inserted is not None:
+        await connection.execute(insert(tables.idempotency_key).values(used))
+        return True
+    recorded = await connection.execute(_FINGERPRINT, {"event_id": id_, "key": key})
+    if recorded.scalar_one_or_none() != fingerprint:
+        raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+    return False
+
+
 def _event(row: Mapping[str, Any]) -> Event:
     return Event(**row)
 
@@ -188,7 +216,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+        raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
 
 

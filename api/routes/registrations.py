@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -12,22 +13,26 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.commands import deadline as deadlines
-from api.commands import submit
-from api.edge import problems, request_bodies, responses
+from api.commands import retry_after, submit
+from api.commands.submit import Decided
+from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Receipt, ReceiptStatus
+from api.edge.schemas import Cancelled, Receipt, ReceiptStatus
 from api.openapi import public_routes
 from api.services import Provided, Services
-from shared.domain import ids
-from shared.domain.commands import ChangeStatus, Status
+from shared.domain import commands, ids
+from shared.domain.commands import ChangeStatus, Register, Status
+from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
+
+_REGISTER = msgspec.json.Decoder(Register)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
 async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
-    """Return the spots that are left of an event, and whether it takes registrations now."""
+    """Return the spots that are left of an event, and the answer that a newcomer would get now."""
     answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
     if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
@@ -41,7 +46,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    command = await request_bodies.read_registration(request, services.settings)
+    command = await request_bodies.read(request, _REGISTER, services.settings)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -52,29 +57,42 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await full_event.load(command)
         if refusal is not None:
-            raise problems.of_refusal(refusal.code).error(refusal.detail)
+            raise responses.unsuccessful(refusal, {})
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
+    if decided.replayed:
+        now = await _shown(services, decided, event_id, decided.receipt_id)
+        content = msgspec.structs.replace(content, registration=now.registration)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
-    """Return the state of a command as of now; `wait` delays the answer until the command is decided."""
+    """Return the state of a command as of now; `wait` delays the answer until the command is decided.
+
+    With the entity tag of an earlier answer it waits for a change of the registration's status.
+    """
     id_ = _receipt_id(receipt_id)
     wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
     deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    receipt = await _receipt(services, event_id, id_, deadline.accept_by)
-    if receipt.status is ReceiptStatus.PENDING and deadline.seconds_left > 0:
-        await services.waiter.outcome(event_id, id_, deadline.seconds_left)
-        receipt = await _receipt(services, event_id, id_, deadline.read_by())
+    receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
+    known_tags, seconds, watched = request_bodies.known_tags(request), deadline.seconds_left, False
+    if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
+        await services.waiter.outcome(event_id, id_, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
+    elif seconds > 0 and receipt.registration is not None and _is_known(receipt.status, known_tags):
+        watched = True
+        await services.status_changes.wait(event_id, receipt.registration.id, audit_seq, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
     headers = {}
     if receipt.ahead is not None:
         headers["retry-after"] = str(await services.pace.retry_seconds(event_id, receipt.ahead))
-    return _unless_known(request, receipt, headers)
+    elif receipt.status is ReceiptStatus.WAITLIST and not watched:
+        headers["retry-after"] = str(retry_after.settled_seconds())
+    return _unless_known(known_tags, receipt, headers)
 
 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
@@ -86,13 +104,21 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
     await _receipt(services, event_id, id_, deadline.accept_by)
     command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
     submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    return responses.body(cancelled, headers=decided.headers)
+    done = decided.outcome
+    assert isinstance(done, StatusChanged), "a command's outcome is of its own kind"
+    now = await _shown(services, decided, event_id, id_)
+    content = Cancelled(
+        **msgspec.structs.asdict(now),
+        changed=done.from_status is not done.to_status,
+        from_status=done.from_status,
+        to_status=done.to_status,
+    )
+    return responses.body(content, headers=decided.headers)
 
 
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
@@ -117,7 +143,7 @@ def _wait_seconds(request: Request) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise request_bodies.invalid("wait: expected a number of seconds, 0 or more.")
+        raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
 
@@ -133,19 +159,30 @@ async def _event_id(services: Services, slug: str, by: float) -> UUID:
         return await services.find_event(slug)
 
 
-async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> Receipt:
-    receipt = await services.receipts.find(event_id, id_, by)
-    if receipt is None:
+async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> tuple[Receipt, int]:
+    """Return a receipt, and the number of the event's last audit entry; 404 if it was never issued."""
+    found = await services.receipts.find(event_id, id_, by)
+    if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
-    return receipt
+    return found.receipt, found.audit_seq
 
 
-def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:
-    """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
+async def _shown(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Receipt:
+    found = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
+    assert found.receipt is not None, "a receipt that was there stays"
+    return found.receipt
+
+
+def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:
+    """Return True if one of the tags is of an answer with this status, whatever else has changed in it."""
+    return any(tag == "*" or tag.startswith(f'"{status.value}-') for tag in tags)
+
+
+def _unless_known(known_tags: Collection[str], content: Receipt, headers: dict[str, str]) -> Response:
+    """Answer 304 to a client that has this very content, by its entity tag."""
     encoded = msgspec.json.encode(content)
-    headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
-    headers["cache-control"] = "private, no-cache"
-    known = request.headers.get("if-none-match", "")
-    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+    digest = hashlib.blake2b(encoded, digest_size=12).hexdigest()
+    headers["etag"] = tag = f'"{content.status.value}-{digest}"'
+    if tag in known_tags or "*" in known_tags:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")

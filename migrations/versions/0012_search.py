@@ -4,7 +4,7 @@ The database folds what is searched and what is searched for by one function wit
 locale has no say (decision 0055). `ops/maintenance/schema.py` builds the index that searches by them, and the
 one that lists events by their age, while the service works.
 
-Revision: 0012, after 0008.
+Revision: 0012, after 0010.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from alembic import op
 
 revision = "0012"
-down_revision = "0008"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
@@ -40,8 +40,8 @@ BEGIN
 END
 $$
 """
-# Each word has a part of the event's id in front, so that a search looks at the words of one event. PostgreSQL
-# takes no word of 2,046 bytes, and must not refuse a registration for it.
+# Each word has a part of the event's id in front, so that a search looks at the words of one event.
+# PostgreSQL takes no word of 2,046 bytes, and must not refuse a registration for it.
 _SEARCH_WORDS = r"""
 CREATE FUNCTION search_words(event_id uuid, name text, email text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

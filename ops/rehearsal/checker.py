@@ -53,7 +53,7 @@ def capacity(observed: Sequence[Observed], snapshot: Snapshot) -> Iterator[Viola
     waiting = [row for row in snapshot.rows if row.status == "WAITLIST"]
     head_blocks = snapshot.event.promotion_policy == "strict_fifo"
     idle = [row.id for row in (waiting[:1] if head_blocks else waiting) if row.spots_count <= left]
-    if idle:
+    if idle and snapshot.event.owes_spots:
         yield Violation("idle spots", f"{left} spots are left, and registrations wait: {_named(idle)}")
     full = [seen for seen in observed if seen.final and seen.final.code == "EVENT_FULL"]
     refused = [_of(seen) for seen in full if seen.spots_count <= left]

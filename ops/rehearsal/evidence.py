@@ -36,6 +36,14 @@ class Event(_Read, frozen=True):
     spots_reserved: int
     waitlist_length: int
     promotion_policy: str
+    auto_promote: bool = True
+    paused: bool = False
+    promote_until: str | None = None
+
+    @property
+    def owes_spots(self) -> bool:
+        """Return True if free spots surely go to the waitlist: nothing stops promotion or can end it."""
+        return self.auto_promote and not self.paused and self.promote_until is None
 
 
 class Counter(_Read, frozen=True):

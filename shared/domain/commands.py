@@ -28,11 +28,24 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 AT_THE_END = r"(?!\n)"
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
-Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
+EMAIL = {"format": "email"}
+Email = Annotated[
+    str,
+    Meta(
+        min_length=3,
+        max_length=EMAIL_LENGTH_MAX,
+        pattern="@",
+        extra_json_schema=EMAIL,
+        extra={"rule": "must be an email address, such as ann@example.org"},
+    ),
+]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
 SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
+
+HOLDER = "holder"
+"""The actor of the commands that a receipt permits."""
 
 Kind = Literal[
     "register", "change_status", "delete_registration", "change_event", "heal_counter", "promote_waitlist"
@@ -89,12 +102,14 @@ class ChangeEvent(
     max_spots_per_registration: SpotsCount | UnsetType = UNSET
     opens_at: Moment | UnsetType | None = UNSET
     closes_at: Moment | UnsetType | None = UNSET
+    promote_until: Moment | UnsetType | None = UNSET
+    cancel_until: Moment | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
     reason: Reason | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse moments that PostgreSQL would keep and Python could not read back."""
-        for moment in (self.opens_at, self.closes_at):
+        for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until):
             if isinstance(moment, datetime):
                 in_utc(moment)
 
@@ -157,12 +172,12 @@ def in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("a moment must be in the years 1 to 9999, in UTC") from error
+        raise ValueError("must be in the years 1 to 9999, in UTC") from error
 
 
-def email_key(email: str) -> str:
-    """Return the form in which two spellings of one address are equal."""
-    return email.casefold()
+def rfc3339(moment: datetime) -> str:
+    """Return the moment as people and programs read it: `2026-12-01T09:00:00Z`."""
+    return in_utc(moment).isoformat().replace("+00:00", "Z")
 
 
 _DECODERS: dict[str, json.Decoder[Command]] = {kind: json.Decoder(type_) for type_, kind in KINDS.items()}

@@ -36,6 +36,8 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
     opens_at: datetime | None
     closes_at: datetime | None
+    promote_until: datetime | None
+    cancel_until: datetime | None
     paused: bool
 
     def state(self, at: datetime) -> EventState:
@@ -46,10 +48,10 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             return EventState.SCHEDULED
         return EventState.PAUSED if self.paused else EventState.OPEN
 
-    @property
-    def promotes(self) -> bool:
-        """Free spots go to the waitlist by themselves."""
-        return self.auto_promote and not self.paused
+    def promotes(self, at: datetime) -> bool:
+        """Return True if a command accepted at this moment offers free spots to the waitlist."""
+        ended = self.promote_until is not None and at >= self.promote_until
+        return self.auto_promote and not self.paused and not ended
 
     def changed(self, command: ChangeEvent) -> "EventSettings":
         """Return the settings with the command's values."""

@@ -4,6 +4,7 @@ An expected "no" is a `Refused` with a code, never an exception. `Failed` is an 
 not be decided and changed nothing, and the log has the incident that the outcome names.
 """
 
+from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
@@ -18,16 +19,20 @@ class RefusalCode(StrEnum):
 
     REGISTRATION_NOT_FOUND = "REGISTRATION_NOT_FOUND"
     """The registration does not exist, or was deleted."""
+    CANCELLATION_CLOSED = "CANCELLATION_CLOSED"
+    """The holder's command was accepted after holders could cancel."""
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
-    """The command was accepted before the event opened, or after it closed."""
+    """The command was accepted after the event closed."""
+    REGISTRATION_NOT_OPEN = "REGISTRATION_NOT_OPEN"
+    """The command was accepted before the event opened."""
     EVENT_PAUSED = "EVENT_PAUSED"
     """Registration is paused."""
     TOO_MANY_SPOTS = "TOO_MANY_SPOTS"
     """The party is larger than one registration may be, or than the event's capacity."""
-    ALREADY_REGISTERED = "ALREADY_REGISTERED"
-    """The email address holds another active registration at the event."""
     EVENT_FULL = "EVENT_FULL"
     """No spots are free for this party, and the waitlist is closed or at its limit."""
+    ALREADY_REGISTERED = "ALREADY_REGISTERED"
+    """The email address holds another active registration at the event."""
     CAPACITY_EXCEEDED = "CAPACITY_EXCEEDED"
     """The registration needs more spots than are left."""
     CAPACITY_BELOW_RESERVED = "CAPACITY_BELOW_RESERVED"
@@ -119,6 +124,7 @@ class Refused(
     retry_after_seconds: int | None = None
     spots_left: int | None = None
     spots_needed: int | None = None
+    opens_at: datetime | None = None
 
 
 class Failed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="failed"):

@@ -27,6 +27,7 @@ from uuid import UUID
 
 from shared.domain import ids, outcomes, promotion, rules
 from shared.domain.commands import (
+    HOLDER,
     KINDS,
     ChangeEvent,
     ChangeStatus,
@@ -37,7 +38,6 @@ from shared.domain.commands import (
     PromoteWaitlist,
     Register,
     Status,
-    email_key,
 )
 from shared.domain.event import (
     PROMOTION,
@@ -59,6 +59,7 @@ from shared.domain.outcomes import (
     WaitlistPromoted,
 )
 from shared.domain.promotion import Waiter, Waitlist
+from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
 _CHANGE_EVENT: Kind = "change_event"
@@ -134,27 +135,32 @@ class Roster:
         assert_never(pending.command)
 
     def _register(self, pending: PendingCommand, command: Register) -> Outcome:
-        refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
+        settings, spots = self.settings, command.spots_count
+        refusal = rules.against_registering(settings, pending.accepted_at, spots)
         if refusal is not None:
             return refusal
-        settings, spots = self.settings, command.spots_count
         has_room = settings.waitlist_enabled and self.waitlist.has_room(
             settings.waitlist_limit, settings.capacity
         )
-        if has_room:
+        second = rules.against_second_registration(command.email, None, self.holders)
+        if has_room and second is None:
             self._promote(pending)
-        if promotion.newcomer_may_confirm(
+        may_confirm = promotion.newcomer_may_confirm(
             settings.promotion_policy,
             self.waitlist,
             capacity=settings.capacity,
             spots_count=spots,
             spots_left=self.spots_left,
-        ):
+        )
+        if not (has_room or may_confirm):
+            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
+            full = rules.against_a_full_event(spots, self.spots_left)
+            return outcomes.FULL_FOR_NOW if waits_for_room else full
+        if second is not None:
+            return second
+        if may_confirm:
             registration_id = self._enter(pending, command, Status.CONFIRMED)
             return Confirmed(registration_id=registration_id, spots_count=spots)
-        if not has_room:
-            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
-            return outcomes.FULL_FOR_NOW if waits_for_room else outcomes.EVENT_FULL
         registration_id = self._enter(pending, command, Status.WAITLIST)
         return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
 
@@ -177,6 +183,8 @@ class Roster:
         if before is None:
             return rules.NOT_FOUND
         refusal = rules.against_becoming(before, command.status, self.spots_left, self.holders)
+        if pending.actor == HOLDER and before.status is not command.status:
+            refusal = rules.against_cancelling(self.settings, pending.accepted_at) or refusal
         if refusal is not None:
             return refusal
         if before.status is not command.status:
@@ -252,7 +260,8 @@ class Roster:
         A command that has promoted enough leaves the others to a follow-up (decision 0034).
         """
         promoted = spots = 0
-        while self.follow_up is None and self.settings.promotes and self.waitlist.length:
+        promotes = self.settings.promotes(pending.accepted_at)
+        while self.follow_up is None and promotes and self.waitlist.length:
             waiter = promotion.next_up(
                 self.settings.promotion_policy,
                 self.waitlist,

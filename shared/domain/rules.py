@@ -7,30 +7,59 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.commands import Register, Status, email_key
+from shared.domain import outcomes
+from shared.domain.commands import Status, in_utc, rfc3339
 from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
+from shared.domain.texts import email_key
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 
 
-def against_registering(
-    settings: EventSettings, accepted_at: datetime, command: Register, holders: Mapping[str, UUID]
-) -> Refused | None:
-    """Refuse a registration outside the window, in a pause, of too large a party or of a known holder."""
+def against_registering(settings: EventSettings, accepted_at: datetime, spots_count: int) -> Refused | None:
+    """Refuse a registration outside the window, in a pause or of too large a party."""
     match settings.state(accepted_at):
         case EventState.SCHEDULED:
-            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
+            assert settings.opens_at is not None, "a scheduled event has an opening time"
+            opens_at = in_utc(settings.opens_at)
+            return Refused(
+                code=RefusalCode.REGISTRATION_NOT_OPEN,
+                detail=f"Registration opens at {rfc3339(opens_at)}.",
+                opens_at=opens_at,
+            )
         case EventState.CLOSED:
             return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
         case EventState.PAUSED:
             return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
         case EventState.OPEN:
             pass
-    refusal = _against_size(settings, command.spots_count)
-    if refusal is not None:
-        return refusal
-    return None if command.email is None else _against_second_registration(command.email, None, holders)
+    return _against_size(settings, spots_count)
+
+
+def against_a_full_event(spots_count: int, spots_left: int) -> Refused:
+    """Refuse a party that cannot be confirmed, at an event of which the waitlist takes no party."""
+    if spots_left <= 0:
+        return outcomes.EVENT_FULL
+    free = "1 spot is free" if spots_left == 1 else f"{spots_left} spots are free"
+    if spots_count > spots_left:
+        return _refused(
+            RefusalCode.EVENT_FULL,
+            f"{free}, the party needs {spots_count}, and the waitlist takes no more registrations.",
+        )
+    return _refused(
+        RefusalCode.EVENT_FULL,
+        f"{free}, for the registrations on the waitlist, which takes no more of them.",
+    )
+
+
+def against_cancelling(settings: EventSettings, accepted_at: datetime) -> Refused | None:
+    """Refuse a holder's cancellation after the last moment for it."""
+    until = settings.cancel_until
+    if until is None or accepted_at < until:
+        return None
+    return _refused(
+        RefusalCode.CANCELLATION_CLOSED, f"Holders could cancel until {rfc3339(until)}; ask the organiser."
+    )
 
 
 def against_becoming(
@@ -40,8 +69,8 @@ def against_becoming(
     if status is before.status or status is Status.CANCELLED:
         return None
     if before.status is Status.CANCELLED:
-        refusal = before.email and _against_second_registration(before.email, before.id, holders)
-        if refusal:
+        refusal = against_second_registration(before.email, before.id, holders)
+        if refusal is not None:
             return refusal
     if status is Status.CONFIRMED and before.spots_count > spots_left:
         left = max(spots_left, 0)
@@ -82,10 +111,11 @@ def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
     return None
 
 
-def _against_second_registration(
-    email: str, own_id: UUID | None, holders: Mapping[str, UUID]
+def against_second_registration(
+    email: str | None, own_id: UUID | None, holders: Mapping[str, UUID]
 ) -> Refused | None:
-    holder = holders.get(email_key(email))
+    """Refuse a second active registration of one email address."""
+    holder = None if email is None else holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")

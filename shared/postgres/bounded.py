@@ -83,6 +83,15 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
         else:
             self.cut()
 
+    def has_ended(self) -> bool:
+        """Return True if this idle session is closed, or if its server has ended it meanwhile."""
+        try:
+            for _ in range(2):  # the server's last words, then the end of the stream
+                self.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return True
+        return self.closed
+
     def cut(self) -> None:
         """End the session at once; an exchange that is under way raises `psycopg.OperationalError`."""
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as stream:

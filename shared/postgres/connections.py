@@ -120,16 +120,6 @@ def libpq_arguments(database_url: str) -> dict[str, Any]:
     return dict(arguments)
 
 
-def has_ended(session: psycopg.AsyncConnection[TupleRow]) -> bool:
-    """Return True if this idle session is closed, or if its server has ended it meanwhile."""
-    try:
-        for _ in range(2):  # the server's last words, then the end of the stream
-            session.pgconn.consume_input()
-    except psycopg.OperationalError:
-        return True
-    return session.closed
-
-
 def must_be_replaced(error: BaseException) -> bool:
     """Return True if a session that gave this error is of no more use: read-only, or ended by its server."""
     state = getattr(error, "sqlstate", None) or ""

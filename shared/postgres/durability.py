@@ -14,9 +14,10 @@ the primary alone, and that a failover undoes. So the service tells nothing with
 No time-out of the server ends the wait of a commit, so each caller bounds it by its own deadline.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -51,24 +52,22 @@ class NotConfirmed(psycopg.OperationalError):
     """The wait for the standby was cut off: the transaction is committed, perhaps on this server only."""
 
 
-class CommitWatch:
-    """Notes while it is entered whether a commit of the session did not wait for its standby to the end."""
+@contextmanager
+def commit_watch(
+    session: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+) -> Iterator[list[psycopg.errors.Diagnostic]]:
+    """Yield the notices that tell that a commit of the session did not wait for its standby to the end."""
+    cut_off: list[psycopg.errors.Diagnostic] = []
 
-    def __init__(self, session: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-        self.cut_off = False
-        self._session = session
+    def note(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate in _CUT_OFF:
+            cut_off.append(notice)
 
-    def __enter__(self) -> Self:
-        self._session.add_notice_handler(self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session.remove_notice_handler(self._note)
-
-    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
-        self.cut_off = self.cut_off or notice.sqlstate in _CUT_OFF
+    session.add_notice_handler(note)
+    try:
+        yield cut_off
+    finally:
+        session.remove_notice_handler(note)
 
 
 async def confirm(session: psycopg.AsyncConnection[TupleRow]) -> int:
@@ -76,9 +75,9 @@ async def confirm(session: psycopg.AsyncConnection[TupleRow]) -> int:
 
     The session must be in autocommit mode. Raises `NotConfirmed`, and psycopg's errors.
     """
-    with CommitWatch(session) as watch:
+    with commit_watch(session) as cut_off:
         row = await (await session.execute(_CONFIRM)).fetchone()
-    if watch.cut_off:
+    if cut_off:
         raise NotConfirmed
     assert row is not None, "the statement returns one row"
     return int(row[0])

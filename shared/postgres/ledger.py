@@ -30,7 +30,6 @@ from shared.domain import outcomes
 from shared.domain.outcomes import Outcome
 from shared.postgres import arrays, connections, durability, statements
 from shared.postgres.bounded import BoundedSession
-from shared.postgres.durability import CommitWatch
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -137,9 +136,9 @@ async def accept(session: Session, new: Sequence[NewCommand]) -> list[Acceptance
         "fingerprints": arrays.digests(command.fingerprint for command in new),
     }
     while True:
-        with CommitWatch(session) as watch:
+        with durability.commit_watch(session) as cut_off:
             written = await session.execute(_ACCEPT, parameters)
-        if written.rowcount == len(new) and not watch.cut_off:
+        if written.rowcount == len(new) and not cut_off:
             return [Acceptance(command_id=command.id) for command in new]
         try:
             acceptances = await _find(session, new)

@@ -67,6 +67,12 @@ event = Table(
     Column("max_spots_per_registration", Integer, nullable=False, server_default=text("10")),
     Column("opens_at", DateTime(timezone=True)),
     Column("closes_at", DateTime(timezone=True)),
+    Column(
+        "promote_until",
+        DateTime(timezone=True),
+        comment="commands accepted from then on promote no registration",
+    ),
+    Column("cancel_until", DateTime(timezone=True), comment="holders cannot cancel from then on"),
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),

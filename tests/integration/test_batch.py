@@ -21,7 +21,7 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import batch, load, save
+from worker import isolation, load, save
 from worker.load import LoadedEvent, LockedEvent, Session
 
 WAITERS = 3_000
@@ -32,6 +32,10 @@ LOOK_TO_FAIL = 3
 _INSERT_REGISTRATION = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
     VALUES (:event_id, :id, :seq, 'Planted', 1, 'CANCELLED')
+""")
+_INSERT_OLD_HOLDER = text("""
+    INSERT INTO registration (event_id, id, seq, name, email, email_key, spots_count, status)
+    VALUES (:event_id, :id, 0, 'Old', 'Straße@example.org', 'strasse@example.org', 1, 'WAITLIST')
 """)
 _INSERT_LATE_COMMAND = text("""
     WITH accepted AS (
@@ -364,6 +368,18 @@ def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> 
     assert logs == [], "no batch was refused"
 
 
+@pytest.mark.parametrize("email", ["straße@example.org", "Straße@example.org", "strasse@example.org"])
+def test_a_holder_of_the_version_before_is_found(connection: Connection, email: str) -> None:
+    world = InPostgres(connection, SETTINGS)
+    with connection.begin():
+        connection.execute(_INSERT_OLD_HOLDER, {"event_id": world.event_id, "id": ids.new_id()})
+
+    world.accept(asked(register(1, email), register(1, "ada@straße.example")))
+    world.apply(100)
+
+    assert answers(world) == ["ALREADY_REGISTERED", "confirmed"]
+
+
 def test_a_recount_has_a_time_out_of_its_own(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +390,7 @@ def test_a_recount_has_a_time_out_of_its_own(
 
     with as_worker(database, options="-c statement_timeout=100ms") as impatient:
         session = session_of(impatient)
-        while batch.apply(session, [world.event_id], 100).settled:
+        while isolation.apply(session, [world.event_id], 100).settled:
             pass
         timeout = session.execute("SHOW statement_timeout").fetchone()
 

@@ -132,6 +132,53 @@ def test_an_explanation_names_a_pause(stage: Stage) -> None:
     assert stage.get(path)["status"] == "CONFIRMED"
 
 
+def test_promotion_ends_and_goes_on_when_its_end_moves(stage: Stage) -> None:
+    event = stage.create_event(capacity=1, promoteUntil="2026-01-01T09:00:00+09:00")
+    first, second = register(stage, event), register(stage, event)
+    patch(stage, event, first, "CANCELLED")
+    path = f"/api/events/{event['id']}/registrations/{second['registration']['id']}"
+    barging = register(stage, event)
+
+    ended = stage.get(f"{path}/explain")
+    with stage.client() as client:
+        change = {"promoteUntil": "2126-01-01T00:00:00Z", "closesAt": "2026-01-01T00:00:00Z"}
+        changed = client.patch(f"/api/events/{event['id']}", json=change, headers=stage.admin).json()
+
+    assert ended["sentences"][-1] == (
+        "Promotion ended at 2026-01-01T00:00:00Z: 1 are free, and an admin can confirm it."
+    )
+    assert barging["status"] == "WAITLIST"
+    assert (changed["state"], changed["promoteUntil"]) == ("CLOSED", "2126-01-01T00:00:00Z")
+    assert stage.get(path)["status"] == "CONFIRMED"
+
+
+def test_an_admin_confirms_after_promotion_has_ended(stage: Stage) -> None:
+    ends = {"promoteUntil": "2026-01-01T00:00:00Z", "cancelUntil": "2126-01-01T00:00:00Z"}
+    event = stage.create_event(capacity=1, **ends)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.delete(f"/api/p/{event['slug']}/receipts/{first['receiptId']}")
+
+    confirmed = patch(stage, event, second, "CONFIRMED")
+
+    assert confirmed.json()["registration"]["status"] == "CONFIRMED"
+    assert {name: event[name] for name in ends} == ends
+
+
+def test_holders_cancel_until_an_end_and_admins_after_it(stage: Stage) -> None:
+    event = stage.create_event(cancelUntil="2026-01-01T00:00:00Z")
+    held = register(stage, event)
+    path = f"/api/p/{event['slug']}/receipts/{held['receiptId']}"
+    with stage.client() as client:
+        refused = client.delete(path)
+        by_admin = patch(stage, event, held, "CANCELLED")
+        again = client.delete(path)
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "CANCELLATION_CLOSED")
+    assert (by_admin.status_code, again.status_code) == (200, 200)
+    assert again.json()["status"] == "CANCELLED"
+
+
 def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     first, second = register(stage, event), register(stage, event)

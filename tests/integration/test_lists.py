@@ -1,12 +1,33 @@
 """Lists of events and registrations: their order, their cursors, and filters that are left empty."""
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
+from api.queries import events
 from tests.integration.test_status_changes import register
 from tests.stage import Json, Stage
+
+MANY = 20_000
+ROWS_READ_MAX = 200
+_FILL = """
+    INSERT INTO registration (event_id, id, seq, name, email, spots_count, status)
+    SELECT %s, gen_random_uuid(), 10000000 + n, CASE WHEN n %% 2 = 0 THEN 'Ann ' ELSE 'Zoë ' END || n,
+           'person' || n || '@example.org', 1, 'CONFIRMED'
+    FROM generate_series(1, %s) AS n
+    RETURNING NULL
+"""
+
+
+def below(node: Json) -> Iterator[Json]:
+    """Yield a node of a plan, and all nodes below it."""
+    yield node
+    for child in node.get("Plans", ()):
+        yield from below(child)
 
 
 def pages(stage: Stage, path: str, limit: int) -> list[Json]:
@@ -142,7 +163,7 @@ NAMED = {
     "Zoë Straßer": None,
     "ANNA KOWALSKA": "anna.k@post.example",
     "Đorđe Œuvre": None,
-    "İlkay Işık": None,
+    "İlkay Iş\u0131k": None,
     "ΑΘΗΝΑ Σοφός": None,
     "Алёна Ёлкина": None,
     "山田 太郎": None,
@@ -171,9 +192,9 @@ NAMED = {
         ("kowalska", ["ANNA KOWALSKA"]),
         ("đorđe", ["Đorđe Œuvre"]),
         ("ŒUV", ["Đorđe Œuvre"]),
-        ("ilkay", ["İlkay Işık"]),
-        ("IŞIK", ["İlkay Işık"]),
-        ("isik", ["İlkay Işık"]),
+        ("ilkay", ["İlkay Iş\u0131k"]),
+        ("IŞIK", ["İlkay Iş\u0131k"]),
+        ("isik", ["İlkay Iş\u0131k"]),
         ("αθηνα", ["ΑΘΗΝΑ Σοφός"]),
         ("ΣΟΦΟΣ", ["ΑΘΗΝΑ Σοφός"]),
         ("АЛЕНА", ["Алёна Ёлкина"]),
@@ -225,3 +246,19 @@ def test_the_longest_name_can_be_registered(stage: Stage) -> None:
 
     assert receipt["status"] == "CONFIRMED"
     assert stage.get(f"/api/events/{event['id']}/registrations?q={longest[:50].lower()}")["items"]
+
+
+def test_a_rare_name_is_found_by_the_index(stage: Stage) -> None:
+    event = stage.create_event(capacity=MANY)
+    stage.query(_FILL, event["id"], MANY)
+    stage.query("ANALYZE registration")
+
+    parameters = {"event_id": event["id"], "q": "zoë 77", "status": None, "after": 0, "limit": 100}
+    with create_engine(stage.database_url, poolclass=NullPool).connect() as connection:
+        explained = text("EXPLAIN (ANALYZE, FORMAT JSON) " + events._WITH_WORDS.text)  # noqa: SLF001
+        plan = connection.execute(explained, parameters).scalar_one()
+
+    nodes = list(below(plan[0]["Plan"]))
+    assert "registration_words_idx" in {node.get("Index Name") for node in nodes}
+    read = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in nodes]
+    assert max(read) < ROWS_READ_MAX

@@ -19,9 +19,9 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
-from worker import batch, load
+from worker import isolation, load
 from worker.batch import Applied, BatchRefused
-from worker.celery_hooks import EventQueues
+from worker.event_queues import EventQueues
 from worker.load import LockedEvent, Overtaken
 from worker.owner import Owner
 from worker.publisher import Publisher
@@ -60,13 +60,13 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(batch.apply(session_of(connection), [world.event_id for world in those], limit).settled)
+    return len(isolation.apply(session_of(connection), [world.event_id for world in those], limit).settled)
 
 
 def an_owner(settings: Settings) -> Owner:
     """Return an owner without a broker; a tick of it applies all that is pending."""
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    return Owner(settings, publisher, EventQueues(), time.monotonic)
+    return Owner(settings, publisher, EventQueues(time.monotonic), time.monotonic)
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -238,14 +238,14 @@ def test_a_lone_crowded_event_fills_its_batch(
         a_world(connection, register(1))
     limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
     owner = an_owner(settings.model_copy(update=limits))
-    sizes, apply = [], batch.apply
+    sizes, apply = [], isolation.apply
 
     def counting(*parameters: Any) -> Applied:
         applied = apply(*parameters)
         sizes.append(len(applied.settled))
         return applied
 
-    monkeypatch.setattr(batch, "apply", counting)
+    monkeypatch.setattr(isolation, "apply", counting)
     owner.tick()
     owner.close()
 
@@ -317,7 +317,8 @@ def test_outcomes_without_a_next_batch_are_published(
     seconds = count()
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
     # A second passes with each look at the clock, so the slice is over after the first batch.
-    owner = Owner(settings.model_copy(update=limits), publisher, EventQueues(), lambda: next(seconds))
+    event_queues = EventQueues(lambda: next(seconds))
+    owner = Owner(settings.model_copy(update=limits), publisher, event_queues, lambda: next(seconds))
     owner.tick()
     assert published == []
     run(database, _CUT_OFF)

@@ -204,6 +204,8 @@ CASES = {
         max_spots_per_registration="4",
         opens_at="NULL",
         closes_at="NULL",
+        promote_until="NULL",
+        cancel_until="NULL",
         paused="false",
         spots="1",
         waiting="0",
@@ -220,6 +222,7 @@ CASES = {
     ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
+        "command_pkey",
         event_ids=_SAME_EVENT,
         ids=_NEW_IDS,
         kinds=_list("text", lambda _: "'register'"),

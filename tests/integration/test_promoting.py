@@ -18,8 +18,8 @@ from tests.simulation.histories import SETTINGS, Request, change, history, move,
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from tests.simulation.worlds import asked
-from worker import batch, load
-from worker.celery_hooks import EventQueues
+from worker import batch, isolation, load
+from worker.event_queues import EventQueues
 from worker.owner import Owner
 from worker.publisher import Publisher
 
@@ -74,7 +74,7 @@ def counters(connection: Connection, world: InPostgres) -> tuple[int, int, int, 
 
 
 def apply(world: InPostgres, limit: int = 2_000) -> batch.Applied:
-    return batch.apply(session_of(world.connection), [world.event_id], limit)
+    return isolation.apply(session_of(world.connection), [world.event_id], limit)
 
 
 def test_a_capacity_for_many_is_given_in_portions(connection: Connection) -> None:
@@ -176,12 +176,12 @@ def test_a_batch_reads_few_waiting_registrations(
         ask(world, change(capacity=MANY))
     session = session_of(connection)
 
-    applied = batch.apply(session, [world.event_id for world in worlds], 100)
+    applied = isolation.apply(session, [world.event_id for world in worlds], 100)
 
     assert len(applied.settled) == 1
     first, second, third = (world.event_id for world in worlds)
     assert applied.unfinished == [second, third, first]
-    while (applied := batch.apply(session, [world.event_id for world in worlds], 100)).settled:
+    while (applied := isolation.apply(session, [world.event_id for world in worlds], 100)).settled:
         pass
     for world in worlds:
         assert counters(connection, world) == (MANY, 0, MANY, 0)
@@ -194,16 +194,16 @@ def test_other_events_come_between_the_portions(
     ask(large, change(capacity=MANY))
     ask(other, register(1))
     publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    owner = Owner(settings, publisher, EventQueues(), time.monotonic)
+    owner = Owner(settings, publisher, EventQueues(time.monotonic), time.monotonic)
     settled: list[set[UUID]] = []
-    apply = batch.apply
+    apply = isolation.apply
 
     def recording(*arguments: Any) -> batch.Applied:
         applied = apply(*arguments)
         settled.append({command.event_id for command in applied.settled})
         return applied
 
-    monkeypatch.setattr(batch, "apply", recording)
+    monkeypatch.setattr(isolation, "apply", recording)
     while {} in outcomes_of(large):
         owner.tick()
     owner.close()
@@ -217,7 +217,7 @@ def _apply_for_ever(database: str, event_id: UUID) -> None:
     with as_worker(database) as owner:
         session = session_of(owner)
         while True:
-            batch.apply(session, [event_id], 2_000)
+            isolation.apply(session, [event_id], 2_000)
 
 
 def test_an_owner_killed_in_the_middle_loses_nothing(database: str, connection: Connection) -> None:

@@ -16,7 +16,7 @@ from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
 from tests.databases import as_worker, session_of
 from tests.stage import CHECKOUT
-from worker import batch
+from worker import isolation
 
 ROLES = Path(CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
 
@@ -64,7 +64,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     asked = accept_as_api(granted)
 
     with as_role(granted, "admitone_worker") as worker:
-        (settled,) = batch.apply(session_of(worker), [asked.event_id], 10).settled
+        (settled,) = isolation.apply(session_of(worker), [asked.event_id], 10).settled
 
     assert settled.command_id == asked.id
 
@@ -89,7 +89,7 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
 def test_no_role_can_rewrite_the_past(granted: str, role: str, statement: str) -> None:
     asked = accept_as_api(granted)
     with as_role(granted, "admitone_worker") as worker:
-        batch.apply(session_of(worker), [asked.event_id], 10)
+        isolation.apply(session_of(worker), [asked.event_id], 10)
 
     with as_role(granted, role) as connection, pytest.raises(ProgrammingError) as refused:
         connection.execute(text(statement))
@@ -100,7 +100,7 @@ def test_no_role_can_rewrite_the_past(granted: str, role: str, statement: str) -
 def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Connection) -> None:
     old, young = (accept_as_api(granted, idempotency_key=key, fingerprint=key) for key in (b"old", b"young"))
     for asked in (old, young):
-        batch.apply(session_of(connection), [asked.event_id], 10)
+        isolation.apply(session_of(connection), [asked.event_id], 10)
     with connection.begin():
         statement = text(
             "UPDATE idempotency_key SET created_at = created_at - interval '31 days' WHERE command_id = :id"

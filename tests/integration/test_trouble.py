@@ -14,7 +14,7 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Told
-from worker import batch
+from worker import isolation
 from worker.trouble import TIMEOUTS_APART_SECONDS, Troubles
 
 OF_THE_COMMAND = ["22012", "22P02", "23514", "23505", "54000", "54001", "XX000", "XX001"]
@@ -89,7 +89,7 @@ class Stage:
         """Apply batches until nothing can be settled."""
         session = session_of(self.connection)
         with capture_logs():
-            while batch.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
+            while isolation.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
                 pass
 
     def retry(self, seconds: float) -> list[SettledCommand]:
@@ -97,7 +97,7 @@ class Stage:
         self.clock.now += seconds
         session = session_of(self.connection)
         with capture_logs():
-            return [s for due in self.troubles.due() for s in batch.retry(session, due, self.troubles)]
+            return [s for due in self.troubles.due() for s in isolation.retry(session, due, self.troubles)]
 
     def outcome(self) -> str | None:
         return self.outcomes()[20]

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC
 
-from tests.simulation.model import Json, Told
+from tests.simulation.model import Json, Told, spelling
 from tests.simulation.replay import Replay
 from tests.simulation.snapshot import Entry, Snapshot
 
@@ -157,7 +157,7 @@ def digest(last: bytes, entry: Entry) -> bytes:
 
 
 def _holders(now: Snapshot) -> Iterator[str]:
-    keys = Counter(row.email.casefold() for row in now.rows if row.email and row.status != "CANCELLED")
+    keys = Counter(spelling(row.email) for row in now.rows if row.email and row.status != "CANCELLED")
     yield from (f"12: {email} holds {n} active registrations" for email, n in keys.items() if n > 1)
 
 
@@ -167,6 +167,9 @@ def _unserved(now: Snapshot) -> Iterator[str]:
         yield f"8: {follow_ups} follow-ups are pending"
     if follow_ups or not now.settings["autoPromote"] or now.settings["paused"]:
         return
+    until = now.settings["promoteUntil"]
+    if until and any(told.accepted_at >= until for told in now.commands):
+        return  # what one of these commands freed is owed to nobody
     registered_at = {told.id: told.seq for told in now.commands}
     waiting = sorted((row for row in now.rows if row.status == "WAITLIST"), key=lambda row: row.seq)
     free = now.settings["capacity"] - now.spots_reserved

@@ -13,6 +13,12 @@ from tests.simulation.model import Json
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NOBODY = UUID(int=404)
 
+EMAILS = (
+    *(f"{name}@example.org" for name in ("ada", "Ada", "bob", "eve", "straße", "STRASSE")),
+    "ada@bücher.example",
+    "Ada@xn--bcher-kva.example",
+)
+
 SETTINGS: Json = {
     "title": "A drop",
     "capacity": 4,
@@ -23,6 +29,8 @@ SETTINGS: Json = {
     "maxSpotsPerRegistration": 10,
     "opensAt": None,
     "closesAt": None,
+    "promoteUntil": None,
+    "cancelUntil": None,
     "paused": False,
 }
 
@@ -31,12 +39,14 @@ SETTINGS: Json = {
 class Request:
     """One command to be asked for.
 
-    `back` names a registration: 1 is what the last `register` before it asked for.
+    `back` names a registration: 1 is what the last `register` before it asked for. `actor` is whom the ledger
+    names.
     """
 
     kind: str
     payload: Json
     back: int | None = None
+    actor: str = "simulation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,11 @@ def register(spots: int = 1, email: str | None = None) -> Request:
 
 def move(status: str, back: int) -> Request:
     return Request(kind="change_status", payload={"status": status}, back=back)
+
+
+def cancel(back: int) -> Request:
+    """Return what a holder asks for who does not come."""
+    return Request(kind="change_status", payload={"status": "CANCELLED"}, back=back, actor="holder")
 
 
 def delete(back: int) -> Request:
@@ -117,6 +132,7 @@ _BACK = st.integers(1, 6)
 
 _REGISTER = st.builds(register, st.integers(1, 6) | st.integers(1, 2), _mostly(None, _EMAILS))
 _MOVE = st.builds(move, st.sampled_from(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), _BACK)
+_CANCEL = st.builds(cancel, _BACK)
 _DELETE = st.builds(delete, _BACK)
 _CAPACITY = st.builds(change, capacity=st.integers(2, 12))
 _CHANGE = st.fixed_dictionaries(
@@ -131,12 +147,14 @@ _CHANGE = st.fixed_dictionaries(
         "maxSpotsPerRegistration": _mostly(6, st.integers(2, 5)),
         "opensAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "closesAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "promoteUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "cancelUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "paused": _mostly(False, st.just(True)),
         "reason": st.just("Weather"),
     },
 ).map(lambda settings: change(**settings))
 # `one_of` would count equal strategies once; an index into this list gives each its weight.
-_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 6, _DELETE, _CAPACITY, _CHANGE, st.builds(heal)]
+_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 5, _CANCEL, _DELETE, _CAPACITY, _CHANGE, st.builds(heal)]
 _REQUEST = st.integers(0, len(_KINDS) - 1).flatmap(_KINDS.__getitem__)
 
 _BATCH = st.builds(
@@ -155,6 +173,8 @@ _SETTINGS = st.builds(
     maxSpotsPerRegistration=_mostly(6, st.integers(2, 5)),
     opensAt=_mostly(None, st.integers(0, 3).map(minute)),
     closesAt=_mostly(None, st.integers(20, 60).map(minute)),
+    promoteUntil=_mostly(None, st.integers(4, 40).map(minute)),
+    cancelUntil=_mostly(None, st.integers(4, 40).map(minute)),
 )
 HISTORIES = st.builds(
     History,
@@ -190,7 +210,7 @@ def _crowd(seeded: random.Random) -> Request:
         0
     ]:
         case "register":
-            email = f"{seeded.choice(['ada', 'Ada', 'bob', 'eve'])}@example.org"
+            email = seeded.choice(EMAILS)
             return register(seeded.randint(1, 6), email if seeded.random() < 0.15 else None)
         case "move":
             return move(seeded.choice(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), back)

@@ -69,7 +69,7 @@ class InMemory:
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
             id=UUID(told.id),
             seq=told.seq,
-            actor=worlds.ACTOR,
+            actor=told.actor,
             accepted_at=told.accepted_at,
         )
         return worlds.as_read(msgspec.json.decode(msgspec.json.encode(self.roster.decide(pending))))

@@ -11,13 +11,15 @@ from tests.databases import session_of
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
-from worker import batch
+from worker import isolation
 
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
-                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused)
+                       auto_promote, max_spots_per_registration, opens_at, closes_at,
+                       promote_until, cancel_until, paused)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
-            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused)
+            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at,
+            :promote_until, :cancel_until, :paused)
 """)
 _ACCEPT = text("""
     WITH accepted AS (
@@ -38,7 +40,7 @@ _ENTRIES = text("""
     FROM audit_entry WHERE event_id = :event_id ORDER BY number
 """)
 _COMMANDS = text("""
-    SELECT ledger.id::text, seq, kind, payload, accepted_at, found.key AS idempotency_key, outcome
+    SELECT ledger.id::text, seq, kind, payload, actor, accepted_at, found.key AS idempotency_key, outcome
     FROM ledger LEFT JOIN idempotency_key AS found
          ON found.event_id = ledger.event_id AND found.command_id = ledger.id
     WHERE ledger.event_id = :event_id ORDER BY seq
@@ -65,14 +67,14 @@ class InPostgres:
                         "id": UUID(told.id),
                         "kind": told.kind,
                         "payload": msgspec.json.encode(told.payload).decode(),
-                        "actor": worlds.ACTOR,
+                        "actor": told.actor,
                         "accepted_at": told.accepted_at,
                     },
                 )
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(batch.apply(session_of(self.connection), [self.event_id], limit).settled)
+        return len(isolation.apply(session_of(self.connection), [self.event_id], limit).settled)
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

@@ -13,6 +13,9 @@ keeps them. Where the rules leave something open, it is decided like this:
   long as that is pending no other command promotes.
 - A party larger than the capacity waits out of line: only positions count it. Without any capacity all
   parties are in line.
+- No command promotes that was accepted at `promoteUntil` or later, its follow-ups included. Those who wait
+  then still come before newcomers.
+- No holder cancels by a command that was accepted at `cancelUntil` or later; an admin does.
 - Of several refusals the one that `RefusalCode` lists first is the answer.
 - An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.
 - To the waitlist is to its tail: the place of the command. Every other move keeps the place.
@@ -20,13 +23,13 @@ keeps them. Where the rules leave something open, it is decided like this:
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 Json = dict[str, Any]
 
 UNCHANGED_BY_A_CHANGE = ("reason",)
-TIMES = ("opensAt", "closesAt")
+TIMES = ("opensAt", "closesAt", "promoteUntil", "cancelUntil")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Told:
     accepted_at: datetime
     registration_id: str
     follow_up_id: str
+    actor: str = "simulation"
     idempotency_key: bytes | None = None
     outcome: Json | None = None
 
@@ -111,23 +115,26 @@ class Model:
     def _register(self, told: Told) -> Json:
         spots, email = told.payload.get("spotsCount", 1), told.payload.get("email")
         opens, closes = self.settings["opensAt"], self.settings["closesAt"]
-        if (opens and told.accepted_at < opens) or (closes and told.accepted_at >= closes):
+        if closes and told.accepted_at >= closes:
             return refused("REGISTRATION_CLOSED")
+        if opens and told.accepted_at < opens:
+            return refused("REGISTRATION_NOT_OPEN", opensAt=f"{opens.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
         if self.settings["paused"]:
             return refused("EVENT_PAUSED")
         capacity = self.settings["capacity"]
         if spots > self.settings["maxSpotsPerRegistration"] or (capacity > 0 and spots > capacity):
             return refused("TOO_MANY_SPOTS")
-        if self._is_taken(email):
-            return refused("ALREADY_REGISTERED")
         limit = self.settings["waitlistLimit"]
         has_room = self.settings["waitlistEnabled"] and (limit is None or len(self.in_line()) < limit)
-        if has_room:
-            self._promote(told)
         fits = spots <= self.free() and not self._anybody_comes_first()
         if not fits and not has_room:
             more_is_coming = self.settings["waitlistEnabled"] and self.follow_up is not None
             return refused("EVENT_FULL", **({"retryAfterSeconds": 1} if more_is_coming else {}))
+        if self._is_taken(email):
+            return refused("ALREADY_REGISTERED")
+        if has_room:
+            self._promote(told)
+            fits = spots <= self.free() and not self._anybody_comes_first()
         party = Party(id=told.registration_id, place=told.seq, email=email, spots=spots, status="NEW")
         self.parties.append(party)
         self._become(told, party, "CONFIRMED" if fits else "WAITLIST")
@@ -150,7 +157,9 @@ class Model:
         party, status = self._find(told), told.payload["status"]
         if party is None:
             return refused("REGISTRATION_NOT_FOUND")
-        before = party.status
+        before, until = party.status, self.settings["cancelUntil"]
+        if told.actor == "holder" and status != before and until and told.accepted_at >= until:
+            return refused("CANCELLATION_CLOSED")
         if before == "CANCELLED" and status != "CANCELLED" and self._is_taken(party.email):
             return refused("ALREADY_REGISTERED")
         if status == "CONFIRMED" and before != "CONFIRMED" and party.spots > self.free():
@@ -217,7 +226,11 @@ class Model:
 
     def _promote(self, told: Told, moved: Party | None = None) -> int:
         promoted = spots = 0
-        while self.settings["autoPromote"] and not self.settings["paused"] and self.follow_up is None:
+        until = self.settings["promoteUntil"]
+        promotes = self.settings["autoPromote"] and not self.settings["paused"]
+        if until and told.accepted_at >= until:
+            promotes = False
+        while promotes and self.follow_up is None:
             party = self.owed()
             if party is None or party is moved:
                 break
@@ -253,9 +266,15 @@ class Model:
         return None
 
     def _is_taken(self, email: str | None) -> bool:
-        keys = [p.email.casefold() for p in self.parties if p.email and p.status != "CANCELLED"]
-        return email is not None and email.casefold() in keys
+        known = [spelling(p.email) for p in self.parties if p.email and p.status != "CANCELLED"]
+        return email is not None and spelling(email) in known
 
 
-def refused(code: str, **more: int) -> Json:
+def spelling(email: str) -> str:
+    """Two spellings of one address differ in case, or in how the domain is written."""
+    local, _, domain = email.lower().rpartition("@")
+    return f"{local}@{domain.encode('idna').decode()}"
+
+
+def refused(code: str, **more: int | str) -> Json:
     return {"outcome": "refused", "code": code, **more}

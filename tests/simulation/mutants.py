@@ -92,7 +92,33 @@ def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def promotes_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventSettings, "promotes", property(lambda self: self.auto_promote))
+    _promotes_on(monkeypatch, paused=False)
+
+
+def promotes_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    _promotes_on(monkeypatch, promote_until=None)
+
+
+def _promotes_on(monkeypatch: pytest.MonkeyPatch, **terms: object) -> None:
+    promotes = EventSettings.promotes
+    monkeypatch.setattr(
+        EventSettings, "promotes", lambda self, at: promotes(msgspec.structs.replace(self, **terms), at)
+    )
+
+
+def lets_holders_cancel_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "against_cancelling", lambda *_: None)
+
+
+def asks_for_the_address_of_a_full_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = Roster._register
+
+    def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
+        outcome = decide(self, accepted, command)
+        second = rules.against_second_registration(command.email, None, self.holders)
+        return second if second and isinstance(outcome, Refused) else outcome
+
+    monkeypatch.setattr(Roster, "_register", mutant)
 
 
 def promotes_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

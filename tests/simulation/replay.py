@@ -77,6 +77,8 @@ class Replay:
     def _promotion(self, entry: Entry, one: Standing, told: Told) -> None:
         if not self.settings["autoPromote"] or self.settings["paused"]:
             self._say(entry, 7, "promotes although nobody is to be promoted")
+        if self.settings["promoteUntil"] and told.accepted_at >= self.settings["promoteUntil"]:
+            self._say(entry, 7, "promotes although promotion has ended")
         if self.promoted[told.id] >= self.promoted_spots_max:
             self._say(entry, 14, "promotes although its command has promoted enough")
         self.promoted[told.id] += one.spots

@@ -13,7 +13,7 @@ from shared.domain import ids, outcomes
 from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
 from tests.simulation import histories, mutants, worlds
-from tests.simulation.histories import History, change, delete, heal, history, move, register
+from tests.simulation.histories import History, cancel, change, delete, heal, history, minute, move, register
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.mutants import Plant
@@ -94,6 +94,24 @@ IN_DECISIONS = [
         plant=mutants.promotes_in_a_pause,
         history=history(register(4), register(2), change(paused=True), delete(2)),
         caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="freed spots go to the waitlist after promotion has ended",
+        plant=mutants.promotes_after_the_end,
+        history=history(register(4), register(2), delete(2), promoteUntil=minute(2)),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
+        name="a holder cancels after the time for it",
+        plant=mutants.lets_holders_cancel_for_ever,
+        history=history(register(1), cancel(1), cancelUntil=minute(1)),
+        caught=frozenset({"model"}),
+    ),
+    Bug(
+        name="a full event asks for the address first",
+        plant=mutants.asks_for_the_address_of_a_full_event,
+        history=history(register(4, "ada@example.org"), register(1, "ada@example.org"), waitlistLimit=0),
+        caught=frozenset({"model"}),
     ),
     Bug(
         name="a command promotes without a bound",

@@ -14,8 +14,6 @@ from tests.simulation.histories import History
 from tests.simulation.model import Json, Model, Told
 from tests.simulation.snapshot import Entry, Snapshot
 
-ACTOR = "simulation"
-
 
 class World(Protocol):
     """Where a history happens."""
@@ -132,6 +130,7 @@ def asked(history: History) -> Iterator[Told]:
             accepted_at=histories.minute(number),
             registration_id=registration_id,
             follow_up_id=str(ids.follow_up_id(id_)),
+            actor=request.actor,
         )
 
 

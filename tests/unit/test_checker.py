@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -134,6 +134,15 @@ def test_a_spot_left_while_someone_waits_is_named() -> None:
     assert checker.check(observed, roomy) == [
         Violation("idle spots", "1 spots are left, and registrations wait: r4, r5"),
     ]
+
+
+@pytest.mark.parametrize(
+    "halt", [{"paused": True}, {"auto_promote": False}, {"promote_until": "2026-01-01T00:00:00Z"}]
+)
+def test_a_spot_left_without_promotion_is_owed_to_nobody(halt: dict[str, Any]) -> None:
+    observed, snapshot = drop()
+    halted = msgspec.structs.replace(snapshot.event, capacity=4, **halt)
+    assert checker.check(observed, replace(snapshot, event=halted)) == []
 
 
 def test_a_spot_left_while_someone_was_turned_away_is_named() -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from shared.messaging import queues
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
-from worker.celery_hooks import EventQueues
+from worker.event_queues import EventQueues
 from worker.owner import Owner
 from worker.ownership import BucketsMoved
 from worker.publisher import Publisher
@@ -50,7 +50,7 @@ class NoChange:
 
 def an_owner(event_queues: EventQueues | None = None, **limits: float) -> Owner:
     publisher = Publisher(ResultWriter(SETTINGS.result_url, 60), time.monotonic)
-    consumer = event_queues or EventQueues()
+    consumer = event_queues or EventQueues(time.monotonic)
     return Owner(SETTINGS.model_copy(update=limits), publisher, consumer, time.monotonic)
 
 
@@ -150,50 +150,50 @@ def names(*events: UUID) -> Collection[str]:
 
 
 def test_the_consumer_follows_the_owner() -> None:
-    event_queues, first, second = EventQueues(), Hub(), Hub()
-    event_queues.start([A])
+    event_queues, first, second = EventQueues(time.monotonic), Hub(), Hub()
+    event_queues.consume([A])
     event_queues.attach(first)
     assert (first.names, first.calls) == (names(A), [])
 
-    event_queues.start([B])
-    event_queues.stop([A])
-    event_queues.stop([])
+    event_queues.consume([B])
+    event_queues.release([A])
+    event_queues.release([])
     assert first.names == names(A), "only Celery's thread may change it"
     assert len(first.calls) == 2
     for call in first.calls:
         call()
     assert first.names == names(B)
 
-    event_queues.hear([A])
-    event_queues.stop([A])
-    event_queues.hear([B])
+    event_queues.consume([A])
+    event_queues.release([A])
+    event_queues.consume([B])
     for call in first.calls:
         call()
     assert first.names == names(B)
 
     event_queues.detach()
-    event_queues.start([A])
+    event_queues.consume([A])
     event_queues.attach(second)
     assert (second.names, second.calls) == (names(A, B), [])
 
 
 def test_a_flood_of_events_is_heard_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "CONSUMED_EVENTS_MAX", 3)
-    event_queues, hub = EventQueues(), Hub()
-    event_queues.hear([UUID(int=number) for number in range(10)])
-    event_queues.hear([A, B])
+    event_queues, hub = EventQueues(time.monotonic), Hub()
+    event_queues.consume([UUID(int=number) for number in range(10)])
+    event_queues.consume([A, B])
     event_queues.attach(hub)
 
     assert len(hub.names) == 3
 
 
 def test_an_owner_stops_what_it_does_not_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    event_queues, hub, ownership = EventQueues(), Hub(), NoChange()
+    event_queues, hub, ownership = EventQueues(time.monotonic), Hub(), NoChange()
     ownership.ticks = 1
     monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
     owner = an_owner(event_queues=event_queues)
     owner.tick()
-    event_queues.hear([A])
+    event_queues.consume([A])
     event_queues.attach(hub)
     assert hub.names == names(A)
 

@@ -48,6 +48,8 @@ SETTINGS = EventSettings(
     max_spots_per_registration=10,
     opens_at=None,
     closes_at=None,
+    promote_until=None,
+    cancel_until=None,
     paused=False,
 )
 FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")

@@ -24,6 +24,8 @@ SELECT json_build_object(
         'maxSpotsPerRegistration', event.max_spots_per_registration,
         'opensAt', event.opens_at,
         'closesAt', event.closes_at,
+        'promoteUntil', event.promote_until,
+        'cancelUntil', event.cancel_until,
         'paused', event.paused
     ),
     'pending', pending.commands

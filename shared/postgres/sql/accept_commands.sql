@@ -1,6 +1,7 @@
 -- Writes commands into the ledger in the order of the arrays. A command is left out if the ledger has its id or
 -- its idempotency key already, and all are if the ledger's numbering has fallen behind; the row count shows if
--- any was left out. Keys are written in their own order, so that two statements with the same keys cannot
+-- any was left out. A command that is there already binds its key no second time: it may have been refused, and
+-- its key released. Keys are written in their own order, so that two statements with the same keys cannot
 -- wait for each other.
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -11,7 +12,9 @@ WITH new AS MATERIALIZED (
 ), keyed AS (
     INSERT INTO idempotency_key (event_id, key, command_id, fingerprint)
     SELECT event_id, idempotency_key, id, fingerprint FROM new
-    WHERE idempotency_key IS NOT NULL ORDER BY event_id, idempotency_key
+    WHERE idempotency_key IS NOT NULL
+      AND NOT EXISTS (SELECT FROM command WHERE event_id = new.event_id AND id = new.id OFFSET 0)
+    ORDER BY event_id, idempotency_key
     ON CONFLICT DO NOTHING
     RETURNING command_id
 ), accepted AS (

@@ -1,0 +1,206 @@
+"""Applies batches that may fail: finds the command at fault, so that the others are settled without it.
+
+One event's batch that cannot be written is applied again in smaller ones, until the command at fault is
+alone in its transaction. It is settled as `Failed` if the error is its own (decision 0041), else it is set
+aside; the other commands are settled as if it did not exist.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from shared import metrics
+from shared.domain import audit
+from shared.domain.outcomes import SettledCommand
+from worker import batch, load, save, trouble
+from worker.batch import Applied, BatchRefused, DecisionRaised
+from worker.load import Overtaken, Scope, Session
+from worker.save import BatchWriter, GuardRefused
+from worker.trouble import Place, Troubles
+
+log = structlog.get_logger(__name__)
+
+_SMALLER = 16
+"""A refused batch is divided by this; each refusal can cost a time-out, so there must be few."""
+_SUSPECTS_MAX = 3
+"""Commands that are refused alone, one after the other, until that is no longer their own fault."""
+_ISOLATION_SECONDS_MAX = 0.5
+"""The time for which a refused batch is divided before the worker's other events have their turn."""
+
+
+def apply(
+    session: Session,
+    event_ids: Collection[UUID],
+    commands_max: int,
+    meanwhile: Callable[[], None] = batch.nothing,
+    troubles: Troubles | None = None,
+) -> Applied:
+    """Apply a batch like `batch.apply`, without the commands that are set aside in `troubles`.
+
+    One event's commands are settled, or set aside, even if the database refuses their batch. For more than
+    one event that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile:
+    the caller applies the events one by one.
+    """
+    troubles = troubles or Troubles(time.monotonic)
+    settled: list[SettledCommand] = []
+    scope = Scope()
+    if troubles.commands:
+        settled = _retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
+        scope = Scope(left_out=troubles.left_out(event_ids))
+    try:
+        applied = batch.apply(session, event_ids, commands_max, scope, meanwhile)
+    except (BatchRefused, Overtaken) as error:
+        if len(event_ids) > 1:
+            raise
+        (event_id,) = event_ids
+        if isinstance(error, Overtaken):
+            log.warning("overtaken", event_id=str(event_id))
+            return Applied(settled, [])
+        log.exception("batch_refused", event_id=str(event_id))
+        applied = _apply_in_parts(session, event_id, error.count, troubles)
+    return Applied(settled + applied.settled, applied.unfinished)
+
+
+def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
+    """Try a command that is set aside, alone; return it if it is settled now."""
+    try:
+        return _apply_alone(session, place, troubles)
+    except Overtaken:
+        return []
+    except BatchRefused as refused:
+        _set_aside(session, place, refused, troubles)
+        return []
+
+
+def _retry_before_others(
+    session: Session, unconfirmed: Collection[Place], troubles: Troubles
+) -> list[SettledCommand]:
+    """Try commands again that no other command has passed yet, if there is another command now.
+
+    So a trouble that has passed meanwhile costs no command its place.
+    """
+    settled: list[SettledCommand] = []
+    for place in unconfirmed:
+        if load.first_pending(session, place.event_id, troubles.left_out([place.event_id])) is not None:
+            troubles.confirm(place.command_id)
+            settled += retry(session, place, troubles)
+    return settled
+
+
+def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> Applied:
+    """Apply `count` refused commands in smaller batches, the one at fault alone; return the settled.
+
+    After an accepted batch the size doubles. After a while this ends, and the rest stays pending. Raises if
+    the error is not of single commands.
+    """
+    settled: list[SettledCommand] = []
+    suspects: dict[Place, BatchRefused] = {}
+    size = max(count // _SMALLER, 1)
+    until = time.monotonic() + _ISOLATION_SECONDS_MAX
+    try:
+        while suspects or time.monotonic() < until:
+            try:
+                part = _apply_part(session, event_id, size, suspects, troubles)
+            except BatchRefused:
+                size = max(size // _SMALLER, 1)
+                continue
+            # The suspects are at fault themselves: another command could be applied, or none is left.
+            for place, refusal in suspects.items():
+                _set_aside(session, place, refusal, troubles, confirmed=bool(part))
+            suspects.clear()
+            if not part:
+                break
+            settled += part
+            size *= 2
+    except Overtaken:
+        log.warning("overtaken", event_id=str(event_id))
+    except Exception:
+        if not settled:  # else the outcomes so far are to be published all the same
+            raise
+        log.exception("event_not_applied", event_id=str(event_id))
+    return Applied(settled, [event_id])
+
+
+def _apply_part(
+    session: Session,
+    event_id: UUID,
+    size: int,
+    suspects: dict[Place, BatchRefused],
+    troubles: Troubles,
+) -> list[SettledCommand]:
+    """Apply `size` commands, or the first one alone, without the suspects.
+
+    A command that is refused alone becomes a suspect. Raises its error if there are too many of them.
+    """
+    left_out = [*troubles.left_out([event_id]), *(suspect.command_id for suspect in suspects)]
+    if size > 1:
+        return batch.apply(session, [event_id], size, Scope(trouble.PART_OF_REFUSED_BATCH, left_out)).settled
+    place = load.first_pending(session, event_id, left_out)
+    if place is None:
+        return []
+    try:
+        return _apply_alone(session, place, troubles)
+    except BatchRefused as refused:
+        suspects[place] = refused
+        if len(suspects) >= _SUSPECTS_MAX:
+            raise (refused.__cause__ or refused) from None
+        raise
+
+
+def _apply_alone(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
+    """Apply one command, and settle it as `Failed` if it can never be written.
+
+    Raises `BatchRefused` if the error may pass. Returns nothing if another session has locked the event.
+    """
+    scope = Scope(troubles.patience(place.command_id), alone=place)
+    try:
+        settled = batch.apply(session, [place.event_id], 1, scope).settled
+    except BatchRefused as refused:
+        error = refused.__cause__ or refused
+        if not (_is_final(error) or troubles.gives_up(place.command_id, error)):
+            raise
+        settled = _fail(session, place, error)
+    if settled:
+        troubles.forget(place.command_id)
+    return settled
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return True if a command that was alone with this error can never be written."""
+    return trouble.of_command(error) or isinstance(error, GuardRefused | DecisionRaised)
+
+
+def _set_aside(
+    session: Session, place: Place, refused: BatchRefused, troubles: Troubles, *, confirmed: bool = False
+) -> None:
+    """Set a command aside; raises if not even a note about it can be committed: the server is in trouble."""
+    error = refused.__cause__ or refused
+    event_id, command_id, _ = place
+    if troubles.full(event_id):
+        raise error
+    save.note_trouble(session, event_id, command_id, error)
+    troubles.set_aside(place, error)
+    if confirmed:
+        troubles.confirm(command_id)
+    metrics.set_aside.inc()
+    digest = audit.command_digest(command_id)  # a pending command's id is a receipt that somebody will use
+    log.warning("command_set_aside", event_id=str(event_id), command_digest=digest, exc_info=error)
+
+
+def _fail(session: Session, place: Place, error: BaseException) -> list[SettledCommand]:
+    incident = batch.incident(*place, error)
+    try:
+        with session.transaction():
+            writer = BatchWriter(session)
+            writer.save([], [incident.settled])
+            save.forget_trouble(session, [place.event_id], place.command_id)
+            writer.check()
+    except psycopg.Error as unwritable:
+        if session.closed:
+            raise
+        raise BatchRefused(1) from unwritable
+    incident.report()
+    return [incident.settled]
