@@ -72,7 +72,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
 ) -> CommandRequest:
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    # No public key is an admin's, whatever its characters.
+    # No public key is the key of an admin, for any characters.
     key = key_digest(request, "" if actor in PUBLIC_ACTORS else "admin\0")
     return CommandRequest(
         event_id=event_id,

@@ -20,7 +20,6 @@ from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import availability as availabilities
 from api.queries.receipts import Found
 from api.services import Provided, Services
 from shared.domain import commands
@@ -29,19 +28,17 @@ from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
-# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
-_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
 _REGISTER = msgspec.json.Decoder(Register)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
-async def availability(slug: str, services: Provided) -> Response:
+async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Return the spots that are left of an event, and the answer that a newcomer would get now."""
-    found = await services.read(lambda connection: availabilities.read(connection, [slug]))
-    if slug not in found:
+    answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
+    if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(found[slug], headers={"cache-control": _BRIEFLY})
+    return answer
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -159,6 +156,8 @@ async def _by_holder(
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
     """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
+        case "GET", ["", "api", "p", slug] if slug:
+            return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:

@@ -109,6 +109,7 @@ event = Table(
     Index(
         "event_slug_released_idx", "slug_released_at", postgresql_where=text("slug_released_at IS NOT NULL")
     ),
+    Index("event_created_idx", "created_at", "id"),
 )
 
 registration = Table(
@@ -158,6 +159,12 @@ registration = Table(
         "spots_count",
         "seq",
         postgresql_where=text("status = 'WAITLIST'"),
+    ),
+    Index(
+        "registration_words_idx",
+        text("search_words(event_id, name, email)"),
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
     ),
 )
 
