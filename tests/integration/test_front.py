@@ -1,5 +1,6 @@
 """The outermost layer: an id on every answer, and errors as problems, in direct routes too."""
 
+import asyncio
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from api.main import create_app
@@ -296,3 +298,22 @@ def test_wrong_parameters_have_reasons_in_words(stage: Stage, path: str, reasons
 
     assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
     assert {error["field"]: error["reason"] for error in answer.json()["errors"]} == reasons
+
+
+def test_a_head_ends_before_the_body(settings: Settings) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "HEAD", "path": "/healthz", "headers": [], "query_string": b""}
+    asyncio.run(create_app(settings)(scope, receive, send))
+
+    assert [(message["type"], message.get("body", b"")) for message in sent] == [
+        ("http.response.start", b""),
+        ("http.response.body", b""),
+    ]
+    assert scope["method"] == "HEAD", "by which the server knows that there is no body"
