@@ -157,6 +157,20 @@ def change_event(stage: Stage, event: Json, **headers: str) -> httpx2.Response:
         return client.patch(f"/api/events/{event['id']}", json={"title": "New"}, headers=headers)
 
 
+def test_the_key_of_a_deleted_event_makes_no_other(stage: Stage) -> None:
+    body, key = drop(), key_of(secrets.token_hex(8))
+    created = create(stage, body, **key).json()
+    with stage.client() as client:
+        client.patch(f"/api/events/{created['id']}", json={"slug": f"{body['slug']}-2"}, headers=stage.admin)
+        moved = create(stage, body, **key)
+        client.delete(f"/api/events/{created['id']}", headers=stage.admin)
+    deleted = create(stage, body, **key)
+
+    assert (moved.status_code, moved.json()["slug"]) == (201, f"{body['slug']}-2")
+    assert (deleted.status_code, deleted.json()["code"]) == (404, "EVENT_NOT_FOUND")
+    assert deleted.headers["idempotent-replayed"] == "true"
+
+
 def test_a_taken_slug_releases_the_key_of_the_event(stage: Stage) -> None:
     key = key_of(secrets.token_hex(8))
     taken = stage.create_event()
