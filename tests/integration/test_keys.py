@@ -96,6 +96,19 @@ def test_a_replayed_registration_is_shown_as_it_is_now(stage: Stage) -> None:
     assert deleted["registration"] is None
 
 
+def test_a_replayed_addition_is_shown_as_it_is_now(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    path = f"/api/events/{event['id']}/registrations"
+    with stage.client() as client:
+        headers = {**stage.admin, **key_of("add")}
+        first = client.post(path, json={"name": "Guest"}, headers=headers).json()
+        patch(stage, event, first, "CANCELLED")
+        again = client.post(path, json={"name": "Guest"}, headers=headers)
+
+    assert (again.status_code, again.json()["status"]) == (201, "CONFIRMED")
+    assert again.json()["registration"]["status"] == "CANCELLED"
+
+
 def test_a_replayed_deletion_is_found(stage: Stage) -> None:
     event = stage.create_event()
     held = register(stage, event, spotsCount=2)
