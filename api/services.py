@@ -11,6 +11,7 @@ import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
@@ -29,6 +30,8 @@ from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
 from api.queries import events
+from api.queries.availabilities import Availabilities
+from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.keys import Keys
 from api.queries.reader import Query, Reader, Value
@@ -52,6 +55,7 @@ class Services:
 
     settings: Settings
     engine: AsyncEngine
+    admin_engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
     limit: PendingLimit
@@ -63,9 +67,11 @@ class Services:
     poller: ResultPoller
     fallback: LedgerFallback
     reader: Reader
+    admin_reader: Reader
     receipts: Receipts
     status_changes: StatusChanges
     figures: Figures
+    exports: Exports
     pace: Pace
     full_events: FullEvents
     submission: Submission
@@ -74,10 +80,18 @@ class Services:
     wrong_keys: WrongKeys
     slugs: Slugs
     event_ids: dict[str, UUID]
+    availabilities: Availabilities
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
+
+    async def admin_read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query` in one of the admins' places; 503 if none becomes free in time."""
+        try:
+            return await self.admin_reader.read(query, snapshot=snapshot)
+        except PoolTimeoutError as error:
+            raise ProblemType.ADMIN_READS_BUSY.error() from error
 
     async def write(self, change: Query[Value], due: float) -> Value:
         """Return the value of `change`, committed and confirmed: for the few writes that are no commands.
@@ -134,6 +148,7 @@ class Services:
         await self.slugs.close()
         await self.redis.aclose()
         await self.engine.dispose()
+        await self.admin_engine.dispose()
         self.celery.close()
         await observations.counted()
 
@@ -141,8 +156,9 @@ class Services:
 def open_services(settings: Settings) -> Services:
     """Return the services; connections are made when first needed."""
     engine = connections.async_engine(settings)
+    admin_engine = connections.async_engine(settings, for_admins=True)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-    reader = Reader(engine)
+    reader, admin_reader = Reader(engine), Reader(admin_engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
@@ -163,6 +179,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         engine=engine,
+        admin_engine=admin_engine,
         redis=redis_client,
         celery=celery,
         limit=limit,
@@ -174,13 +191,16 @@ def open_services(settings: Settings) -> Services:
         poller=poller,
         fallback=fallback,
         reader=reader,
+        admin_reader=admin_reader,
         receipts=receipts,
         status_changes=StatusChanges(reader),
-        figures=Figures(reader),
+        figures=Figures(reader, admin_reader),
+        exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,
         full_events=full_events,
         slugs=slugs,
         event_ids=slugs.event_ids,
+        availabilities=Availabilities(reader),
         submission=Submission(
             limit=limit,
             intake=intake,

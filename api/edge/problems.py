@@ -158,6 +158,12 @@ class ProblemType(Enum):
         ("receipt_id",),
         _RETRY,
     )
+    ADMIN_READS_BUSY = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Other lists, figures and exports are being read.",
+        (),
+        _RETRY,
+    )
     EXPORT_BUSY = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Other exports are running.",

@@ -12,6 +12,10 @@ def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str,
     return builders.route(usual, *builders.KEY_PROBLEMS, *problems, *builders.READ_PROBLEMS)
 
 
+def _list(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
+    return _read(usual, ProblemType.ADMIN_READS_BUSY, *problems)
+
+
 def _write(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
     return builders.route(usual, *builders.KEY_PROBLEMS, *problems, **more)
 
@@ -44,7 +48,7 @@ CREATE_EVENT = _write(
     parameters=[builders.IDEMPOTENCY_KEY],
 )
 
-EVENTS = _read(
+EVENTS = _list(
     {
         200: builders.answer(
             "A page.", schemas.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
@@ -59,7 +63,7 @@ EVENT = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATIONS = _read(
+REGISTRATIONS = _list(
     {
         200: builders.answer(
             "A page.",
@@ -70,7 +74,7 @@ REGISTRATIONS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATION = _read(
+REGISTRATION = _list(
     {
         200: builders.answer(
             "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
@@ -80,7 +84,7 @@ REGISTRATION = _read(
     ProblemType.REGISTRATION_NOT_FOUND,
 )
 
-AUDIT = _read(
+AUDIT = _list(
     {
         200: builders.answer(
             "A page.", schemas_insight.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
@@ -89,7 +93,7 @@ AUDIT = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-COMMANDS = _read(
+COMMANDS = _list(
     {
         200: builders.answer(
             "A page.",
@@ -100,7 +104,7 @@ COMMANDS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-COUNTER = _read(
+COUNTER = _list(
     {
         200: builders.answer(
             "In sync when the drift is zero.",
@@ -239,7 +243,7 @@ HEAL_COUNTER = _change(
     examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
 )
 
-STATS = _read(
+STATS = _list(
     {
         200: builders.answer(
             "Counted now.",
@@ -259,7 +263,7 @@ STATS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-EXPLAIN = _read(
+EXPLAIN = _list(
     {
         200: builders.answer(
             "Why it has its status.",
@@ -292,7 +296,7 @@ EXPORT = _read(
         200: {
             "description": "All registrations, a line each.",
             "content": {
-                "text/csv": {"example": "id,seq,name,email,spotsCount,status,createdAt,updatedAt\n"},
+                "text/csv": {"example": "\ufeffid,seq,name,email,spotsCount,status,createdAt,updatedAt\r\n"},
                 "application/x-ndjson": {"example": '{"id": "…", "seq": 4711, "name": "User A"}\n'},
             },
         },

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import audit, ids
@@ -22,18 +22,22 @@ _EVENT_COLUMNS = """
     created_at, updated_at, now() AS now
 """
 
+BEFORE_ALL = "-infinity", UUID(int=0)
+
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
 _SLUG_IS_HELD = text("""
     SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
-                   AND slug_released_at > clock_timestamp() - make_interval(secs => :held_seconds))
+                   AND slug_released_at > now() - make_interval(secs => :held_seconds))
 """)
 _IS_OWNED = text("SELECT FROM event WHERE id = :id AND organiser_id = :organiser_id")
 _EVENTS = f"""
     SELECT {_EVENT_COLUMNS} FROM event
-    WHERE archived = :archived AND NOT deleted AND (CAST(:after AS uuid) IS NULL OR id > :after) {{of}}
-    ORDER BY id LIMIT :limit
+    WHERE archived = :archived AND NOT deleted
+      AND (created_at, id) > (CAST(:created_at AS timestamptz), CAST(:id AS uuid))
+      AND (CAST(:slug AS text) IS NULL OR slug = :slug) {{of}}
+    ORDER BY created_at, id LIMIT :limit
 """
 _EVENTS_OF_ALL = text(_EVENTS.format(of=""))
 _EVENTS_OF_ONE = text(_EVENTS.format(of="AND organiser_id = :organiser_id"))
@@ -52,15 +56,26 @@ _REGISTRATION = text(f"""
     WHERE event_id = :event_id AND id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
 """)
 
+# The index finds the words that begin as those of `q` do; the condition on the text finds `q` as a whole. A
+# search without a letter or a digit reads all registrations of the event.
+_HAS_WORDS = """
+    AND search_words(event_id, name, email) @@ (
+        SELECT string_agg(quote_literal(word) || ':*', ' & ')::tsquery
+        FROM unnest(tsvector_to_array(search_words(:event_id, :q, ''))) AS word
+        WHERE length(word) > 8
+    )
+"""
+_HAS_TEXT = "AND strpos(folded(name || ' ' || coalesce(email, '')) COLLATE \"C\", folded(:q)) > 0"
+
 # Positions are counted once up to the page's first waiting registration and then along the page.
-_REGISTRATIONS = text("""
+_REGISTRATIONS = """
     WITH page AS (
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
         FROM registration
         WHERE event_id = :event_id AND seq > :after
           AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
           AND (CAST(:status AS text) IS NULL OR status = :status)
-          AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
+          {search}
         ORDER BY seq LIMIT :limit
     ), bounds AS (
         SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST'
@@ -78,7 +93,11 @@ _REGISTRATIONS = text("""
     SELECT page.*, waiting.position AS waitlist_position
     FROM page LEFT JOIN waiting ON waiting.id = page.id
     ORDER BY page.seq
-""")
+"""
+_ALL = text(_REGISTRATIONS.format(search=""))
+_WITH_TEXT = text(_REGISTRATIONS.format(search=_HAS_TEXT))
+_WITH_WORD = text(_REGISTRATIONS.format(search=_HAS_WORDS))
+_WITH_WORDS = text(_REGISTRATIONS.format(search=_HAS_WORDS + _HAS_TEXT))
 
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor,
@@ -142,17 +161,25 @@ async def is_owned(connection: AsyncConnection, id_: UUID, organiser_id: UUID) -
 
 
 async def events(
-    connection: AsyncConnection, *, organiser_id: UUID | None, archived: bool, after: UUID | None, limit: int
+    connection: AsyncConnection,
+    *,
+    organiser_id: UUID | None,
+    slug: str | None,
+    archived: bool,
+    after: tuple[str, UUID],
+    limit: int,
 ) -> list[dict[str, Any]]:
-    """Return events in the order in which they were made, each with its state as of now.
+    """Return events by `created_at` and id, with their state as of now; with this slug only, if it is given.
 
-    They are those of the organiser, or all if it is None.
+    They are those of the organiser, or all if it is None. `after` is the place of the last event of the page
+    before, or `BEFORE_ALL`.
     """
-    statement = _EVENTS_OF_ALL if organiser_id is None else _EVENTS_OF_ONE
-    owner = {} if organiser_id is None else {"organiser_id": organiser_id}
-    rows = await connection.execute(
-        statement, {"archived": archived, "after": after, "limit": limit, **owner}
-    )
+    created_at, id_ = after
+    parameters = {"slug": slug, "archived": archived, "created_at": created_at, "id": id_, "limit": limit}
+    if organiser_id is None:
+        rows = await connection.execute(_EVENTS_OF_ALL, parameters)
+    else:
+        rows = await connection.execute(_EVENTS_OF_ONE, {**parameters, "organiser_id": organiser_id})
     return [_with_state(row) for row in rows.mappings()]
 
 
@@ -174,10 +201,22 @@ async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -
 async def registrations(  # noqa: PLR0913 - one parameter for each of the query's
     connection: AsyncConnection, event_id: UUID, *, status: str | None, q: str | None, after: int, limit: int
 ) -> Sequence[RowMapping]:
-    """Return registrations in ledger order, of one status and with `q` in name or email where given."""
-    pattern = q and "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    parameters = {"event_id": event_id, "status": status, "pattern": pattern, "after": after, "limit": limit}
-    return (await connection.execute(_REGISTRATIONS, parameters)).mappings().all()
+    """Return registrations in ledger order, of one status and with `q` in name or email where given.
+
+    `q` begins at the beginning of a word. Neither case nor accents count.
+    """
+    parameters = {"event_id": event_id, "status": status, "after": after, "limit": limit}
+    statement = _ALL
+    if q is not None:
+        parameters["q"] = q
+        statement = _search(q)
+    return (await connection.execute(statement, parameters)).mappings().all()
+
+
+def _search(q: str) -> TextClause:
+    if q.isascii() and q.isalnum():
+        return _WITH_WORD
+    return _WITH_WORDS if any(sign.isalnum() for sign in q) else _WITH_TEXT
 
 
 async def audit_entries(

@@ -28,7 +28,7 @@ from api.edge.security import events_reader, events_writer, must_have
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import access, ids
+from shared.domain import access, audit, ids, texts
 from shared.domain.access import Principal, Scope
 from shared.domain.commands import Status
 from shared.postgres import tables
@@ -36,6 +36,7 @@ from shared.postgres import tables
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 _SEARCH_LENGTH_MAX = 200
+_EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -68,36 +69,45 @@ async def create_event(
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
         # After the insertion, which has waited for any other change of this slug.
-        if await events.slug_is_held(connection, new_event.slug):
+        if created and await events.slug_is_held(connection, new_event.slug):
             raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         return created, await events.event_by_id(connection, id_)
 
     created, event = await services.write(insert_event, due)
-    if event is None or organiser_id not in {None, event["organiser_id"]}:
-        # A replay: the event was deleted, or given to another organiser, since.
-        raise ProblemType.EVENT_NOT_FOUND.error()
     headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    if event is None:
+        raise ProblemType.EVENT_NOT_FOUND.error("The event was created, and is deleted.", headers=headers)
+    if organiser_id not in {
+        None,
+        event["organiser_id"],
+    }:  # a replay: the event was given to another organiser
+        raise ProblemType.EVENT_NOT_FOUND.error()
     return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", **admin_routes.EVENTS)
-async def list_events(
+async def list_events(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     services: Provided,
-    cursor: UUID | None = None,
+    slug: str | None = None,
+    cursor: str | None = None,
     limit: Limit = _PAGE_DEFAULT,
     archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
     principal: Principal = events_reader,
 ) -> Response:
-    """List events, oldest first: those in use, or the archived ones; with a key of an organiser its own."""
-    organiser_id = principal.organiser_id
-    rows = await services.read(
+    """List events, oldest first: those in use, or the archived ones; `slug` finds one by its address.
+
+    With a key of an organiser only its own are listed.
+    """
+    after, of = _after_event(cursor), principal.organiser_id
+    rows = await services.admin_read(
         lambda connection: events.events(
-            connection, organiser_id=organiser_id, archived=archived, after=cursor, limit=limit
+            connection, organiser_id=of, slug=slug, archived=archived, after=after, limit=limit
         )
     )
-    return responses.body(
-        EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
-    )
+    next_cursor = None
+    if len(rows) == limit:
+        next_cursor = f"{audit.timestamp(rows[-1]['created_at'])}_{rows[-1]['id']}"
+    return responses.body(EventPage(items=[_event(row) for row in rows], next_cursor=next_cursor))
 
 
 @router.get("/{event_id}", dependencies=[events_reader], **admin_routes.EVENT)
@@ -120,12 +130,13 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     principal: Principal = events_reader,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
-    if q:
-        must_have(principal, Scope.PERSONAL_READ)
     after = _after(cursor)
-    rows = await services.read(
+    sought = texts.printable(q or "") or None
+    if sought is not None:
+        must_have(principal, Scope.PERSONAL_READ)
+    rows = await services.admin_read(
         lambda connection: events.registrations(
-            connection, event_id, status=status, q=q, after=after, limit=limit
+            connection, event_id, status=status, q=sought, after=after, limit=limit
         )
     )
     if not rows:
@@ -139,7 +150,9 @@ async def read_registration(
     event_id: UUID, registration_id: UUID, services: Provided, principal: Principal = events_reader
 ) -> Response:
     """Return one registration."""
-    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.admin_read(
+        lambda connection: events.registration(connection, event_id, registration_id)
+    )
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return responses.body(responses.registration(row, principal))
@@ -155,7 +168,7 @@ async def list_audit_entries(
 ) -> Response:
     """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after, reasons = _after(cursor), principal.reads_personal
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.audit_entries(
             connection, event_id, after=after, limit=limit, reasons=reasons
         )
@@ -176,7 +189,7 @@ async def list_commands(
 ) -> Response:
     """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
     )
     if not rows:
@@ -188,7 +201,7 @@ async def list_commands(
 @router.get("/{event_id}/counter", dependencies=[events_reader], **admin_routes.COUNTER)
 async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
-    row = await services.read(lambda connection: events.counter(connection, event_id))
+    row = await services.admin_read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
@@ -230,6 +243,15 @@ def _after(cursor: str | None) -> int:
     if not _SEQ_CURSOR.fullmatch(cursor):
         raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
+
+
+def _after_event(cursor: str | None) -> tuple[str, UUID]:
+    if cursor is None:
+        return events.BEFORE_ALL
+    if not _EVENT_CURSOR.fullmatch(cursor):
+        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+    created_at, _, id_ = cursor.partition("_")
+    return created_at, UUID(id_)
 
 
 def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query

@@ -63,7 +63,7 @@ async def list_keys(
 ) -> Response:
     """List API keys by prefix, the ended and revoked ones included; with a key of an organiser its own."""
     organiser_id = principal.organiser_id
-    found = await services.read(
+    found = await services.admin_read(
         lambda connection: connection.run_sync(keys.stored, organiser_id, after=cursor, limit=limit)
     )
     next_cursor = found[-1]["prefix"] if len(found) == limit else None

@@ -14,14 +14,11 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import retry_after, submit
-from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import availability as availabilities
-from api.queries.receipts import Found
 from api.services import Provided, Services
 from shared.domain import commands
 from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Register, Status
@@ -29,19 +26,17 @@ from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
-# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
-_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
 _REGISTER = msgspec.json.Decoder(Register)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
-async def availability(slug: str, services: Provided) -> Response:
+async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Return the spots that are left of an event, and the answer that a newcomer would get now."""
-    found = await services.read(lambda connection: availabilities.read(connection, [slug]))
-    if slug not in found:
+    answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
+    if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(found[slug], headers={"cache-control": _BRIEFLY})
+    return answer
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -68,9 +63,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
-        now = (await _found(services, decided, event_id, decided.receipt_id)).receipt
-        # The holder may have been given a newer receipt since.
-        content = msgspec.structs.replace(content, registration=None if now is None else now.registration)
+        content = await services.submission.as_it_is_now(content, decided, event_id)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
@@ -141,7 +134,7 @@ async def _by_holder(
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    now = (await _found(services, decided, event_id, id_)).receipt
+    now = (await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))).receipt
     if now is None:  # the holder has been given a newer one since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
     done = decided.outcome
@@ -159,6 +152,8 @@ async def _by_holder(
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
     """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
+        case "GET", ["", "api", "p", slug] if slug:
+            return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
@@ -198,10 +193,6 @@ async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> 
     if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
     return found.receipt, found.audit_seq
-
-
-async def _found(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Found:
-    return await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
 
 
 def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:

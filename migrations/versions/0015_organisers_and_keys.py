@@ -48,7 +48,7 @@ def upgrade() -> None:
     op.create_index(
         "event_organiser_idx",
         "event",
-        ["organiser_id", "id"],
+        ["organiser_id", "created_at", "id"],
         postgresql_where=sa.text("organiser_id IS NOT NULL"),
     )
 

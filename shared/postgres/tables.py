@@ -143,10 +143,17 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
-    Index("event_organiser_idx", "organiser_id", "id", postgresql_where=text("organiser_id IS NOT NULL")),
+    Index(
+        "event_organiser_idx",
+        "organiser_id",
+        "created_at",
+        "id",
+        postgresql_where=text("organiser_id IS NOT NULL"),
+    ),
     Index(
         "event_slug_released_idx", "slug_released_at", postgresql_where=text("slug_released_at IS NOT NULL")
     ),
+    Index("event_created_idx", "created_at", "id"),
 )
 
 registration = Table(
@@ -196,6 +203,12 @@ registration = Table(
         "spots_count",
         "seq",
         postgresql_where=text("status = 'WAITLIST'"),
+    ),
+    Index(
+        "registration_words_idx",
+        text("search_words(event_id, name, email)"),
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
     ),
 )
 

@@ -165,7 +165,7 @@ def test_personal_data_needs_its_scope(stage: Stage) -> None:
         answer = ask(stage, limited, method, url, **body)
         assert answer.status_code == 200, url
         assert re.search("ada", answer.text, re.IGNORECASE) is None, url
-    for search in ("q=ada", "q=%20", "q=ada&status=CONFIRMED"):
+    for search in ("q=ada", "q=.", "q=ada&status=CONFIRMED"):
         assert ask(stage, limited, "GET", f"{path}/registrations?{search}").status_code == 403
     assert ask(stage, every, "GET", registration).json()["name"] == "Ada Lovelace"
     assert "Ada Lovelace,ada@example.org" in ask(stage, every, "GET", f"{path}/export").text
