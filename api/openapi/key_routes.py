@@ -49,6 +49,7 @@ KEYS = builders.route(
         200: builders.answer("A page.", schemas_keys.ApiKeyPage, page={"items": [_KEY], "nextCursor": None}),
     },
     *builders.KEY_PROBLEMS,
+    ProblemType.ADMIN_READS_BUSY,
     *builders.READ_PROBLEMS,
 )
 

@@ -160,7 +160,7 @@ async def is_owned(connection: AsyncConnection, id_: UUID, organiser_id: UUID) -
     return found.one_or_none() is not None
 
 
-async def events(
+async def events(  # noqa: PLR0913 - one parameter for each of the query's
     connection: AsyncConnection,
     *,
     organiser_id: UUID | None,

@@ -144,33 +144,24 @@ def test_personal_data_needs_its_scope(stage: Stage) -> None:
     scopes = [scope for scope in ALL if scope != "personal:read"]
     limited = new_key(stage, organiser=organiser, scopes=scopes)["key"]
     event = event_of(stage, every)
-    receipt = register(stage, event, name="Ada Lovelace", email="ada@example.org")
-    patch(stage, event, receipt, "CANCELLED", reason="Ada is ill")
+    receipt = register(stage, event, name="Grace Hopper", email="grace@example.org")
+    patch(stage, event, receipt, "CANCELLED", reason="Grace is ill")
     path = f"/api/events/{event['id']}"
     registration = f"{path}/registrations/{receipt['registration']['id']}"
-    shown = [
-        ("GET", path),
-        ("GET", f"{path}/registrations"),
-        ("GET", registration),
-        ("GET", f"{registration}/explain"),
-        ("GET", f"{path}/export?format=csv"),
-        ("GET", f"{path}/export?format=ndjson"),
-        ("GET", f"{path}/audit"),
-        ("GET", f"{path}/commands"),
-        ("GET", f"{path}/stats"),
-        ("PATCH", registration),
-    ]
-    for method, url in shown:
+    ids = {"event_id": event["id"], "registration_id": receipt["registration"]["id"]}
+    reads = [("GET", url.format(**ids)) for method, url, _ in routes(stage) if method == "GET"]
+    assert ("GET", f"{registration}/explain") in reads
+    for method, url in [*reads, ("GET", f"{path}/export?format=ndjson"), ("PATCH", registration)]:
         body = {"status": "CONFIRMED"} if method == "PATCH" else {}
         answer = ask(stage, limited, method, url, **body)
         assert answer.status_code == 200, url
-        assert re.search("ada", answer.text, re.IGNORECASE) is None, url
-    for search in ("q=ada", "q=.", "q=ada&status=CONFIRMED"):
+        assert re.search("grace|hopper", answer.text, re.IGNORECASE) is None, url
+    for search in ("q=grace", "q=.", "q=grace&status=CONFIRMED"):
         assert ask(stage, limited, "GET", f"{path}/registrations?{search}").status_code == 403
-    assert ask(stage, every, "GET", registration).json()["name"] == "Ada Lovelace"
-    assert "Ada Lovelace,ada@example.org" in ask(stage, every, "GET", f"{path}/export").text
-    assert "because 'Ada is ill'" in ask(stage, every, "GET", f"{registration}/explain").text
-    assert "Ada is ill" in ask(stage, every, "GET", f"{path}/audit").text
+    assert ask(stage, every, "GET", registration).json()["name"] == "Grace Hopper"
+    assert '"Grace Hopper","grace@example.org"' in ask(stage, every, "GET", f"{path}/export").text
+    assert "because 'Grace is ill'" in ask(stage, every, "GET", f"{registration}/explain").text
+    assert "Grace is ill" in ask(stage, every, "GET", f"{path}/audit").text
 
 
 def test_the_audit_trail_names_the_key(stage: Stage) -> None:
