@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ops import child_processes
-from ops.stack.state_file import KEY_VARIABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "ADMITONE_DATA"
 """The variable by which a later start recognises a child of the stack in this data folder."""
 GATE = "ADMITONE_GATE"
+KEY_VARIABLE = "ADMITONE_ADMIN_KEY"
 LEFTOVER_SECONDS_MAX = 5.0
 
 

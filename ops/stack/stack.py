@@ -80,7 +80,7 @@ class _Stack:
         self.postgres, self.valkey = embedded.Postgres(data), embedded.Valkey(data)
         self.workers = [Program(f"worker-{n + 1}", ["worker"], data=data) for n in range(plan.workers)]
         self.key = state_file.admin_key(data)
-        secrets = {state_file.KEY_VARIABLE: self.key.secret}
+        secrets = {programs.KEY_VARIABLE: self.key.secret}
         serve = ["api", "--fd", str(listener.fileno())]
         self.apis = [
             Program(f"api-{n + 1}", serve, data=data, pass_fds=[listener.fileno()], secrets=secrets)

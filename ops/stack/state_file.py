@@ -10,11 +10,11 @@ from typing import Self
 
 from ops.embedded.data_dir import Servers
 from ops.embedded.unprivileged import EmbeddedError
+from ops.stack.programs import KEY_VARIABLE
 
 KEY_BYTES = 32
 KEY_LENGTH_MIN = 16
 """The same limit as that of `Settings.admin_key`."""
-KEY_VARIABLE = "ADMITONE_ADMIN_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ops import child_processes
-from ops.stack import state_file
+from ops.stack import programs, state_file
 from tests.e2e.stacks import (
     NOBODY,
     READY_SECONDS_MAX,
@@ -81,7 +81,7 @@ def admin_keys(stack: Up) -> dict[str, bool]:
     for part in ("postgres", "valkey", "worker", "api"):
         environment_of_part = child_processes.environment(stack.pid_of(part))
         assert environment_of_part, part
-        found[part] = state_file.KEY_VARIABLE in environment_of_part
+        found[part] = programs.KEY_VARIABLE in environment_of_part
     return found
 
 
