@@ -90,7 +90,7 @@ class Settings(DatabaseSettings):
     email_domains_refused: Names = None
 
     body_bytes_max: Count = 16_384
-    database_connections_max: Annotated[int, Field(ge=2, le=1_000)] = 10
+    database_connections_max: Annotated[int, Field(ge=3, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10
 
     intake_batch_max: Count = 500
@@ -111,6 +111,11 @@ class Settings(DatabaseSettings):
     backlog_batch_max: Count = 2_000
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
+
+    @property
+    def admin_connections_max(self) -> int:
+        """The connections of an API process that serve only the lists, figures and exports of admins."""
+        return max(1, (self.database_connections_max - 1) // 3)
 
     @field_validator("admin_key", "viewer_key")
     @classmethod

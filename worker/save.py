@@ -27,6 +27,7 @@ SAVE_FOLLOW_UP = statements.load(_SQL / "save_follow_up.sql")
 SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
+CORRECT_REGISTRATION = statements.load(_SQL / "correct_registration.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
 NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
 FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
@@ -64,14 +65,8 @@ class BatchWriter:
                 self._save_settings(event.id, changes.settings, changes)
             if changes.follow_up is not None:
                 self._save_follow_up(event.id, changes.follow_up)
-        # Registrations that leave go first, so that their places and email addresses are free for the others.
-        if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
-            self._delete(deleted)
-        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
-        for leaving in (True, False):
-            rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
-            for first in range(0, len(rows), _ROWS_MAX):
-                self._update(rows[first : first + _ROWS_MAX])
+        if any(changes.deleted or changes.updated or changes.corrected for _, changes in taken):
+            self._change_registrations(taken)
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
         for number, (event, _) in enumerate(taken):
             while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
@@ -80,6 +75,23 @@ class BatchWriter:
                 rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
                 taken[number] = event, rest
         self._save(moved, taken, settled)
+
+    def _change_registrations(self, taken: Sequence[_Taken]) -> None:
+        """Send the registrations that leave first: then their email addresses are free for the others.
+
+        Of two that were corrected the one that was decided first may have had the address of the other.
+        """
+        if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
+            self._delete(deleted)
+        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
+        corrected = [(event.id, r) for event, changes in taken for r in changes.corrected]
+        for leaving in (True, False):
+            for event_id, registration in corrected:
+                if (registration.status is Status.CANCELLED) is leaving:
+                    self._correct(event_id, registration)
+            rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
+            for first in range(0, len(rows), _ROWS_MAX):
+                self._update(rows[first : first + _ROWS_MAX])
 
     def _save(
         self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
@@ -105,11 +117,12 @@ class BatchWriter:
         self._send(HEAL_COUNTERS, {"event_id": event_id, **counted}, 1, Overtaken)
 
     def _save_settings(self, event_id: UUID, settings: EventSettings, changes: EventChanges) -> None:
-        moved = {
+        moved: dict[str, int | None] = {
             "spots": changes.spots_delta,
             "waiting": changes.waitlist_delta,
             "entries": len(changes.changes),
         }
+        moved["overbooked_from"] = changes.overbooked_from
         parameters = {"event_id": event_id, **moved, **msgspec.structs.asdict(settings)}
         self._send(SAVE_SETTINGS, parameters, 1, GuardRefused)
 
@@ -130,8 +143,14 @@ class BatchWriter:
             "ids": arrays.uuids(r.id for _, r in updated),
             "statuses": arrays.texts(r.status for _, r in updated),
             "seqs": arrays.numbers(r.seq for _, r in updated),
+            "original_seqs": arrays.numbers(r.original_seq for _, r in updated),
         }
         self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
+
+    def _correct(self, event_id: UUID, registration: Registration) -> None:
+        email_key = registration.email and texts.email_key(registration.email)
+        parameters = {"event_id": event_id, "email_key": email_key, **msgspec.structs.asdict(registration)}
+        self._send(CORRECT_REGISTRATION, parameters, 1, Overtaken)
 
     def _send(
         self, statement: bytes, parameters: Mapping[str, object], rows: int, error: type[Exception]

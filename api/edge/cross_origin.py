@@ -26,13 +26,13 @@ _ASKED_BEFORE = {
 
 
 class Origins:
-    """The origins whose pages may use the public routes; the admin routes are never for other origins."""
+    """The origins with pages that may use the public routes; the admin routes are never for other origins."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed: dict[bytes, _Headers] = {
             origin.encode(): ((_ALLOW_ORIGIN, origin.encode()), *_VARY, *_EXPOSED) for origin in allowed
         }
-        self._others: _Headers = _VARY if self._allowed else ()
+        self._others: _Headers = _VARY
         if _ANY.encode() in self._allowed:
             self._others = ((_ALLOW_ORIGIN, _ANY.encode()), *_EXPOSED)
             self._allowed = {}

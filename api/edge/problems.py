@@ -55,7 +55,10 @@ class ProblemType(Enum):
     NOT_FOUND = HTTPStatus.NOT_FOUND, "Not Found"
     EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
     REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
-    RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
+    RECEIPT_NOT_FOUND = (
+        HTTPStatus.NOT_FOUND,
+        "This is no receipt of the event, or the holder was given a newer one.",
+    )
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
     CANCELLATION_CLOSED = (
@@ -85,6 +88,11 @@ class ProblemType(Enum):
     CAPACITY_BELOW_RESERVED = (
         HTTPStatus.CONFLICT,
         "99 spots are confirmed; the capacity cannot be 50.",
+        ("receipt_id",),
+    )
+    SLUG_FIXED = (
+        HTTPStatus.CONFLICT,
+        "Commands were sent under the event's slug; it cannot change any more.",
         ("receipt_id",),
     )
     WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
@@ -127,10 +135,22 @@ class ProblemType(Enum):
         (),
         _RETRY,
     )
+    WORKERS_OUTDATED = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "A worker of an earlier version still runs, which does not know this command; nothing was accepted.",
+        (),
+        _RETRY,
+    )
     ANSWER_UNAVAILABLE = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
         ("receipt_id",),
+        _RETRY,
+    )
+    ADMIN_READS_BUSY = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Other lists, figures and exports are being read.",
+        (),
         _RETRY,
     )
     EXPORT_BUSY = (

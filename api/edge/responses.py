@@ -18,7 +18,9 @@ from shared.domain.outcomes import (
     EventChanged,
     Failed,
     Outcome,
+    ReceiptGiven,
     Refused,
+    RegistrationCorrected,
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
@@ -96,6 +98,8 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             )
         case StatusChanged(to_status=status):
             pass
+        case RegistrationCorrected() | ReceiptGiven():
+            status = ReceiptStatus.APPLIED
         case RegistrationDeleted():
             status = ReceiptStatus.DELETED
         case EventChanged() | CounterHealed() | WaitlistPromoted():

@@ -2,26 +2,27 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
 from uuid import UUID
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from shared.domain import commands
-from shared.domain.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
+from shared.domain.commands import (
+    ChangeStatus,
+    CorrectRegistration,
+    Email,
+    Moment,
+    Name,
+    Place,
+    PolicyName,
+    Reason,
+    Slug,
+    Spots,
+    SpotsCount,
+    Status,
+)
 from shared.domain.event import EventState
 from shared.domain.offer import Next
-
-SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-Slug = Annotated[
-    str,
-    Meta(
-        pattern=SLUG + commands.AT_THE_END,
-        max_length=100,
-        description="lower case, digits and hyphens",
-        extra={"rule": "must be 1 to 100 lower-case letters, digits and single hyphens between them"},
-    ),
-]
 
 
 class ReceiptStatus(StrEnum):
@@ -110,6 +111,7 @@ class Event(_EventFigures, frozen=True, kw_only=True, rename="camel"):
     promote_until: datetime | None
     cancel_until: datetime | None
     paused: bool
+    archived: bool
     promoting: bool
     created_at: datetime
     updated_at: datetime
@@ -161,11 +163,59 @@ class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
     waitlist_length: int
 
 
-class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A new status of a registration, and its reason, for the audit trail."""
+class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A new status of a registration, or its corrected parts, and the reason, for the audit trail.
 
-    status: Status
+    `place` is the place on the waitlist: without it the tail, unless the registration waits already.
+    """
+
+    status: Status | UnsetType = UNSET
+    place: Place | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    email: Email | UnsetType | None = UNSET
+    spots_count: SpotsCount | UnsetType = UNSET
     reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a change of nothing, of two kinds at once, and a place anywhere but on the waitlist."""
+        corrects = any(part is not UNSET for part in (self.name, self.email, self.spots_count))
+        if corrects is (self.status is not UNSET):
+            raise ValueError("status must be given, or else some of name, email and spotsCount")
+        if self.place is not UNSET and self.status is not Status.WAITLIST:
+            raise ValueError("place is only for the status WAITLIST")
+
+    def command(self, registration_id: UUID) -> ChangeStatus | CorrectRegistration:
+        """Return the command that asks for this change."""
+        if self.status is not UNSET:
+            return ChangeStatus(
+                registration_id=registration_id, status=self.status, place=self.place, reason=self.reason
+            )
+        return CorrectRegistration(
+            registration_id=registration_id,
+            name=self.name,
+            email=self.email,
+            spots_count=self.spots_count,
+            reason=self.reason or UNSET,
+        )
+
+
+class PartySize(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The new, smaller size of a holder's party."""
+
+    spots_count: SpotsCount
+
+
+class GivenReason(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The reason of a change, for the audit trail."""
+
+    reason: Reason | None = None
+
+
+class EventDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The event that is deleted."""
+
+    receipt_id: UUID
+    event_id: UUID
 
 
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -189,12 +239,6 @@ class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
     registration_id: UUID
     spots_freed: int
     event: EventCounter
-
-
-class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The reason of a heal, for the audit trail."""
-
-    reason: Reason | None = None
 
 
 class Healed(Wire, frozen=True, kw_only=True, rename="camel"):

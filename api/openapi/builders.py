@@ -125,6 +125,9 @@ COMMAND_PROBLEMS = (
     ProblemType.ACCEPTANCE_UNKNOWN,
 )
 
+# A deleted event refuses every late command.
+LATE_PROBLEMS = (ProblemType.REGISTRATION_CLOSED, ProblemType.WORKERS_OUTDATED)
+
 # The answer to a change shows more than its outcome, which takes a read after it.
 CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 

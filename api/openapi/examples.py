@@ -69,6 +69,7 @@ EVENT_EXAMPLE = {
     "promoteUntil": None,
     "cancelUntil": None,
     "paused": False,
+    "archived": False,
     "promoting": False,
     "createdAt": NOW,
     "updatedAt": NOW,

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
-from shared.domain.commands import ChangeEvent, Register
+from shared.domain.commands import AddRegistration, ChangeEvent, Register
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -117,8 +117,28 @@ CANCEL = builders.route(
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
     ProblemType.CANCELLATION_CLOSED,
+    *builders.LATE_PROBLEMS,
     *builders.CHANGE_PROBLEMS,
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+)
+
+SHRINK = builders.route(
+    {
+        200: builders.answer(
+            "The party has this size, now or before.", schemas.Receipt, smaller=examples.CONFIRMED
+        ),
+        202: builders.PENDING_ANSWER,
+    },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.CANCELLATION_CLOSED,
+    ProblemType.TOO_MANY_SPOTS,
+    *builders.BODY_PROBLEMS,
+    *builders.LATE_PROBLEMS,
+    *builders.CHANGE_PROBLEMS,
+    parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+    body=schemas.PartySize,
+    examples={"one fewer": {"value": {"spotsCount": 1}}},
 )
 
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
@@ -199,6 +219,7 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
 def _components() -> dict[str, Any]:
     bodies = [
         Register,
+        AddRegistration,
         ChangeEvent,
         *(
             body

@@ -22,8 +22,7 @@ _ROWS_MAX = 1_000
 _NEWEST = text("SELECT coalesce(max(number), 0) FROM audit_entry WHERE event_id = :event_id")
 _STEPS = text("""
     SELECT number, at, kind, actor, reason, from_status, to_status, spots_delta, spots_reserved,
-           registration_id = :id AS is_step,
-           CAST(before_after -> 'capacity' ->> 0 AS integer) AS capacity_before
+           coalesce(registration_id = :id, false) AS is_step, before_after
     FROM audit_entry
     WHERE event_id = :event_id AND number >= :first AND (registration_id = :id OR before_after ? 'capacity')
     ORDER BY number DESC LIMIT :limit
@@ -47,7 +46,7 @@ async def explain(
     connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
 ) -> Explanation:
     """Return the explanation of a registration's status, from one snapshot of the tables."""
-    first, steps = await _steps(connection, event, registration["id"])
+    first, steps = await _steps(connection, event, registration)
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
@@ -65,7 +64,7 @@ async def explain(
         spots_ahead=None if ahead is None else ahead.spots,
         sentences=[
             *_unseen(first),
-            *(_past(registration, step) for step in steps),
+            *(_past(step) for step in steps),
             *_present(event, registration, ahead, steps),
         ],
         steps_from=first,
@@ -74,21 +73,27 @@ async def explain(
 
 
 async def _steps(
-    connection: AsyncConnection, event: Mapping[str, Any], id_: UUID
+    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
 ) -> tuple[int, list[ExplanationStep]]:
-    """Return the number of the first entry that was looked at, and the registration's entries from there."""
+    """Return the number of the first entry that was looked at, and the registration's entries from there.
+
+    Each entry has the event's capacity and the party's size after it.
+    """
     newest = (await connection.execute(_NEWEST, {"event_id": event["id"]})).scalar_one()
     first = max(1, newest - ENTRIES_MAX + 1)
-    parameters = {"event_id": event["id"], "id": id_, "first": first, "limit": _ROWS_MAX}
+    parameters = {"event_id": event["id"], "id": registration["id"], "first": first, "limit": _ROWS_MAX}
     rows = (await connection.execute(_STEPS, parameters)).mappings().all()
-    capacity = event["capacity"]
+    capacity, size = event["capacity"], registration["spots_count"]
     steps = []
-    for row in rows:  # from the newest: a change tells the capacity of the entries before it
+    for row in rows:  # from the newest: a change tells what was before it
         facts = dict(row)
-        is_step, before = facts.pop("is_step"), facts.pop("capacity_before")
+        is_step, changed = facts.pop("is_step"), facts.pop("before_after") or {}
         if is_step:
-            steps.append(ExplanationStep(**{**facts, "at": audit.timestamp(row["at"]), "capacity": capacity}))
-        capacity = capacity if before is None else before
+            facts |= {"at": audit.timestamp(row["at"]), "capacity": capacity, "spots_count": size}
+            steps.append(ExplanationStep(**facts, corrected=sorted(changed)))
+            size = changed.get("spotsCount", [size])[0]
+        else:
+            capacity = changed["capacity"][0]
     return (first if len(rows) < _ROWS_MAX else rows[-1]["number"]), steps[::-1]
 
 
@@ -98,17 +103,27 @@ def _unseen(first: int) -> list[str]:
     return [f"Changes before number {first} of the audit trail were not looked at."]
 
 
-def _past(registration: RowMapping, step: ExplanationStep) -> str:
+def _past(step: ExplanationStep) -> str:
     """Return a sentence for a step: the change, its actor, and the counter at that moment."""
-    needs = registration["spots_count"]
+    needs = step.spots_count
+    because = f" because {step.reason!r}" if step.reason else ""
+    if step.kind == "give_receipt":
+        return f"Given a new receipt by {step.actor}{because}."
+    if step.kind == "correct_registration":
+        parts = " and ".join(step.corrected)
+        return f"Corrected in {parts} by {step.actor}{because}: since then it needs {needs}."
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
     if step.from_status is None:
-        how = {"register": "decided", "adopt": "adopted", "migration": "taken over"}.get(step.kind, step.kind)
+        how = {
+            "register": "decided",
+            "add_registration": f"added by {step.actor}{because}",
+            "adopt": "adopted",
+            "migration": "taken over",
+        }.get(step.kind, step.kind)
         return f"When it was {how}, {counter}: {step.to_status}."
     if step.kind == "promotion":
         return f"Promoted when spots became free: {counter}."
-    because = f" because {step.reason!r}" if step.reason else ""
     return (
         f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
     )
@@ -164,6 +179,8 @@ def _obstacle(
 
 def _halt(event: Mapping[str, Any], ahead: Row[Any], free: int) -> str | None:
     """Return the reason for which no registration of the event is promoted, None if there is none."""
+    if event["archived"]:
+        return "The event is archived: no registration is promoted until it is taken out."
     if event["paused"]:
         return "The event is paused: no registration is promoted until the pause ends."
     if ahead.promotion_ended:

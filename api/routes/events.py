@@ -31,7 +31,7 @@ from api.edge.security import reader, writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import ids
+from shared.domain import audit, ids, texts
 from shared.domain.commands import Status
 from shared.postgres import durability, tables
 from shared.postgres.durability import NotConfirmed
@@ -39,6 +39,7 @@ from shared.postgres.durability import NotConfirmed
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 _SEARCH_LENGTH_MAX = 200
+_EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -52,7 +53,7 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 @router.post("", **admin_routes.CREATE_EVENT)
 async def create_event(services: Provided, request: Request, actor: str = writer) -> Response:
-    """Create an event; its slug is its public address and never changes.
+    """Create an event; its slug is its public address.
 
     The id of an event that is created under a key follows from the key, so no second one is created.
     """
@@ -68,6 +69,9 @@ async def create_event(services: Provided, request: Request, actor: str = writer
             created = await _insert(connection, id_, new_event, key)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
+        # After the insertion, which has waited for any other change of this slug.
+        if created and await events.slug_is_held(connection, new_event.slug):
+            raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
@@ -77,20 +81,29 @@ async def create_event(services: Provided, request: Request, actor: str = writer
         await services.intake.confirm_all({server}, due)
     except NotConfirmed as error:
         raise AcceptanceUnknown from error
-    assert event is not None, "an event that was just inserted is there"
     headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    if event is None:
+        raise ProblemType.EVENT_NOT_FOUND.error("The event was created, and is deleted.", headers=headers)
     return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided,
+    slug: str | None = None,
+    cursor: str | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
-    return responses.body(
-        EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
+    """List events, oldest first: those in use, or the archived ones; `slug` finds one by its address."""
+    after = _after_event(cursor)
+    rows = await services.admin_read(
+        lambda connection: events.events(connection, slug=slug, archived=archived, after=after, limit=limit)
     )
+    next_cursor = None
+    if len(rows) == limit:
+        next_cursor = f"{audit.timestamp(rows[-1]['created_at'])}_{rows[-1]['id']}"
+    return responses.body(EventPage(items=[_event(row) for row in rows], next_cursor=next_cursor))
 
 
 @router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
@@ -113,9 +126,10 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
     after = _after(cursor)
-    rows = await services.read(
+    sought = texts.printable(q or "") or None
+    rows = await services.admin_read(
         lambda connection: events.registrations(
-            connection, event_id, status=status, q=q, after=after, limit=limit
+            connection, event_id, status=status, q=sought, after=after, limit=limit
         )
     )
     if not rows:
@@ -127,7 +141,9 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 @router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **admin_routes.REGISTRATION)
 async def read_registration(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Return one registration."""
-    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.admin_read(
+        lambda connection: events.registration(connection, event_id, registration_id)
+    )
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return responses.body(Registration(**row))
@@ -137,13 +153,13 @@ async def read_registration(event_id: UUID, registration_id: UUID, services: Pro
 async def list_audit_entries(
     event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
-    """List the audit trail by number, each entry chained to the one before."""
+    """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
@@ -158,7 +174,7 @@ async def list_commands(
 ) -> Response:
     """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
     )
     if not rows:
@@ -170,7 +186,7 @@ async def list_commands(
 @router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)
 async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
-    row = await services.read(lambda connection: events.counter(connection, event_id))
+    row = await services.admin_read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
@@ -210,6 +226,15 @@ def _after(cursor: str | None) -> int:
     if not _SEQ_CURSOR.fullmatch(cursor):
         raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
+
+
+def _after_event(cursor: str | None) -> tuple[str, UUID]:
+    if cursor is None:
+        return events.BEFORE_ALL
+    if not _EVENT_CURSOR.fullmatch(cursor):
+        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+    created_at, _, id_ = cursor.partition("_")
+    return created_at, UUID(id_)
 
 
 def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -14,32 +14,29 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import retry_after, submit
-from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Cancelled, Receipt, ReceiptStatus
+from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import availability as availabilities
 from api.services import Provided, Services
-from shared.domain import commands, ids
-from shared.domain.commands import ChangeStatus, Register, Status
+from shared.domain import commands
+from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Register, Status
 from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
-# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
-_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
 _REGISTER = msgspec.json.Decoder(Register)
+_PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
-async def availability(slug: str, services: Provided) -> Response:
+async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Return the spots that are left of an event, and the answer that a newcomer would get now."""
-    found = await services.read(lambda connection: availabilities.read(connection, [slug]))
-    if slug not in found:
+    answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
+    if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(found[slug], headers={"cache-control": _BRIEFLY})
+    return answer
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -66,8 +63,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
-        now = await _shown(services, decided, event_id, decided.receipt_id)
-        content = msgspec.structs.replace(content, registration=now.registration)
+        content = await services.submission.as_it_is_now(content, decided, event_id)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
@@ -101,20 +97,49 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel a registration; its receipt is the permission."""
+
+    def cancellation(registration_id: UUID) -> ChangeStatus:
+        return ChangeStatus(registration_id=registration_id, status=Status.CANCELLED)
+
+    return await _by_holder(services, request, slug, receipt_id, cancellation)
+
+
+@router.patch("/api/p/{slug}/receipts/{receipt_id}", **public_routes.SHRINK)
+async def shrink(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
+    """Make a party smaller; its receipt is the permission. The spots that this frees go to the waitlist."""
+    asked = await request_bodies.read(request, _PARTY_SIZE, services.settings)
+
+    def correction(registration_id: UUID) -> CorrectRegistration:
+        return CorrectRegistration(registration_id=registration_id, spots_count=asked.spots_count)
+
+    return await _by_holder(services, request, slug, receipt_id, correction)
+
+
+async def _by_holder(
+    services: Services, request: Request, slug: str, receipt_id: str, command_for: Callable[[UUID], Command]
+) -> Response:
+    """Submit a command about the registration of a receipt, and show the receipt as of then."""
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    await _receipt(services, event_id, id_, deadline.accept_by)
-    command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
+    async with asyncio.timeout_at(deadline.accept_by):
+        registration_id = await services.receipts.held(event_id, id_)
+        if registration_id is None:
+            raise ProblemType.RECEIPT_NOT_FOUND.error()
+        command = command_for(registration_id)
+        await services.must_be_known(command)
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
+    now = (await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))).receipt
+    if now is None:  # the holder has been given a newer one since
+        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
     done = decided.outcome
-    assert isinstance(done, StatusChanged), "a command's outcome is of its own kind"
-    now = await _shown(services, decided, event_id, id_)
+    if not isinstance(done, StatusChanged):
+        return responses.body(now, headers=decided.headers)
     content = Cancelled(
         **msgspec.structs.asdict(now),
         changed=done.from_status is not done.to_status,
@@ -127,6 +152,8 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
     """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
+        case "GET", ["", "api", "p", slug] if slug:
+            return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
@@ -166,12 +193,6 @@ async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> 
     if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
     return found.receipt, found.audit_seq
-
-
-async def _shown(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Receipt:
-    found = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    assert found.receipt is not None, "a receipt that was there stays"
-    return found.receipt
 
 
 def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:

@@ -17,7 +17,6 @@ from ops.adoption.source import RawEvent
 from ops.adoption.values import UnclearValueError
 from shared.domain import texts
 from shared.domain.commands import NAME_LENGTH_MAX, SPOTS_MAX, SPOTS_PER_COMMAND_MAX
-from shared.postgres import tables
 
 SLUG_LENGTH_MAX = 100
 
@@ -180,8 +179,7 @@ class _Window:
         opens_at = self._opens_at
         if closes_at is not None and opens_at is not None and opens_at >= closes_at:
             opens_at = None
-        times = {"opens_at": opens_at, "closes_at": closes_at, "promote_until": closes_at}
-        return {name: at for name, at in times.items() if name in tables.event.columns}
+        return {"opens_at": opens_at, "closes_at": closes_at, "promote_until": closes_at}
 
     def _moment(self, what: str, value: Any, **ends: bool) -> datetime | None:  # noqa: ANN401 - of any type
         try:

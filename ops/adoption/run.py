@@ -125,6 +125,8 @@ class Adoption:
                 writing.remove_gone(source.BATCH_ROWS)
                 if not writing.has_gone:
                     writing.finish()
+        if writing.left_alone:
+            self._report.note([_left_alone(event, writing)])
         if not writing.wrote:
             return _plain(event, Fate.ALREADY_ADOPTED)
         drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
@@ -164,6 +166,16 @@ def _against_id(event: CleanEvent, there: tuple[str, datetime] | None) -> list[P
         return []
     detail = f"another event was adopted under this id: {there[0]}"
     return [Problem(code=Code.ID_TAKEN, event_id=event.source_id, detail=detail)]
+
+
+def _left_alone(event: CleanEvent, writing: Writing) -> Problem:
+    return Problem(
+        code=Code.NOT_IN_TARGET,
+        event_id=event.source_id,
+        detail=f"{writing.left_alone} of its registrations differ in the target, which commands have changed",
+        registrations=writing.left_alone,
+        spots=writing.spots_left_alone,
+    )
 
 
 def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:

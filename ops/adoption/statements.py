@@ -40,10 +40,8 @@ ADOPTED_IDS = """
     WHERE event_id = %s AND kind = 'adopt' AND registration_id IS NOT NULL AND from_status IS NULL
 """
 IDS = "SELECT id FROM registration WHERE event_id = %s"
-# A refused command changed nothing, and a pending one may change something before the adoption goes on.
 IS_CHANGED = """
-    SELECT (EXISTS (SELECT FROM pending_command WHERE event_id = %(event_id)s)
-            OR EXISTS (SELECT FROM audit_entry WHERE event_id = %(event_id)s AND actor <> 'adoption'))::int
+    SELECT (EXISTS (SELECT FROM audit_entry WHERE event_id = %s AND actor <> 'adoption'))::int
 """
 WRITTEN = """
     SELECT id, seq, name, email, email_key, spots_count, status, created_at

@@ -16,13 +16,12 @@ from shared.postgres import locks, tables
 _IS_MIGRATED = "SELECT to_regclass('alembic_version') IS NOT NULL"
 _REVISION = "SELECT version_num FROM alembic_version"
 _LOCK = "SELECT pg_try_advisory_lock(%s)::int"
-# A refused command changed nothing, and a pending one may change something before the adoption goes on.
+# A refused command changed nothing, and a pending one is decided after the adoption's transaction.
 _STATE = """
     SELECT event.slug, event.created_at, adoption.event_id IS NOT NULL AS adopted,
            adoption.finished_at IS NOT NULL AS finished,
            event.paused AND event.closes_at <= now() AS closed,
-           EXISTS (SELECT FROM pending_command WHERE event_id = event.id)
-           OR EXISTS (SELECT FROM audit_entry WHERE event_id = event.id AND actor <> %(actor)s) AS changed
+           EXISTS (SELECT FROM audit_entry WHERE event_id = event.id AND actor <> %(actor)s) AS changed
     FROM event LEFT JOIN adoption ON adoption.event_id = event.id
     WHERE event.id = %(event_id)s
 """

@@ -39,6 +39,8 @@ class Writing:
         self.finished = False
         self.registrations = 0
         self.promotable = 0
+        self.left_alone = 0
+        self.spots_left_alone = 0
 
     @property
     def has_gone(self) -> bool:
@@ -80,9 +82,12 @@ class Writing:
     def add(self, batch: Sequence[CleanRegistration]) -> None:
         """Write the registrations of the batch that are new or differ, each behind the one before."""
         ids = [clean.id for clean in batch if clean.id in self._earlier]
+        rows = self._written(ids)
         if self._is_changed:
-            batch = [clean for clean in batch if clean.id not in self._earlier]
-        rows = {} if self._is_changed else self._written(ids)
+            left = [clean for clean in batch if clean.id in rows and rows[clean.id].differs(clean)]
+            self.left_alone += len(left)
+            self.spots_left_alone += sum(clean.spots_count for clean in left)
+            batch, rows = [clean for clean in batch if clean.id not in self._earlier], {}
         self._earlier.difference_update(ids)
         placed = self._placed(batch, rows)
         writes = [
@@ -119,7 +124,7 @@ class Writing:
             self._link.execute(statements.FINISH, [self._event.id])
         self.finished = True
         values = {"event_id": self._event.id}
-        ends = after.get("promote_until")
+        ends = after["promote_until"]
         if ends is None or ends > self.trail.at:
             self.promotable = links.number(self._link.execute(statements.PROMOTABLE, values))
 
@@ -127,8 +132,10 @@ class Writing:
         event = self._event
         kept = () if row["is_finished"] else _WINDOW
         self._before = {name: row[name] for name in event.settings if name not in kept}
-        is_changed = self._link.execute(statements.IS_CHANGED, {"event_id": event.id})
+        is_changed = self._link.execute(statements.IS_CHANGED, [event.id])
         self._is_changed = bool(links.number(is_changed))
+        if self._is_changed and row["is_finished"]:
+            raise _changed_meanwhile(event)
         query = statements.ADOPTED_IDS if self._is_changed else statements.IDS
         self._earlier = {id_ for (id_,) in self._link.execute(query, [event.id])}
         self._has_earlier = bool(self._earlier)
@@ -137,9 +144,7 @@ class Writing:
     def _leave_alone(self) -> None:
         """Go on with an event that commands have changed meanwhile, without what they may have changed."""
         if self._row["is_finished"]:
-            raise AdoptionError(
-                f"the event {self._event.slug} was changed while it was brought up to date: run this again"
-            )
+            raise _changed_meanwhile(self._event)
         self._is_changed = True
         self._earlier = {id_ for (id_,) in self._link.execute(statements.ADOPTED_IDS, [self._event.id])}
 
@@ -201,7 +206,7 @@ class Writing:
         }
         closed_at = self._before.get("closes_at", self._row["closes_at"])
         if self._event.closed_now and closed_at is not None and closed_at <= self.trail.at:
-            after |= {name: closed_at for name in ("closes_at", "promote_until") if name in after}
+            after |= {"closes_at": closed_at, "promote_until": closed_at}
             if after["opens_at"] is not None and after["opens_at"] >= closed_at:
                 after["opens_at"] = None
         return after
@@ -214,3 +219,9 @@ class Writing:
             event_id=self._event.id,
         )
         self._link.execute(query)
+
+
+def _changed_meanwhile(event: CleanEvent) -> AdoptionError:
+    return AdoptionError(
+        f"the event {event.slug} was changed while it was brought up to date: run this again"
+    )

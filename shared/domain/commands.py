@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
-VERSION = 1
+VERSION = 2
 """The version of the commands' format: a reader of a lower version leaves a command pending."""
 
 SPOTS_PER_COMMAND_MAX = 1_000
@@ -20,12 +20,15 @@ SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
 NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 320
 REASON_LENGTH_MAX = 500
+SLUG_LENGTH_MAX = 100
 
 # Any printable text that is not only white space: PostgreSQL's jsonb cannot hold all control characters.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 
 # Python's `$` also matches before a last line feed.
 AT_THE_END = r"(?!\n)"
+
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
 EMAIL = {"format": "email"}
@@ -40,6 +43,15 @@ Email = Annotated[
     ),
 ]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
+Slug = Annotated[
+    str,
+    Meta(
+        pattern=SLUG + AT_THE_END,
+        max_length=SLUG_LENGTH_MAX,
+        description="lower case, digits and hyphens",
+        extra={"rule": "must be 1 to 100 lower-case letters, digits and single hyphens between them"},
+    ),
+]
 SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -48,8 +60,18 @@ HOLDER = "holder"
 """The actor of the commands that a receipt permits."""
 
 Kind = Literal[
-    "register", "change_status", "delete_registration", "change_event", "heal_counter", "promote_waitlist"
+    "register",
+    "add_registration",
+    "change_status",
+    "correct_registration",
+    "give_receipt",
+    "delete_registration",
+    "change_event",
+    "delete_event",
+    "heal_counter",
+    "promote_waitlist",
 ]
+Place = Literal["tail", "original"]
 PolicyName = Literal["strict_fifo", "skip_unfit"]
 
 
@@ -73,12 +95,49 @@ class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown
     email: Email | None = None
 
 
+class AddRegistration(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Register a party in an admin's name; without a status it is placed as a newcomer."""
+
+    name: Name
+    spots_count: SpotsCount = 1
+    email: Email | None = None
+    status: Literal["CONFIRMED", "WAITLIST"] | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+
+
 class ChangeStatus(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Move a registration to another status; by a holder or an admin."""
+    """Move a registration to another status; by a holder or an admin.
+
+    `place` is the place on the waitlist; without it a registration that waits already stays where it is.
+    """
 
     registration_id: UUID
     status: Status
     reason: Reason | None = None
+    place: Place | UnsetType = UNSET
+
+
+class CorrectRegistration(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Correct a registration; a part that is left out stays as it is. A holder may make the party smaller."""
+
+    registration_id: UUID
+    name: Name | UnsetType = UNSET
+    email: Email | UnsetType | None = UNSET
+    spots_count: SpotsCount | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+
+
+class GiveReceipt(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Make this command's id the receipt of a registration; its receipt so far is valid no longer."""
+
+    registration_id: UUID
+    reason: Reason | UnsetType = UNSET
 
 
 class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -105,6 +164,11 @@ class ChangeEvent(
     promote_until: Moment | UnsetType | None = UNSET
     cancel_until: Moment | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
+    slug: Slug | UnsetType = UNSET
+    archived: bool | UnsetType = UNSET
+    allow_overbooked: (
+        Annotated[bool, Meta(description="take a capacity below the confirmed spots")] | UnsetType
+    ) = UNSET
     reason: Reason | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -112,6 +176,14 @@ class ChangeEvent(
         for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until):
             if isinstance(moment, datetime):
                 in_utc(moment)
+
+
+class DeleteEvent(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Close an event for good, hide it, and release its slug; its rows and its audit trail stay."""
+
+    reason: Reason | UnsetType = UNSET
 
 
 class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -128,7 +200,16 @@ class PromoteWaitlist(Struct, frozen=True, kw_only=True, rename="camel", forbid_
 
 
 Command: TypeAlias = (
-    Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter | PromoteWaitlist
+    Register
+    | AddRegistration
+    | ChangeStatus
+    | CorrectRegistration
+    | GiveReceipt
+    | DeleteRegistration
+    | ChangeEvent
+    | DeleteEvent
+    | HealCounter
+    | PromoteWaitlist
 )
 
 
@@ -147,13 +228,33 @@ class PendingCommand(Struct, frozen=True, kw_only=True):
 
 KINDS: Mapping[type[Command], Kind] = {
     Register: "register",
+    AddRegistration: "add_registration",
     ChangeStatus: "change_status",
+    CorrectRegistration: "correct_registration",
+    GiveReceipt: "give_receipt",
     DeleteRegistration: "delete_registration",
     ChangeEvent: "change_event",
+    DeleteEvent: "delete_event",
     HealCounter: "heal_counter",
     PromoteWaitlist: "promote_waitlist",
 }
 """The words under which the ledger files the commands."""
+
+
+_SINCE_VERSION_2 = (AddRegistration, CorrectRegistration, GiveReceipt, DeleteEvent)
+_OF_EVENT_SINCE_VERSION_2 = ("slug", "archived", "allow_overbooked", "promote_until", "cancel_until")
+
+
+def version_of(command: Command) -> int:
+    """Return the version of the commands' format that a reader of this command must know."""
+    match command:
+        case ChangeStatus(place=place):
+            newer = place is not UNSET
+        case ChangeEvent():
+            newer = any(getattr(command, name) is not UNSET for name in _OF_EVENT_SINCE_VERSION_2)
+        case _:
+            newer = isinstance(command, _SINCE_VERSION_2)
+    return 2 if newer else 1
 
 
 def decode(kind: str, payload: str | bytes | Raw) -> Command:

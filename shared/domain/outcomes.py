@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
-from msgspec import DecodeError, Struct, ValidationError, json
+from msgspec import UNSET, DecodeError, Struct, UnsetType, ValidationError, json
 
 from shared.domain.commands import Status
 
@@ -22,7 +22,7 @@ class RefusalCode(StrEnum):
     CANCELLATION_CLOSED = "CANCELLATION_CLOSED"
     """The holder's command was accepted after holders could cancel."""
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
-    """The command was accepted after the event closed."""
+    """The command was accepted after the event closed, or the event is archived or deleted."""
     REGISTRATION_NOT_OPEN = "REGISTRATION_NOT_OPEN"
     """The command was accepted before the event opened."""
     EVENT_PAUSED = "EVENT_PAUSED"
@@ -36,9 +36,13 @@ class RefusalCode(StrEnum):
     CAPACITY_EXCEEDED = "CAPACITY_EXCEEDED"
     """The registration needs more spots than are left."""
     CAPACITY_BELOW_RESERVED = "CAPACITY_BELOW_RESERVED"
-    """The new capacity is below what is confirmed."""
+    """The new capacity is lower, and below what is confirmed."""
     WINDOW_INVALID = "WINDOW_INVALID"
     """The event would close before it opens."""
+    SLUG_FIXED = "SLUG_FIXED"
+    """Something was asked of the event under its slug, which can therefore not change."""
+    SLUG_TAKEN = "SLUG_TAKEN"
+    """Another event has the slug, or had it a moment ago."""
 
 
 class Confirmed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="confirmed"):
@@ -59,11 +63,33 @@ class Waitlisted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="o
 class StatusChanged(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"
 ):
-    """The registration has its new status; both are equal if it had that status before."""
+    """The registration has its new status; both are equal if it had that status before.
+
+    `moved` is there, and true, if it waited before and waits at another place now.
+    """
 
     registration_id: UUID
     from_status: Status
     to_status: Status
+    moved: bool | UnsetType = UNSET
+
+
+class RegistrationCorrected(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="registration_corrected"
+):
+    """The registration is as asked for, in the same status; `changed` names the parts that differ now."""
+
+    registration_id: UUID
+    status: Status
+    changed: tuple[str, ...]
+
+
+class ReceiptGiven(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="receipt_given"
+):
+    """The command's id is the registration's receipt, in the place of the one before."""
+
+    registration_id: UUID
 
 
 class RegistrationDeleted(
@@ -137,6 +163,8 @@ Outcome: TypeAlias = (
     Confirmed
     | Waitlisted
     | StatusChanged
+    | RegistrationCorrected
+    | ReceiptGiven
     | RegistrationDeleted
     | EventChanged
     | CounterHealed

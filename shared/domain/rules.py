@@ -3,7 +3,7 @@
 `RefusalCode` lists the codes in their order of precedence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -14,6 +14,10 @@ from shared.domain.outcomes import RefusalCode, Refused
 from shared.domain.texts import email_key
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
+EVENT_DELETED = Refused(code=RefusalCode.REGISTRATION_CLOSED, detail="The event was deleted.")
+ONLY_SMALLER = Refused(
+    code=RefusalCode.TOO_MANY_SPOTS, detail="A holder may only make the party smaller; ask the organiser."
+)
 
 
 def against_registering(settings: EventSettings, accepted_at: datetime, spots_count: int) -> Refused | None:
@@ -33,7 +37,7 @@ def against_registering(settings: EventSettings, accepted_at: datetime, spots_co
             return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
         case EventState.OPEN:
             pass
-    return _against_size(settings, spots_count)
+    return against_size(settings, spots_count)
 
 
 def against_a_full_event(spots_count: int, spots_left: int) -> Refused:
@@ -72,21 +76,32 @@ def against_becoming(
         refusal = against_second_registration(before.email, before.id, holders)
         if refusal is not None:
             return refusal
-    if status is Status.CONFIRMED and before.spots_count > spots_left:
-        left = max(spots_left, 0)
-        is_left = "1 is left" if left == 1 else f"{left} are left"
-        return Refused(
-            code=RefusalCode.CAPACITY_EXCEEDED,
-            detail=f"The registration needs {_spots(before.spots_count)}; {is_left}.",
-            spots_left=left,
-            spots_needed=before.spots_count,
-        )
-    return None
+    return against_taking(before.spots_count, spots_left) if status is Status.CONFIRMED else None
 
 
-def against_settings(before: EventSettings, after: EventSettings, spots_reserved: int) -> Refused | None:
-    """Refuse a capacity below the confirmed spots, and a window that ends before it begins."""
-    if after.capacity != before.capacity and after.capacity < spots_reserved:
+def against_taking(spots: int, spots_left: int) -> Refused | None:
+    """Refuse to confirm more spots than are left."""
+    if spots <= spots_left:
+        return None
+    left = max(spots_left, 0)
+    is_left = "1 is left" if left == 1 else f"{left} are left"
+    return _exceeded(f"The registration needs {_spots(spots)}; {is_left}.", spots, left)
+
+
+def for_those_who_wait(spots: int, spots_left: int) -> Refused:
+    """Return the refusal of spots that are free and belong to waiting parties."""
+    return _exceeded(
+        f"The registration needs {_spots(spots)} more; the free spots are for those who wait.",
+        spots,
+        spots_left,
+    )
+
+
+def against_settings(
+    before: EventSettings, after: EventSettings, spots_reserved: int, *, allow_overbooked: bool = False
+) -> Refused | None:
+    """Refuse a lower capacity below the confirmed spots, and a window that ends before it begins."""
+    if overbooks(before, after, spots_reserved) and not allow_overbooked:
         return _refused(
             RefusalCode.CAPACITY_BELOW_RESERVED,
             f"{spots_reserved} spots are confirmed; the capacity cannot be {after.capacity}.",
@@ -96,7 +111,23 @@ def against_settings(before: EventSettings, after: EventSettings, spots_reserved
     return None
 
 
-def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
+def overbooks(before: EventSettings, after: EventSettings, spots_reserved: int) -> bool:
+    """Return True if the capacity is lowered below the confirmed spots."""
+    return after.capacity < before.capacity and after.capacity < spots_reserved
+
+
+def against_slug(slug: str, taken: Collection[str], *, fixed: bool) -> Refused | None:
+    """Refuse another slug once something was asked of the event, and the slug of another event."""
+    if fixed:
+        return _refused(
+            RefusalCode.SLUG_FIXED, "Commands were sent under the event's slug; it cannot change any more."
+        )
+    if slug in taken:
+        return _refused(RefusalCode.SLUG_TAKEN, f"Another event has the slug {slug!r}, or had it just now.")
+    return None
+
+
+def against_size(settings: EventSettings, spots_count: int) -> Refused | None:
     """Refuse a party that one registration, or the event, can never hold.
 
     An event without any capacity takes every party on its waitlist.
@@ -114,7 +145,7 @@ def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
 def against_second_registration(
     email: str | None, own_id: UUID | None, holders: Mapping[str, UUID]
 ) -> Refused | None:
-    """Refuse a second active registration of one email address."""
+    """Refuse an email address that an active registration other than this one holds."""
     holder = None if email is None else holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None
@@ -123,6 +154,12 @@ def against_second_registration(
 
 def _spots(count: int) -> str:
     return "1 spot" if count == 1 else f"{count} spots"
+
+
+def _exceeded(detail: str, spots_needed: int, spots_left: int) -> Refused:
+    return Refused(
+        code=RefusalCode.CAPACITY_EXCEEDED, detail=detail, spots_left=spots_left, spots_needed=spots_needed
+    )
 
 
 def _refused(code: RefusalCode, detail: str) -> Refused:

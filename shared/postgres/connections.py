@@ -32,6 +32,7 @@ WORKER_APPLICATION = "admitone-worker"
 _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
+_ADMIN_WAIT_SECONDS_MAX = 2
 # Planning a statement costs more than running it, so each is planned once; and rows are found by their keys,
 # even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
 # (decision 0014).
@@ -39,6 +40,7 @@ _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
+_ONE_PROCESS = "-c max_parallel_workers_per_gather=0"  # or the number of connections would limit nothing
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
 )
@@ -51,16 +53,21 @@ _SERVER_ENDS_SESSION = "57P"
 _REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
 
-def async_engine(settings: Settings) -> AsyncEngine:
-    """Return the API's pool, with a time-out on each statement; it leaves one connection to the intake."""
+def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine:
+    """Return a pool of the API, with a time-out on each statement: the public's, or that of admins' lists.
+
+    The intake has one connection of its own, admins a third of the others, and the public the rest. So no
+    number of searches and exports takes a connection from the public.
+    """
+    admins = settings.admin_connections_max
     arguments = _session_args(
-        settings, _API_APPLICATION, statement_timeout=settings.statement_timeout_seconds
+        settings, _API_APPLICATION, _ONE_PROCESS, statement_timeout=settings.statement_timeout_seconds
     )
     engine = create_async_engine(
         settings.database_url,
-        pool_size=settings.database_connections_max - 1,
+        pool_size=admins if for_admins else settings.database_connections_max - 1 - admins,
         max_overflow=0,
-        pool_timeout=settings.statement_timeout_seconds,
+        pool_timeout=_ADMIN_WAIT_SECONDS_MAX if for_admins else settings.statement_timeout_seconds,
         pool_pre_ping=False,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )

@@ -63,7 +63,10 @@ Session = psycopg.AsyncConnection[TupleRow]
 
 
 class NewCommand(Struct, frozen=True, kw_only=True):
-    """A command on its way into the ledger; `payload` is its JSON, key and fingerprint are digests."""
+    """A command on its way into the ledger; `payload` is its JSON, key and fingerprint are digests.
+
+    `version` is the version of the commands' format that a worker must know to read it.
+    """
 
     event_id: UUID
     id: UUID
@@ -72,6 +75,7 @@ class NewCommand(Struct, frozen=True, kw_only=True):
     actor: str
     idempotency_key: bytes | None = None
     fingerprint: bytes | None = None
+    version: int = 1
 
 
 class Acceptance(Struct, frozen=True, kw_only=True):
@@ -133,6 +137,7 @@ async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acc
         "kinds": arrays.texts(command.kind for command in new),
         "payloads": arrays.jsons(command.payload for command in new),
         "actors": arrays.texts(command.actor for command in new),
+        "versions": arrays.numbers(command.version for command in new),
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
         "fingerprints": arrays.digests(command.fingerprint for command in new),
     }

@@ -32,6 +32,11 @@ NAMES_AT_DEMO = """
 SELECT payload ->> 'name' FROM ledger JOIN event ON event.id = event_id
 WHERE slug = 'demo' AND settled_at IS NOT NULL ORDER BY seq
 """
+AT_TOO_MANY = """
+SELECT registration.status, min(split_part(name, ' ', 2)::int), max(split_part(name, ' ', 2)::int)
+FROM registration JOIN event ON event.id = event_id WHERE slug = 'too-many' GROUP BY registration.status
+ORDER BY registration.status
+"""
 REASON = "<!-- not run by the test of this page: "
 NOT_RUN = {
     "README.md": ["the first runs until Ctrl-C, the second runs that test", "it needs your own servers"],
@@ -178,6 +183,7 @@ def test_the_operating_page_runs_as_printed(stack: Up, checkout: Path) -> None:
     check_answers("docs/operating.md", follow("docs/operating.md", stack, checkout))
 
     live = running(stack).database_url
+    assert query(live, AT_TOO_MANY) == [("CONFIRMED", 1, 100), ("WAITLIST", 101, 170)]
     restored = live.replace("/admitone?", "/admitone_restored?")
     assert query(restored, AT_LAST_SPOT) == query(live, AT_LAST_SPOT) != []
     assert (query(restored, NAMES_AT_DEMO), query(live, NAMES_AT_DEMO)) == ([], [(None,), (None,)])

@@ -441,7 +441,7 @@ def test_a_command_of_a_newer_version_waits_for_a_newer_worker(
 ) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(register(1), register(1), register(1)))
-    newer = "UPDATE command SET version = 2, payload = payload || '{\"fromThen\": 1}' WHERE id = :id"
+    newer = "UPDATE command SET version = 3, payload = payload || '{\"fromThen\": 1}' WHERE id = :id"
     second = str(world.snapshot().commands[1].id)
     with connection.begin():
         connection.execute(text(newer), {"id": second})
@@ -449,7 +449,7 @@ def test_a_command_of_a_newer_version_waits_for_a_newer_worker(
     assert [world.apply(10), world.apply(10)] == [1, 0]
     assert answers(world) == ["confirmed", "pending", "pending"], "nothing passes it"
 
-    monkeypatch.setattr(commands, "VERSION", 2)
+    monkeypatch.setattr(commands, "VERSION", 3)
     with connection.begin():
         connection.execute(
             text("UPDATE command SET payload = payload - 'fromThen' WHERE id = :id"), {"id": second}

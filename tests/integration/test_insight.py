@@ -67,7 +67,7 @@ def test_an_export_has_every_registration_and_no_formula(stage: Stage) -> None:
         as_json = client.get(f"{path}?format=ndjson", headers=stage.admin)
         unknown = client.get(f"{path}?format=xml", headers=stage.admin)
 
-    table = list(csv.DictReader(io.StringIO(as_csv.text)))
+    table = list(csv.DictReader(io.StringIO(as_csv.content.decode("utf-8-sig"))))
     lines = [json.loads(line) for line in as_json.text.splitlines()]
     assert as_csv.headers["content-disposition"] == f'attachment; filename="{event["slug"]}.csv"'
     assert [row["name"] for row in table] == [f"'{n}" if n[0] in "=+-@" else n for n in names]

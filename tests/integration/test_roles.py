@@ -44,7 +44,9 @@ def as_role(database: str, role: str) -> Connection:
     return as_worker(database, options=f"-c role={role}")
 
 
-def accept_as_api(database: str, **asked: bytes) -> NewCommand:
+def accept_as_api(
+    database: str, idempotency_key: bytes | None = None, fingerprint: bytes | None = None
+) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
     one = NewCommand(
@@ -53,7 +55,8 @@ def accept_as_api(database: str, **asked: bytes) -> NewCommand:
         kind=commands.KINDS[type(command)],
         payload=msgspec.json.encode(command),
         actor="public",
-        **asked,
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
     )
 
     async def accept() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ops.adoption import meanings, values
 from ops.adoption.meanings import IGNORED, KNOWN, Column
+from ops.adoption.report import Code
 from ops.adoption.values import UnclearValueError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/migrating.md"
@@ -68,6 +69,18 @@ def test_the_page_lists_every_known_name() -> None:
         for meaning, names in table.items():
             if meaning not in ("id", IGNORED):
                 assert set(names) <= listed[meaning], meaning
+
+
+def test_the_page_lists_every_problem() -> None:
+    page = PAGE.read_text()
+    assert [code.value for code in Code if f"| `{code.value}` |" not in page] == []
+
+
+def test_every_known_status_is_on_the_page() -> None:
+    listed = {meanings.normal(word) for word in re.findall(r"`(\w+)`", PAGE.read_text())}
+    for table in meanings.STATUSES.values():
+        for names in table.values():
+            assert set(names.split()) <= listed
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from api.edge import body_fields, request_bodies
 from api.edge.problems import ProblemError
-from api.edge.schemas import NewEvent, StatusChange
+from api.edge.schemas import NewEvent, RegistrationChange
 from shared.domain.commands import ChangeEvent, HealCounter, Register, Status
 from shared.settings import Settings
 
@@ -138,7 +138,7 @@ def test_fields_of_other_bodies_have_reasons() -> None:
         "opensAt": "must be in the years 1 to 9999, in UTC",
         "paused": "must be true or false",
     }
-    assert reasons({"status": "GONE"}, StatusChange) == {
+    assert reasons({"status": "GONE"}, RegistrationChange) == {
         "status": "must be one of CONFIRMED, WAITLIST, CANCELLED"
     }
 
@@ -154,7 +154,7 @@ def test_other_bodies_are_taken_as_meant() -> None:
         opens_at=opens_at, reason="x"
     )
     assert read({"reason": ""}, HealCounter) == HealCounter()
-    assert read({"status": "CANCELLED", "reason": "Zoe\u0308"}, StatusChange) == StatusChange(
+    assert read({"status": "CANCELLED", "reason": "Zoe\u0308"}, RegistrationChange) == RegistrationChange(
         status=Status.CANCELLED, reason="Zoë"
     )
 

@@ -39,6 +39,7 @@ from shared.domain.roster import Roster
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 
 SETTINGS = EventSettings(
+    slug="a-drop",
     title="A drop",
     capacity=4,
     waitlist_enabled=True,

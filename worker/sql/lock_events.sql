@@ -15,6 +15,7 @@ SELECT json_build_object(
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL THEN event.follow_up_id END,
     'settings', json_build_object(
+        'slug', event.slug,
         'title', event.title,
         'capacity', event.capacity,
         'waitlistEnabled', event.waitlist_enabled,
@@ -26,7 +27,9 @@ SELECT json_build_object(
         'closesAt', event.closes_at,
         'promoteUntil', event.promote_until,
         'cancelUntil', event.cancel_until,
-        'paused', event.paused
+        'paused', event.paused,
+        'archived', event.archived,
+        'deleted', event.deleted
     ),
     'pending', pending.commands
 )::text
