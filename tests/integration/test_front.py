@@ -103,10 +103,10 @@ def test_a_settled_receipt_needs_no_wait(stage: Stage, wait: str) -> None:
 
 
 def test_a_short_wait_ends_without_an_outcome(settings: Settings, connection: Connection) -> None:
-    event = InPostgres(connection, SETTINGS).event_id  # that no worker owns
+    InPostgres(connection, SETTINGS)  # an event that no worker owns
     with TestClient(create_app(settings)) as client:
         accepted = client.post(
-            f"/api/p/{event}/register", json={"name": "User"}, headers={"prefer": "respond-async"}
+            f"/api/p/{SETTINGS['slug']}/register", json={"name": "User"}, headers={"prefer": "respond-async"}
         )
         answer = client.get(accepted.headers["location"], params={"wait": "0.5"})
 
@@ -186,9 +186,9 @@ def test_a_head_has_the_headers_of_a_get(stage: Stage, path: str) -> None:
     [
         ("/api/p/{slug}", "GET, HEAD, OPTIONS"),
         ("/api/p/{slug}/register", "OPTIONS, POST"),
-        ("/api/p/{slug}/receipts/{id}", "DELETE, GET, HEAD, OPTIONS"),
+        ("/api/p/{slug}/receipts/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/api/events", "GET, HEAD, OPTIONS, POST"),
-        ("/api/events/{id}", "GET, HEAD, OPTIONS, PATCH"),
+        ("/api/events/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/api/events/{id}/registrations/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/healthz", "GET, HEAD, OPTIONS"),
     ],
@@ -228,8 +228,8 @@ def test_pages_of_allowed_origins_may_register(
     origin: str | None,
     allowed: str | None,
 ) -> None:
-    event = InPostgres(connection, SETTINGS).event_id
-    url, mine = f"/api/p/{event}/register", {"origin": origin} if origin else {}
+    InPostgres(connection, SETTINGS)
+    url, mine = f"/api/p/{SETTINGS['slug']}/register", {"origin": origin} if origin else {}
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "idempotency-key"}
     with TestClient(create_app(settings.model_copy(update={"cors_origins": origins}))) as client:
         answers = [
