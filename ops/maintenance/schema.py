@@ -30,7 +30,7 @@ _INDEXES = {
     "registration_words_idx": """
         registration USING gin (search_words(event_id, name, email)) WITH (fastupdate = off)
     """,
-    "event_created_idx": "event (created_at, id)",
+    "event_created_idx": "event (created_at, id) WHERE NOT deleted",
 }
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2
