@@ -8,7 +8,7 @@ import pytest
 
 from ops.embedded.data_dir import Servers
 from ops.embedded.unprivileged import EmbeddedError
-from ops.stack import state_file
+from ops.stack import programs, state_file
 
 SERVERS = Servers(
     database_url="postgresql+psycopg://", broker_url="redis+socket://b", result_url="redis+socket://r"
@@ -18,7 +18,7 @@ SERVERS = Servers(
 def test_an_admin_key_is_made_once_and_only_its_owner_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(state_file.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(programs.KEY_VARIABLE, raising=False)
     first, second = state_file.admin_key(tmp_path), state_file.admin_key(tmp_path)
     assert (first.new, second.new) == (True, False)
     assert first.secret == second.secret
@@ -29,7 +29,7 @@ def test_an_admin_key_is_made_once_and_only_its_owner_reads_it(
 def test_the_key_of_the_environment_comes_first_and_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(state_file.KEY_VARIABLE, "given")
+    monkeypatch.setenv(programs.KEY_VARIABLE, "given")
     assert state_file.admin_key(tmp_path) == state_file.AdminKey(secret="given", kept_in=None)
     assert list(tmp_path.iterdir()) == []
 
@@ -38,7 +38,7 @@ def test_the_key_of_the_environment_comes_first_and_is_not_kept(
 def test_a_key_file_without_a_key_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.delenv(state_file.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(programs.KEY_VARIABLE, raising=False)
     (tmp_path / "admin.key").write_bytes(content)
     with pytest.raises(EmbeddedError, match=r"admin\.key"):
         state_file.admin_key(tmp_path)
