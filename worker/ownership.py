@@ -24,13 +24,17 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
+from shared.domain import commands
 from shared.postgres import arrays, ledger, locks, statements
 
 log = structlog.get_logger(__name__)
 
 FIND_PENDING_EVENTS = statements.load(Path(__file__).parent / "sql" / "find_pending_events.sql")
 
-_JOIN = f"SELECT pg_advisory_lock_shared({locks.WORKER}, %(number)s::integer)"
+_JOIN = f"""
+    SELECT pg_advisory_lock_shared({locks.KNOWS}, %(version)s::integer),
+           pg_advisory_lock_shared({locks.WORKER}, %(number)s::integer)
+"""
 _LOCK = f"""
     SELECT bucket FROM unnest(%(buckets)s::integer[]) AS wanted (bucket)
     WHERE pg_try_advisory_lock({locks.BUCKET}, bucket)
@@ -88,8 +92,8 @@ class Ownership:
         return isinstance(event_id, UUID) and locks.bucket(event_id) in self.buckets
 
     def join(self) -> None:
-        """Become one of the live workers."""
-        self.session.execute(_JOIN, {"number": self.number})
+        """Become one of the live workers, and announce the version of the commands' format that it knows."""
+        self.session.execute(_JOIN, {"number": self.number, "version": commands.VERSION})
 
     def rebalance(self) -> BucketsMoved:
         """Unlock the buckets of other workers' shares, and lock the free buckets of this worker's share.

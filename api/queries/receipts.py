@@ -18,7 +18,7 @@ from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
-from shared.domain import ids, outcomes
+from shared.domain import audit, ids, outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import Confirmed, Outcome, StatusChanged, Waitlisted
 from shared.postgres import arrays, backlog, durability
@@ -140,7 +140,9 @@ class Receipts:
         try:
             outcome = outcomes.decode(row.outcome)
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
-            log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
+            log.warning(
+                "outcome_unreadable", command_digest=audit.command_digest(row.receipt_id), error=str(error)
+            )
             return _Answer(None, readable=False)
         to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
         return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)

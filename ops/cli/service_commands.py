@@ -163,6 +163,7 @@ def _service(data: Path) -> "Settings":
                 "start ./admitone up, name its folder with --data, or set the variable"
             )
         os.environ.update(running.environment())
+        os.environ[state_file.DIGEST_KEY_VARIABLE] = state_file.secret_key(data)
     return settings.load(settings.Settings)
 
 

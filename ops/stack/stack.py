@@ -97,6 +97,7 @@ class _Stack:
             {
                 **here.environment(),
                 state_file.KEY_VARIABLE: key.secret,
+                state_file.DIGEST_KEY_VARIABLE: state_file.secret_key(self.data),
                 METRICS_VARIABLE: str(self.data / "metrics"),
             }
         )

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, ValidationError, json
 
-VERSION = 1
+VERSION = 2
 """The version of the commands' format: a reader of a lower version leaves a command pending."""
 
 SPOTS_PER_COMMAND_MAX = 1_000
@@ -20,6 +20,7 @@ SPOTS_MAX = 1_000_000_000  # PostgreSQL's integer, with room for sums
 NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 320
 REASON_LENGTH_MAX = 500
+ERASED_AT_ONCE_MAX = 500
 
 # Any printable text that is not only white space: PostgreSQL's jsonb cannot hold all control characters.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
@@ -35,7 +36,13 @@ Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 Kind = Literal[
-    "register", "change_status", "delete_registration", "change_event", "heal_counter", "promote_waitlist"
+    "register",
+    "change_status",
+    "delete_registration",
+    "erase",
+    "change_event",
+    "heal_counter",
+    "promote_waitlist",
 ]
 PolicyName = Literal["strict_fifo", "skip_unfit"]
 
@@ -73,6 +80,20 @@ class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forb
 
     registration_id: UUID
     reason: Reason | None = None
+
+
+class Erase(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Erase what is personal of registrations, and the payloads of settled commands; all else stays.
+
+    `subject` is a keyed digest of the address that was asked for, never the address itself.
+    """
+
+    registration_ids: Annotated[tuple[UUID, ...], Meta(max_length=ERASED_AT_ONCE_MAX)] = ()
+    command_ids: Annotated[tuple[UUID, ...], Meta(max_length=ERASED_AT_ONCE_MAX)] = ()
+    subject: str | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
 
 
 class ChangeEvent(
@@ -113,7 +134,7 @@ class PromoteWaitlist(Struct, frozen=True, kw_only=True, rename="camel", forbid_
 
 
 Command: TypeAlias = (
-    Register | ChangeStatus | DeleteRegistration | ChangeEvent | HealCounter | PromoteWaitlist
+    Register | ChangeStatus | DeleteRegistration | Erase | ChangeEvent | HealCounter | PromoteWaitlist
 )
 
 
@@ -134,11 +155,20 @@ KINDS: Mapping[type[Command], Kind] = {
     Register: "register",
     ChangeStatus: "change_status",
     DeleteRegistration: "delete_registration",
+    Erase: "erase",
     ChangeEvent: "change_event",
     HealCounter: "heal_counter",
     PromoteWaitlist: "promote_waitlist",
 }
 """The words under which the ledger files the commands."""
+
+
+_SINCE_VERSION_2 = (Erase,)
+
+
+def version_of(command: Command) -> int:
+    """Return the version of the commands' format that a reader of this command must know."""
+    return 2 if isinstance(command, _SINCE_VERSION_2) else 1
 
 
 def decode(kind: str, payload: str | bytes | Raw) -> Command:

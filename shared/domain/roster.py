@@ -31,6 +31,7 @@ from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
     DeleteRegistration,
+    Erase,
     HealCounter,
     Kind,
     PendingCommand,
@@ -42,6 +43,7 @@ from shared.domain.commands import (
 from shared.domain.event import (
     PROMOTION,
     Change,
+    Erasure,
     EventChanges,
     EventSettings,
     FollowUp,
@@ -51,6 +53,7 @@ from shared.domain.event import (
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
+    Erased,
     EventChanged,
     Outcome,
     RegistrationDeleted,
@@ -87,6 +90,7 @@ class Roster:
     entered: set[UUID] = field(default_factory=set)
     changed: set[UUID] = field(default_factory=set)
     deleted: set[UUID] = field(default_factory=set)
+    erasure: Erasure | None = None
 
     @property
     def spots_left(self) -> int:
@@ -102,6 +106,7 @@ class Roster:
             entered=[self.registrations[id_] for id_ in self.entered - self.deleted],
             updated=[self.registrations[id_] for id_ in self.changed - self.entered - self.deleted],
             deleted=list(self.deleted - self.entered),
+            erasure=self.erasure,
             settings=self.settings if _CHANGE_EVENT in kinds else None,
             recount=self.recount if healed else None,
             # A heal's own delta leads from the trail's last counter to the rows, not from the database's.
@@ -112,7 +117,7 @@ class Roster:
             ),
             follow_up=self.new_follow_up,
         )
-        self.new_follow_up = None
+        self.new_follow_up = self.erasure = None
         self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
         return taken
 
@@ -125,6 +130,8 @@ class Roster:
                 return self._change_status(pending, command)
             case DeleteRegistration() as command:
                 return self._delete(pending, command)
+            case Erase() as command:
+                return self._erase(pending, command)
             case ChangeEvent() as command:
                 return self._change_event(pending, command)
             case HealCounter() as command:
@@ -197,6 +204,26 @@ class Roster:
         return RegistrationDeleted(
             registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
         )
+
+    def _erase(self, pending: PendingCommand, command: Erase) -> Outcome:
+        """Note an entry for each registration that has anything personal, or one without a registration."""
+        named = [self.registrations[id_] for id_ in command.registration_ids if id_ in self.registrations]
+        erased = [before for before in named if before != before.erased]
+        reason = command.reason or None
+        for before in erased:
+            self.registrations[before.id] = before.erased
+            if before.email is not None and before.status is not Status.CANCELLED:
+                self.holders.pop(email_key(before.email), None)
+            status = before.status
+            self._note(
+                pending, reason=reason, registration_id=before.id, from_status=status, to_status=status
+            )
+        if not erased:
+            self._note(pending, reason=reason)
+        self.erasure = Erasure(
+            registration_ids=[before.id for before in erased], command_ids=command.command_ids
+        )
+        return Erased(registrations=len(erased))
 
     def _change_event(self, pending: PendingCommand, command: ChangeEvent) -> Outcome:
         before, after = self.settings, self.settings.changed(command)

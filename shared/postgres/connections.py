@@ -57,6 +57,7 @@ def async_engine(settings: Settings) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.statement_timeout_seconds,
         pool_pre_ping=False,
+        hide_parameters=True,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )
     event.listen(engine.sync_engine, "handle_error", _replace_session)
@@ -101,7 +102,9 @@ def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any
     """
     several = "," in str(libpq_arguments(database_url).get("host", ""))
     target = _WRITES if writes else _READS if several else {}
-    return create_engine(database_url, poolclass=NullPool, connect_args=arguments | target)
+    return create_engine(
+        database_url, poolclass=NullPool, hide_parameters=True, connect_args=arguments | target
+    )
 
 
 def libpq_arguments(database_url: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Events are divided into `BUCKETS` buckets by a hash of their ids. All locks are session locks of a worker's
 one database session: a shared lock `(WORKER, number)` that names the worker, and an exclusive lock
 `(BUCKET, bucket)` for each bucket whose events it owns. The live workers and the owners are read from
-PostgreSQL's own list of locks.
+PostgreSQL's own list of locks. By a shared lock `(KNOWS, version)` a worker announces the version of the
+commands' format that it knows; a worker without one knows version 1.
 """
 
 import zlib
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
 BUCKET = 0x0AD3170F
+KNOWS = 0x0AD31711
 UPGRADE = 0x0AD31710
 """One migration at a time; a lock of a single number."""
 ADOPTION = 0x0AD3ADD0
@@ -39,6 +41,13 @@ _BY_WORKER = f"""
     GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
 """
 _OWNERS = text(f"SELECT number, buckets FROM ({_BY_WORKER}) AS worker")
+_KNOWN_BY_ALL = text(f"""
+    SELECT coalesce(min(version), 2147483647) FROM (
+        SELECT coalesce(max(number) FILTER (WHERE lock_class = {KNOWS}), 1) AS version
+        FROM ({HELD}) AS held
+        GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
+    ) AS worker
+""")
 _WORKERS = text(f"""
     SELECT activity.application_name AS name, worker.number, worker.buckets,
            extract(epoch FROM clock_timestamp() - activity.state_change)::float8 AS silent_seconds
@@ -70,6 +79,11 @@ def bucket(event_id: UUID) -> int:
 async def owners(connection: AsyncConnection) -> dict[int, int]:
     """Return the number of the worker that owns each bucket."""
     return {bucket: row.number for row in await connection.execute(_OWNERS) for bucket in row.buckets}
+
+
+async def version_known_by_all(connection: AsyncConnection) -> int:
+    """Return the highest version of the commands' format that every live worker knows."""
+    return int((await connection.execute(_KNOWN_BY_ALL)).scalar_one())
 
 
 def workers(connection: Connection) -> list[Worker]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -35,7 +36,7 @@ def as_role(database: str, role: str) -> Connection:
     return as_worker(database, options=f"-c role={role}")
 
 
-def accept_as_api(database: str, **asked: bytes) -> NewCommand:
+def accept_as_api(database: str, **asked: Any) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
     one = NewCommand(

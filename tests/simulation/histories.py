@@ -76,6 +76,10 @@ def delete(back: int) -> Request:
     return Request(kind="delete_registration", payload={}, back=back)
 
 
+def erase(back: int) -> Request:
+    return Request(kind="erase", payload={}, back=back)
+
+
 def change(**settings: object) -> Request:
     return Request(kind="change_event", payload=settings)
 
@@ -118,6 +122,7 @@ _BACK = st.integers(1, 6)
 _REGISTER = st.builds(register, st.integers(1, 6) | st.integers(1, 2), _mostly(None, _EMAILS))
 _MOVE = st.builds(move, st.sampled_from(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), _BACK)
 _DELETE = st.builds(delete, _BACK)
+_ERASE = st.builds(erase, _BACK)
 _CAPACITY = st.builds(change, capacity=st.integers(2, 12))
 _CHANGE = st.fixed_dictionaries(
     {},
@@ -136,7 +141,7 @@ _CHANGE = st.fixed_dictionaries(
     },
 ).map(lambda settings: change(**settings))
 # `one_of` would count equal strategies once; an index into this list gives each its weight.
-_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 6, _DELETE, _CAPACITY, _CHANGE, st.builds(heal)]
+_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 6, _DELETE, _ERASE, _CAPACITY, _CHANGE, st.builds(heal)]
 _REQUEST = st.integers(0, len(_KINDS) - 1).flatmap(_KINDS.__getitem__)
 
 _BATCH = st.builds(
@@ -186,9 +191,8 @@ def long(seed: int) -> History:
 
 def _crowd(seeded: random.Random) -> Request:
     back = seeded.randint(1, 15)
-    match seeded.choices(["register", "move", "delete", "capacity", "change", "heal"], [50, 30, 5, 5, 5, 3])[
-        0
-    ]:
+    kinds = ["register", "move", "delete", "capacity", "change", "heal", "erase"]
+    match seeded.choices(kinds, [50, 30, 5, 5, 5, 3, 3])[0]:
         case "register":
             email = f"{seeded.choice(['ada', 'Ada', 'bob', 'eve'])}@example.org"
             return register(seeded.randint(1, 6), email if seeded.random() < 0.15 else None)
@@ -205,5 +209,7 @@ def _crowd(seeded: random.Random) -> Request:
                 waitlistEnabled=seeded.random() < 0.8,
                 paused=seeded.random() < 0.1,
             )
+        case "erase":
+            return erase(back)
         case _:
             return heal()

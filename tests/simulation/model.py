@@ -17,6 +17,8 @@ keeps them. Where the rules leave something open, it is decided like this:
 - An admin's move to the waitlist asks neither whether it is enabled nor how long it may be.
 - To the waitlist is to its tail: the place of the command. Every other move keeps the place.
 - A capacity equal to the present one is never refused.
+- An erasure takes name and address from a registration and leaves everything else; the address is free then.
+  It writes an entry for each registration that had either, and one entry without a registration if none had.
 """
 
 from dataclasses import dataclass
@@ -53,6 +55,7 @@ class Party:
     email: str | None
     spots: int
     status: str
+    erased: bool = False
 
 
 class Model:
@@ -99,6 +102,8 @@ class Model:
                 return self._change_status(told)
             case "delete_registration":
                 return self._delete(told)
+            case "erase":
+                return self._erase(told)
             case "change_event":
                 return self._change_event(told)
             case "heal_counter":
@@ -181,6 +186,16 @@ class Model:
             "fromStatus": before,
             "spotsFreed": party.spots if before == "CONFIRMED" else 0,
         }
+
+    def _erase(self, told: Told) -> Json:
+        named = told.payload["registrationIds"]
+        parties = [party for id_ in named for party in self.parties if party.id == id_ and not party.erased]
+        for party in parties:
+            party.erased, party.email = True, None
+            self._write(told, registrationId=party.id, fromStatus=party.status, toStatus=party.status)
+        if not parties:
+            self._write(told)
+        return {"outcome": "erased", "registrations": len(parties)}
 
     def _change_event(self, told: Told) -> Json:
         after = dict(self.settings)

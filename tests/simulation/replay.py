@@ -66,7 +66,7 @@ class Replay:
         if entry.kind == "promotion":
             self._promotion(entry, one, told)
         held = one.held
-        if entry.to_status == "WAITLIST":
+        if entry.to_status == "WAITLIST" and entry.kind != "erase":
             one.place = told.seq
         one.status = entry.to_status
         delta = one.held - held

@@ -13,6 +13,7 @@ from shared.domain.commands import (
     ChangeStatus,
     Command,
     DeleteRegistration,
+    Erase,
     HealCounter,
     Kind,
     PromoteWaitlist,
@@ -28,6 +29,8 @@ EVERY_COMMAND = [
     ("register", Register(name="Ada")),
     ("change_status", ChangeStatus(registration_id=SOMEBODY, status=Status.CANCELLED, reason="Ill")),
     ("delete_registration", DeleteRegistration(registration_id=SOMEBODY)),
+    ("erase", Erase(registration_ids=(SOMEBODY,), command_ids=(SOMEBODY,), subject="02ab")),
+    ("erase", Erase()),
     (
         "change_event",
         ChangeEvent(capacity=5, waitlist_limit=None, opens_at=datetime(2026, 12, 1, tzinfo=UTC)),

@@ -5,8 +5,8 @@
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
         :'event_ids'::uuid[], :'ids'::uuid[], :'kinds'::text[], :'payloads'::jsonb[], :'actors'::text[],
-        :'idempotency_keys'::bytea[], :'fingerprints'::bytea[]
-    ) WITH ORDINALITY AS new (event_id, id, kind, payload, actor, idempotency_key, fingerprint, place)
+        :'versions'::smallint[],        :'idempotency_keys'::bytea[], :'fingerprints'::bytea[]
+    ) WITH ORDINALITY AS new (event_id, id, kind, payload, actor, version, idempotency_key, fingerprint, place)
     WHERE (SELECT last_value - (NOT is_called)::integer FROM command_seq_seq) >= currval('command_seq_seq')
 ), keyed AS (
     INSERT INTO idempotency_key (event_id, key, command_id, fingerprint)
@@ -15,8 +15,8 @@ WITH new AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING command_id
 ), accepted AS (
-    INSERT INTO command (event_id, id, kind, payload, actor)
-    SELECT event_id, id, kind, payload, actor FROM new
+    INSERT INTO command (event_id, id, kind, payload, actor, version)
+    SELECT event_id, id, kind, payload, actor, version FROM new
     WHERE idempotency_key IS NULL OR id IN (SELECT command_id FROM keyed)
     ORDER BY place
     ON CONFLICT DO NOTHING
