@@ -11,7 +11,12 @@ from shared.postgres import connections, tables
 
 
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=tables.metadata, compare_server_default=True)
+    context.configure(
+        connection=connection,
+        target_metadata=tables.metadata,
+        compare_server_default=True,
+        transaction_per_migration=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -26,7 +31,7 @@ def _main() -> None:
     else:
         database_url = settings.load(settings.DatabaseSettings).database_url
         engine = connections.operator_engine(database_url, writes=True)
-        with engine.begin() as connection:
+        with engine.connect() as connection:
             _run(connection)
 
 

@@ -1,6 +1,6 @@
 """Digests under the secret key: without the key, guessing the text that a digest is of is of no use.
 
-The first byte of a digest is its version, 2: HMAC-SHA-256. Version 1, SHA-256 without a key, has no such byte.
+The first byte of a digest is its version, 2: HMAC-SHA-256. Version 1, SHA-256 without a key, has none.
 """
 
 import hmac

@@ -87,10 +87,10 @@ def without_details(_: object, __: str, entry: structlog.typing.EventDict) -> st
     return entry
 
 
-def traceback_of(info: structlog.typing.ExcInfo) -> str:
+def traceback_of(exc_info: structlog.typing.ExcInfo) -> str:
     """Return the traceback of an error and of those that led to it, each with the first line of its words."""
     parts: list[str] = []
-    error: BaseException | None = info[1]
+    error: BaseException | None = exc_info[1]
     while error is not None and len(parts) < _ERRORS_MAX:
         frames = "".join(traceback.format_tb(error.__traceback__))
         words = f"{type(error).__module__}.{type(error).__qualname__}: {_LINE_END.split(str(error), 1)[0]}"

@@ -83,6 +83,8 @@ def _past(registration: RowMapping, step: ExplanationStep) -> str:
     if step.kind == "promotion":
         return f"Promoted when spots became free: {counter}."
     because = f" because {step.reason!r}" if step.reason else ""
+    if step.kind == "erase":
+        return f"Its name and address were erased by {step.actor}{because}."
     return (
         f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
     )

@@ -33,6 +33,8 @@ GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
 GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
+-- And it empties payloads, when it erases what is personal.
+GRANT UPDATE (payload) ON command TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.

@@ -13,10 +13,15 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Run all migrations up to `revision`; safe to call from several processes at once."""
+    """Run all migrations up to `revision`; safe to call from several processes at once.
+
+    Each migration is a transaction of its own, and one that builds an index on a table in use ends it before.
+    """
     engine = connections.operator_engine(database_url, writes=True)
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
+    with engine.connect() as locking, engine.connect() as connection:
+        # Without a transaction, which the building of an index would wait for.
+        locking.execution_options(isolation_level="AUTOCOMMIT")
+        locking.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": locks.UPGRADE})
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -25,7 +30,7 @@ def upgrade(database_url: str, revision: str = "head") -> None:
 def downgrade(database_url: str, revision: str) -> None:
     """Run the downgrades down to `revision`."""
     engine = connections.operator_engine(database_url, writes=True)
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         config = _config()
         config.attributes["connection"] = connection
         command.downgrade(config, revision)
