@@ -5,18 +5,17 @@ import json
 import secrets
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 import redis
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from ops import embedded
-from ops.embedded import postgres
+from ops.embedded import Servers, postgres
 from ops.maintenance import audit, erasure, verification
 from ops.maintenance.erasure import Report
 from shared.messaging import results
@@ -33,12 +32,11 @@ _TEXTS = """
 
 
 class Private(Stage):
-    """A service whose fingerprints are keyed, on servers of its own."""
+    """A service whose fingerprints are keyed."""
 
-    def __init__(self, data: Path, folder: Path) -> None:
-        addresses = embedded.addresses(data)
-        super().__init__(addresses, addresses.database_url, folder)
-        self.data = data
+    def __init__(self, servers: Servers, database_url: str, folders: pytest.TempPathFactory) -> None:
+        super().__init__(servers, database_url, folders.mktemp("private"))
+        self.folders = folders
         self.more_environment = {"ADMITONE_SECRET_KEY": DIGEST_KEY}
 
     def settings(self) -> Settings:
@@ -46,7 +44,7 @@ class Private(Stage):
             database_url=self.database_url,
             broker_url=self.servers.broker_url,
             result_url=self.servers.result_url,
-            secret_key=DIGEST_KEY,
+            secret_key=SecretStr(DIGEST_KEY),
         )
 
     def register(self, event: Json, name: str, email: str | None, key: str | None = None) -> Json:
@@ -77,28 +75,22 @@ class Private(Stage):
             rows = [
                 str(row)
                 for schema, table in tables
-                for row in connection.execute(f'SELECT t::text FROM {schema}."{table}" AS t')  # type: ignore[arg-type]
+                for row in connection.execute(f'SELECT t::text FROM {schema}."{table}" AS t')
             ]
         return dump + "\n".join(rows)
 
     def logs(self) -> str:
         """Return the logs of the service and of its servers."""
-        return self.log() + "".join(path.read_text() for path in (self.data / "log").iterdir())
+        files = self.folders.getbasetemp().glob("servers*/log/*")
+        return self.log() + "".join(path.read_text() for path in files)
 
 
 @pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Private]:
-    data = embedded.prepare(tmp_path_factory.mktemp("private"))
-    with ExitStack() as stack:
-        stack.enter_context(embedded.running(data))
-        embedded_schema(data)
-        yield stack.enter_context(Private(data, tmp_path_factory.mktemp("logs")))
-
-
-def embedded_schema(data: Path) -> None:
-    from ops.maintenance import schema  # noqa: PLC0415
-
-    schema.upgrade(embedded.addresses(data).database_url)
+def private(
+    servers: Servers, module_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Private]:
+    with Private(servers, module_database, tmp_path_factory) as stage:
+        yield stage
 
 
 def forms(receipt: str) -> set[str]:
@@ -300,7 +292,7 @@ class Monitor:
         self._thread.join()
 
     def _listen(self) -> None:
-        with self._client.monitor() as monitor:
+        with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
             self._listens.set()
             for said in monitor.listen():
                 self._spoken.append(str(said))
@@ -310,15 +302,11 @@ class Monitor:
 
 def everything(client: "redis.Redis") -> str:
     """Return all keys of a database with their values."""
-    found: list[str] = []
-    for key in client.scan_iter():
-        kind = client.type(key)
-        values: Sequence[object] = {
-            b"string": lambda key=key: [client.get(key)],
-            b"list": lambda key=key: client.lrange(key, 0, -1),
-            b"set": lambda key=key: list(client.smembers(key)),
-            b"hash": lambda key=key: list(client.hgetall(key).items()),
-            b"zset": lambda key=key: client.zrange(key, 0, -1),
-        }[kind]()
-        found += [str(key), *map(str, values)]
-    return "\n".join(found)
+    read: dict[object, Callable[[Any], Any]] = {
+        b"string": client.get,
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"set": client.smembers,
+        b"hash": client.hgetall,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+    }
+    return "\n".join(f"{key!r} {read[client.type(key)](key)!r}" for key in client.scan_iter())
