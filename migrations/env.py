@@ -11,12 +11,7 @@ from shared.postgres import connections, tables
 
 
 def _run(connection: Connection) -> None:
-    context.configure(
-        connection=connection,
-        target_metadata=tables.metadata,
-        compare_server_default=True,
-        transaction_per_migration=True,
-    )
+    context.configure(connection=connection, target_metadata=tables.metadata, compare_server_default=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -31,7 +26,7 @@ def _main() -> None:
     else:
         database_url = settings.load(settings.DatabaseSettings).database_url
         engine = connections.operator_engine(database_url, writes=True)
-        with engine.connect() as connection:
+        with engine.begin() as connection:
             _run(connection)
 
 

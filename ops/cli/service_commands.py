@@ -151,8 +151,8 @@ def tidy(
         _print_json(asdict(forgotten))
     else:
         print(
-            f"{forgotten.keys} idempotency keys forgotten, {forgotten.payloads} payloads emptied, "
-            f"{forgotten.commands} refused or failed commands deleted."
+            f"Forgotten: {forgotten.keys} idempotency keys. Emptied: {forgotten.payloads} payloads. "
+            f"Deleted: {forgotten.commands} refused or failed commands."
         )
 
 
@@ -189,8 +189,9 @@ def erase(  # noqa: PLR0913 - one parameter for each option
         _print_json(asdict(report))
     else:
         print(
-            f"{'To erase' if dry_run else 'Erased'}: {report.registrations} registrations, "
-            f"{report.commands} payloads of commands; {report.pending} commands are pending."
+            f"Registrations {'to erase' if dry_run else 'erased'}: {report.registrations}. "
+            f"Payloads {'to empty' if dry_run else 'emptied'}: {report.commands}. "
+            f"Commands that are pending: {report.pending}."
         )
 
 

@@ -1,36 +1,57 @@
 """Brings a database to the schema of this version."""
 
+import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from shared.postgres import connections, locks
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
-    """Run all migrations up to `revision`; safe to call from several processes at once.
+# A transaction that builds an index keeps all writers of its table waiting, so these are built outside of one.
+_INDEXES = {
+    "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
+}
+_IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+_LOOK_AGAIN_SECONDS = 0.2
 
-    Each migration is a transaction of its own, and one that builds an index on a table in use ends it before.
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Run all migrations up to `revision` in one transaction; safe to call from several processes at once.
+
+    Indexes that need not be there for the service to work are built after it, while the service works.
     """
     engine = connections.operator_engine(database_url, writes=True)
-    with engine.connect() as locking, engine.connect() as connection:
-        # Without a transaction, which the building of an index would wait for.
-        locking.execution_options(isolation_level="AUTOCOMMIT")
-        locking.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": locks.UPGRADE})
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+    if revision == "head":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            _build_indexes(connection)
+
+
+def _build_indexes(connection: Connection) -> None:
+    """Build the indexes that are not there, one process at a time; begin anew where a build was cut off."""
+    try_lock = text("SELECT pg_try_advisory_lock(:lock)")
+    while not connection.execute(try_lock, {"lock": locks.UPGRADE}).scalar_one():
+        time.sleep(_LOOK_AGAIN_SECONDS)  # the building waits for a statement that waits
+    for name, definition in _INDEXES.items():
+        if not connection.execute(_IS_VALID, {"name": name}).scalar_one_or_none():
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+            connection.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON {definition}"))
 
 
 def downgrade(database_url: str, revision: str) -> None:
     """Run the downgrades down to `revision`."""
     engine = connections.operator_engine(database_url, writes=True)
-    with engine.connect() as connection:
+    with engine.begin() as connection:
         config = _config()
         config.attributes["connection"] = connection
         command.downgrade(config, revision)

@@ -28,7 +28,7 @@ from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-REVISIONS = ("base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0016")
 STEPS = tuple(pairwise(REVISIONS))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
 BEFORE_THE_COUNTER = """

@@ -218,6 +218,13 @@ CASES = {
         statuses=_list("text", lambda _: "'CANCELLED'"),
         seqs=_list("bigint", lambda i: 3_000_000 + i),
     ),
+    "erase": _case(
+        "command_pkey pending_command_pkey idempotency_key_command_key registration_pkey",
+        6 * COUNT,
+        event_id=_FIRST_EVENT,
+        registration_ids=_OLD_IDS,
+        command_ids=_OLD_IDS,
+    ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
         event_ids=_SAME_EVENT,
@@ -225,6 +232,7 @@ CASES = {
         kinds=_list("text", lambda _: "'register'"),
         payloads=_list("jsonb", lambda _: "'{}'::jsonb"),
         actors=_list("text", lambda _: "'public'"),
+        versions=_list("smallint", lambda _: "1"),
         idempotency_keys=_list("bytea", lambda i: _bytes(9_000_000 + i)),
         fingerprints=_list("bytea", _bytes),
     ),

@@ -12,7 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from ops.maintenance import retention
 from shared.domain import commands, ids
-from shared.domain.commands import Register
+from shared.domain.commands import Erase, Register
 from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
 from tests.databases import as_worker, session_of
@@ -39,20 +39,21 @@ def as_role(database: str, role: str) -> Connection:
 def accept_as_api(database: str, **asked: Any) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
-    one = NewCommand(
-        event_id=ids.new_id(),
-        id=ids.new_id(),
-        kind=commands.KINDS[type(command)],
-        payload=msgspec.json.encode(command),
-        actor="public",
-        **asked,
-    )
+    given = {
+        "event_id": ids.new_id(),
+        "kind": commands.KINDS[type(command)],
+        "payload": msgspec.json.encode(command),
+    }
+    one = NewCommand(id=ids.new_id(), actor="public", **{**given, **asked})
 
     async def accept() -> None:
         plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
         session = await psycopg.AsyncConnection.connect(plain, options="-c role=admitone_api")
         async with session:
-            statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
+            statement = b"""
+                INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)
+                ON CONFLICT DO NOTHING
+            """
             await session.execute(statement, [one.event_id, str(one.event_id)])
             await ledger.prepare(session)
             assert await ledger.accept(session, [one]) == [ledger.Acceptance(command_id=one.id)]
@@ -66,6 +67,16 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
 
     with as_role(granted, "admitone_worker") as worker:
         (settled,) = isolation.apply(session_of(worker), [asked.event_id], 10).settled
+
+        erased = msgspec.json.encode(
+            Erase(registration_ids=(ids.registration_id(asked.id),), command_ids=(asked.id,))
+        )
+        accept_as_api(granted, event_id=asked.event_id, kind="erase", payload=erased)
+        isolation.apply(session_of(worker), [asked.event_id], 10)
+        told = worker.execute(
+            text("SELECT payload::text, name FROM command JOIN registration ON command_id = command.id")
+        )
+        assert told.all() == [('{"erased": true}', "")]
 
     assert settled.command_id == asked.id
 

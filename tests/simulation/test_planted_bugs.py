@@ -13,7 +13,7 @@ from shared.domain import ids, outcomes
 from shared.postgres import ledger
 from shared.postgres.ledger import NewCommand
 from tests.simulation import histories, mutants, worlds
-from tests.simulation.histories import History, change, delete, heal, history, move, register
+from tests.simulation.histories import History, change, delete, erase, heal, history, move, register
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.mutants import Plant
@@ -262,6 +262,12 @@ IN_TRANSACTIONS = [
         ),
         history=history(register(2), delete(1), limit=1),
         caught=frozenset({"2", "10", "model"}),
+    ),
+    Bug(
+        name="an erased registration keeps its address",
+        plant=mutants.statement("ERASE", ("email = NULL, email_key", "email_key")),
+        history=history(register(1, "ada@example.org"), erase(1), limit=1),
+        caught=frozenset({"15", "model"}),
     ),
 ]
 
