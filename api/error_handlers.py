@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
-from api.edge import responses
+from api.edge import body_fields, cross_origin, responses
 from api.edge.front import RequestCancelled
 from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
@@ -50,19 +50,22 @@ def _unchanged(_: Request, error: Exception) -> ProblemError:
     return error
 
 
-def _framework_problem(_: Request, error: Exception) -> ProblemError:
+def _framework_problem(request: Request, error: Exception) -> ProblemError:
     assert isinstance(error, HTTPException), "registered for it"
-    status = HTTPStatus(error.status_code)
-    return ProblemError(status, status.name, str(error.detail), headers=dict(error.headers or {}))
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:  # the framework knows the methods of one route only
+        headers = {"allow": cross_origin.methods_of(request.app.state.routes, request.scope)}
+    return ProblemError(status, status.name, str(error.detail), headers=headers)
 
 
 def _validation_problem(_: Request, error: Exception) -> ProblemError:
     assert isinstance(error, RequestValidationError), "registered for it"
-    problems = [
-        {"field": ".".join(str(part) for part in e["loc"][1:]), "reason": e["msg"]} for e in error.errors()
-    ]
-    detail = " ".join(f"{p['field']}: {p['reason']}." for p in problems)
-    return ProblemType.INVALID_REQUEST.error(detail, errors=problems)
+    return body_fields.invalid(
+        {
+            ".".join(map(str, wrong["loc"][1:])): wrong["msg"].removeprefix("Value error, ")
+            for wrong in error.errors()
+        }
+    )
 
 
 def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from api import error_handlers
+from api.edge.cross_origin import Origins
 from api.edge.front import Front
+from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
 from api.routes import changes, events, health, insight, metrics, registrations
 from api.services import open_services
@@ -48,13 +50,11 @@ def create_app(settings: Settings) -> Front:
         app.include_router(router)
     public_routes.install(app, routers)
     error_handlers.install(app)
-    paths = {
-        route.endpoint: route.path
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute)
-    }
-    return Front(app, registrations.direct, paths, error_handlers.problem)
+    lists = (app.routes, *(router.routes for router in routers))
+    routes = [route for routes in lists for route in routes if isinstance(route, Route)]
+    app.state.routes = routes
+    origins = Origins(settings.cors_origins or ())
+    return Front(app, registrations.direct, routes, error_handlers.problem, origins)
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:
@@ -66,12 +66,12 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import day as days
 from benchmarks import run
 from benchmarks.judge import run as judge_run
 
@@ -20,6 +21,9 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     drop: Annotated[
         int | None, typer.Option(min=0, help="Registrations of the drop in which memory is watched; 0: none.")
     ] = None,
+    day: Annotated[
+        int | None, typer.Option(min=1, help="Only this: so many commands, and what they do to the tables.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="REV", help="Judge this version beside that git revision, in turns.")
     ] = None,
@@ -33,6 +37,8 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure this service and the other ways of registering, side by side on this machine."""
+    if day is not None:
+        raise typer.Exit(days.command(day, as_json=as_json))
     if against is not None:
         if any(option is not None for option in (connections, rows, events, rounds, drop)):
             raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")

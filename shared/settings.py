@@ -8,9 +8,17 @@ import re
 from functools import cache
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import DirectoryPath, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -21,6 +29,16 @@ _SEVERAL_HOSTS = re.compile(r"(?P<scheme>[^:]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Key = Annotated[SecretStr, Field(min_length=16)]
+_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
+
+
+def _listed(value: object) -> object:
+    """Return the parts of a text between commas, in lower case; pydantic would take the text for JSON."""
+    return frozenset(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Names = Annotated[frozenset[str] | None, NoDecode, BeforeValidator(_listed)]
 
 
 class SettingsError(ExpectedError):
@@ -72,6 +90,9 @@ class Settings(DatabaseSettings):
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    cors_origins: Names = None
+    email_domains_refused: Names = None
+
     body_bytes_max: Count = 16_384
     database_connections_max: Annotated[int, Field(ge=2, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10
@@ -104,6 +125,16 @@ class Settings(DatabaseSettings):
     @classmethod
     def _result_scheme(cls, value: str) -> str:
         return _with_scheme(value, ("redis", "rediss", "redis+socket"))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: frozenset[str] | None) -> frozenset[str] | None:
+        return _all_like(_ORIGIN, value, "origins such as https://tickets.example.org, or be *")
+
+    @field_validator("email_domains_refused")
+    @classmethod
+    def _domains(cls, value: frozenset[str] | None) -> frozenset[str] | None:
+        return _all_like(_DOMAIN, value, "domains such as example.org, the international ones as xn--…")
 
     @property
     def secret_keys(self) -> tuple[bytes, ...]:
@@ -149,6 +180,12 @@ def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
     if not separator or not address or scheme not in schemes:
         raise ValueError(f"must be a URL that starts with one of {', '.join(f'{s}://' for s in schemes)}")
     return value
+
+
+def _all_like(pattern: re.Pattern[str], values: frozenset[str] | None, words: str) -> frozenset[str] | None:
+    if not all(map(pattern.fullmatch, values or ())):
+        raise ValueError(f"must list {words}, with commas between them")
+    return values
 
 
 _AnySettings = TypeVar("_AnySettings", bound=DatabaseSettings)

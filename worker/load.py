@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow, dict_row
 
-from shared.domain import audit, commands, promotion
+from shared.domain import audit, commands, promotion, texts
 from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
@@ -201,7 +201,7 @@ def rosters(
         )
         addresses = [command.command.email for command in pending if isinstance(command.command, Register)]
         addresses += [registration.email for registration in named[-1]]
-        emails |= {(event.id, commands.email_key(email)) for email in addresses if email is not None}
+        emails |= {(event.id, key) for email in addresses if email for key in texts.email_keys_stored(email)}
     holders_of = _holders(session, emails) if emails else {}
     waiting = [(event, pending) for event, pending in decidable if event.waitlist_length]
     oversized_of = _oversized(session, waiting) if waiting else {}
@@ -323,14 +323,17 @@ def _oversized(
 
 
 def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUID, dict[str, UUID]]:
-    """Return for each event the active registrations that hold these email addresses."""
+    """Return for each event the active registrations that hold these email addresses.
+
+    A registration is found under the key that its row has, and under that of this release.
+    """
     parameters = {
         "event_ids": arrays.uuids(event_id for event_id, _ in emails),
         "email_keys": arrays.texts(key for _, key in emails),
     }
     holders: dict[UUID, dict[str, UUID]] = {}
-    for event_id, email_key, id_ in session.execute(FIND_HOLDERS, parameters):
-        holders.setdefault(event_id, {})[email_key] = id_
+    for event_id, email_key, email, id_ in session.execute(FIND_HOLDERS, parameters):
+        holders.setdefault(event_id, {}).update({email_key: id_, texts.email_key(email or email_key): id_})
     return holders
 
 

@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg.rows import TupleRow
 
-from shared.domain import commands
+from shared.domain import texts
 from shared.domain.commands import Status
 from shared.domain.event import Erasure, EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
@@ -195,7 +195,7 @@ def _parameters(
         "entered_command_ids": arrays.uuids(r.command_id for _, r in entered),
         "entered_names": arrays.texts(r.name for _, r in entered),
         "entered_emails": arrays.texts(r.email for _, r in entered),
-        "entered_email_keys": arrays.texts(r.email and commands.email_key(r.email) for _, r in entered),
+        "entered_email_keys": arrays.texts(r.email and texts.email_key(r.email) for _, r in entered),
         "entered_spots_counts": arrays.numbers(r.spots_count for _, r in entered),
         "entered_statuses": arrays.texts(r.status for _, r in entered),
         "noted_event_ids": arrays.uuids(event_id for event_id, _ in noted),

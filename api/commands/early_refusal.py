@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.queries.batch_loader import BatchLoader
-from shared.domain import commands
+from shared.domain import texts
 from shared.domain.commands import PendingCommand, Register
 from shared.domain.event import EventSettings
 from shared.domain.outcomes import Refused
@@ -97,7 +97,7 @@ class FullEvents:
 
     async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
         """Return for each command the refusal that the owner would certainly give, or None."""
-        keys = [commands.email_key(command.email) for command in batch if command.email is not None]
+        keys = [texts.email_key(command.email) for command in batch if command.email is not None]
         parameters = {"event_id": event_id, "email_keys": arrays.texts(keys)}
         try:
             async with self._engine.connect() as connection:

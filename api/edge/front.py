@@ -1,4 +1,4 @@
-"""The outermost layer: request ids and error answers, in front of all routes.
+"""The outermost layer: the headers of every answer, and error answers, in front of all routes.
 
 Most requests of a drop register or poll receipts. Requests for these routes go straight to their endpoints;
 FastAPI documents them and serves all others. FastAPI's routing, middleware and dependencies cost several
@@ -9,15 +9,18 @@ application does not see these routes: all that every answer needs belongs here.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from api.edge.cross_origin import Origins, methods_of, options
+from api.edge.responses import ANSWER_HEADERS
 from api.observations import Observations
 from shared import metrics
 
@@ -26,6 +29,8 @@ Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 """A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
+_CACHE_CONTROL = b"cache-control"
+_NO_STORE = _CACHE_CONTROL, b"no-store"
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
 
@@ -35,60 +40,91 @@ class RequestCancelled(Exception):  # noqa: N818 - a state of the request
 
 
 class Front:
-    """An ASGI application that gives each request and its answer an id, and renders errors as problems."""
+    """An ASGI application that gives every answer its id and its headers, and renders errors as problems.
+
+    `routes` are all routes of `app`. `HEAD` is answered as `GET`, without the body, and `OPTIONS` here.
+    """
 
     def __init__(
         self,
         app: FastAPI,
         direct: Direct,
-        paths: Mapping[Callable[..., Any], str],
+        routes: Sequence[Route],
         problem: Callable[[Request, Exception], Response],
+        origins: Origins,
     ) -> None:
         self.app = app
         self._direct = direct
+        self._routes = routes
         self._problem = problem
+        self._origins = origins
         self._answered: Observations[tuple[str, int, float]] = Observations(_count)
-        self._paths = paths
+        self._paths: Mapping[Endpoint, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        header = next((value for name, value in scope["headers"] if name == _REQUEST_ID), None)
-        request_id = header or b"%032x" % random.getrandbits(128)
+        began = perf_counter()
+        sent = dict(scope["headers"])
+        request_id = sent.get(_REQUEST_ID) or b"%032x" % random.getrandbits(128)
+        own_headers = [
+            (_REQUEST_ID, request_id),
+            *self._origins.headers(scope["path"], sent.get(b"origin")),
+        ]
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         scope["request_id"] = request_id.decode("latin-1")
+        scope[ANSWER_HEADERS] = own_headers
         status = 0
         path = None
-        began = perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        async def send_whole(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (_REQUEST_ID, request_id)]
+                headers = message["headers"] = [*message["headers"], *own_headers]
+                if _CACHE_CONTROL not in dict(headers):
+                    headers.append(_NO_STORE)
             await send(message)
 
         try:
             route = self._direct(scope["method"], scope["path"].split("/"))
             if route is None:
-                await self.app(scope, receive, send_with_id)
+                await self._serve_other(scope, receive, send_whole)
                 return
             endpoint, parameters = route
             path = self._paths.get(endpoint, metrics.UNKNOWN_ROUTE)
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
-            await response(scope, receive, send_with_id)
+            await response(scope, receive, send_whole)
         except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
             # The server cancels a request that outlasts its end; the request gets an answer all the same.
             failure = error if isinstance(error, Exception) else RequestCancelled()
-            await self._problem(Request(scope, receive), failure)(scope, receive, send_with_id)
+            await self._problem(Request(scope, receive), failure)(scope, receive, send_whole)
         finally:
             if path is None:
                 path = getattr(scope.get("route"), "path", metrics.UNKNOWN_ROUTE)
             self._answered.add((path, status or _CLIENT_GONE, perf_counter() - began))
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is not for a direct endpoint."""
+        methods = methods_of(self._routes, scope) if scope["method"] == "OPTIONS" else ""
+        await (options(methods) if methods else self.app)(scope, receive, send)
+
+
+def _without_body(send: Send) -> Send:
+    """Return the function that sends an answer's beginning only, and leaves out its body."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return send_head
 
 
 def _count(answers: list[tuple[str, int, float]]) -> None:

@@ -44,6 +44,7 @@ class ProblemType(Enum):
     The detail is the text that a client reads, or an example of it if each error has a text of its own.
     """
 
+    MALFORMED_REQUEST = HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request."
     CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
     UNAUTHORIZED = (
         HTTPStatus.UNAUTHORIZED,
@@ -80,6 +81,10 @@ class ProblemType(Enum):
     WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
     BODY_TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body may have at most 16384 bytes."
     UNSUPPORTED_MEDIA_TYPE = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."
+    HEAD_TOO_LARGE = (
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "The request line and the headers may have at most 32768 bytes.",
+    )
     INVALID_REQUEST = HTTPStatus.UNPROCESSABLE_ENTITY, "spotsCount: expected `int` >= 1."
     IDEMPOTENCY_KEY_REUSED = (
         HTTPStatus.UNPROCESSABLE_ENTITY,

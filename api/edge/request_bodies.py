@@ -2,59 +2,60 @@
 
 import hashlib
 import re
+from contextlib import suppress
+from email.message import Message
 from typing import TypeVar
 from uuid import UUID
 
 import msgspec
-from email_validator import EmailNotValidError, validate_email
 from starlette.requests import Request
 
 from api.commands import deadline
 from api.commands.deadline import Deadline
 from api.commands.submit import CommandRequest
+from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
+from api.edge.responses import ANSWER_HEADERS
 from shared.domain import commands, ids
-from shared.domain.commands import Command, Register
+from shared.domain.commands import Command
 from shared.settings import Settings
 
-_Body = TypeVar("_Body")
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
-_REGISTER = msgspec.json.Decoder(Register)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CHARSETS = {"utf-8", "utf8", "us-ascii"}
+
+# Lists and entity tags by RFC 9110, preferences by RFC 7240, strings by RFC 9651.
+_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_WORD = r"[\w!#$%&'*+.^`|~-]+"
+_PREFERENCE = re.compile(rf'({_WORD})(?:\s*=\s*(?:"([^"]*)"|({_WORD}))?)?\s*(?:;.*)?', re.ASCII)
+_STRING = re.compile(r'"((?:[^"\\]|\\["\\])*)"\s*(?:;.*)?')
+_ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
+_SECONDS = re.compile("[0-9]{1,9}")
 
 
-async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", bytes_max: int) -> _Body:
-    """Return the decoded body; raises the problem 413, 415 or 422 with the reason."""
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise ProblemType.UNSUPPORTED_MEDIA_TYPE.error()
+async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", settings: Settings) -> _Body:
+    """Return the decoded body, its texts clean; raises the problem 413, 415 or 422 with the reasons."""
+    _check_type(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > bytes_max:
-        raise _too_large(bytes_max)
+    if declared.isdigit() and int(declared) > settings.body_bytes_max:
+        raise _too_large(settings.body_bytes_max)
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
-        if len(content) > bytes_max:
-            raise _too_large(bytes_max)
+        if len(content) > settings.body_bytes_max:
+            raise _too_large(settings.body_bytes_max)
+    content = content.removeprefix(_BYTE_ORDER_MARK)
     try:
-        return decoder.decode(content)
-    except msgspec.ValidationError as error:
-        raise invalid(sentence(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        with suppress(msgspec.ValidationError):
+            body = decoder.decode(content)
+            if all(type(value) is not str or _is_plain(value) for value in msgspec.structs.astuple(body)):
+                return body
+        # The fields tell what is wrong, or take what the decoder is too strict for.
+        return body_fields.read(content, decoder.type, settings.email_domains_refused or ())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"The body is not valid JSON: {error}.") from error
-
-
-async def read_registration(request: Request, settings: Settings) -> Register:
-    """Return the registration of the body, its email address in normal form."""
-    command = await read(request, _REGISTER, settings.body_bytes_max)
-    if command.email is None:
-        return command
-    try:
-        address = validate_email(command.email, check_deliverability=False)
-    except EmailNotValidError as error:
-        raise invalid(f"email: {error}") from error
-    return msgspec.structs.replace(command, email=address.normalized)
 
 
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
@@ -62,8 +63,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
 ) -> CommandRequest:
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    header = request.headers.get("idempotency-key")
-    key = None if header is None else _key_digest(header)
+    key = _key_digest(request) if "idempotency-key" in request.headers else None
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -78,24 +78,34 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
 
 
 def deadline_of(request: Request, settings: Settings) -> Deadline:
-    """Return the deadline of a request that begins now, by the preference of its header."""
-    prefer = request.headers.get("prefer")
-    wait_seconds = settings.answer_wait_seconds if prefer is None else _wait_seconds(prefer, settings)
+    """Return the deadline of a request that begins now, by the preference of its header (RFC 7240).
+
+    The answer tells the preferences that were applied.
+    """
+    wait_seconds, applied = settings.answer_wait_seconds, []
+    if "prefer" in request.headers:
+        preferences: dict[str, str] = {}
+        for member in _members(request, "prefer"):
+            if preference := _PREFERENCE.fullmatch(member):
+                name, quoted, token = preference.groups(default="")
+                preferences.setdefault(name.lower(), quoted or token)
+        if "respond-async" in preferences:
+            wait_seconds = 0
+            applied.append("respond-async")
+        if _SECONDS.fullmatch(preferences.get("wait", "")):
+            wait_seconds = min(int(preferences["wait"]), settings.answer_wait_seconds_max)
+            applied.append(f"wait={wait_seconds:g}")
+    if applied:
+        header = b"preference-applied", ", ".join(applied).encode()
+        if header not in request.scope[ANSWER_HEADERS]:
+            request.scope[ANSWER_HEADERS].append(header)
     return deadline.of(wait_seconds, settings.answer_wait_seconds)
 
 
-def sentence(message: str) -> str:
-    """Turn msgspec's "Expected … - at `$.name`" into "name: expected …"."""
-    reason, _, place = message.partition(" - at `$")
-    field = place.strip(".`")
-    if "matching regex" in reason:
-        reason = (
-            "expected text without control characters that is not blank"
-            if field != "slug"
-            else ("expected lower case letters, digits and single hyphens")
-        )
-    reason = reason[:1].lower() + reason[1:]
-    return f"{field}: {reason}." if field else f"{reason[:1].upper()}{reason[1:]}."
+def knows(request: Request, tag: str) -> bool:
+    """Tell whether the client has this entity tag already, compared weakly (`If-None-Match`)."""
+    known = ",".join(request.headers.getlist("if-none-match"))
+    return known.strip() == "*" or tag in _ENTITY_TAG.findall(known)
 
 
 def invalid(detail: str) -> ProblemError:
@@ -103,20 +113,44 @@ def invalid(detail: str) -> ProblemError:
     return ProblemType.INVALID_REQUEST.error(detail)
 
 
-def _key_digest(key: str) -> bytes:
-    if not key or len(key) > IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-        raise invalid(
-            f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters."
+def _is_plain(text: str) -> bool:
+    """Tell whether a text counts as it is; one with an @ may be an email address, which has rules."""
+    return text.isascii() and text.isprintable() and text.strip() == text != "" and "@" not in text
+
+
+def _check_type(request: Request) -> None:
+    """Refuse a body that is not JSON in UTF-8, or that is compressed."""
+    lines = request.headers.getlist("content-type")
+    if lines != ["application/json"]:
+        for line in lines or [""]:
+            message = Message()
+            message["content-type"] = line
+            is_json = message.get_content_type() == "application/json"
+            if not is_json or message.get_content_charset("utf-8") not in _CHARSETS:
+                raise ProblemType.UNSUPPORTED_MEDIA_TYPE.error()
+    if "content-encoding" in request.headers and {*_members(request, "content-encoding")} - {"identity"}:
+        raise ProblemType.UNSUPPORTED_MEDIA_TYPE.error(
+            "Send the body without a Content-Encoding.", headers={"accept-encoding": "identity"}
         )
+
+
+def _members(request: Request, header: str) -> list[str]:
+    """Return the members of a header that is a list, from all its lines, a quoted comma kept."""
+    members = map(str.strip, _MEMBER.findall(",".join(request.headers.getlist(header))))
+    return [member for member in members if member]
+
+
+def _key_digest(request: Request) -> bytes:
+    """Return the digest of the request's one idempotency key, which may be a string or bare."""
+    keys = set()
+    for member in _members(request, "idempotency-key"):
+        string = _STRING.fullmatch(member)
+        keys.add(re.sub(r"\\(.)", r"\1", string[1]) if string else member)
+    key = keys.pop() if len(keys) == 1 else ""
+    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
+        rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
+        raise body_fields.invalid({"Idempotency-Key": rule})
     return hashlib.sha256(key.encode()).digest()
-
-
-def _wait_seconds(prefer: str, settings: Settings) -> float:
-    """Return the seconds that a client prefers to wait for a decision (RFC 7240)."""
-    wait = _PREFER_WAIT.search(prefer)
-    if wait is not None:
-        return min(int(wait[1]), settings.answer_wait_seconds_max)
-    return 0 if "respond-async" in prefer else settings.answer_wait_seconds
 
 
 def _too_large(bytes_max: int) -> ProblemError:

@@ -26,6 +26,9 @@ from shared.domain.outcomes import (
     WaitlistPromoted,
 )
 
+ANSWER_HEADERS = "answer_headers"
+"""The name under which a request's scope collects headers of its answer, for errors too."""
+
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -14,7 +14,12 @@ from shared.domain.event import EventState
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Slug = Annotated[
     str,
-    Meta(pattern=SLUG + commands.AT_THE_END, max_length=100, description="lower case, digits and hyphens"),
+    Meta(
+        pattern=SLUG + commands.AT_THE_END,
+        max_length=100,
+        description="lower case, digits and hyphens",
+        extra={"rule": "must be 1 to 100 lower-case letters, digits and single hyphens between them"},
+    ),
 ]
 
 
@@ -198,6 +203,13 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
+class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A field, parameter or header that is wrong, and the reason in words for people."""
+
+    field: str
+    reason: str
+
+
 class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     """An error as RFC 9457 has it, with a stable `code` and the request's id."""
 
@@ -211,7 +223,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | UnsetType = UNSET
     spots_left: int | UnsetType = UNSET
     spots_needed: int | UnsetType = UNSET
-    errors: list[dict[str, Any]] | UnsetType = UNSET
+    errors: list[FieldError] | UnsetType = UNSET
 
 
 class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from api.edge import body_fields
 from api.edge.problems import ProblemType
 from api.services import Provided
 from shared import metrics
@@ -25,15 +26,22 @@ _bearer = HTTPBearer(auto_error=False, description="The admin key, or the viewer
 
 async def admin(
     required: SecurityScopes,
+    request: Request,
     services: Provided,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> str:
-    """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope."""
+    """Return the actor's name for the audit trail; 401 without a valid key, 403 without the scope.
+
+    A parameter that the route does not know is refused: a misspelt filter would let everything through.
+    """
     scopes = _scopes(services.settings, credentials)
     if scopes is None:
         raise ProblemType.UNAUTHORIZED.error()
     if not scopes.issuperset(required.scopes):
         raise ProblemType.FORBIDDEN.error()
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    if unknown := request.query_params.keys() - known:
+        raise body_fields.invalid(dict.fromkeys(sorted(unknown), "is no parameter of this route"))
     return "admin"
 
 

@@ -96,12 +96,16 @@ def header(name: str, description: str, example: str) -> dict[str, Any]:
 
 IDEMPOTENCY_KEY = header(
     "Idempotency-Key",
-    "Asking again under the same key gives the same answer, with `Idempotent-Replayed: true`.",
+    "Asking again under the same key, quoted or bare, gives the same answer, with "
+    "`Idempotent-Replayed: true`.",
     "7f9c24e8-3b12-4fef-91e0-56e5b0d1a1c4",
 )
 
 PREFER = header(
-    "Prefer", "`respond-async` does not wait for the decision, `wait=N` waits N seconds.", "wait=2"
+    "Prefer",
+    "`respond-async` does not wait for the decision, `wait=N` waits N seconds (RFC 7240). The answer tells "
+    "in `Preference-Applied` what it followed.",
+    "wait=2",
 )
 
 # The problems of every read of the tables.

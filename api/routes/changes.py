@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from api.commands import submit
@@ -26,7 +27,7 @@ from api.edge.security import writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import commands, outcomes
+from shared.domain import commands, outcomes, texts
 from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
 from shared.domain.outcomes import CounterHealed, StatusChanged
 
@@ -36,16 +37,14 @@ _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
 _STATUS_CHANGE = msgspec.json.Decoder(StatusChange)
 _HEALING = msgspec.json.Decoder(Healing)
 
-Reason = Annotated[
-    str | None, Query(min_length=1, max_length=commands.REASON_LENGTH_MAX, pattern=commands.PRINTABLE)
-]
+Reason = Annotated[str | None, BeforeValidator(texts.clean), Query(max_length=commands.REASON_LENGTH_MAX)]
 _Expected = TypeVar("_Expected")
 
 
 @router.patch("/{event_id}", **admin_routes.CHANGE_EVENT)
 async def change_event(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Change settings; the others stay. Spots that a larger capacity frees go to the waitlist."""
-    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings.body_bytes_max)
+    command = await request_bodies.read(request, _CHANGE_EVENT, services.settings)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -57,7 +56,7 @@ async def change_status(
     event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
 ) -> Response:
     """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
-    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings.body_bytes_max)
+    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings)
     await _must_exist(services, request, event_id, registration_id)
     command = ChangeStatus(registration_id=registration_id, status=change.status, reason=change.reason)
     decided = await _submit(services, request, event_id, command, actor)
@@ -86,7 +85,7 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 ) -> Response:
     """Delete a registration; a confirmed one frees its spots for the waitlist."""
     await _must_exist(services, request, event_id, registration_id)
-    command = DeleteRegistration(registration_id=registration_id, reason=reason)
+    command = DeleteRegistration(registration_id=registration_id, reason=reason or None)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
@@ -103,11 +102,7 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 async def heal_counter(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Set the counter to the sum of the registrations, and return the drift."""
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    healing = (
-        await request_bodies.read(request, _HEALING, services.settings.body_bytes_max)
-        if has_body
-        else Healing()
-    )
+    healing = await request_bodies.read(request, _HEALING, services.settings) if has_body else Healing()
     decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), actor)
     if isinstance(decided, Response):
         return decided

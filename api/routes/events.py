@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown
-from api.edge import request_bodies, responses
+from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import (
     Event,
@@ -49,7 +49,7 @@ _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 @router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
 async def create_event(services: Provided, request: Request) -> Response:
     """Create an event; its slug is its public address and never changes."""
-    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings.body_bytes_max)
+    new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
     id_ = ids.new_id()
     async with asyncio.timeout_at(due), services.engine.connect() as connection:
@@ -181,7 +181,7 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+        raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import submit
-from api.edge import problems, request_bodies, responses
+from api.edge import body_fields, problems, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Availability, Receipt, ReceiptStatus
@@ -21,9 +21,13 @@ from api.openapi import public_routes
 from api.queries import events
 from api.services import Provided, Services
 from shared.domain import ids
-from shared.domain.commands import ChangeStatus, Status
+from shared.domain.commands import ChangeStatus, Register, Status
 
 router = APIRouter(tags=["Registering"])
+
+# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
+_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
+_REGISTER = msgspec.json.Decoder(Register)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -32,7 +36,8 @@ async def availability(slug: str, services: Provided) -> Response:
     event = await services.read(lambda connection: events.event_by_slug(connection, slug))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(Availability(**{name: event[name] for name in Availability.__struct_fields__}))
+    content = Availability(**{name: event[name] for name in Availability.__struct_fields__})
+    return responses.body(content, headers={"cache-control": _BRIEFLY})
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -42,7 +47,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    command = await request_bodies.read_registration(request, services.settings)
+    command = await request_bodies.read(request, _REGISTER, services.settings)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -116,7 +121,7 @@ def _wait_seconds(request: Request) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise request_bodies.invalid("wait: expected a number of seconds, 0 or more.")
+        raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
 
@@ -143,8 +148,6 @@ def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -
     """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
     encoded = msgspec.json.encode(content)
     headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
-    headers["cache-control"] = "private, no-cache"
-    known = request.headers.get("if-none-match", "")
-    if tag in (candidate.strip().removeprefix("W/") for candidate in known.split(",")):
+    if request_bodies.knows(request, tag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, EmailStr, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared.domain import commands
+from shared.domain import commands, texts
 
 PATH = "/api/p/{slug}/register"
 Status = Literal["CONFIRMED", "WAITLIST"]
@@ -24,7 +24,7 @@ class Registering(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=commands.NAME_LENGTH_MAX)]
     spots_count: Annotated[int, Field(alias="spotsCount", ge=1, le=commands.SPOTS_PER_COMMAND_MAX)] = 1
-    email: EmailStr | None = None
+    email: Annotated[str, AfterValidator(texts.email_address)] | None = None
 
 
 class Registered(BaseModel):

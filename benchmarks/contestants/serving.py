@@ -7,6 +7,8 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from api.edge.http_protocol import HttpProtocol
+
 BACKLOG = 4_096
 KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS_MAX = 3
@@ -18,12 +20,12 @@ def serve(app: FastAPI, fd: int) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,

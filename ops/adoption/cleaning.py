@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from email_validator import EmailNotValidError, validate_email
-
 from ops.adoption.report import Code, Problem
 from ops.adoption.source import RawEvent, RawRegistration
-from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status, email_key
+from shared.domain import texts
+from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 """The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""
@@ -22,10 +21,7 @@ SLUG_LENGTH_MAX = 100
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _STATUSES = {status.value: status for status in Status}
-# An address of this form is in normal form once its domain is in lower case.
-_PLAIN_EMAIL = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@(?!.*xn--)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +75,7 @@ def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
         note(Code.SLUG_CHANGED, f"the slug is {slug} now")
     if not _is_count(raw.capacity, 0):
         note(Code.CAPACITY_INVALID, f"the capacity must be 0 to {SPOTS_MAX}, not {raw.capacity}")
-    title = _printable(raw.title)[:NAME_LENGTH_MAX].strip() or slug
+    title = texts.printable(raw.title or "")[:NAME_LENGTH_MAX].strip() or slug
     if title != raw.title:
         note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
     if not slug or not _is_count(raw.capacity, 0):
@@ -98,7 +94,7 @@ def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
 
 def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[Problem]]:
     """Return the valid form of the registration, None if it has none, and the registration's problems."""
-    name, status = _printable(raw.name), _STATUSES.get(raw.status or "")
+    name, status = texts.printable(raw.name or ""), _STATUSES.get(raw.status or "")
     reason = _against(raw, name, status)
     if reason is not None or status is None:
         return None, [] if reason is None else [_problem(raw, *reason)]
@@ -108,7 +104,7 @@ def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[P
         id=adopted_id(raw.id),
         name=name[:NAME_LENGTH_MAX],
         email=email,
-        email_key=None if email is None else email_key(email),
+        email_key=None if email is None else texts.email_key(email),
         spots_count=raw.spots_count,
         status=status,
         created_at=_utc(raw.created_at),
@@ -144,7 +140,9 @@ def spots_confirmed(raw: RawRegistration) -> int:
 
 def _against(raw: RawRegistration, name: str, status: Status | None) -> tuple[Code, str] | None:
     if status is None:
-        known = "no status" if raw.status is None else f"the unknown status {_printable(raw.status)[:40]!r}"
+        known = (
+            "no status" if raw.status is None else f"the unknown status {texts.printable(raw.status)[:40]!r}"
+        )
         return Code.STATUS_UNKNOWN, f"it has {known}"
     if not _is_count(raw.spots_count, 1):
         return (
@@ -184,22 +182,15 @@ def _slug(text: str) -> str:
     return _BETWEEN_WORDS.sub("-", ascii_text).strip("-")[:SLUG_LENGTH_MAX].rstrip("-")
 
 
-def _printable(text: str | None) -> str:
-    return _CONTROL.sub(" ", text or "").strip()
-
-
 def _email(text: str) -> str | None:
     """Return the address in normal form, as registering stores it, or unchanged if that would refuse it."""
-    address = _printable(text)
-    if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@") or " " in address:
+    address = texts.printable(text)
+    if len(address) > EMAIL_LENGTH_MAX or "@" not in address.strip("@"):
         return None
-    local, _, domain = address.rpartition("@")
-    if _PLAIN_EMAIL.fullmatch(address):
-        return f"{local}@{domain.lower()}"
     try:
-        return validate_email(address, check_deliverability=False).normalized
-    except EmailNotValidError:
-        return address
+        return texts.email_address(address)
+    except ValueError:
+        return None if " " in address else address
 
 
 def _utc(at: datetime | None) -> datetime | None:

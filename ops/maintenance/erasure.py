@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, text
 
 from ops.maintenance import decisions
 from shared import keyed_digests
-from shared.domain import commands, ids
+from shared.domain import ids, texts
 from shared.domain.commands import ERASED_AT_ONCE_MAX, Erase
 from shared.domain.outcomes import Erased
 from shared.errors import ExpectedError
@@ -43,11 +43,10 @@ _ENDED = text("""
     ORDER BY id
 """)
 _REGISTRATIONS = text("""
-    SELECT event_id, id FROM registration
+    SELECT event_id, id, email FROM registration
     WHERE (name <> '' OR email IS NOT NULL)
       AND (CAST(:event_id AS uuid) IS NULL OR event_id = :event_id)
       AND (CAST(:registration_id AS uuid) IS NULL OR id = :registration_id)
-      AND (CAST(:email_key AS text) IS NULL OR email_key = :email_key)
 """)
 _COMMANDS = text("""
     SELECT command.event_id, command.id, payload ->> 'email' AS email,
@@ -77,7 +76,7 @@ class Subject:
         """Return True if a command's payload is of this subject, or of one of these registrations."""
         if self.email_key is None and self.registration_id is None:
             return True
-        if command.email is not None and commands.email_key(command.email) == self.email_key:
+        if command.email is not None and texts.email_key(command.email) == self.email_key:
             return True
         named = command.registration_id
         return (ids.registration_id(command.id) if named is None else UUID(named)) in registrations
@@ -123,10 +122,12 @@ def subjects(
             span = {"first": UUID(int=first), "last": UUID(int=first + (1 << 80) - 1)}
             events = connection.execute(_EVENT_OF, {"id": registration, **span}).scalars()
             return [Subject(event_id=id_, registration_id=registration) for id_ in events]
-    assert address is not None, "one of three is given"
+    key = texts.email_key(texts.printable(address or ""))
+    if not key:
+        raise ErasureError("the address is empty")
     if settings.secret_key is None:
         raise ErasureError("ADMITONE_SECRET_KEY is not set: it makes the digest that stands for the address")
-    return [Subject(event_id=event_id, email_key=commands.email_key(address.strip()))]
+    return [Subject(event_id=event_id, email_key=key)]
 
 
 def erase(settings: Settings, erased: Sequence[Subject], reason: str | None, *, dry_run: bool) -> Report:
@@ -158,9 +159,10 @@ def _find(connection: Connection, subject: Subject) -> dict[UUID, _Found]:
         return found.setdefault(event_id, _Found([], [], []))
 
     streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE)
-    parameters = {"registration_id": subject.registration_id, "email_key": subject.email_key}
-    for event_id, id_ in streamed.execute(_REGISTRATIONS, {"event_id": subject.event_id, **parameters}):
-        at(event_id).registrations.append(id_)
+    parameters = {"event_id": subject.event_id, "registration_id": subject.registration_id}
+    for event_id, id_, email in streamed.execute(_REGISTRATIONS, parameters):
+        if subject.email_key is None or (email and texts.email_key(email) == subject.email_key):
+            at(event_id).registrations.append(id_)
     registrations = {id_ for each in found.values() for id_ in each.registrations}
     if subject.registration_id is not None:
         registrations.add(subject.registration_id)  # it may be deleted

@@ -13,7 +13,7 @@ from shared.postgres import connections, locks
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-# A transaction that builds an index keeps all writers of its table waiting, so these are built outside of one.
+# A transaction that builds an index keeps all writers of its table waiting, so these are built without one.
 _INDEXES = {
     "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
 }

@@ -29,7 +29,17 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
 AT_THE_END = r"(?!\n)"
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
-Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
+EMAIL = {"format": "email"}
+Email = Annotated[
+    str,
+    Meta(
+        min_length=3,
+        max_length=EMAIL_LENGTH_MAX,
+        pattern="@",
+        extra_json_schema=EMAIL,
+        extra={"rule": "must be an email address, such as ann@example.org"},
+    ),
+]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH_MAX, pattern=PRINTABLE + AT_THE_END)]
 SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
@@ -187,12 +197,7 @@ def in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("a moment must be in the years 1 to 9999, in UTC") from error
-
-
-def email_key(email: str) -> str:
-    """Return the form in which two spellings of one address are equal."""
-    return email.casefold()
+        raise ValueError("must be in the years 1 to 9999, in UTC") from error
 
 
 _DECODERS: dict[str, json.Decoder[Command]] = {kind: json.Decoder(type_) for type_, kind in KINDS.items()}

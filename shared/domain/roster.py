@@ -38,7 +38,6 @@ from shared.domain.commands import (
     PromoteWaitlist,
     Register,
     Status,
-    email_key,
 )
 from shared.domain.event import (
     PROMOTION,
@@ -62,6 +61,7 @@ from shared.domain.outcomes import (
     WaitlistPromoted,
 )
 from shared.domain.promotion import Waiter, Waitlist
+from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
 _CHANGE_EVENT: Kind = "change_event"

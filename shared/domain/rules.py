@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.commands import Register, Status, email_key
+from shared.domain.commands import Register, Status
 from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
+from shared.domain.texts import email_key
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 

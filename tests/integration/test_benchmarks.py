@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, checking, drop, measure, plan, preload, run
+from benchmarks import bulk, checking, day, drop, measure, plan, preload, run
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
 from ops.rehearsal import http_client
@@ -139,3 +139,14 @@ def test_a_contestant_that_does_not_finish_is_started_again(arena: Arena) -> Non
     after = server.pid
     arena.calm(plan.LOCK)
     assert server.pid == after
+
+
+def test_a_day_tells_its_state_ten_times(arena: Arena) -> None:
+    told: list[day.Step] = []
+    steps = day.run(arena, 10 * day.BATCH, told.append)
+    assert told == steps
+    assert [step.commands for step in steps] == [day.BATCH * number for number in range(1, day.STEPS + 1)]
+    assert all(step.per_second > 0 for step in steps)
+    assert arena.scalar("SELECT count(*) FROM outcome") == str(steps[-1].commands)
+    kinds = {kind for (kind,) in arena.database.execute("SELECT body ->> 'outcome' FROM outcome")}
+    assert kinds >= {"confirmed", "refused", "status_changed"}

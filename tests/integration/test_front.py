@@ -110,3 +110,167 @@ def test_a_short_wait_ends_without_an_outcome(settings: Settings, connection: Co
 
     assert (accepted.status_code, answer.status_code) == (202, 200)
     assert answer.json()["status"] == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "cached"),
+    [
+        ("GET", "/api/p/{slug}", 200, "public, max-age=1, stale-while-revalidate=1"),
+        ("GET", "/api/p/no-such-event", 404, "no-store"),
+        ("POST", "/api/p/{slug}/register", 201, "no-store"),
+        ("POST", "/api/p/{slug}/register", 415, "no-store"),
+        ("GET", "{receipt}", 200, "no-store"),
+        ("GET", "{receipt}", 304, "no-store"),
+        ("GET", "/api/events", 200, "no-store"),
+        ("GET", "/api/events/{id}/export", 200, "no-store"),
+        ("GET", "/api/events", 401, "no-store"),
+        ("PUT", "/api/events", 405, "no-store"),
+        ("GET", "/nowhere", 404, "no-store"),
+        ("GET", "/healthz", 200, "no-store"),
+        ("GET", "/docs", 200, "no-store"),
+    ],
+)
+def test_every_answer_has_a_date_and_says_who_may_keep_it(
+    stage: Stage, method: str, path: str, status: int, cached: str
+) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
+        answer = client.request(
+            method,
+            path.format(receipt=receipt, **event),
+            json={"name": "User"} if status == 201 else None,
+            headers=({} if status == 401 else dict(stage.admin))
+            | ({"if-none-match": "*"} if status == 304 else {}),
+        )
+
+    assert answer.status_code == status
+    assert answer.headers.get_list("cache-control") == [cached]
+    assert len(answer.headers.get_list("date")) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/p/{slug}",
+        "{receipt}",
+        "/api/events/{id}",
+        "/api/events/{id}/export",
+        "/metrics",
+        "/healthz",
+        "/docs",
+        "/nowhere",
+    ],
+)
+def test_a_head_has_the_headers_of_a_get(stage: Stage, path: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
+        url = path.format(receipt=receipt, **event)
+        got, head, again = (
+            client.request(method, url, headers=stage.admin) for method in ("GET", "HEAD", "GET")
+        )
+
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    vary = {"date", "x-request-id", "content-length", "transfer-encoding"}
+    assert {name: head.headers[name] for name in head.headers if name not in vary} == {
+        name: got.headers[name] for name in got.headers if name not in vary
+    }
+    assert again.status_code == got.status_code
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/p/{slug}", "GET, HEAD, OPTIONS"),
+        ("/api/p/{slug}/register", "OPTIONS, POST"),
+        ("/api/p/{slug}/receipts/{id}", "DELETE, GET, HEAD, OPTIONS"),
+        ("/api/events", "GET, HEAD, OPTIONS, POST"),
+        ("/api/events/{id}", "GET, HEAD, OPTIONS, PATCH"),
+        ("/api/events/{id}/registrations/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_all_methods_of_a_path_are_told(stage: Stage, path: str, allowed: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        url = path.format(**event)
+        refused, options = (client.request(method, url) for method in ("PROPFIND", "OPTIONS"))
+        unknown = client.options("/nowhere")
+
+    assert (refused.status_code, refused.headers.get_list("allow")) == (405, [allowed])
+    assert (refused.json()["code"], options.status_code) == ("METHOD_NOT_ALLOWED", 204)
+    assert options.headers["allow"] == allowed
+    assert unknown.status_code == 404
+
+
+EXPOSED = {"location", "retry-after", "etag", "idempotent-replayed", "x-request-id", "preference-applied"}
+SHOP = "https://shop.example"
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ({SHOP}, SHOP, SHOP),
+        ({SHOP, "http://localhost:3000"}, "http://localhost:3000", "http://localhost:3000"),
+        ({SHOP}, "https://evil.example", None),
+        ({SHOP}, None, None),
+        ({"*"}, "https://evil.example", "*"),
+        (None, SHOP, None),
+    ],
+)
+def test_pages_of_allowed_origins_may_register(
+    settings: Settings,
+    connection: Connection,
+    origins: set[str] | None,
+    origin: str | None,
+    allowed: str | None,
+) -> None:
+    event = InPostgres(connection, SETTINGS).event_id
+    url, mine = f"/api/p/{event}/register", {"origin": origin} if origin else {}
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "idempotency-key"}
+    with TestClient(create_app(settings.model_copy(update={"cors_origins": origins}))) as client:
+        answers = [
+            client.options(url, headers=mine | asked),
+            client.post(url, json={"name": "User"}, headers=mine | {"prefer": "respond-async"}),
+            client.post(url, json={"name": ""}, headers=mine),
+            client.get("/api/p/no-such-event", headers=mine),
+        ]
+        private = client.get("/api/events", headers=mine)
+
+    assert [answer.status_code for answer in answers] == [204, 202, 422, 404]
+    for answer in answers:
+        assert answer.headers.get("access-control-allow-origin") == allowed
+        exposed = answer.headers.get("access-control-expose-headers", "").lower().split(", ")
+        assert set(exposed) == (EXPOSED if allowed else {""})
+        assert answer.headers.get("vary") == (
+            "Origin" if origins == {SHOP} or len(origins or ()) > 1 else None
+        )
+    before = answers[0].headers
+    assert "POST" in before["access-control-allow-methods"]
+    assert "idempotency-key" in before["access-control-allow-headers"].lower()
+    assert "access-control-allow-origin" not in private.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/{id}", "/{id}/registrations", "/{id}/audit", "/{id}/commands", "/{id}/stats", "/{id}/export"],
+)
+def test_an_unknown_parameter_is_refused_by_name(stage: Stage, path: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        url = "/api/events" + path.format(**event)
+        answer = client.get(url, params={"stauts": "CONFIRMED", "limit": "1"}, headers=stage.admin)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+    assert {"field": "stauts", "reason": "is no parameter of this route"} in answer.json()["errors"]
+
+
+def test_a_preference_is_told_with_every_answer(stage: Stage) -> None:
+    event = stage.create_event(capacity=1, waitlistEnabled=False)
+    url, wait = f"/api/p/{event['slug']}/register", {"prefer": "Wait=9"}
+    with stage.client() as client:
+        answers = [client.post(url, json={"name": "User"}, headers=wait) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [201, 409]
+    assert [answer.headers["preference-applied"] for answer in answers] == ["wait=9"] * 2

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC
 
-from tests.simulation.model import Json, Told
+from tests.simulation.model import Json, Told, spelling
 from tests.simulation.replay import Replay
 from tests.simulation.snapshot import Entry, Snapshot
 
@@ -174,7 +174,7 @@ def digest(last: bytes, entry: Entry) -> bytes:
 
 
 def _holders(now: Snapshot) -> Iterator[str]:
-    keys = Counter(row.email.casefold() for row in now.rows if row.email and row.status != "CANCELLED")
+    keys = Counter(spelling(row.email) for row in now.rows if row.email and row.status != "CANCELLED")
     yield from (f"12: {email} holds {n} active registrations" for email, n in keys.items() if n > 1)
 
 

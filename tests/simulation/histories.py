@@ -13,6 +13,12 @@ from tests.simulation.model import Json
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NOBODY = UUID(int=404)
 
+EMAILS = (
+    *(f"{name}@example.org" for name in ("ada", "Ada", "bob", "eve", "straße", "STRASSE")),
+    "ada@bücher.example",
+    "Ada@xn--bcher-kva.example",
+)
+
 SETTINGS: Json = {
     "title": "A drop",
     "capacity": 4,
@@ -194,7 +200,7 @@ def _crowd(seeded: random.Random) -> Request:
     kinds = ["register", "move", "delete", "capacity", "change", "heal", "erase"]
     match seeded.choices(kinds, [50, 30, 5, 5, 5, 3, 3])[0]:
         case "register":
-            email = f"{seeded.choice(['ada', 'Ada', 'bob', 'eve'])}@example.org"
+            email = seeded.choice(EMAILS)
             return register(seeded.randint(1, 6), email if seeded.random() < 0.15 else None)
         case "move":
             return move(seeded.choice(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), back)

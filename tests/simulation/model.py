@@ -268,8 +268,14 @@ class Model:
         return None
 
     def _is_taken(self, email: str | None) -> bool:
-        keys = [p.email.casefold() for p in self.parties if p.email and p.status != "CANCELLED"]
-        return email is not None and email.casefold() in keys
+        known = [spelling(p.email) for p in self.parties if p.email and p.status != "CANCELLED"]
+        return email is not None and spelling(email) in known
+
+
+def spelling(email: str) -> str:
+    """Two spellings of one address differ in case, or in how the domain is written."""
+    local, _, domain = email.lower().rpartition("@")
+    return f"{local}@{domain.encode('idna').decode()}"
 
 
 def refused(code: str, **more: int) -> Json:

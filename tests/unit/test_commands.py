@@ -89,15 +89,3 @@ def test_a_kind_that_this_version_does_not_know_is_unreadable() -> None:
 def test_what_is_not_such_a_command_is_unreadable(kind: str, payload: str, message: str) -> None:
     with pytest.raises(UnreadableCommand, match=message):
         commands.decode(kind, payload)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("ada@example.org", "ADA@Example.ORG", True),
-        ("straße@example.org", "STRASSE@example.org", True),
-        ("ada@example.org", "ada@example.com", False),
-    ],
-)
-def test_two_spellings_of_an_address_have_one_key(one: str, other: str, *, same: bool) -> None:
-    assert (commands.email_key(one) == commands.email_key(other)) is same

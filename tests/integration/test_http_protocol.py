@@ -1,0 +1,196 @@
+"""The server's HTTP/1.1, spoken byte by byte: offers of other protocols, and bounds on the head."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from api.edge.http_protocol import HEAD_BYTES_MAX, HttpProtocol
+
+BODY = b'{"name":"Ann"}'
+OFFERS = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "websocket": b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket-Version: 13\r\n",
+    "tls": b"connection: UPGRADE\r\nupgrade: TLS/1.2, h2c\r\n",
+    "nonsense": b"Connection: Upgrade\r\nUpgrade: a/b, c\r\nUpgrade: \r\n",
+    "none": b"",
+}
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"4\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (BODY[:4], len(BODY) - 4, BODY[4:])
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with what has arrived."""
+    request = Request(scope, receive)
+    body = await request.body()
+    told = {"method": request.method, "path": request.url.path, "body": body.decode()}
+    await JSONResponse(told | {"offer": request.headers.get("upgrade")})(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    """The address of a server whose application answers with what it got."""
+    config = uvicorn.Config(echo, http=HttpProtocol, ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join()
+
+
+class Client:
+    """One connection, and the answers that come over it."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._socket = socket.create_connection(address, timeout=10)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb")
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def send(self, *segments: bytes) -> None:
+        for segment in segments:
+            self._socket.sendall(segment)
+
+    def line(self) -> str:
+        return self._file.readline().decode().strip()
+
+    def answer(self) -> tuple[int, dict[str, str], Any]:
+        status = int(self.line().split()[1])
+        headers = {}
+        while header := self.line():
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def is_closed(self) -> bool:
+        return not self._file.read(1)
+
+
+@pytest.fixture
+def client(address: tuple[str, int]) -> Iterator[Client]:
+    with closing(Client(address)) as connected:
+        yield connected
+
+
+def head(offer: str, framing: bytes, path: str = "/a", version: str = "1.1") -> bytes:
+    return f"POST {path} HTTP/{version}\r\nHost: x\r\n".encode() + OFFERS[offer] + framing + b"\r\n"
+
+
+def got(path: str = "/a", body: bytes = BODY) -> dict[str, Any]:
+    return {"method": "POST", "path": path, "body": body.decode(), "offer": None}
+
+
+def cuts(request: bytes) -> dict[str, Sequence[bytes]]:
+    """The request in one segment, cut after its head, in the middle of both, and byte by byte."""
+    end = request.index(b"\r\n\r\n") + 4
+    return {
+        "whole": [request],
+        "head": [request[:end], request[end:]],
+        "middles": [request[: end - 9], request[end - 9 : end + 5], request[end + 5 :]],
+        "bytes": [request[i : i + 1] for i in range(len(request))],
+    }
+
+
+@pytest.mark.parametrize("cut", ["whole", "head", "middles", "bytes"])
+@pytest.mark.parametrize(("framing", "content"), [(LENGTH, BODY), (CHUNKED, CHUNKS)])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_changes_nothing(
+    client: Client, offer: str, framing: bytes, content: bytes, cut: str
+) -> None:
+    for path in ("/a", "/b"):
+        client.send(*cuts(head(offer, framing, path) + content)[cut])
+        status, headers, body = client.answer()
+        assert (status, body) == (200, got(path))
+        assert "connection" not in headers
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+def test_requests_with_offers_can_be_pipelined(client: Client, offer: str) -> None:
+    paths = [f"/{i}" for i in range(2_000)]
+    client.send(b"".join(head(offer, LENGTH, path) + BODY for path in paths))
+    assert [client.answer()[2]["path"] for _ in paths] == paths
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+def test_a_body_is_asked_for_before_it_comes(client: Client, offer: str) -> None:
+    client.send(head(offer, LENGTH + b"Expect: 100-continue\r\n"))
+    assert (client.line(), client.line()) == ("HTTP/1.1 100 Continue", "")
+    client.send(BODY)
+    assert client.answer()[2] == got()
+
+
+def test_an_offer_keeps_an_old_client_closing(client: Client) -> None:
+    client.send(head("h2c", LENGTH, version="1.0") + BODY)
+    assert client.answer()[2] == got()
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+def test_a_large_body_is_no_large_head(client: Client, offer: str) -> None:
+    body = b"a" * (1 << 20)
+    client.send(head(offer, b"Content-Length: %d\r\n" % len(body)) + body)
+    assert client.answer()[2]["body"] == body.decode()
+    client.send(head(offer, b"Content-Length: %d\r\n" % len(body)), body, head(offer, LENGTH) + BODY)
+    assert [len(client.answer()[2]["body"]) for _ in range(2)] == [len(body), len(BODY)]
+
+
+@pytest.mark.parametrize("sent", ["whole", "in pieces", "unfinished"])
+@pytest.mark.parametrize("part", [b"POST /%s HTTP/1.1\r\nHost: x\r\n", b"POST /a HTTP/1.1\r\nX-A: %s\r\n"])
+def test_a_large_head_is_refused(client: Client, part: bytes, sent: str) -> None:
+    request = part % (b"a" * 2 * HEAD_BYTES_MAX) + LENGTH + b"\r\n" + BODY
+    if sent == "unfinished":
+        request = request[: HEAD_BYTES_MAX + 20_000]
+    size = len(request) if sent == "whole" else 1_000
+    client.send(*(request[i : i + size] for i in range(0, len(request), size)))
+    status, headers, problem = client.answer()
+    assert (status, problem["status"], problem["code"]) == (431, 431, "HEAD_TOO_LARGE")
+    assert headers["content-type"] == "application/problem+json"
+    assert (headers["connection"], headers["cache-control"]) == ("close", "no-store")
+    assert headers["x-request-id"] == problem["requestId"]
+    assert "date" in headers
+    assert client.is_closed()
+
+
+def test_a_head_within_the_bound_is_taken(client: Client) -> None:
+    filler = b"X-A: %s\r\n" % (b"a" * (HEAD_BYTES_MAX - 100))
+    for size in (1_000, 1 << 20):
+        request = head("none", filler + LENGTH) + BODY
+        client.send(*(request[i : i + size] for i in range(0, len(request), size)))
+        assert client.answer()[2] == got()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n",
+    ],
+    ids=["tls", "http2", "tunnel", "header"],
+)
+def test_nonsense_is_refused(client: Client, request_: bytes) -> None:
+    client.send(request_)
+    status, headers, problem = client.answer()
+    assert (status, problem["code"], headers["connection"]) == (400, "MALFORMED_REQUEST", "close")
+    assert client.is_closed()
+
+
+def test_an_earlier_answer_is_not_spoilt(client: Client) -> None:
+    client.send(head("h2c", LENGTH) + BODY + b"\x16\x03\x01\r\n\r\n")
+    assert client.answer()[2] == got()
+    assert client.is_closed()
