@@ -27,6 +27,17 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 _RETRY_SECONDS_MAX = 5
 _RECEIPT = re.compile(r"/receipts/[^/]+")
 """Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
+_WORDS = {
+    "uuid_parsing": "must be an id, such as 01a21425-ecb9-728d-8e9f-f73da8bf37ea",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "string_too_long": "must be text of at most {max_length} characters",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+}
+"""The words for people of pydantic's errors about parameters; those of other errors are its own."""
 
 
 def install(app: FastAPI) -> None:
@@ -60,12 +71,13 @@ def _framework_problem(request: Request, error: Exception) -> ProblemError:
 
 def _validation_problem(_: Request, error: Exception) -> ProblemError:
     assert isinstance(error, RequestValidationError), "registered for it"
-    return body_fields.invalid(
-        {
-            ".".join(map(str, wrong["loc"][1:])): wrong["msg"].removeprefix("Value error, ")
-            for wrong in error.errors()
-        }
-    )
+    reasons = {}
+    for wrong in error.errors():
+        first, *others = str(wrong["loc"][-1]).split("_")
+        words = _WORDS.get(wrong["type"])
+        reason = words.format(**wrong.get("ctx", {})) if words else wrong["msg"].removeprefix("Value error, ")
+        reasons[first + "".join(map(str.title, others))] = reason
+    return body_fields.invalid(reasons)
 
 
 def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:

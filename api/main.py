@@ -91,4 +91,5 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Release the waiting requests, then drain as usual."""
         self._app.state.services.waiter.release()
+        self._app.state.services.status_changes.release()
         await super().shutdown(sockets)

@@ -9,18 +9,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
+import psycopg
 import redis
 import redis.asyncio
 import structlog
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
 from api.queries import events
+from api.queries.reader import Reader
 from shared.messaging import results
-from shared.postgres import durability, ledger, locks
+from shared.postgres import durability, ledger, locks, session_settings
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,14 @@ _DATABASE_SECONDS_MAX = 3
 _REDIS_SECONDS_MAX = 0.8
 """Below the second that most probes wait: a Redis that hangs must not look like an API that hangs."""
 _REASON_LENGTH_MAX = 200
+_REFUSED_BY_POOLER = "unsupported startup parameter"
+_OF_A_CLUSTER = (
+    redis.exceptions.MovedError,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.ClusterCrossSlotError,
+)
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
 Checks = dict[str, str]
@@ -78,7 +88,7 @@ class ReadinessCheck:
         sender: WakeSender,
         client: "redis.asyncio.Redis",
     ) -> None:
-        self._engine = engine
+        self._reader = Reader(engine)
         self._silence_seconds_max = owner_silence_seconds_max
         self._parts = [
             _Part("database", _DATABASE_SECONDS_MAX, self._database),
@@ -112,15 +122,16 @@ class ReadinessCheck:
         )
 
     async def _database(self) -> Checks:
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(self._database_checks)
+        return await self._reader.read(lambda connection: connection.run_sync(self._database_checks))
 
     def _database_checks(self, connection: Connection) -> Checks:
         read_only = connection.execute(_READ_ONLY).scalar_one()
-        database = "read-only" if read_only else _FINE
+        database = "read-only" if read_only else "; ".join(session_settings.faults(connection)) or _FINE
         try:
             serves = events.schema_serves(connection)
-        except SQLAlchemyError:
+        except ProgrammingError as error:
+            if not isinstance(error.orig, psycopg.errors.UndefinedTable):
+                raise
             serves = False
         if not serves:
             return {"database": database, "schema": "run admitone migrate"}
@@ -140,7 +151,11 @@ class ReadinessCheck:
 
 def _reason(error: BaseException) -> str:
     """Return the server's own words for a refusal; no address and no message for any other error."""
-    if isinstance(error, redis.exceptions.MovedError):
+    if isinstance(error, ProgrammingError):
+        return str(error.orig).partition("\n")[0][:_REASON_LENGTH_MAX]
+    if isinstance(error, OperationalError) and _REFUSED_BY_POOLER in str(error):
+        return "PgBouncer needs the line ignore_startup_parameters = options"
+    if isinstance(error, _OF_A_CLUSTER) or "in cluster mode" in str(error):
         return "is a node of a cluster, which is not supported"
     if isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]

@@ -2,13 +2,14 @@
 
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 import redis.asyncio
 from celery import Celery
 from fastapi import Depends, Request
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
@@ -24,21 +25,23 @@ from api.commands.submit import Submission
 from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
-from api.edge import schemas
 from api.edge.problems import ProblemType
 from api.queries import events
-from api.queries.batch_loader import BatchLoader
+from api.queries.availabilities import Availabilities
+from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
+from api.queries.slugs import Slugs
+from api.queries.status_changes import StatusChanges
 from api.readiness import ReadinessCheck
+from shared.domain import commands
+from shared.domain.commands import Command
 from shared.messaging import queues, results
-from shared.postgres import connections
+from shared.postgres import connections, locks
 from shared.settings import Settings
 
-_EVENTS_REMEMBERED_MAX = 10_000
-_SLUGS_PER_READ_MAX = 500
-_SLUG = re.compile(schemas.SLUG)
+_SLUG = re.compile(commands.SLUG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,7 @@ class Services:
 
     settings: Settings
     engine: AsyncEngine
+    admin_engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
     limit: PendingLimit
@@ -58,34 +62,46 @@ class Services:
     poller: ResultPoller
     fallback: LedgerFallback
     reader: Reader
+    admin_reader: Reader
     receipts: Receipts
+    status_changes: StatusChanges
     figures: Figures
+    exports: Exports
     pace: Pace
     full_events: FullEvents
     submission: Submission
     readiness: ReadinessCheck
-    slugs: BatchLoader[str, UUID | None]
-    event_ids: dict[str, UUID] = field(default_factory=dict)
+    slugs: Slugs
+    event_ids: dict[str, UUID]
+    availabilities: Availabilities
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
         return await self.reader.read(query, snapshot=snapshot)
 
+    async def admin_read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
+        """Return the value of `query` in one of the admins' places; 503 if none becomes free in time."""
+        try:
+            return await self.admin_reader.read(query, snapshot=snapshot)
+        except PoolTimeoutError as error:
+            raise ProblemType.ADMIN_READS_BUSY.error() from error
+
     async def find_event(self, slug: str) -> UUID:
-        """Return the event's id and cache it, because slugs never change; 404 if there is no such event."""
-        id_ = None
-        if _SLUG.fullmatch(slug):
-            id_ = await self.slugs.load(slug)  # a crowd that comes to a new event shares the read
+        """Return the event's id and remember it; 404 if there is no such event."""
+        id_ = await self.slugs.find(slug) if _SLUG.fullmatch(slug) else None
         if id_ is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
-        if len(self.event_ids) >= _EVENTS_REMEMBERED_MAX:
-            self.event_ids.clear()
-        self.event_ids[slug] = id_
         return id_
 
-    async def event_slug(self, event_id: UUID) -> str:
-        """Return the event's slug; 404 if there is no such event."""
-        slug = await self.read(lambda connection: events.event_slug(connection, event_id))
+    async def must_be_known(self, command: Command) -> None:
+        """Refuse a command of a version that a live worker does not know: it would stay pending."""
+        version = commands.version_of(command)
+        if version > 1 and version > await self.read(locks.version_known_by_all):
+            raise ProblemType.WORKERS_OUTDATED.error()
+
+    async def event_slug(self, event_id: UUID, *, deleted: bool = False) -> str:
+        """Return the event's slug; 404 if there is no such event, or if it is deleted unless `deleted`."""
+        slug = await self.read(lambda connection: events.event_slug(connection, event_id, deleted=deleted))
         if slug is None:
             raise ProblemType.EVENT_NOT_FOUND.error()
         return slug
@@ -100,9 +116,12 @@ class Services:
         await self.addresses.close()
         await self.sender.close()
         await self.poller.close()
+        await self.status_changes.close()
         await self.figures.close()
+        await self.slugs.close()
         await self.redis.aclose()
         await self.engine.dispose()
+        await self.admin_engine.dispose()
         self.celery.close()
         await observations.counted()
 
@@ -110,8 +129,9 @@ class Services:
 def open_services(settings: Settings) -> Services:
     """Return the services; connections are made when first needed."""
     engine = connections.async_engine(settings)
+    admin_engine = connections.async_engine(settings, for_admins=True)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
-    reader = Reader(engine)
+    reader, admin_reader = Reader(engine), Reader(admin_engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
@@ -122,6 +142,7 @@ def open_services(settings: Settings) -> Services:
     intake = Intake(settings)
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
+    slugs = Slugs(autocommit, reader)
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
@@ -131,6 +152,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         engine=engine,
+        admin_engine=admin_engine,
         redis=redis_client,
         celery=celery,
         limit=limit,
@@ -142,14 +164,16 @@ def open_services(settings: Settings) -> Services:
         poller=poller,
         fallback=fallback,
         reader=reader,
+        admin_reader=admin_reader,
         receipts=receipts,
-        figures=Figures(reader),
+        status_changes=StatusChanges(reader),
+        figures=Figures(reader, admin_reader),
+        exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,
         full_events=full_events,
-        slugs=BatchLoader(
-            lambda slugs: reader.read(lambda connection: events.event_ids(connection, slugs)),
-            _SLUGS_PER_READ_MAX,
-        ),
+        slugs=slugs,
+        event_ids=slugs.event_ids,
+        availabilities=Availabilities(reader),
         submission=Submission(
             limit=limit,
             intake=intake,

@@ -184,6 +184,8 @@ def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
         return Ground(load=uvloop.run(receipts.polls(registering)), check=check)
     if sold_out:
         return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CONFLICT), check=check)
+    if contestant == plan.AVAILABLE:
+        return Ground(load=_reading(url, point, slugs), check=check)
     if contestant == plan.ACCEPTED:
         return Ground(load=_load(url, point, slugs, RESPOND_ASYNC, HTTPStatus.ACCEPTED), check=check)
     return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CREATED), check=check)
@@ -201,3 +203,10 @@ def _load(url: str, point: Point, slugs: list[str], headers: dict[str, str], exp
         connections=point.connections,
         seconds=plan.WARM_UP_SECONDS,
     )
+
+
+def _reading(url: str, point: Point, slugs: list[str]) -> Load:
+    """Return reads of the availability of all events in turn."""
+    registering = _load(url, point, slugs, {}, HTTPStatus.OK)
+    paths = [f"/api/p/{slug}" for slug in slugs]
+    return msgspec.structs.replace(registering, method="GET", paths=paths, body="")

@@ -6,8 +6,15 @@ from typing import TypedDict
 
 from benchmarks.processes import BenchmarkError
 
-DECIDED, ACCEPTED, POLLED, REFUSED = SERVICE = ("admitone", "admitone-202", "admitone-polls", "admitone-409")
-"""The service in four roles: it decides, gives receipts, answers polls of receipts, refuses when sold out."""
+DECIDED, ACCEPTED, POLLED, REFUSED, AVAILABLE = SERVICE = (
+    "admitone",
+    "admitone-202",
+    "admitone-polls",
+    "admitone-409",
+    "admitone-availability",
+)
+"""The service in five roles: it decides, gives receipts, answers polls of receipts, refuses when sold out,
+and tells what is left."""
 EMPTY, COUNT, LOCK, COUNTER = BASELINES = ("empty", "count", "lock", "counter")
 DECIDING = (COUNT, LOCK, COUNTER, DECIDED)
 """The contestants whose cost could grow with the rows and the events."""

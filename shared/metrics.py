@@ -16,8 +16,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import get_args
 
+from shared import environment
 from shared.domain.outcomes import Outcome, SettledCommand
 
+environment.clean()
 _FOLDER = os.environ.get("ADMITONE_METRICS_FOLDER")
 if _FOLDER:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER

@@ -1,7 +1,8 @@
 """Every setting of the service, read once from ``ADMITONE_*`` environment variables.
 
-A wrong value stops the process before it touches anything, with one line that names the variable.
-Limits are checked against related limits: a limit that would have no effect is refused too.
+An empty variable is not set, and outer white space does not count. A wrong value stops the process before it
+touches anything, with one line that names the variable. Limits are checked against related limits: a limit
+that would have no effect is refused too.
 """
 
 import re
@@ -19,12 +20,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from shared import environment, urls
 from shared.errors import ExpectedError
 
-_SEVERAL_HOSTS = re.compile(r"(?P<scheme>[^:]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<rest>/.*)")
+_QUOTED = re.compile(r"""(["'`]).*\1|[\u201c\u2018].*[\u201d\u2019]""", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_VISIBLE = re.compile(r"[ -~]+")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -54,23 +56,19 @@ class DatabaseSettings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _not_empty(cls, value: object) -> object:
-        """Refuse an empty variable, which some libraries take for another default: an empty host for all."""
-        if isinstance(value, str) and not value.strip():
-            raise ValueError("is empty; give it a value, or remove the variable")
+    def _as_meant(cls, value: object) -> object:
+        """Refuse what was copied together with the value: quotation marks, the lines around it."""
+        if isinstance(value, str):
+            if _QUOTED.fullmatch(value):
+                raise ValueError("has quotation marks around it; give the value without them")
+            if _CONTROL.search(value):
+                raise ValueError("has a line break or another control character in it")
         return value
 
     @field_validator("database_url")
     @classmethod
-    def _psycopg_url(cls, value: str) -> str:
-        """Add the driver's name, so that ``postgresql://`` and ``postgres://`` use psycopg."""
-        try:
-            url = make_url(_hosts_in_query(value))
-        except (ArgumentError, ValueError) as error:
-            raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
-        if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
-            raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    def _database(cls, value: str) -> str:
+        return urls.database(value)
 
 
 class Settings(DatabaseSettings):
@@ -94,7 +92,7 @@ class Settings(DatabaseSettings):
     email_domains_refused: Names = None
 
     body_bytes_max: Count = 16_384
-    database_connections_max: Annotated[int, Field(ge=2, le=1_000)] = 10
+    database_connections_max: Annotated[int, Field(ge=3, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10
 
     intake_batch_max: Count = 500
@@ -116,15 +114,27 @@ class Settings(DatabaseSettings):
     tick_seconds: Seconds = 0.5
     owner_silence_seconds_max: Seconds = 10
 
+    @property
+    def admin_connections_max(self) -> int:
+        """The connections of an API process that serve only the lists, figures and exports of admins."""
+        return max(1, (self.database_connections_max - 1) // 3)
+
+    @field_validator("admin_key", "viewer_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _VISIBLE.fullmatch(value.get_secret_value()):
+            raise ValueError("has a character that no client can send in a header; use visible ASCII")
+        return value
+
     @field_validator("broker_url")
     @classmethod
-    def _broker_scheme(cls, value: str) -> str:
-        return _with_scheme(value, ("redis", "rediss", "redis+socket", "amqp", "amqps"))
+    def _broker(cls, value: str) -> str:
+        return urls.broker(value)
 
     @field_validator("result_url")
     @classmethod
-    def _result_scheme(cls, value: str) -> str:
-        return _with_scheme(value, ("redis", "rediss", "redis+socket"))
+    def _results(cls, value: str) -> str:
+        return urls.redis(value)
 
     @field_validator("cors_origins")
     @classmethod
@@ -165,23 +175,6 @@ class Settings(DatabaseSettings):
         return self
 
 
-def _hosts_in_query(value: str) -> str:
-    """Move several hosts, as libpq's URLs name them (`//user@a:5432,b:5433/name`), to SQLAlchemy's place."""
-    named = _SEVERAL_HOSTS.fullmatch(value)
-    if named is None:
-        return value
-    hosts = "&".join(f"host={host}" for host in named["hosts"].split(","))
-    path, _, query = named["rest"].partition("?")
-    return f"{named['scheme']}{path}?{query}&{hosts}" if query else f"{named['scheme']}{path}?{hosts}"
-
-
-def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
-    scheme, separator, address = value.partition("://")
-    if not separator or not address or scheme not in schemes:
-        raise ValueError(f"must be a URL that starts with one of {', '.join(f'{s}://' for s in schemes)}")
-    return value
-
-
 def _all_like(pattern: re.Pattern[str], values: frozenset[str] | None, words: str) -> frozenset[str] | None:
     if not all(map(pattern.fullmatch, values or ())):
         raise ValueError(f"must list {words}, with commas between them")
@@ -192,7 +185,11 @@ _AnySettings = TypeVar("_AnySettings", bound=DatabaseSettings)
 
 
 def load(kind: type[_AnySettings]) -> _AnySettings:
-    """Read the environment; raises `SettingsError` that names every wrong variable."""
+    """Read the environment; raises `SettingsError` that names every wrong variable.
+
+    Removes from this process's environment what is not meant for it (`environment.clean`).
+    """
+    environment.clean()
     try:
         return kind()  # type: ignore[call-arg]  # the environment fills the fields
     except ValidationError as error:

@@ -186,7 +186,7 @@ def _set_aside(
     if confirmed:
         troubles.confirm(command_id)
     metrics.set_aside.inc()
-    digest = audit.command_digest(command_id)  # a pending command's id is a receipt that somebody will use
+    digest = audit.command_digest(command_id)  # the id of a pending command is a receipt in use
     log.warning("command_set_aside", event_id=str(event_id), command_digest=digest, exc_info=error)
 
 

@@ -18,11 +18,14 @@ from psycopg.rows import TupleRow, dict_row
 
 from shared.domain import audit, commands, promotion, texts
 from shared.domain.commands import (
+    AddRegistration,
     ChangeEvent,
     ChangeStatus,
     Command,
+    CorrectRegistration,
     DeleteRegistration,
     Erase,
+    GiveReceipt,
     HealCounter,
     PendingCommand,
     PromoteWaitlist,
@@ -32,7 +35,7 @@ from shared.domain.commands import (
 from shared.domain.event import EventChanges, EventSettings, Recount, Registration
 from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
-from shared.postgres import arrays, statements
+from shared.postgres import arrays, statements, tables
 from worker import trouble
 from worker.trouble import Patience, Place
 
@@ -45,6 +48,7 @@ FIND_HOLDERS = statements.load(_SQL / "find_holders.sql")
 READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
 COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 RECOUNT = statements.load(_SQL / "recount.sql")
+FIND_SLUGS = statements.load(_SQL / "find_slugs.sql")
 FIRST_PENDING = statements.load(_SQL / "first_pending.sql")
 
 _EVENTS_WITH_FULL_SHARE = 8
@@ -58,7 +62,7 @@ _WAITERS_READ_MAX = 10_000
 _RECOUNT_SECONDS_MAX = 300
 """The time-out of a recount, which reads all rows of an event: about a second for a million rows."""
 
-_ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist", "erase"})
+_ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist", "give_receipt", "erase"})
 
 _SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
@@ -138,7 +142,8 @@ def lock_events(
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
     A heal is alone, because it counts the rows before all other commands of a batch (decision 0029); so is a
     follow-up, because its many promotions would delay the answers to the other commands (decision 0034), and
-    an erasure, because the commands that it empties must be settled. A
+    a new receipt, because the original place of its registration is found by the command before (0051); and
+    an erasure, because the commands that it empties must be settled (0063). A
     command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
     patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
     ledger before another session changed an event's row, and `UnreadableEvent`.
@@ -199,7 +204,11 @@ def rosters(
         named.append(
             _registrations(session, FIND_REGISTRATIONS, event.id, ids=arrays.uuids(ids)) if ids else []
         )
-        addresses = [command.command.email for command in pending if isinstance(command.command, Register)]
+        addresses = [
+            command.command.email or None
+            for command in pending
+            if isinstance(command.command, Register | AddRegistration | CorrectRegistration)
+        ]
         addresses += [registration.email for registration in named[-1]]
         emails |= {(event.id, key) for email in addresses if email for key in texts.email_keys_stored(email)}
     holders_of = _holders(session, emails) if emails else {}
@@ -225,6 +234,9 @@ def rosters(
             recount=_recount(session, event.id) if heals else None,
             follow_up=event.follow_up,
         )
+        slugs = {c.command.slug for c in pending if isinstance(c.command, ChangeEvent) and c.command.slug}
+        if not slugs <= {event.settings.slug}:
+            roster.slug_fixed, roster.taken_slugs = _slugs(session, event.id, slugs)
         last_hash = bytes.fromhex(event.last_hash) if event.last_hash else audit.BEFORE_THE_FIRST
         loaded.append(
             LoadedEvent(
@@ -237,8 +249,8 @@ def rosters(
 def _named(command: Command) -> Sequence[UUID]:
     """Return the registrations that a command names."""
     match command:
-        case ChangeStatus(registration_id=id_) | DeleteRegistration(registration_id=id_):
-            return (id_,)
+        case ChangeStatus() | CorrectRegistration() | GiveReceipt() | DeleteRegistration():
+            return (command.registration_id,)
         case Erase(registration_ids=ids):
             return ids
         case _:
@@ -284,7 +296,8 @@ def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
     kinds = {type(command.command) for command in pending}
     if event.follow_up is not None:
         return PromoteWaitlist in kinds
-    return event.settings.promotes or ChangeEvent in kinds
+    promotes = any(event.settings.promotes(command.accepted_at) for command in pending)
+    return promotes or ChangeEvent in kinds
 
 
 def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:
@@ -335,6 +348,14 @@ def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUI
     for event_id, email_key, email, id_ in session.execute(FIND_HOLDERS, parameters):
         holders.setdefault(event_id, {}).update({email_key: id_, texts.email_key(email or email_key): id_})
     return holders
+
+
+def _slugs(session: Session, event_id: UUID, slugs: Collection[str]) -> tuple[bool, Collection[str]]:
+    """Return whether the event's slug is fixed, and which of these slugs it cannot have."""
+    parameters = {"slugs": arrays.texts(slugs), "held_seconds": tables.SLUG_HELD_SECONDS}
+    (found,) = session.execute(FIND_SLUGS, {"event_id": event_id, **parameters}).fetchall()
+    fixed, taken = found
+    return fixed, taken
 
 
 def _registrations(

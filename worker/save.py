@@ -28,6 +28,7 @@ SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
 ERASE = statements.load(_SQL / "erase.sql")
+CORRECT_REGISTRATION = statements.load(_SQL / "correct_registration.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
 NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
 FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
@@ -60,14 +61,8 @@ class BatchWriter:
         taken = [(event, event.roster.take_changes()) for event in events if event.roster.changes]
         for event, changes in taken:
             self._save_rare(event.id, changes)
-        # Registrations that leave go first, so that their places and email addresses are free for the others.
-        if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
-            self._delete(deleted)
-        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
-        for leaving in (True, False):
-            rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
-            for first in range(0, len(rows), _ROWS_MAX):
-                self._update(rows[first : first + _ROWS_MAX])
+        if any(changes.deleted or changes.updated or changes.corrected for _, changes in taken):
+            self._change_registrations(taken)
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
         for number, (event, _) in enumerate(taken):
             while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
@@ -87,6 +82,23 @@ class BatchWriter:
             self._save_follow_up(event_id, changes.follow_up)
         if changes.erasure is not None:
             self._erase(event_id, changes.erasure)
+
+    def _change_registrations(self, taken: Sequence[_Taken]) -> None:
+        """Send the registrations that leave first: then their email addresses are free for the others.
+
+        Of two that were corrected the one that was decided first may have had the address of the other.
+        """
+        if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
+            self._delete(deleted)
+        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
+        corrected = [(event.id, r) for event, changes in taken for r in changes.corrected]
+        for leaving in (True, False):
+            for event_id, registration in corrected:
+                if (registration.status is Status.CANCELLED) is leaving:
+                    self._correct(event_id, registration)
+            rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
+            for first in range(0, len(rows), _ROWS_MAX):
+                self._update(rows[first : first + _ROWS_MAX])
 
     def _save(
         self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
@@ -112,11 +124,12 @@ class BatchWriter:
         self._send(HEAL_COUNTERS, {"event_id": event_id, **counted}, 1, Overtaken)
 
     def _save_settings(self, event_id: UUID, settings: EventSettings, changes: EventChanges) -> None:
-        moved = {
+        moved: dict[str, int | None] = {
             "spots": changes.spots_delta,
             "waiting": changes.waitlist_delta,
             "entries": len(changes.changes),
         }
+        moved["overbooked_from"] = changes.overbooked_from
         parameters = {"event_id": event_id, **moved, **msgspec.structs.asdict(settings)}
         self._send(SAVE_SETTINGS, parameters, 1, GuardRefused)
 
@@ -145,8 +158,14 @@ class BatchWriter:
             "ids": arrays.uuids(r.id for _, r in updated),
             "statuses": arrays.texts(r.status for _, r in updated),
             "seqs": arrays.numbers(r.seq for _, r in updated),
+            "original_seqs": arrays.numbers(r.original_seq for _, r in updated),
         }
         self._send(UPDATE_REGISTRATIONS, parameters, len(updated), Overtaken)
+
+    def _correct(self, event_id: UUID, registration: Registration) -> None:
+        email_key = registration.email and texts.email_key(registration.email)
+        parameters = {"event_id": event_id, "email_key": email_key, **msgspec.structs.asdict(registration)}
+        self._send(CORRECT_REGISTRATION, parameters, 1, Overtaken)
 
     def _send(
         self, statement: bytes, parameters: Mapping[str, object], rows: int, error: type[Exception]

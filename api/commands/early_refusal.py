@@ -7,7 +7,6 @@ spot that was freed before a request arrived is never denied to it (decision 002
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -17,14 +16,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.queries import rosters
 from api.queries.batch_loader import BatchLoader
-from shared.domain import texts
+from api.queries.rosters import EventAsRead
 from shared.domain.commands import PendingCommand, Register
-from shared.domain.event import EventSettings
 from shared.domain.outcomes import Refused
-from shared.domain.promotion import Waitlist
-from shared.domain.roster import Roster
-from shared.postgres import arrays
 
 log = structlog.get_logger(__name__)
 
@@ -32,52 +28,14 @@ _BATCH_MAX = 1_000
 _EVENTS_MAX = 10_000
 _NO_ID = UUID(int=0)
 
-_SETTINGS = ", ".join(
-    f"'{name}', {column}"
-    for column, name in zip(
-        EventSettings.__struct_fields__, EventSettings.__struct_encode_fields__, strict=True
-    )
-)
 _READ = text(f"""
-    SELECT json_build_object(
-        'now', now(), 'spotsReserved', spots_reserved, 'waitlistLength', waitlist_length,
-        'oversized', (
-            SELECT count(*) FROM (
-                SELECT FROM registration
-                WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count > capacity AND capacity > 0
-                LIMIT greatest(coalesce(waitlist_length - waitlist_limit + 1, 0), 0)
-            ) AS large
-        ),
-        'settings', json_build_object({_SETTINGS}),
-        'holders', ARRAY(
-            SELECT email_key FROM registration
-            WHERE event_id = event.id AND status <> 'CANCELLED'
-              AND email_key = ANY(CAST(:email_keys AS text[]))
-        )
-    )::text
+    SELECT {rosters.COLUMN}
     FROM event
     WHERE id = :event_id AND spots_reserved >= capacity
       AND NOT EXISTS (SELECT FROM pending_command AS pending
                       JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
                       WHERE pending.event_id = event.id AND command.kind <> 'register')
 """)
-
-
-class _FullEvent(msgspec.Struct, frozen=True, rename="camel"):
-    """An event without a free spot, on the database's clock; `holders` have the email keys of the read.
-
-    `oversized` counts the oversized parties on its waitlist, as far as the waitlist's limit depends on them.
-    """
-
-    now: datetime
-    spots_reserved: int
-    waitlist_length: int
-    oversized: int
-    settings: EventSettings
-    holders: list[str]
-
-
-_DECODER = msgspec.json.Decoder(_FullEvent)
 
 
 class FullEvents:
@@ -97,11 +55,9 @@ class FullEvents:
 
     async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
         """Return for each command the refusal that the owner would certainly give, or None."""
-        keys = [texts.email_key(command.email) for command in batch if command.email is not None]
-        parameters = {"event_id": event_id, "email_keys": arrays.texts(keys)}
         try:
             async with self._engine.connect() as connection:
-                row = (await connection.execute(_READ, parameters)).scalar_one_or_none()
+                row = (await connection.execute(_READ, {"event_id": event_id})).scalar_one_or_none()
         except (SQLAlchemyError, OSError) as error:
             log.warning("full_event_not_readable", error=repr(error))
             row = None
@@ -112,25 +68,22 @@ class FullEvents:
         return refusals
 
 
-def _decoded(event_id: UUID, row: str) -> _FullEvent | None:
+def _decoded(event_id: UUID, row: str) -> EventAsRead | None:
     """Return the event, or None if a hand-written setting cannot be read."""
     try:
-        return _DECODER.decode(row)
+        return rosters.decode(row)
     except msgspec.ValidationError as error:
         log.warning("full_event_not_readable", event_id=str(event_id), error=str(error))
         return None
 
 
-def _refusal(event: _FullEvent, command: Register) -> Refused | None:
-    """Decide the command on a roster that is thrown away; without a free spot it needs no waiting party."""
-    roster = Roster(
-        settings=event.settings,
-        spots_reserved=event.spots_reserved,
-        waitlist=Waitlist.of((), event.waitlist_length, {event.settings.capacity + 1: event.oversized}),
-        registrations={},
-        holders=dict.fromkeys(event.holders, _NO_ID),
-    )
-    outcome = roster.decide(
+def _refusal(event: EventAsRead, command: Register) -> Refused | None:
+    """Decide the command on a roster that is thrown away; without a free spot it needs no waiting party.
+
+    The roster knows no email addresses: a full event is full whatever the address, and what is not refused
+    here goes through the ledger.
+    """
+    outcome = event.roster().decide(
         PendingCommand(command=command, id=_NO_ID, seq=0, actor="", accepted_at=event.now)
     )
     return outcome if isinstance(outcome, Refused) else None

@@ -18,6 +18,11 @@ _JITTER = 0.25
 _EVENTS_REMEMBERED_MAX = 10_000
 
 
+def settled_seconds() -> int:
+    """Return the seconds after which a waiting registration may have another status, spread by a quarter."""
+    return round(_RETRY_SECONDS_MAX * _spread())
+
+
 class Pace:
     """The rate at which each event's commands are being settled."""
 
@@ -31,8 +36,7 @@ class Pace:
         The estimate is spread by a quarter either way, so that clients do not all ask again at one moment.
         """
         estimate = ahead / max(await self._rate(event_id), 1.0)
-        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
-        return min(max(round(estimate * spread), 1), _RETRY_SECONDS_MAX)
+        return min(max(round(estimate * _spread()), 1), _RETRY_SECONDS_MAX)
 
     async def _rate(self, event_id: UUID) -> float:
         """Return the settled commands per second of the last seconds."""
@@ -50,3 +54,7 @@ class Pace:
             log.warning("pace_not_measurable", error=repr(error))
         self._measured[event_id] = now, rate
         return rate
+
+
+def _spread() -> float:
+    return random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing

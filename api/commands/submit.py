@@ -23,7 +23,7 @@ from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain import outcomes
+from shared.domain import commands, outcomes
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
@@ -33,8 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 PUBLIC_ACTOR = "public"
-HOLDER_ACTOR = "holder"
-PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, HOLDER_ACTOR))
+PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, commands.HOLDER))
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
@@ -46,12 +45,16 @@ class CommandRequest(NewCommand, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """A command's successful outcome, the headers of every answer about it, and the end of its reads."""
+    """A command's successful outcome, the headers of every answer about it, and the end of its reads.
+
+    `replayed`: an earlier request with the same key has made the command, so much may have changed since.
+    """
 
     receipt_id: UUID
     outcome: Outcome
     headers: dict[str, str]
     read_by: float
+    replayed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +105,14 @@ class Submission:
         if outcome == outcomes.EVENT_FULL:
             self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
-            raise responses.unsuccessful(receipt_id, outcome, headers)
-        return Decided(receipt_id=receipt_id, outcome=outcome, headers=headers, read_by=deadline.read_by())
+            raise responses.unsuccessful(outcome, headers, receipt_id)
+        return Decided(
+            receipt_id=receipt_id,
+            outcome=outcome,
+            headers=headers,
+            read_by=deadline.read_by(),
+            replayed=acceptance.replayed,
+        )
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
         metrics.ledger_reads.inc()
@@ -127,22 +136,15 @@ class Submission:
         return responses.pending(command_id, ahead, headers)
 
 
-async def shown(decided: Decided, reading: Awaitable[Value | None]) -> Value:
-    """Return the value that an answer shows beside the outcome; raise a problem if there is none."""
+async def shown(decided: Decided, reading: Awaitable[Value]) -> Value:
+    """Return the value that an answer shows beside the outcome; raise a problem if it cannot be read."""
     try:
         async with asyncio.timeout_at(decided.read_by):
-            value = await reading
+            return await reading
     except (SQLAlchemyError, OSError) as error:  # a time-out is an OSError
         raise ProblemType.ANSWER_UNAVAILABLE.error(
             headers=decided.headers, receipt_id=decided.receipt_id
         ) from error
-    if value is None:
-        raise ProblemType.REGISTRATION_NOT_FOUND.error(
-            "The command was decided, and the registration has been deleted since.",
-            headers=decided.headers,
-            receipt_id=decided.receipt_id,
-        )
-    return value
 
 
 async def _if_readable(reading: Awaitable[Value | None], by: float) -> Value | None:

@@ -57,9 +57,12 @@ class RedisSender:
                 raise reply
 
     async def probe(self) -> None:
-        """Push a message and pop it again, from two queues at once as a worker does."""
+        """Push a message and pop it again, from two queues at once and with their sizes, as a worker does."""
         names = [queues.event_queue_name(event_id) for event_id in self._no_events]
         await self.send(names[0], self._no_events)
+        sizes = self._client.pipeline(transaction=True)
+        sizes.llen(names[0])
+        await sizes.execute()
         await self._client.brpop(names, timeout=_POP_SECONDS)
 
     async def close(self) -> None:

@@ -73,7 +73,7 @@ class _Field:
         """Return a value in the form in which it counts, UNSET for none; raises `ValueError` for a text."""
         if isinstance(self.type_, inspect.IntType) and isinstance(sent, float) and sent.is_integer():
             return int(sent)
-        if not isinstance(self.type_, inspect.StrType) or not isinstance(sent, str):
+        if not isinstance(self.type_, inspect.StrType | inspect.DateTimeType) or not isinstance(sent, str):
             return sent
         text = texts.clean(sent)
         if not text and not self.required:

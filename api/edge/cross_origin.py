@@ -26,7 +26,7 @@ _ASKED_BEFORE = {
 
 
 class Origins:
-    """The origins whose pages may use the public routes; the admin routes are never for other origins."""
+    """The origins with pages that may use the public routes; the admin routes are never for other origins."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed: dict[bytes, _Headers] = {

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 
 import structlog
 from starlette.responses import StreamingResponse
@@ -14,22 +13,23 @@ log = structlog.get_logger(__name__)
 class Download(StreamingResponse):
     """Streams an answer, and cuts off a client that does not read.
 
-    A client may take no chunk for `stall_seconds_max`, and `seconds_max` for the whole answer. The generator
-    is closed then, and also when the client disconnects. An answer that was cut off has no last chunk, so a
-    client can tell it from a whole one.
+    `chunks` are the first one and a generator of the others. A client may take no chunk for
+    `stall_seconds_max`, and `seconds_max` for the whole answer. The generator is closed then, and also when
+    the client disconnects. An answer that was cut off has no last chunk, so a client can tell it from a whole
+    one.
     """
 
     def __init__(
         self,
-        chunks: AsyncGenerator[bytes, None],
+        chunks: tuple[bytes, AsyncGenerator[bytes, None]],
         *,
         media_type: str,
         headers: Mapping[str, str],
         stall_seconds_max: float,
         seconds_max: float,
     ) -> None:
-        super().__init__(chunks, media_type=media_type, headers=headers)
-        self._chunks = chunks
+        self._first, self._others = chunks
+        super().__init__(self._others, media_type=media_type, headers=headers)
         self._stall_seconds_max = stall_seconds_max
         self._seconds_max = seconds_max
 
@@ -47,6 +47,7 @@ class Download(StreamingResponse):
             for task in (streaming, leaving):
                 task.cancel()
             await asyncio.wait([streaming, leaving])
+            await self._others.aclose()
         if not streaming.cancelled():
             streaming.result()
 
@@ -54,11 +55,13 @@ class Download(StreamingResponse):
         """Send the answer."""
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         try:
-            async with aclosing(self._chunks), asyncio.timeout(self._seconds_max):
+            async with asyncio.timeout(self._seconds_max):
                 await send(start)
-                async for chunk in self._chunks:
+                chunk: bytes | None = self._first
+                while chunk is not None:
                     async with asyncio.timeout(self._stall_seconds_max):
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    chunk = await anext(self._others, None)
         except TimeoutError:
             log.warning("download_cut_off", stall_seconds_max=self._stall_seconds_max)
             return

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -112,6 +113,8 @@ class Front:
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is not for a direct endpoint."""
+        if scope["query_string"]:
+            scope["query_string"] = _without_blanks(scope["query_string"])
         methods = methods_of(self._routes, scope) if scope["method"] == "OPTIONS" else ""
         await (options(methods) if methods else self.app)(scope, receive, send)
 
@@ -125,6 +128,12 @@ def _without_body(send: Send) -> Send:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return send_head
+
+
+def _without_blanks(query: bytes) -> bytes:
+    """Return a query without the blank parameters that a form sends for its empty fields."""
+    named = parse_qsl(query.decode("latin-1"))
+    return urlencode([(name, value) for name, value in named if value.strip()]).encode()
 
 
 def _count(answers: list[tuple[str, int, float]]) -> None:

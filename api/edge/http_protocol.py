@@ -24,12 +24,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     A request that offers another protocol means what it means without the offer (RFC 9110, section 7.8). A
     head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed 400; both end the
-    connection. No more of a head is kept than its bound and one read of the socket.
+    connection. No more of a head is kept than its bound, and one read of the
+    socket if the head began behind another request.
     """
 
     _read_bytes = 0
-    _further_head_bytes: int | None = None
-    """The bytes of the present head that came after the read in which it began; None outside of a head."""
+    _is_complete = True
+    """The last request is complete."""
+    _begins_read = False
+    """The next head begins with the present read."""
+    _continues_head = False
+    """The present read goes on with a head."""
+    _head_bytes: int | None = None
+    """The bytes of the unfinished head, without the read in which it began behind another request."""
     _refused = False
 
     def data_received(self, data: bytes) -> None:
@@ -38,8 +45,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._read_bytes, rest = len(data), memoryview(data)
-        if self._further_head_bytes is not None:
-            self._further_head_bytes += len(data)
+        self._begins_read, self._continues_head = self._is_complete, self._head_bytes is not None
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
         try:
             while rest:
                 try:
@@ -52,19 +60,20 @@ class HttpProtocol(HttpToolsProtocol):
             too_large = isinstance(error.__context__, _HeadTooLargeError)
             self._refuse(ProblemType.HEAD_TOO_LARGE if too_large else ProblemType.MALFORMED_REQUEST)
         else:
-            if (self._further_head_bytes or 0) > HEAD_BYTES_MAX:
+            if (self._head_bytes or 0) > HEAD_BYTES_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._further_head_bytes = 0
+        self._head_bytes = self._read_bytes if self._begins_read else 0
+        self._begins_read = self._is_complete = False
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large, or is parsed again without its offer."""
-        maybe_large = self._further_head_bytes or self._read_bytes > HEAD_BYTES_MAX
-        self._further_head_bytes = None
-        if maybe_large and self._head_bytes() > HEAD_BYTES_MAX:
+        self._head_bytes = None
+        maybe_large = self._continues_head or self._read_bytes > HEAD_BYTES_MAX
+        if maybe_large and self._size_of_head() > HEAD_BYTES_MAX:
             raise _HeadTooLargeError
         if not self.parser.should_upgrade():
             super().on_headers_complete()
@@ -72,6 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the body."""
         if not self.parser.should_upgrade():
+            self._is_complete = True
             super().on_message_complete()
 
     def _parse_without_offer(self) -> None:
@@ -85,7 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
-    def _head_bytes(self) -> int:
+    def _size_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + _BYTES_BETWEEN for name, value in self.headers)
 
     def _refuse(self, problem: ProblemType) -> None:

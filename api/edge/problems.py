@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from shared.domain import outcomes
-from shared.domain.outcomes import RefusalCode
 
 RETRY_SECONDS = 1
 
@@ -56,10 +55,23 @@ class ProblemType(Enum):
     NOT_FOUND = HTTPStatus.NOT_FOUND, "Not Found"
     EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
     REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
-    RECEIPT_NOT_FOUND = HTTPStatus.NOT_FOUND, "No such receipt was ever issued here."
+    RECEIPT_NOT_FOUND = (
+        HTTPStatus.NOT_FOUND,
+        "This is no receipt of the event, or the holder was given a newer one.",
+    )
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
-    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has not opened yet.", ("receipt_id",)
+    CANCELLATION_CLOSED = (
+        HTTPStatus.CONFLICT,
+        "Holders could cancel until 2026-12-24T18:00:00Z; ask the organiser.",
+        ("receipt_id",),
+    )
+    REGISTRATION_CLOSED = HTTPStatus.CONFLICT, "Registration has closed.", ("receipt_id",)
+    REGISTRATION_NOT_OPEN = (
+        HTTPStatus.CONFLICT,
+        "Registration opens at 2026-12-01T09:00:00Z.",
+        ("receipt_id", "opens_at"),
+    )
     EVENT_PAUSED = HTTPStatus.CONFLICT, "Registration is paused.", ("receipt_id",)
     TOO_MANY_SPOTS = HTTPStatus.CONFLICT, "One registration may have at most 10 spots.", ("receipt_id",)
     ALREADY_REGISTERED = (
@@ -76,6 +88,11 @@ class ProblemType(Enum):
     CAPACITY_BELOW_RESERVED = (
         HTTPStatus.CONFLICT,
         "99 spots are confirmed; the capacity cannot be 50.",
+        ("receipt_id",),
+    )
+    SLUG_FIXED = (
+        HTTPStatus.CONFLICT,
+        "Commands were sent under the event's slug; it cannot change any more.",
         ("receipt_id",),
     )
     WINDOW_INVALID = HTTPStatus.CONFLICT, "The event must close after it opens.", ("receipt_id",)
@@ -118,10 +135,22 @@ class ProblemType(Enum):
         (),
         _RETRY,
     )
+    WORKERS_OUTDATED = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "A worker of an earlier version still runs, which does not know this command; nothing was accepted.",
+        (),
+        _RETRY,
+    )
     ANSWER_UNAVAILABLE = (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The command was decided; what has become of it cannot be read now. Ask for its receipt.",
         ("receipt_id",),
+        _RETRY,
+    )
+    ADMIN_READS_BUSY = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Other lists, figures and exports are being read.",
+        (),
         _RETRY,
     )
     EXPORT_BUSY = (
@@ -154,11 +183,6 @@ class ProblemType(Enum):
         return ProblemError(
             self.status, self.name, detail or self.detail, headers={**self.headers, **headers}, **more
         )
-
-
-def of_refusal(code: RefusalCode) -> ProblemType:
-    """Return the problem of a refusal; both have the same code."""
-    return ProblemType[code.name]
 
 
 def title(status: HTTPStatus) -> str:

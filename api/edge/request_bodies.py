@@ -12,10 +12,11 @@ from starlette.requests import Request
 
 from api.commands import deadline
 from api.commands.deadline import Deadline
-from api.commands.submit import CommandRequest
+from api.commands.submit import PUBLIC_ACTORS, CommandRequest
 from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.responses import ANSWER_HEADERS
+from api.edge.schemas import GivenReason
 from shared.domain import commands, ids
 from shared.domain.commands import Command
 from shared.settings import Settings
@@ -23,6 +24,7 @@ from shared.settings import Settings
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+_REASON = msgspec.json.Decoder(GivenReason)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
@@ -58,12 +60,20 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
         raise invalid(f"The body is not valid JSON: {error}.") from error
 
 
+async def read_reason(request: Request, settings: Settings) -> str | None:
+    """Return the reason of the body, None if there is no body."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return None
+    return (await read(request, _REASON, settings)).reason
+
+
 def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     request: Request, due: Deadline, *, slug: str, event_id: UUID, command: Command, actor: str
 ) -> CommandRequest:
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    key = _key_digest(request) if "idempotency-key" in request.headers else None
+    # No public key is the key of an admin, for any characters.
+    key = key_digest(request, "" if actor in PUBLIC_ACTORS else "admin\0")
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -72,9 +82,28 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         actor=actor,
         idempotency_key=key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
+        version=commands.version_of(command),
         slug=slug,
         deadline=due,
     )
+
+
+def key_digest(request: Request, prefix: str) -> bytes | None:
+    """Return the digest of the request's one idempotency key behind `prefix`, None without a key.
+
+    The key may be a string or bare.
+    """
+    if "idempotency-key" not in request.headers:
+        return None
+    keys = {
+        re.sub(r"\\(.)", r"\1", string[1]) if (string := _STRING.fullmatch(member)) else member
+        for member in _members(request, "idempotency-key")
+    }
+    key = keys.pop() if len(keys) == 1 else ""
+    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
+        rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
+        raise body_fields.invalid({"Idempotency-Key": rule})
+    return hashlib.sha256(f"{prefix}{key}".encode()).digest()
 
 
 def deadline_of(request: Request, settings: Settings) -> Deadline:
@@ -102,10 +131,10 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
     return deadline.of(wait_seconds, settings.answer_wait_seconds)
 
 
-def knows(request: Request, tag: str) -> bool:
-    """Tell whether the client has this entity tag already, compared weakly (`If-None-Match`)."""
+def known_tags(request: Request) -> list[str]:
+    """Return the entity tags that the client has, compared weakly; `*` stands for any (`If-None-Match`)."""
     known = ",".join(request.headers.getlist("if-none-match"))
-    return known.strip() == "*" or tag in _ENTITY_TAG.findall(known)
+    return ["*"] if known.strip() == "*" else _ENTITY_TAG.findall(known)
 
 
 def invalid(detail: str) -> ProblemError:
@@ -138,19 +167,6 @@ def _members(request: Request, header: str) -> list[str]:
     """Return the members of a header that is a list, from all its lines, a quoted comma kept."""
     members = map(str.strip, _MEMBER.findall(",".join(request.headers.getlist(header))))
     return [member for member in members if member]
-
-
-def _key_digest(request: Request) -> bytes:
-    """Return the digest of the request's one idempotency key, which may be a string or bare."""
-    keys = set()
-    for member in _members(request, "idempotency-key"):
-        string = _STRING.fullmatch(member)
-        keys.add(re.sub(r"\\(.)", r"\1", string[1]) if string else member)
-    key = keys.pop() if len(keys) == 1 else ""
-    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-        rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
-        raise body_fields.invalid({"Idempotency-Key": rule})
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _too_large(bytes_max: int) -> ProblemError:

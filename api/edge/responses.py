@@ -19,7 +19,9 @@ from shared.domain.outcomes import (
     EventChanged,
     Failed,
     Outcome,
+    ReceiptGiven,
     Refused,
+    RegistrationCorrected,
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
@@ -52,20 +54,24 @@ def problem(error: ProblemError, request_id: str) -> Response:
     return Response(json.encode(content), error.status, error.headers, _PROBLEM_JSON)
 
 
-def unsuccessful(receipt_id: UUID, outcome: Refused | Failed, headers: dict[str, str]) -> ProblemError:
-    """Return the problem of a refusal or a failure."""
-    match outcome:
-        case Refused(code=code, detail=detail):
-            spots = {"spots_left": outcome.spots_left, "spots_needed": outcome.spots_needed}
-            more = {name: count for name, count in spots.items() if count is not None}
-            if outcome.retry_after_seconds is not None:
-                headers = {**headers, "retry-after": str(outcome.retry_after_seconds)}
-            return problems.of_refusal(code).error(detail, headers=headers, receipt_id=receipt_id, **more)
-        case Failed(incident_id=incident_id):
-            return ProblemType.COMMAND_FAILED.error(
-                headers=headers, receipt_id=receipt_id, incident_id=incident_id
-            )
-    assert_never(outcome)
+def unsuccessful(
+    outcome: Refused | Failed, headers: dict[str, str], receipt_id: UUID | None = None
+) -> ProblemError:
+    """Return the problem of a refusal or a failure; a refusal without a command has no receipt."""
+    if isinstance(outcome, Failed):
+        return ProblemType.COMMAND_FAILED.error(
+            headers=headers, receipt_id=receipt_id, incident_id=outcome.incident_id
+        )
+    members = {
+        "receipt_id": receipt_id,
+        "spots_left": outcome.spots_left,
+        "spots_needed": outcome.spots_needed,
+        "opens_at": outcome.opens_at,
+    }
+    more = {name: value for name, value in members.items() if value is not None}
+    if outcome.retry_after_seconds is not None:
+        headers = {**headers, "retry-after": str(outcome.retry_after_seconds)}
+    return ProblemType[outcome.code.name].error(outcome.detail, headers=headers, **more)
 
 
 def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Response:
@@ -93,6 +99,8 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             )
         case StatusChanged(to_status=status):
             pass
+        case RegistrationCorrected() | ReceiptGiven():
+            status = ReceiptStatus.APPLIED
         case RegistrationDeleted():
             status = ReceiptStatus.DELETED
         case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():

@@ -2,25 +2,27 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
 from uuid import UUID
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from shared.domain import commands
-from shared.domain.commands import Moment, Name, PolicyName, Reason, Spots, SpotsCount, Status
+from shared.domain.commands import (
+    ChangeStatus,
+    CorrectRegistration,
+    Email,
+    Moment,
+    Name,
+    Place,
+    PolicyName,
+    Reason,
+    Slug,
+    Spots,
+    SpotsCount,
+    Status,
+)
 from shared.domain.event import EventState
-
-SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-Slug = Annotated[
-    str,
-    Meta(
-        pattern=SLUG + commands.AT_THE_END,
-        max_length=100,
-        description="lower case, digits and hyphens",
-        extra={"rule": "must be 1 to 100 lower-case letters, digits and single hyphens between them"},
-    ),
-]
+from shared.domain.offer import Next
 
 
 class ReceiptStatus(StrEnum):
@@ -41,7 +43,9 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class NewEvent(
+    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """An event to create."""
 
     slug: Slug
@@ -54,17 +58,20 @@ class NewEvent(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_f
     max_spots_per_registration: SpotsCount = 10
     opens_at: Moment | None = None
     closes_at: Moment | None = None
+    promote_until: Moment | None = None
+    cancel_until: Moment | None = None
 
     def __post_init__(self) -> None:
         """Refuse a window that ends before it begins, and moments that no calendar has."""
-        opens_at, closes_at = (
-            moment and commands.in_utc(moment) for moment in (self.opens_at, self.closes_at)
+        opens_at, closes_at, *_ = (
+            moment and commands.in_utc(moment)
+            for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until)
         )
         if opens_at and closes_at and closes_at <= opens_at:
             raise ValueError("closesAt must be after opensAt")
 
 
-class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
+class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event."""
 
     slug: str
@@ -79,7 +86,20 @@ class Availability(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Event(Availability, frozen=True, kw_only=True, rename="camel"):
+class Availability(_EventFigures, frozen=True, kw_only=True, rename="camel"):
+    """The public facts of an event, and what a newcomer would get.
+
+    `spotsOffered` is the largest party that would be confirmed, `next` the answer to a party of one; both are
+    as of the last decision before `asOf`, and null unless the event is open. `pending` commands come first.
+    """
+
+    spots_offered: int | None
+    next: Next | None
+    pending: int
+    as_of: datetime
+
+
+class Event(_EventFigures, frozen=True, kw_only=True, rename="camel"):
     """An event with all its settings and counters, for admins."""
 
     id: UUID
@@ -88,7 +108,10 @@ class Event(Availability, frozen=True, kw_only=True, rename="camel"):
     waitlist_limit: int | None
     promotion_policy: str
     auto_promote: bool
+    promote_until: datetime | None
+    cancel_until: datetime | None
     paused: bool
+    archived: bool
     promoting: bool
     created_at: datetime
     updated_at: datetime
@@ -140,19 +163,72 @@ class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
     waitlist_length: int
 
 
-class StatusChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A new status of a registration, and its reason, for the audit trail."""
+class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A new status of a registration, or its corrected parts, and the reason, for the audit trail.
 
-    status: Status
+    `place` is the place on the waitlist: without it the tail, unless the registration waits already.
+    """
+
+    status: Status | UnsetType = UNSET
+    place: Place | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    email: Email | UnsetType | None = UNSET
+    spots_count: SpotsCount | UnsetType = UNSET
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a change of nothing, of two kinds at once, and a place anywhere but on the waitlist."""
+        corrects = any(part is not UNSET for part in (self.name, self.email, self.spots_count))
+        if corrects is (self.status is not UNSET):
+            raise ValueError("status must be given, or else some of name, email and spotsCount")
+        if self.place is not UNSET and self.status is not Status.WAITLIST:
+            raise ValueError("place is only for the status WAITLIST")
+
+    def command(self, registration_id: UUID) -> ChangeStatus | CorrectRegistration:
+        """Return the command that asks for this change."""
+        if self.status is not UNSET:
+            return ChangeStatus(
+                registration_id=registration_id, status=self.status, place=self.place, reason=self.reason
+            )
+        return CorrectRegistration(
+            registration_id=registration_id,
+            name=self.name,
+            email=self.email,
+            spots_count=self.spots_count,
+            reason=self.reason or UNSET,
+        )
+
+
+class PartySize(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The new, smaller size of a holder's party."""
+
+    spots_count: SpotsCount
+
+
+class GivenReason(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The reason of a change, for the audit trail."""
+
     reason: Reason | None = None
 
 
+class EventDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The event that is deleted."""
+
+    receipt_id: UUID
+    event_id: UUID
+
+
 class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter; `changed` is false when there was nothing to do."""
+    """A registration and its event's counter as of now, beside what the command did.
+
+    `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
+    """
 
     receipt_id: UUID
     changed: bool
-    registration: Registration
+    from_status: Status
+    to_status: Status
+    registration: Registration | None
     event: EventCounter
 
 
@@ -163,12 +239,6 @@ class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
     registration_id: UUID
     spots_freed: int
     event: EventCounter
-
-
-class Healing(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The reason of a heal, for the audit trail."""
-
-    reason: Reason | None = None
 
 
 class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -203,6 +273,14 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
+class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
+    """The receipt of a registration as of now, beside what the cancellation did to the registration."""
+
+    changed: bool
+    from_status: Status
+    to_status: Status
+
+
 class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
     """A field, parameter or header that is wrong, and the reason in words for people."""
 
@@ -223,6 +301,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | UnsetType = UNSET
     spots_left: int | UnsetType = UNSET
     spots_needed: int | UnsetType = UNSET
+    opens_at: datetime | UnsetType = UNSET
     errors: list[FieldError] | UnsetType = UNSET
 
 

@@ -81,7 +81,10 @@ class Stats(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
-    """One entry of the audit trail about a registration, with the event's capacity at that moment."""
+    """One entry of the audit trail about a registration, with the event's capacity at that moment.
+
+    `spotsCount` is the party's size after it, and `corrected` names the parts that it corrected.
+    """
 
     number: int
     at: str
@@ -93,6 +96,8 @@ class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
     spots_delta: int
     spots_reserved: int
     capacity: int
+    spots_count: int
+    corrected: list[str]
 
 
 class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -107,4 +112,6 @@ class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
     registrations_ahead: int | None
     spots_ahead: int | None
     sentences: list[str]
+    steps_from: int
+    """The number of the first entry of the audit trail that was looked at; `…/audit` has those before."""
     steps: list[ExplanationStep]

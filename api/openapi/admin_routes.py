@@ -5,11 +5,15 @@ from typing import Any
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
-from shared.domain.commands import ChangeEvent
+from shared.domain.commands import AddRegistration, ChangeEvent
 
 
 def _read(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
     return builders.route(usual, ProblemType.UNAUTHORIZED, *problems, *builders.READ_PROBLEMS)
+
+
+def _list(usual: dict[int, dict[str, Any]], *problems: ProblemType) -> dict[str, Any]:
+    return _read(usual, ProblemType.ADMIN_READS_BUSY, *problems)
 
 
 def _write(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: Any) -> dict[str, Any]:
@@ -20,6 +24,7 @@ def _change(usual: dict[int, dict[str, Any]], *problems: ProblemType, **more: An
     return _write(
         {**usual, 202: builders.PENDING_ANSWER},
         *problems,
+        *builders.LATE_PROBLEMS,
         *builders.CHANGE_PROBLEMS,
         parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
         **more,
@@ -33,14 +38,16 @@ CREATE_EVENT = _write(
         201: builders.answer("Created.", schemas.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE),
     },
     ProblemType.SLUG_TAKEN,
+    ProblemType.IDEMPOTENCY_KEY_REUSED,
     ProblemType.ACCEPTANCE_UNKNOWN,
     *builders.BODY_PROBLEMS,
     *builders.READ_PROBLEMS,
     body=schemas.NewEvent,
     examples={"drop": {"value": {"slug": "demo", "title": "Demonstration drop", "capacity": 100}}},
+    parameters=[builders.IDEMPOTENCY_KEY],
 )
 
-EVENTS = _read(
+EVENTS = _list(
     {
         200: builders.answer(
             "A page.", schemas.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
@@ -55,7 +62,7 @@ EVENT = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATIONS = _read(
+REGISTRATIONS = _list(
     {
         200: builders.answer(
             "A page.",
@@ -66,7 +73,7 @@ REGISTRATIONS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-REGISTRATION = _read(
+REGISTRATION = _list(
     {
         200: builders.answer(
             "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
@@ -75,7 +82,7 @@ REGISTRATION = _read(
     ProblemType.REGISTRATION_NOT_FOUND,
 )
 
-AUDIT = _read(
+AUDIT = _list(
     {
         200: builders.answer(
             "A page.", schemas_insight.AuditPage, page={"items": [examples.AUDIT_EXAMPLE], "nextCursor": None}
@@ -84,7 +91,7 @@ AUDIT = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-COMMANDS = _read(
+COMMANDS = _list(
     {
         200: builders.answer(
             "A page.",
@@ -95,7 +102,7 @@ COMMANDS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-COUNTER = _read(
+COUNTER = _list(
     {
         200: builders.answer(
             "In sync when the drift is zero.",
@@ -112,15 +119,68 @@ CHANGE_EVENT = _change(
     },
     ProblemType.CAPACITY_BELOW_RESERVED,
     ProblemType.WINDOW_INVALID,
+    ProblemType.SLUG_FIXED,
+    ProblemType.SLUG_TAKEN,
     *builders.BODY_PROBLEMS,
     body=ChangeEvent,
     examples={
+        "too many were confirmed": {"value": {"capacity": 100, "allowOverbooked": True, "reason": "not 120"}},
         "larger": {"value": {"capacity": 120, "reason": "a second stand"}},
         "pause": {"value": {"paused": True}},
     },
 )
 
-CHANGE_STATUS = _change(
+DELETE_EVENT = _change(
+    {
+        200: builders.answer(
+            "Gone.",
+            schemas.EventDeleted,
+            builders.LOCATION,
+            deleted={"receiptId": examples.RECEIPT_ID, "eventId": examples.EVENT_ID},
+        ),
+    },
+)
+
+ADD_REGISTRATION = _change(
+    {
+        201: builders.answer(
+            "Registered; the receipt is the holder's.",
+            schemas.Receipt,
+            builders.LOCATION,
+            confirmed=examples.CONFIRMED,
+            waitlisted=examples.WAITLIST,
+        ),
+    },
+    ProblemType.TOO_MANY_SPOTS,
+    ProblemType.ALREADY_REGISTERED,
+    ProblemType.EVENT_FULL,
+    ProblemType.CAPACITY_EXCEEDED,
+    *builders.BODY_PROBLEMS,
+    body=AddRegistration,
+    examples={
+        "by phone": {"value": {"name": "User C", "spotsCount": 2, "reason": "by phone"}},
+        "certainly": {"value": {"name": "User D", "status": "CONFIRMED"}},
+    },
+)
+
+GIVE_RECEIPT = _change(
+    {
+        201: builders.answer(
+            "The holder's receipt from now on.",
+            schemas.Receipt,
+            builders.LOCATION,
+            given=examples.CONFIRMED,
+        ),
+    },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.REGISTRATION_NOT_FOUND,
+    *builders.BODY_PROBLEMS,
+    body=schemas.GivenReason,
+    body_required=False,
+    examples={"lost": {"value": {"reason": "lost the first one"}}},
+)
+
+CHANGE_REGISTRATION = _change(
     {
         200: builders.answer(
             "Changed, or as it was.",
@@ -129,17 +189,24 @@ CHANGE_STATUS = _change(
             confirmed={
                 "receiptId": examples.RECEIPT_ID,
                 "changed": True,
+                "fromStatus": "WAITLIST",
+                "toStatus": "CONFIRMED",
                 "registration": examples.REGISTRATION_EXAMPLE,
                 "event": _COUNTER_EXAMPLE,
             },
         ),
     },
     ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.TOO_MANY_SPOTS,
     ProblemType.CAPACITY_EXCEEDED,
     ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
-    body=schemas.StatusChange,
-    examples={"promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}}},
+    body=schemas.RegistrationChange,
+    examples={
+        "promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}},
+        "back in line": {"value": {"status": "WAITLIST", "place": "original"}},
+        "correct": {"value": {"name": "User B", "email": "user.b@example.org", "spotsCount": 2}},
+    },
 )
 
 DELETE_REGISTRATION = _change(
@@ -169,12 +236,12 @@ HEAL_COUNTER = _change(
         ),
     },
     *builders.BODY_PROBLEMS,
-    body=schemas.Healing,
+    body=schemas.GivenReason,
     body_required=False,
     examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
 )
 
-STATS = _read(
+STATS = _list(
     {
         200: builders.answer(
             "Counted now.",
@@ -194,7 +261,7 @@ STATS = _read(
     ProblemType.EVENT_NOT_FOUND,
 )
 
-EXPLAIN = _read(
+EXPLAIN = _list(
     {
         200: builders.answer(
             "Why it has its status.",
@@ -213,6 +280,7 @@ EXPLAIN = _read(
                     "It is number 1 of 1 on the waitlist.",
                     "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
                 ],
+                "stepsFrom": 1,
                 "steps": [],
             },
         ),
@@ -225,7 +293,7 @@ EXPORT = _read(
         200: {
             "description": "All registrations, a line each.",
             "content": {
-                "text/csv": {"example": "id,seq,name,email,spotsCount,status,createdAt,updatedAt\n"},
+                "text/csv": {"example": "\ufeffid,seq,name,email,spotsCount,status,createdAt,updatedAt\r\n"},
                 "application/x-ndjson": {"example": '{"id": "…", "seq": 4711, "name": "User A"}\n'},
             },
         },

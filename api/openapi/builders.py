@@ -125,6 +125,9 @@ COMMAND_PROBLEMS = (
     ProblemType.ACCEPTANCE_UNKNOWN,
 )
 
+# A deleted event refuses every late command.
+LATE_PROBLEMS = (ProblemType.REGISTRATION_CLOSED, ProblemType.WORKERS_OUTDATED)
+
 # The answer to a change shows more than its outcome, which takes a read after it.
 CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
 
@@ -135,6 +138,9 @@ PENDING_ANSWER = answer(
 WAIT = {
     "name": "wait",
     "in": "query",
-    "description": "Seconds to wait for the decision of a pending command.",
+    "description": (
+        "Seconds to wait for the decision of a pending command; with `If-None-Match`, also for a change "
+        "of the registration's status."
+    ),
     "schema": {"type": "number", "minimum": 0, "default": 0},
 }

@@ -17,6 +17,7 @@ PROBLEM_MEMBERS: dict[str, Any] = {
     "incident_id": REGISTRATION_ID,
     "spots_left": 1,
     "spots_needed": 4,
+    "opens_at": "2026-12-01T09:00:00Z",
 }
 CONFIRMED = {
     "receiptId": RECEIPT_ID,
@@ -44,7 +45,7 @@ REFUSED = {
     "registration": None,
     "refusal": {"code": "EVENT_FULL", "detail": "The event is full and its waitlist takes nobody."},
 }
-AVAILABILITY = {
+_FIGURES = {
     "slug": "demo",
     "title": "Demonstration drop",
     "capacity": 100,
@@ -56,15 +57,19 @@ AVAILABILITY = {
     "closesAt": None,
     "maxSpotsPerRegistration": 10,
 }
+AVAILABILITY = {**_FIGURES, "spotsOffered": 1, "next": "CONFIRMED", "pending": 0, "asOf": NOW}
 EVENT_EXAMPLE = {
-    **AVAILABILITY,
+    **_FIGURES,
     "id": EVENT_ID,
     "overbookedSpots": 0,
     "waitlistEnabled": True,
     "waitlistLimit": None,
     "promotionPolicy": "strict_fifo",
     "autoPromote": True,
+    "promoteUntil": None,
+    "cancelUntil": None,
     "paused": False,
+    "archived": False,
     "promoting": False,
     "createdAt": NOW,
     "updatedAt": NOW,

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from api.edge import schemas, schemas_insight
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
-from shared.domain.commands import ChangeEvent, Register
+from shared.domain.commands import AddRegistration, ChangeEvent, Register
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -51,12 +51,13 @@ REGISTER = builders.route(
         ),
     },
     ProblemType.REGISTRATION_CLOSED,
+    ProblemType.REGISTRATION_NOT_OPEN,
     ProblemType.EVENT_PAUSED,
     ProblemType.TOO_MANY_SPOTS,
-    ProblemType.ALREADY_REGISTERED,
     ProblemType.EVENT_FULL,
+    ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
-    *builders.COMMAND_PROBLEMS,
+    *builders.CHANGE_PROBLEMS,
     body=Register,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
@@ -86,7 +87,9 @@ RECEIPT = builders.route(
     *builders.READ_PROBLEMS,
     parameters=[
         builders.WAIT,
-        builders.header("If-None-Match", "The `ETag` of an earlier answer.", '"b2ecc7275ec16ac9"'),
+        builders.header(
+            "If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'
+        ),
     ],
 )
 
@@ -94,7 +97,7 @@ CANCEL = builders.route(
     {
         200: builders.answer(
             "Cancelled, now or before.",
-            schemas.Receipt,
+            schemas.Cancelled,
             cancelled={
                 **examples.CONFIRMED,
                 "status": "CANCELLED",
@@ -104,14 +107,38 @@ CANCEL = builders.route(
                     "spotsCount": 1,
                     "waitlistPosition": None,
                 },
+                "changed": True,
+                "fromStatus": "CONFIRMED",
+                "toStatus": "CANCELLED",
             },
         ),
         202: builders.PENDING_ANSWER,
     },
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.CANCELLATION_CLOSED,
+    *builders.LATE_PROBLEMS,
     *builders.CHANGE_PROBLEMS,
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+)
+
+SHRINK = builders.route(
+    {
+        200: builders.answer(
+            "The party has this size, now or before.", schemas.Receipt, smaller=examples.CONFIRMED
+        ),
+        202: builders.PENDING_ANSWER,
+    },
+    ProblemType.RECEIPT_NOT_FOUND,
+    ProblemType.REGISTRATION_NOT_FOUND,
+    ProblemType.CANCELLATION_CLOSED,
+    ProblemType.TOO_MANY_SPOTS,
+    *builders.BODY_PROBLEMS,
+    *builders.LATE_PROBLEMS,
+    *builders.CHANGE_PROBLEMS,
+    parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+    body=schemas.PartySize,
+    examples={"one fewer": {"value": {"spotsCount": 1}}},
 )
 
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
@@ -192,11 +219,15 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
 def _components() -> dict[str, Any]:
     bodies = [
         Register,
+        AddRegistration,
         ChangeEvent,
         *(
             body
-            for body in (vars(schemas) | vars(schemas_insight)).values()
-            if isinstance(body, type) and issubclass(body, schemas.Wire) and body is not schemas.Wire
+            for name, body in (vars(schemas) | vars(schemas_insight)).items()
+            if not name.startswith("_")
+            and isinstance(body, type)
+            and issubclass(body, schemas.Wire)
+            and body is not schemas.Wire
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")

@@ -4,32 +4,38 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import audit, ids
 from shared.domain.event import EventSettings
-from shared.postgres import arrays
-from shared.postgres.tables import REVISION
+from shared.postgres import arrays, tables
 
 _EVENT_COLUMNS = """
     id, slug, title, capacity, spots_reserved, greatest(capacity - spots_reserved, 0) AS spots_left,
     overbooked_spots, waitlist_length, waitlist_enabled, waitlist_limit, promotion_policy, auto_promote,
-    max_spots_per_registration, opens_at, closes_at, paused,
+    max_spots_per_registration, opens_at, closes_at, promote_until, cancel_until, paused, archived, deleted,
     follow_up_id IS NOT NULL AND (
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL AS promoting,
     created_at, updated_at, now() AS now
 """
 
-_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[]))")
-_EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id")
-_EVENT_BY_SLUG = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE slug = :slug")
-_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id")
+BEFORE_ALL = "-infinity", UUID(int=0)
+
+_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
+_EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
+_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
+_SLUG_IS_HELD = text("""
+    SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
+                   AND slug_released_at > clock_timestamp() - make_interval(secs => :held_seconds))
+""")
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event
-    WHERE CAST(:after AS uuid) IS NULL OR id > :after
-    ORDER BY id LIMIT :limit
+    WHERE archived = :archived AND NOT deleted
+      AND (created_at, id) > (CAST(:created_at AS timestamptz), CAST(:id AS uuid))
+      AND (CAST(:slug AS text) IS NULL OR slug = :slug)
+    ORDER BY created_at, id LIMIT :limit
 """)
 
 _POSITION = """
@@ -42,17 +48,30 @@ _POSITION = """
 
 _REGISTRATION = text(f"""
     SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
-    FROM registration WHERE event_id = :event_id AND id = :id
+    FROM registration
+    WHERE event_id = :event_id AND id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
 """)
 
+# The index finds the words that begin as those of `q` do; the condition on the text finds `q` as a whole. A
+# search without a letter or a digit reads all registrations of the event.
+_HAS_WORDS = """
+    AND search_words(event_id, name, email) @@ (
+        SELECT string_agg(quote_literal(word) || ':*', ' & ')::tsquery
+        FROM unnest(tsvector_to_array(search_words(:event_id, :q, ''))) AS word
+        WHERE length(word) > 8
+    )
+"""
+_HAS_TEXT = "AND strpos(folded(name || ' ' || coalesce(email, '')) COLLATE \"C\", folded(:q)) > 0"
+
 # Positions are counted once up to the page's first waiting registration and then along the page.
-_REGISTRATIONS = text("""
+_REGISTRATIONS = """
     WITH page AS (
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
         FROM registration
         WHERE event_id = :event_id AND seq > :after
+          AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
           AND (CAST(:status AS text) IS NULL OR status = :status)
-          AND (CAST(:pattern AS text) IS NULL OR name ILIKE :pattern OR email ILIKE :pattern)
+          {search}
         ORDER BY seq LIMIT :limit
     ), bounds AS (
         SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST'
@@ -70,7 +89,11 @@ _REGISTRATIONS = text("""
     SELECT page.*, waiting.position AS waitlist_position
     FROM page LEFT JOIN waiting ON waiting.id = page.id
     ORDER BY page.seq
-""")
+"""
+_ALL = text(_REGISTRATIONS.format(search=""))
+_WITH_TEXT = text(_REGISTRATIONS.format(search=_HAS_TEXT))
+_WITH_WORD = text(_REGISTRATIONS.format(search=_HAS_WORDS))
+_WITH_WORDS = text(_REGISTRATIONS.format(search=_HAS_WORDS + _HAS_TEXT))
 
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor, entry.reason, entry.registration_id,
@@ -96,7 +119,7 @@ _COUNTER = text("""
     SELECT spots_reserved,
            (SELECT coalesce(sum(spots_count), 0) FROM registration
             WHERE event_id = event.id AND status = 'CONFIRMED') AS actual_confirmed
-    FROM event WHERE id = :event_id
+    FROM event WHERE id = :event_id AND NOT deleted
 """)
 
 _REVISION = text("SELECT version_num FROM alembic_version")
@@ -109,15 +132,15 @@ async def event_ids(connection: AsyncConnection, slugs: Sequence[str]) -> list[U
     return [found.get(slug) for slug in slugs]
 
 
-async def event_slug(connection: AsyncConnection, id_: UUID) -> str | None:
-    """Return the slug of the event with this id."""
-    return (await connection.execute(_EVENT_SLUG, {"id": id_})).scalar_one_or_none()
+async def event_slug(connection: AsyncConnection, id_: UUID, *, deleted: bool = False) -> str | None:
+    """Return the slug of the event with this id; of a deleted event only if `deleted`."""
+    return (await connection.execute(_EVENT_SLUG, {"id": id_, "deleted": deleted})).scalar_one_or_none()
 
 
-async def event_by_slug(connection: AsyncConnection, slug: str) -> dict[str, Any] | None:
-    """Return an event by its slug, with its state as of now."""
-    row = (await connection.execute(_EVENT_BY_SLUG, {"slug": slug})).mappings().one_or_none()
-    return None if row is None else _with_state(row)
+async def slug_is_held(connection: AsyncConnection, slug: str) -> bool:
+    """Return True if an event gave the slug up so lately that a process may still send commands there."""
+    parameters = {"slug": slug, "held_seconds": tables.SLUG_HELD_SECONDS}
+    return bool((await connection.execute(_SLUG_IS_HELD, parameters)).scalar_one())
 
 
 async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] | None:
@@ -126,10 +149,16 @@ async def event_by_id(connection: AsyncConnection, id_: UUID) -> dict[str, Any] 
     return None if row is None else _with_state(row)
 
 
-async def events(connection: AsyncConnection, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Return events in the order in which they were made, each with its state as of now."""
-    rows = await connection.execute(_EVENTS, {"after": after, "limit": limit})
-    return [_with_state(row) for row in rows.mappings()]
+async def events(
+    connection: AsyncConnection, *, slug: str | None, archived: bool, after: tuple[str, UUID], limit: int
+) -> list[dict[str, Any]]:
+    """Return events by `created_at` and id, with their state as of now; with this slug only, if it is given.
+
+    `after` is the place of the last event of the page before, or `BEFORE_ALL`.
+    """
+    created_at, id_ = after
+    parameters = {"slug": slug, "archived": archived, "created_at": created_at, "id": id_, "limit": limit}
+    return [_with_state(row) for row in (await connection.execute(_EVENTS, parameters)).mappings()]
 
 
 def _with_state(row: RowMapping) -> dict[str, Any]:
@@ -137,6 +166,7 @@ def _with_state(row: RowMapping) -> dict[str, Any]:
     event = dict(row)
     settings = EventSettings(**{name: event[name] for name in EventSettings.__struct_fields__})
     event["state"] = settings.state(event.pop("now"))
+    del event["deleted"]
     return event
 
 
@@ -149,10 +179,22 @@ async def registration(connection: AsyncConnection, event_id: UUID, id_: UUID) -
 async def registrations(  # noqa: PLR0913 - one parameter for each of the query's
     connection: AsyncConnection, event_id: UUID, *, status: str | None, q: str | None, after: int, limit: int
 ) -> Sequence[RowMapping]:
-    """Return registrations in ledger order, of one status and with `q` in name or email where given."""
-    pattern = q and "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    parameters = {"event_id": event_id, "status": status, "pattern": pattern, "after": after, "limit": limit}
-    return (await connection.execute(_REGISTRATIONS, parameters)).mappings().all()
+    """Return registrations in ledger order, of one status and with `q` in name or email where given.
+
+    `q` begins at the beginning of a word. Neither case nor accents count.
+    """
+    parameters = {"event_id": event_id, "status": status, "after": after, "limit": limit}
+    statement = _ALL
+    if q is not None:
+        parameters["q"] = q
+        statement = _search(q)
+    return (await connection.execute(statement, parameters)).mappings().all()
+
+
+def _search(q: str) -> TextClause:
+    if q.isascii() and q.isalnum():
+        return _WITH_WORD
+    return _WITH_WORDS if any(sign.isalnum() for sign in q) else _WITH_TEXT
 
 
 async def audit_entries(
@@ -197,4 +239,4 @@ def schema_serves(connection: Connection) -> bool:
     A migration takes nothing away that the version before it needs.
     """
     revision: str | None = connection.execute(_REVISION).scalar_one_or_none()
-    return revision is not None and revision >= REVISION
+    return revision is not None and revision >= tables.REVISION

@@ -8,25 +8,24 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_insight import Explanation, ExplanationStep
-from shared.domain import audit, promotion
+from shared.domain import audit, commands, promotion
 from shared.domain.commands import Status
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
 _OTHER = UUID(int=0)
 
-# The capacity at the time of an entry is what the next change of it has as "before".
+ENTRIES_MAX = 100_000
+"""An explanation looks at so many of the event's newest entries, which have no index by registration."""
+_ROWS_MAX = 1_000
+
+# The numbers have no gap, so the bound of the read follows from the newest.
+_NEWEST = text("SELECT coalesce(max(number), 0) FROM audit_entry WHERE event_id = :event_id")
 _STEPS = text("""
-    SELECT entry.number, entry.at, entry.kind, entry.actor, entry.reason, entry.from_status, entry.to_status,
-           entry.spots_delta, entry.spots_reserved,
-           coalesce(
-               (SELECT CAST(later.before_after -> 'capacity' ->> 0 AS integer) FROM audit_entry AS later
-                WHERE later.event_id = entry.event_id AND later.number > entry.number
-                  AND later.before_after ? 'capacity'
-                ORDER BY later.number LIMIT 1),
-               (SELECT capacity FROM event WHERE id = entry.event_id)) AS capacity
-    FROM audit_entry AS entry
-    WHERE entry.event_id = :event_id AND entry.registration_id = :id
-    ORDER BY entry.number
+    SELECT number, at, kind, actor, reason, from_status, to_status, spots_delta, spots_reserved,
+           coalesce(registration_id = :id, false) AS is_step, before_after
+    FROM audit_entry
+    WHERE event_id = :event_id AND number >= :first AND (registration_id = :id OR before_after ? 'capacity')
+    ORDER BY number DESC LIMIT :limit
 """)
 
 _AHEAD = text("""
@@ -36,7 +35,8 @@ _AHEAD = text("""
            min(seq) FILTER (WHERE spots_count <= :capacity) AS head_seq,
            (array_agg(spots_count ORDER BY seq) FILTER (WHERE spots_count <= :spots_left))[1]
            AS fitting_needs,
-           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq
+           min(seq) FILTER (WHERE spots_count <= :spots_left) AS fitting_seq,
+           (SELECT promote_until <= now() FROM event WHERE id = :event_id) AS promotion_ended
     FROM registration
     WHERE event_id = :event_id AND status = 'WAITLIST' AND seq < :seq
 """)
@@ -46,7 +46,7 @@ async def explain(
     connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
 ) -> Explanation:
     """Return the explanation of a registration's status, from one snapshot of the tables."""
-    steps = await _steps(connection, event["id"], registration["id"])
+    first, steps = await _steps(connection, event, registration)
     free = event["capacity"] - event["spots_reserved"]
     ahead: Row[Any] | None = None
     if registration["status"] == Status.WAITLIST:
@@ -62,29 +62,70 @@ async def explain(
         spots_left=max(free, 0),
         registrations_ahead=None if ahead is None else ahead.registrations,
         spots_ahead=None if ahead is None else ahead.spots,
-        sentences=[_past(registration, step) for step in steps] + _present(event, registration, ahead, steps),
+        sentences=[
+            *_unseen(first),
+            *(_past(step) for step in steps),
+            *_present(event, registration, ahead, steps),
+        ],
+        steps_from=first,
         steps=steps,
     )
 
 
-async def _steps(connection: AsyncConnection, event_id: UUID, id_: UUID) -> list[ExplanationStep]:
-    rows = await connection.execute(_STEPS, {"event_id": event_id, "id": id_})
-    return [ExplanationStep(**{**row, "at": audit.timestamp(row["at"])}) for row in rows.mappings()]
+async def _steps(
+    connection: AsyncConnection, event: Mapping[str, Any], registration: RowMapping
+) -> tuple[int, list[ExplanationStep]]:
+    """Return the number of the first entry that was looked at, and the registration's entries from there.
+
+    Each entry has the event's capacity and the party's size after it.
+    """
+    newest = (await connection.execute(_NEWEST, {"event_id": event["id"]})).scalar_one()
+    first = max(1, newest - ENTRIES_MAX + 1)
+    parameters = {"event_id": event["id"], "id": registration["id"], "first": first, "limit": _ROWS_MAX}
+    rows = (await connection.execute(_STEPS, parameters)).mappings().all()
+    capacity, size = event["capacity"], registration["spots_count"]
+    steps = []
+    for row in rows:  # from the newest: a change tells what was before it
+        facts = dict(row)
+        is_step, changed = facts.pop("is_step"), facts.pop("before_after") or {}
+        if is_step:
+            facts |= {"at": audit.timestamp(row["at"]), "capacity": capacity, "spots_count": size}
+            steps.append(ExplanationStep(**facts, corrected=sorted(changed)))
+            size = changed.get("spotsCount", [size])[0]
+        else:
+            capacity = changed["capacity"][0]
+    return (first if len(rows) < _ROWS_MAX else rows[-1]["number"]), steps[::-1]
 
 
-def _past(registration: RowMapping, step: ExplanationStep) -> str:
+def _unseen(first: int) -> list[str]:
+    if first == 1:
+        return []
+    return [f"Changes before number {first} of the audit trail were not looked at."]
+
+
+def _past(step: ExplanationStep) -> str:
     """Return a sentence for a step: the change, its actor, and the counter at that moment."""
-    needs = registration["spots_count"]
+    needs = step.spots_count
+    because = f" because {step.reason!r}" if step.reason else ""
+    if step.kind == "give_receipt":
+        return f"Given a new receipt by {step.actor}{because}."
+    if step.kind == "correct_registration":
+        parts = " and ".join(step.corrected)
+        return f"Corrected in {parts} by {step.actor}{because}: since then it needs {needs}."
+    if step.kind == "erase":
+        return f"Its name and address were erased by {step.actor}{because}."
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
     if step.from_status is None:
-        how = {"register": "decided", "adopt": "adopted", "migration": "taken over"}.get(step.kind, step.kind)
+        how = {
+            "register": "decided",
+            "add_registration": f"added by {step.actor}{because}",
+            "adopt": "adopted",
+            "migration": "taken over",
+        }.get(step.kind, step.kind)
         return f"When it was {how}, {counter}: {step.to_status}."
     if step.kind == "promotion":
         return f"Promoted when spots became free: {counter}."
-    because = f" because {step.reason!r}" if step.reason else ""
-    if step.kind == "erase":
-        return f"Its name and address were erased by {step.actor}{because}."
     return (
         f"Moved from {step.from_status} to {step.to_status or 'deleted'} by {step.actor}{because}: {counter}."
     )
@@ -118,10 +159,8 @@ def _obstacle(
             f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
             "behind it are promoted before it until the capacity allows it."
         )
-    if event["paused"]:
-        return "The event is paused: no registration is promoted until the pause ends."
-    if not event["auto_promote"]:
-        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    if halt := _halt(event, ahead, free):
+        return halt
     if free == 0:
         return "No spots are free."
     if event["promoting"]:
@@ -138,6 +177,20 @@ def _obstacle(
         subject = "It" if ahead.head_seq is not None else "The head of the waitlist"
         return f"{subject} needs {needs}, {free} are free, policy {policy}."
     return f"{ahead.fitting} ahead of it fit into the {free} that are free, policy {policy}."
+
+
+def _halt(event: Mapping[str, Any], ahead: Row[Any], free: int) -> str | None:
+    """Return the reason for which no registration of the event is promoted, None if there is none."""
+    if event["archived"]:
+        return "The event is archived: no registration is promoted until it is taken out."
+    if event["paused"]:
+        return "The event is paused: no registration is promoted until the pause ends."
+    if ahead.promotion_ended:
+        ended = commands.rfc3339(event["promote_until"])
+        return f"Promotion ended at {ended}: {free} are free, and an admin can confirm it."
+    if not event["auto_promote"]:
+        return f"{free} are free; autoPromote is off, so an admin has to confirm it."
+    return None
 
 
 def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any], free: int) -> bool:

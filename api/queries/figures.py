@@ -45,8 +45,9 @@ class Backlog:
 class Figures:
     """Reads the figures; None stands for those that cannot be read in time."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, admin_reader: Reader) -> None:
         self._reader = reader
+        self._admin_reader = admin_reader
         self._backlog: Backlog | None = None
         self._drift: int | None = None
         self._read_at = self._count_at = -_KEEP_SECONDS * 1.0
@@ -85,7 +86,7 @@ class Figures:
     async def _count(self) -> None:
         began = time.monotonic()
         try:
-            self._drift = await self._reader.read(_drift)
+            self._drift = await self._admin_reader.read(_drift)
         except (SQLAlchemyError, OSError) as error:
             self._drift = None
             log.warning("figures_not_readable", error=repr(error))

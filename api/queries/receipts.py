@@ -20,7 +20,14 @@ from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 from shared.domain import audit, ids, outcomes
 from shared.domain.commands import Status
-from shared.domain.outcomes import Confirmed, Outcome, StatusChanged, Waitlisted
+from shared.domain.outcomes import (
+    Confirmed,
+    Outcome,
+    ReceiptGiven,
+    RegistrationCorrected,
+    StatusChanged,
+    Waitlisted,
+)
 from shared.postgres import arrays, backlog, durability
 from shared.postgres.durability import NotConfirmed
 
@@ -34,7 +41,8 @@ _COUNTING_SHARE = 0.05
 
 _RECEIPTS = text(f"""
     SELECT command.event_id, command.id AS receipt_id, outcome.body::text AS outcome, registration.id,
-           registration.status, registration.spots_count, registration.seq, event.audit_seq,
+           registration.status, registration.spots_count, registration.seq,
+           registration.command_id AS newest_receipt_id, event.audit_seq,
            {durability.TO_CONFIRM.format("outcome")} AS of_outcome,
            {durability.TO_CONFIRM.format("registration")} AS of_registration,
            {durability.TO_CONFIRM.format("event")} AS of_event
@@ -68,14 +76,18 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """The result of a read: the receipt, None if it was never issued; `readable` is false for a bad outcome.
+class Found:
+    """The result of a read: the receipt, None if it is none; `readable` is false for a bad outcome.
 
-    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`).
+    `held` is the id of the registration that the receipt's holder may change.
+    `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`);
+    `audit_seq` is the number of the event's last audit entry, as of the read.
     """
 
     receipt: Receipt | None
     readable: bool = True
+    held: UUID | None = None
+    audit_seq: int = 0
     to_confirm: tuple[str | None, ...] = ()
 
 
@@ -85,11 +97,11 @@ class Receipts:
     def __init__(self, reader: Reader, confirm: Confirm) -> None:
         self._reader = reader
         self._confirm = confirm
-        self._loader: BatchLoader[_Question, _Answer] = BatchLoader(self._read, _BATCH_MAX)
+        self._loader: BatchLoader[_Question, Found] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Receipt | None:
-        """Return the state of a command; None for an id that was never issued at this event.
+    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Found:
+        """Return the state of a command; without a receipt for an id that is none here, or no longer.
 
         A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
         raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
@@ -103,19 +115,29 @@ class Receipts:
             await self._confirm(answer.to_confirm, by)
         except NotConfirmed as error:
             raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
-        return answer.receipt
+        return answer
+
+    async def held(self, event_id: UUID, receipt_id: UUID) -> UUID | None:
+        """Return the registration that a receipt's holder may change; None if the receipt is none.
+
+        A receipt that gives no right over any registration has the id of a registration that does not exist.
+        """
+        answer = await self._loader.load((event_id, receipt_id))
+        if answer.receipt is None and answer.readable:
+            return None
+        return answer.held or ids.registration_id(receipt_id)
 
     async def ahead(self, event_id: UUID, receipt_id: UUID) -> int:
         """Return the number of pending commands before this one, 0 if it is settled."""
         receipt = (await self._loader.load((event_id, receipt_id))).receipt
         return 0 if receipt is None else receipt.ahead or 0
 
-    async def _read(self, questions: Sequence[_Question]) -> list[_Answer]:
+    async def _read(self, questions: Sequence[_Question]) -> list[Found]:
         return await self._reader.read(
             lambda connection: self._receipts(connection, questions), snapshot=True
         )
 
-    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[_Answer]:
+    async def _receipts(self, connection: AsyncConnection, questions: Sequence[_Question]) -> list[Found]:
         parameters = {
             "event_ids": arrays.uuids(event_id for event_id, _ in questions),
             "ids": arrays.uuids(receipt_id for _, receipt_id in questions),
@@ -125,32 +147,39 @@ class Receipts:
         }
         pending = [key for key, row in rows.items() if row.outcome is None]
         ahead = await backlog.ahead(connection, pending) if pending else {}
-        answers: list[_Answer] = []
+        answers: list[Found] = []
         for event_id, receipt_id in questions:
             row = rows.get((event_id, receipt_id))
             if row is None:
-                answers.append(_Answer(None))
+                answers.append(Found(None))
             elif row.outcome is None:
-                answers.append(_Answer(_pending(receipt_id, ahead[receipt_id])))
+                answers.append(Found(_pending(receipt_id, ahead[receipt_id])))
             else:
                 answers.append(await self._settled(connection, event_id, row))
         return answers
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> _Answer:
+    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Found:
         try:
             outcome = outcomes.decode(row.outcome)
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
             log.warning(
                 "outcome_unreadable", command_digest=audit.command_digest(row.receipt_id), error=str(error)
             )
-            return _Answer(None, readable=False)
+            return Found(None, readable=False)
+        is_holders = isinstance(outcome, Confirmed | Waitlisted | ReceiptGiven) and row.id is not None
+        if is_holders and row.newest_receipt_id != row.receipt_id:
+            return Found(None)  # the holder has a newer one
         to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
-        return _Answer(await self._of(connection, event_id, row, outcome), to_confirm=to_confirm)
+        receipt = await self._of(connection, event_id, row, outcome)
+        held = row.id if is_holders else None
+        return Found(receipt, held=held, to_confirm=to_confirm, audit_seq=row.audit_seq)
 
     async def _of(
         self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome
     ) -> Receipt:
-        if not isinstance(outcome, Confirmed | Waitlisted | StatusChanged):
+        if not isinstance(
+            outcome, Confirmed | Waitlisted | StatusChanged | RegistrationCorrected | ReceiptGiven
+        ):
             return responses.receipt(row.receipt_id, outcome)
         if row.id is None:
             return Receipt(

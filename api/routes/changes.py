@@ -1,11 +1,13 @@
 """The admin routes that change an event: each is a command that the event's owner decides."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from msgspec import UNSET
 from pydantic import BeforeValidator
 from starlette.responses import Response
 
@@ -16,26 +18,34 @@ from api.edge.problems import ProblemType
 from api.edge.schemas import (
     Event,
     EventCounter,
+    EventDeleted,
     Healed,
-    Healing,
     Registration,
+    RegistrationChange,
     RegistrationChanged,
     RegistrationDeleted,
-    StatusChange,
 )
 from api.edge.security import writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
 from shared.domain import commands, outcomes, texts
-from shared.domain.commands import ChangeEvent, ChangeStatus, Command, DeleteRegistration, HealCounter
-from shared.domain.outcomes import CounterHealed, StatusChanged
+from shared.domain.commands import (
+    AddRegistration,
+    ChangeEvent,
+    Command,
+    DeleteEvent,
+    DeleteRegistration,
+    GiveReceipt,
+    HealCounter,
+)
+from shared.domain.outcomes import CounterHealed, RegistrationCorrected, StatusChanged
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
 _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
-_STATUS_CHANGE = msgspec.json.Decoder(StatusChange)
-_HEALING = msgspec.json.Decoder(Healing)
+_REGISTRATION_CHANGE = msgspec.json.Decoder(RegistrationChange)
+_ADD = msgspec.json.Decoder(AddRegistration)
 
 Reason = Annotated[str | None, BeforeValidator(texts.clean), Query(max_length=commands.REASON_LENGTH_MAX)]
 _Expected = TypeVar("_Expected")
@@ -51,24 +61,66 @@ async def change_event(event_id: UUID, services: Provided, request: Request, act
     return responses.body(Event(**await _event(services, decided, event_id)), headers=decided.headers)
 
 
-@router.patch("/{event_id}/registrations/{registration_id}", **admin_routes.CHANGE_STATUS)
-async def change_status(
-    event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
+@router.delete("/{event_id}", **admin_routes.DELETE_EVENT)
+async def delete_event(
+    event_id: UUID, services: Provided, request: Request, actor: str = writer, reason: Reason = None
 ) -> Response:
-    """Confirm, waitlist or cancel a registration; confirmed only if it fits."""
-    change = await request_bodies.read(request, _STATUS_CHANGE, services.settings)
-    await _must_exist(services, request, event_id, registration_id)
-    command = ChangeStatus(registration_id=registration_id, status=change.status, reason=change.reason)
+    """Delete an event for good: it is closed and hidden, and its slug is free; its audit trail stays."""
+    decided = await _submit(services, request, event_id, DeleteEvent(reason=reason or UNSET), actor)
+    if isinstance(decided, Response):
+        return decided
+    content = EventDeleted(receipt_id=decided.receipt_id, event_id=event_id)
+    return responses.body(content, headers=decided.headers)
+
+
+@router.post("/{event_id}/registrations", **admin_routes.ADD_REGISTRATION)
+async def add_registration(
+    event_id: UUID, services: Provided, request: Request, actor: str = writer
+) -> Response:
+    """Register a party outside the window, in a pause, or past the waitlist's limit; return its receipt."""
+    command = await request_bodies.read(request, _ADD, services.settings)
     decided = await _submit(services, request, event_id, command, actor)
     if isinstance(decided, Response):
         return decided
-    changed = _expect(StatusChanged, decided)
+    content = responses.receipt(decided.receipt_id, decided.outcome)
+    return responses.body(content, HTTPStatus.CREATED, decided.headers)
+
+
+@router.post("/{event_id}/registrations/{registration_id}/receipt", **admin_routes.GIVE_RECEIPT)
+async def give_receipt(
+    event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
+) -> Response:
+    """Give a holder a new receipt; the one before is valid no longer."""
+    reason = await request_bodies.read_reason(request, services.settings)
+    await _must_exist(services, request, event_id, registration_id)
+    command = GiveReceipt(registration_id=registration_id, reason=reason or UNSET)
+    decided = await _submit(services, request, event_id, command, actor)
+    if isinstance(decided, Response):
+        return decided
+    reading = services.receipts.find(event_id, decided.receipt_id, decided.read_by)
+    given = (await submit.shown(decided, reading)).receipt
+    if given is None:  # a newer one was given since
+        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+    return responses.body(given, HTTPStatus.CREATED, decided.headers)
+
+
+@router.patch("/{event_id}/registrations/{registration_id}", **admin_routes.CHANGE_REGISTRATION)
+async def change_registration(
+    event_id: UUID, registration_id: UUID, services: Provided, request: Request, actor: str = writer
+) -> Response:
+    """Confirm, waitlist or cancel a registration, or correct its name, its email address or its size."""
+    change = await request_bodies.read(request, _REGISTRATION_CHANGE, services.settings)
+    await _must_exist(services, request, event_id, registration_id)
+    command = change.command(registration_id)
+    decided = await _submit(services, request, event_id, command, actor)
+    if isinstance(decided, Response):
+        return decided
     reading = services.read(lambda connection: events.registration(connection, event_id, registration_id))
     row = await submit.shown(decided, reading)
     content = RegistrationChanged(
         receipt_id=decided.receipt_id,
-        changed=changed.from_status is not changed.to_status,
-        registration=Registration(**row),
+        **_done(decided),
+        registration=None if row is None else Registration(**row),
         event=await _counter(services, decided, event_id),
     )
     return responses.body(content, headers=decided.headers)
@@ -101,9 +153,8 @@ async def delete_registration(  # noqa: PLR0913, PLR0917 - one parameter for eac
 @router.post("/{event_id}/counter/heal", **admin_routes.HEAL_COUNTER)
 async def heal_counter(event_id: UUID, services: Provided, request: Request, actor: str = writer) -> Response:
     """Set the counter to the sum of the registrations, and return the drift."""
-    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    healing = await request_bodies.read(request, _HEALING, services.settings) if has_body else Healing()
-    decided = await _submit(services, request, event_id, HealCounter(reason=healing.reason), actor)
+    reason = await request_bodies.read_reason(request, services.settings)
+    decided = await _submit(services, request, event_id, HealCounter(reason=reason), actor)
     if isinstance(decided, Response):
         return decided
     healed = _expect(CounterHealed, decided)
@@ -121,11 +172,24 @@ async def _submit(
 ) -> Decided | Response:
     deadline = request_bodies.deadline_of(request, services.settings)
     async with asyncio.timeout_at(deadline.accept_by):
-        slug = await services.event_slug(event_id)
+        # A replay is answered after the deletion, too.
+        replays = isinstance(command, DeleteEvent) and "idempotency-key" in request.headers
+        slug = await services.event_slug(event_id, deleted=replays)
+        await services.must_be_known(command)
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=actor
     )
     return await services.submission.submit(submitted)
+
+
+def _done(decided: Decided) -> dict[str, Any]:
+    """Return what the command did to the registration, also when it is replayed later."""
+    if isinstance(decided.outcome, RegistrationCorrected):
+        status, changed = decided.outcome.status, len(decided.outcome.changed) > 0
+        return {"changed": changed, "from_status": status, "to_status": status}
+    outcome = _expect(StatusChanged, decided)
+    changed = outcome.from_status is not outcome.to_status or outcome.moved is True
+    return {"changed": changed, "from_status": outcome.from_status, "to_status": outcome.to_status}
 
 
 def _expect(kind: type[_Expected], decided: Decided) -> _Expected:
@@ -147,7 +211,10 @@ async def _must_exist(services: Services, request: Request, event_id: UUID, regi
 
 async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[str, Any]:
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
-    return await submit.shown(decided, reading)
+    event = await submit.shown(decided, reading)
+    if event is None:  # it was deleted since
+        raise ProblemType.EVENT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+    return event
 
 
 async def _counter(services: Services, decided: Decided, event_id: UUID) -> EventCounter:

@@ -1,6 +1,7 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,8 +10,10 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import insert
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from api.commands.intake import AcceptanceUnknown
@@ -28,7 +31,7 @@ from api.edge.security import reader, writer
 from api.openapi import admin_routes
 from api.queries import events
 from api.services import Provided, Services
-from shared.domain import ids
+from shared.domain import audit, ids, texts
 from shared.domain.commands import Status
 from shared.postgres import durability, tables
 from shared.postgres.durability import NotConfirmed
@@ -36,6 +39,7 @@ from shared.postgres.durability import NotConfirmed
 PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 _SEARCH_LENGTH_MAX = 200
+_EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -43,23 +47,31 @@ Search = Annotated[str | None, Query(max_length=_SEARCH_LENGTH_MAX)]
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
+_FINGERPRINT = text("SELECT fingerprint FROM idempotency_key WHERE event_id = :event_id AND key = :key")
 _NEW_EVENT = msgspec.json.Decoder(NewEvent)
 
 
-@router.post("", dependencies=[writer], **admin_routes.CREATE_EVENT)
-async def create_event(services: Provided, request: Request) -> Response:
-    """Create an event; its slug is its public address and never changes."""
+@router.post("", **admin_routes.CREATE_EVENT)
+async def create_event(services: Provided, request: Request, actor: str = writer) -> Response:
+    """Create an event; its slug is its public address.
+
+    The id of an event that is created under a key follows from the key, so no second one is created.
+    """
     new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
-    id_ = ids.new_id()
+    key = request_bodies.key_digest(request, f"event\0{actor}\0")
+    id_ = ids.new_id() if key is None else ids.event_id(key)
     async with asyncio.timeout_at(due), services.engine.connect() as connection:
         # The intake waits for a standby: a commit of this connection would keep it from others.
         await connection.execute(durability.WAIT_FOR_NO_STANDBY)
         server = (await connection.execute(durability.SERVER)).scalar_one()
         try:
-            await connection.execute(insert(tables.event).values(id=id_, **msgspec.structs.asdict(new_event)))
+            created = await _insert(connection, id_, new_event, key)
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
+        # After the insertion, which has waited for any other change of this slug.
+        if await events.slug_is_held(connection, new_event.slug):
+            raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         event = await events.event_by_id(connection, id_)
         try:
             await connection.commit()
@@ -70,18 +82,27 @@ async def create_event(services: Provided, request: Request) -> Response:
     except NotConfirmed as error:
         raise AcceptanceUnknown from error
     assert event is not None, "an event that was just inserted is there"
-    return responses.body(_event(event), HTTPStatus.CREATED, {"location": f"/api/events/{id_}"})
+    headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", dependencies=[reader], **admin_routes.EVENTS)
 async def list_events(
-    services: Provided, cursor: UUID | None = None, limit: Limit = _PAGE_DEFAULT
+    services: Provided,
+    slug: str | None = None,
+    cursor: str | None = None,
+    limit: Limit = _PAGE_DEFAULT,
+    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
 ) -> Response:
-    """List events, oldest first."""
-    rows = await services.read(lambda connection: events.events(connection, after=cursor, limit=limit))
-    return responses.body(
-        EventPage(items=[_event(row) for row in rows], next_cursor=_next(rows, limit, "id"))
+    """List events, oldest first: those in use, or the archived ones; `slug` finds one by its address."""
+    after = _after_event(cursor)
+    rows = await services.admin_read(
+        lambda connection: events.events(connection, slug=slug, archived=archived, after=after, limit=limit)
     )
+    next_cursor = None
+    if len(rows) == limit:
+        next_cursor = f"{audit.timestamp(rows[-1]['created_at'])}_{rows[-1]['id']}"
+    return responses.body(EventPage(items=[_event(row) for row in rows], next_cursor=next_cursor))
 
 
 @router.get("/{event_id}", dependencies=[reader], **admin_routes.EVENT)
@@ -104,9 +125,10 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
     after = _after(cursor)
-    rows = await services.read(
+    sought = texts.printable(q or "") or None
+    rows = await services.admin_read(
         lambda connection: events.registrations(
-            connection, event_id, status=status, q=q, after=after, limit=limit
+            connection, event_id, status=status, q=sought, after=after, limit=limit
         )
     )
     if not rows:
@@ -118,7 +140,9 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
 @router.get("/{event_id}/registrations/{registration_id}", dependencies=[reader], **admin_routes.REGISTRATION)
 async def read_registration(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Return one registration."""
-    row = await services.read(lambda connection: events.registration(connection, event_id, registration_id))
+    row = await services.admin_read(
+        lambda connection: events.registration(connection, event_id, registration_id)
+    )
     if row is None:
         raise ProblemType.REGISTRATION_NOT_FOUND.error()
     return responses.body(Registration(**row))
@@ -128,13 +152,13 @@ async def read_registration(event_id: UUID, registration_id: UUID, services: Pro
 async def list_audit_entries(
     event_id: UUID, services: Provided, cursor: str | None = None, limit: Limit = _PAGE_DEFAULT
 ) -> Response:
-    """List the audit trail by number, each entry chained to the one before."""
+    """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.audit_entries(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
     return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
 
@@ -149,7 +173,7 @@ async def list_commands(
 ) -> Response:
     """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
     after = _after(cursor)
-    rows = await services.read(
+    rows = await services.admin_read(
         lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
     )
     if not rows:
@@ -161,11 +185,29 @@ async def list_commands(
 @router.get("/{event_id}/counter", dependencies=[reader], **admin_routes.COUNTER)
 async def read_counter(event_id: UUID, services: Provided) -> Response:
     """Compare the counter with the confirmed registrations, in one snapshot."""
-    row = await services.read(lambda connection: events.counter(connection, event_id))
+    row = await services.admin_read(lambda connection: events.counter(connection, event_id))
     if row is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     reserved, actual = row["spots_reserved"], row["actual_confirmed"]
     return responses.body(Counter(spots_reserved=reserved, actual_confirmed=actual, drift=reserved - actual))
+
+
+async def _insert(connection: AsyncConnection, id_: UUID, new_event: NewEvent, key: bytes | None) -> bool:
+    """Insert an event; return False if the same request has created it under the same key before."""
+    values = {"id": id_, **msgspec.structs.asdict(new_event)}
+    inserting = insert(tables.event).values(values).on_conflict_do_nothing(index_elements=["id"])
+    inserted = (await connection.execute(inserting.returning(tables.event.c.id))).first()
+    if key is None:
+        return True
+    fingerprint = hashlib.sha256(b"event\0" + msgspec.json.encode(new_event)).digest()
+    used = {"event_id": id_, "key": key, "command_id": id_, "fingerprint": fingerprint}
+    if inserted is not None:
+        await connection.execute(insert(tables.idempotency_key).values(used))
+        return True
+    recorded = await connection.execute(_FINGERPRINT, {"event_id": id_, "key": key})
+    if recorded.scalar_one_or_none() != fingerprint:
+        raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
+    return False
 
 
 def _event(row: Mapping[str, Any]) -> Event:
@@ -183,6 +225,15 @@ def _after(cursor: str | None) -> int:
     if not _SEQ_CURSOR.fullmatch(cursor):
         raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
     return int(cursor)
+
+
+def _after_event(cursor: str | None) -> tuple[str, UUID]:
+    if cursor is None:
+        return events.BEFORE_ALL
+    if not _EVENT_CURSOR.fullmatch(cursor):
+        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
+    created_at, _, id_ = cursor.partition("_")
+    return created_at, UUID(id_)
 
 
 def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query

@@ -1,13 +1,10 @@
 """The admin routes of statistics, explanations and exports."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import psycopg
 from fastapi import APIRouter, Query
-from psycopg import sql
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
@@ -18,13 +15,11 @@ from api.edge.problems import ProblemType
 from api.edge.schemas_insight import Explanation, Stats, StatusStats
 from api.edge.security import reader
 from api.openapi import admin_routes
-from api.queries import events
+from api.queries import events, exports
 from api.queries import explain as explanations
-from api.services import Provided, Services
+from api.queries.exports import Separator
+from api.services import Provided
 from shared.domain.commands import Status
-
-EXPORTS_AT_ONCE_MAX = 2
-_EXPORT_SECONDS_MAX = 600
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
@@ -38,30 +33,13 @@ _COMMAND_STATS = text("""
             WHERE event_id = :event_id AND settled_at > now() - interval '1 minute') AS decided_per_minute
 """)
 
-# A spreadsheet takes a cell that begins with one of these for a formula.
-_CELL = "CASE WHEN {0} ~ '^[=+@\\t\\r-]' THEN '''' || {0} ELSE {0} END AS {0}"
-_CSV = sql.SQL(f"""
-    COPY (SELECT id, seq, {_CELL.format("name")}, {_CELL.format("email")}, spots_count AS "spotsCount",
-                 status, created_at AS "createdAt", updated_at AS "updatedAt"
-          FROM registration WHERE event_id = {{event_id}} ORDER BY seq)
-    TO STDOUT WITH (FORMAT csv, HEADER)
-""")
-# JSON holds no raw control characters, so quoting by one of them leaves every line as it is.
-_NDJSON = sql.SQL("""
-    COPY (SELECT json_build_object('id', id, 'seq', seq, 'name', name, 'email', email,
-                                   'spotsCount', spots_count, 'status', status,
-                                   'createdAt', created_at, 'updatedAt', updated_at)
-          FROM registration WHERE event_id = {event_id} ORDER BY seq)
-    TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')
-""")
-_FORMATS = {"csv": (_CSV, "text/csv; charset=utf-8"), "ndjson": (_NDJSON, "application/x-ndjson")}
-_exporting = asyncio.Semaphore(EXPORTS_AT_ONCE_MAX)
-
 
 @router.get("/{event_id}/stats", dependencies=[reader], **admin_routes.STATS)
 async def read_stats(event_id: UUID, services: Provided) -> Response:
     """Count registrations and spots by status, and the commands decided per minute."""
-    event, rows, flow = await services.read(lambda connection: _figures(connection, event_id), snapshot=True)
+    event, rows, flow = await services.admin_read(
+        lambda connection: _figures(connection, event_id), snapshot=True
+    )
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
     by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
@@ -85,7 +63,7 @@ async def read_stats(event_id: UUID, services: Provided) -> Response:
 )
 async def explain(event_id: UUID, registration_id: UUID, services: Provided) -> Response:
     """Explain a registration's status, and why it was or was not promoted."""
-    explanation = await services.read(
+    explanation = await services.admin_read(
         lambda connection: _explanation(connection, event_id, registration_id), snapshot=True
     )
     if explanation is None:
@@ -103,20 +81,17 @@ async def export(
     event_id: UUID,
     services: Provided,
     format_: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
+    separator: Separator = Separator.COMMA,
 ) -> Response:
-    """Stream all registrations, in the order of their places, as PostgreSQL's COPY gives them."""
+    """Stream all registrations of one snapshot, in the order of their places."""
     slug = await services.event_slug(event_id)
-    if _exporting.locked():
-        raise ProblemType.EXPORT_BUSY.error()
-    statement, media_type = _FORMATS[format_]
-    disposition = {"content-disposition": f'attachment; filename="{slug}.{format_}"'}
-    rows = _copied(services, statement.format(event_id=sql.Literal(event_id)))
+    form = exports.CSV[separator] if format_ == "csv" else exports.NDJSON
     return Download(
-        rows,
-        media_type=media_type,
-        headers=disposition,
+        await services.exports.begin(form, event_id),
+        media_type=form.media_type,
+        headers={"content-disposition": f'attachment; filename="{slug}.{format_}"'},
         stall_seconds_max=services.settings.export_stall_seconds_max,
-        seconds_max=_EXPORT_SECONDS_MAX,
+        seconds_max=exports.SECONDS_MAX,
     )
 
 
@@ -134,19 +109,3 @@ async def _explanation(connection: AsyncConnection, event_id: UUID, id_: UUID) -
     if event is None or registration is None:
         return None
     return await explanations.explain(connection, event, registration)
-
-
-async def _copied(services: Services, statement: sql.Composed) -> AsyncGenerator[bytes, None]:
-    """Yield the result of a COPY; close the generator early to end the statement and free its place."""
-    async with _exporting, services.engine.connect() as connection:
-        try:
-            driver = (await connection.get_raw_connection()).driver_connection
-            assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
-            async with driver.cursor() as cursor:
-                await cursor.execute(f"SET LOCAL statement_timeout = '{_EXPORT_SECONDS_MAX}s'")
-                async with cursor.copy(statement) as copy:
-                    async for chunk in copy:
-                        yield bytes(chunk)
-        except BaseException:
-            await connection.invalidate()  # closed: a connection in the middle of a statement is of no use
-            raise

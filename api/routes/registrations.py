@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -12,32 +13,32 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.commands import deadline as deadlines
-from api.commands import submit
-from api.edge import body_fields, problems, request_bodies, responses
+from api.commands import retry_after, submit
+from api.commands.submit import Decided
+from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Availability, Receipt, ReceiptStatus
+from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries import events
+from api.queries.receipts import Found
 from api.services import Provided, Services
-from shared.domain import ids
-from shared.domain.commands import ChangeStatus, Register, Status
+from shared.domain import commands
+from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Register, Status
+from shared.domain.outcomes import StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
-# One second for each cache, and one more while a cache asks anew: a crowd is one request a second.
-_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"
 _REGISTER = msgspec.json.Decoder(Register)
+_PARTY_SIZE = msgspec.json.Decoder(PartySize)
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
-async def availability(slug: str, services: Provided) -> Response:
-    """Return the spots that are left of an event, and whether it takes registrations now."""
-    event = await services.read(lambda connection: events.event_by_slug(connection, slug))
-    if event is None:
+async def availability(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
+    """Return the spots that are left of an event, and the answer that a newcomer would get now."""
+    answer = await services.availabilities.tell(slug, services.settings.answer_wait_seconds)
+    if answer is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    content = Availability(**{name: event[name] for name in Availability.__struct_fields__})
-    return responses.body(content, headers={"cache-control": _BRIEFLY})
+    return answer
 
 
 @router.post("/api/p/{slug}/register", **public_routes.REGISTER)
@@ -58,52 +59,105 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await full_event.load(command)
         if refusal is not None:
-            raise problems.of_refusal(refusal.code).error(refusal.detail)
+            raise responses.unsuccessful(refusal, {})
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
+    if decided.replayed:
+        now = (await _found(services, decided, event_id, decided.receipt_id)).receipt
+        # The holder may have been given a newer receipt since.
+        content = msgspec.structs.replace(content, registration=None if now is None else now.registration)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
 async def read_receipt(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
-    """Return the state of a command as of now; `wait` delays the answer until the command is decided."""
+    """Return the state of a command as of now; `wait` delays the answer until the command is decided.
+
+    With the entity tag of an earlier answer it waits for a change of the registration's status.
+    """
     id_ = _receipt_id(receipt_id)
     wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
     deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    receipt = await _receipt(services, event_id, id_, deadline.accept_by)
-    if receipt.status is ReceiptStatus.PENDING and deadline.seconds_left > 0:
-        await services.waiter.outcome(event_id, id_, deadline.seconds_left)
-        receipt = await _receipt(services, event_id, id_, deadline.read_by())
+    receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
+    known_tags, seconds, watched = request_bodies.known_tags(request), deadline.seconds_left, False
+    if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
+        await services.waiter.outcome(event_id, id_, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
+    elif seconds > 0 and receipt.registration is not None and _is_known(receipt.status, known_tags):
+        watched = True
+        await services.status_changes.wait(event_id, receipt.registration.id, audit_seq, seconds)
+        receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
     headers = {}
     if receipt.ahead is not None:
         headers["retry-after"] = str(await services.pace.retry_seconds(event_id, receipt.ahead))
-    return _unless_known(request, receipt, headers)
+    elif receipt.status is ReceiptStatus.WAITLIST and not watched:
+        headers["retry-after"] = str(retry_after.settled_seconds())
+    return _unless_known(known_tags, receipt, headers)
 
 
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel a registration; its receipt is the permission."""
+
+    def cancellation(registration_id: UUID) -> ChangeStatus:
+        return ChangeStatus(registration_id=registration_id, status=Status.CANCELLED)
+
+    return await _by_holder(services, request, slug, receipt_id, cancellation)
+
+
+@router.patch("/api/p/{slug}/receipts/{receipt_id}", **public_routes.SHRINK)
+async def shrink(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
+    """Make a party smaller; its receipt is the permission. The spots that this frees go to the waitlist."""
+    asked = await request_bodies.read(request, _PARTY_SIZE, services.settings)
+
+    def correction(registration_id: UUID) -> CorrectRegistration:
+        return CorrectRegistration(registration_id=registration_id, spots_count=asked.spots_count)
+
+    return await _by_holder(services, request, slug, receipt_id, correction)
+
+
+async def _by_holder(
+    services: Services, request: Request, slug: str, receipt_id: str, command_for: Callable[[UUID], Command]
+) -> Response:
+    """Submit a command about the registration of a receipt, and show the receipt as of then."""
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
-    await _receipt(services, event_id, id_, deadline.accept_by)
-    command = ChangeStatus(registration_id=ids.registration_id(id_), status=Status.CANCELLED)
+    async with asyncio.timeout_at(deadline.accept_by):
+        registration_id = await services.receipts.held(event_id, id_)
+        if registration_id is None:
+            raise ProblemType.RECEIPT_NOT_FOUND.error()
+        command = command_for(registration_id)
+        await services.must_be_known(command)
     submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.HOLDER_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
     )
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    cancelled = await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
-    return responses.body(cancelled, headers=decided.headers)
+    now = (await _found(services, decided, event_id, id_)).receipt
+    if now is None:  # the holder has been given a newer one since
+        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+    done = decided.outcome
+    if not isinstance(done, StatusChanged):
+        return responses.body(now, headers=decided.headers)
+    content = Cancelled(
+        **msgspec.structs.asdict(now),
+        changed=done.from_status is not done.to_status,
+        from_status=done.from_status,
+        to_status=done.to_status,
+    )
+    return responses.body(content, headers=decided.headers)
 
 
 def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | None:
     """Return the endpoint of a frequent request, with its path parameters, or None; see `Front`."""
     match method, path:
+        case "GET", ["", "api", "p", slug] if slug:
+            return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
@@ -137,17 +191,28 @@ async def _event_id(services: Services, slug: str, by: float) -> UUID:
         return await services.find_event(slug)
 
 
-async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> Receipt:
-    receipt = await services.receipts.find(event_id, id_, by)
-    if receipt is None:
+async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> tuple[Receipt, int]:
+    """Return a receipt, and the number of the event's last audit entry; 404 if it was never issued."""
+    found = await services.receipts.find(event_id, id_, by)
+    if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
-    return receipt
+    return found.receipt, found.audit_seq
 
 
-def _unless_known(request: Request, content: Receipt, headers: dict[str, str]) -> Response:
-    """Answer 304 to a client that has this very content, by its entity tag (RFC 9110)."""
+async def _found(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Found:
+    return await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
+
+
+def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:
+    """Return True if one of the tags is of an answer with this status, whatever else has changed in it."""
+    return any(tag == "*" or tag.startswith(f'"{status.value}-') for tag in tags)
+
+
+def _unless_known(known_tags: Collection[str], content: Receipt, headers: dict[str, str]) -> Response:
+    """Answer 304 to a client that has this very content, by its entity tag."""
     encoded = msgspec.json.encode(content)
-    headers["etag"] = tag = f'"{hashlib.blake2b(encoded, digest_size=12).hexdigest()}"'
-    if request_bodies.knows(request, tag):
+    digest = hashlib.blake2b(encoded, digest_size=12).hexdigest()
+    headers["etag"] = tag = f'"{content.status.value}-{digest}"'
+    if tag in known_tags or "*" in known_tags:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(encoded, HTTPStatus.OK, headers, "application/json")

@@ -10,7 +10,7 @@ from benchmarks.report.report import Line
 
 PANEL_WIDTH, PANEL_HEIGHT, MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM = 380, 300, 70, 40, 50
 LEGEND_WIDTH, LEGEND_LINE = 150, 20
-COLOURS = ("#4c78a8", "#9d755d", "#e45756", "#f58518", "#54a24b", "#72b7b2", "#b279a2", "#333333")
+COLOURS = ("#4c78a8", "#9d755d", "#e45756", "#f58518", "#54a24b", "#72b7b2", "#b279a2", "#333333", "#bab0ac")
 _STYLE = "text{font:12px sans-serif}.axis{stroke:#888}.grid{stroke:#ddd}.line{fill:none;stroke-width:2}"
 
 

@@ -183,6 +183,7 @@ def summary(results: Results, wanted: Plan) -> list[Compared]:
         "accepted/s over empty": results.ratio(_RATE, (plan.ACCEPTED, main), empty),
         "status polls/s over empty": results.ratio(_RATE, (plan.POLLED, main), empty),
         "sold-out refusals/s over empty": results.ratio(_RATE, (plan.REFUSED, main), empty),
+        "availability reads/s over empty": results.ratio(_RATE, (plan.AVAILABLE, main), empty),
         f"decision cost at {rows:,} rows over {main.rows:,}": results.ratio(_CPU, wide, decided),
         f"decided/s over {events:,} events over {main.events:,}": results.ratio(_RATE, spread, decided),
         "API CPU over empty's CPU": results.cpu_ratio(cpu.API, main),

@@ -2,13 +2,13 @@
 
 `schema.upgrade` builds the index beside the service. Rows leave it as `tidy` empties their payloads.
 
-Revision: 0016, after 0008.
+Revision: 0016, after 0013.
 """
 
 from alembic import op
 
 revision = "0016"
-down_revision = "0008"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

@@ -1,40 +1,24 @@
-"""Turns events and registrations of an existing system into valid ones, or gives the reason (pure)."""
+"""Turns registrations of an existing system into valid ones, or gives the reason (pure)."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime, tzinfo
 from uuid import UUID, uuid5
 
+from ops.adoption import values
+from ops.adoption.mapping import SourceMapping
+from ops.adoption.meanings import NOT_UNDERSTOOD
 from ops.adoption.report import Code, Problem
-from ops.adoption.source import RawEvent, RawRegistration
+from ops.adoption.source import RawRegistration
+from ops.adoption.values import UnclearValueError
 from shared.domain import texts
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 """The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""
 
-SLUG_LENGTH_MAX = 100
-
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
-_STATUSES = {status.value: status for status in Status}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CleanEvent:
-    """An event that can be taken; `spots_reserved` is the source's counter, None when it has none."""
-
-    source_id: str
-    id: UUID
-    slug: str
-    title: str
-    capacity: int
-    spots_reserved: int | None
-    created_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,43 +45,19 @@ def adopted_id(text: str) -> UUID:
     return UUID(text) if _UUID.fullmatch(text) else uuid5(ADOPTED, text)
 
 
-def event(raw: RawEvent) -> tuple[CleanEvent | None, list[Problem]]:
-    """Return the valid form of the event, None if it has none, and the event's problems."""
-    problems = []
-
-    def note(code: Code, detail: str) -> None:
-        problems.append(Problem(code=code, event_id=raw.id, detail=detail))
-
-    slug = _slug(raw.slug or "")
-    if not slug:
-        note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
-    elif slug != raw.slug:
-        note(Code.SLUG_CHANGED, f"the slug is {slug} now")
-    if not _is_count(raw.capacity, 0):
-        note(Code.CAPACITY_INVALID, f"the capacity must be 0 to {SPOTS_MAX}, not {raw.capacity}")
-    title = texts.printable(raw.title or "")[:NAME_LENGTH_MAX].strip() or slug
-    if title != raw.title:
-        note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
-    if not slug or not _is_count(raw.capacity, 0):
-        return None, problems
-    clean = CleanEvent(
-        source_id=raw.id,
-        id=adopted_id(raw.id),
-        slug=slug,
-        title=title,
-        capacity=raw.capacity,
-        spots_reserved=raw.spots_reserved if isinstance(raw.spots_reserved, int) else None,
-        created_at=_utc(raw.created_at),
-    )
-    return clean, problems
-
-
-def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[Problem]]:
+def registration(
+    raw: RawRegistration, mapping: SourceMapping
+) -> tuple[CleanRegistration | None, list[Problem]]:
     """Return the valid form of the registration, None if it has none, and the registration's problems."""
-    name, status = texts.printable(raw.name or ""), _STATUSES.get(raw.status or "")
-    reason = _against(raw, name, status)
-    if reason is not None or status is None:
-        return None, [] if reason is None else [_problem(raw, *reason)]
+    meaning, name, spots = (
+        status(raw, mapping),
+        texts.printable(raw.name or ""),
+        values.whole(raw.spots_count),
+    )
+    reason = _against(raw, meaning, name, spots)
+    if reason is not None:
+        return None, [_problem(raw, *reason, left_out=True)]
+    assert spots is not None, "a registration without spots is left out"
     email = None if raw.email is None else _email(raw.email)
     clean = CleanRegistration(
         source_id=raw.id,
@@ -105,11 +65,19 @@ def registration(raw: RawRegistration) -> tuple[CleanRegistration | None, list[P
         name=name[:NAME_LENGTH_MAX],
         email=email,
         email_key=None if email is None else texts.email_key(email),
-        spots_count=raw.spots_count,
-        status=status,
-        created_at=_utc(raw.created_at),
+        spots_count=spots,
+        status=Status(meaning),
+        created_at=_created(raw, mapping.zone),
     )
-    return clean, _changes(raw, clean, name)
+    return clean, [*_changes(raw, clean, name), *_cancellation(raw, mapping, spots)]
+
+
+def status(raw: RawRegistration, mapping: SourceMapping) -> str:
+    """Return what the registration's status and its columns of deletion and cancellation mean together."""
+    meaning = mapping.registration.statuses.get(raw.status or "", NOT_UNDERSTOOD)
+    if raw.deleted or meaning == "DELETED":
+        return "DELETED"
+    return Status.CANCELLED.value if raw.cancelled else meaning
 
 
 def one_holder_each(
@@ -133,25 +101,46 @@ def one_holder_each(
     return kept, problems
 
 
-def spots_confirmed(raw: RawRegistration) -> int:
+def spots_confirmed(raw: RawRegistration, mapping: SourceMapping) -> int:
     """Return the registration's part of the source's confirmed spots, also if it is left out."""
-    return raw.spots_count if raw.status == Status.CONFIRMED and isinstance(raw.spots_count, int) else 0
+    return spots_asked(raw) if status(raw, mapping) == Status.CONFIRMED else 0
 
 
-def _against(raw: RawRegistration, name: str, status: Status | None) -> tuple[Code, str] | None:
-    if status is None:
-        known = (
-            "no status" if raw.status is None else f"the unknown status {texts.printable(raw.status)[:40]!r}"
-        )
+def spots_asked(raw: RawRegistration) -> int:
+    """Return the registration's spots, 0 if they are no count."""
+    return max(values.whole(raw.spots_count) or 0, 0)
+
+
+def _against(raw: RawRegistration, meaning: str, name: str, spots: int | None) -> tuple[Code, str] | None:
+    if meaning == "DELETED":
+        return Code.REGISTRATION_DELETED, "the source has it as deleted or archived"
+    if meaning == NOT_UNDERSTOOD:
+        value = texts.printable(raw.status or "")[:40]
+        known = "no status" if raw.status is None else f"the unknown status {value!r}"
         return Code.STATUS_UNKNOWN, f"it has {known}"
-    if not _is_count(raw.spots_count, 1):
-        return (
-            Code.SPOTS_COUNT_INVALID,
-            f"{status}: the spots must be 1 to {SPOTS_MAX}, not {raw.spots_count}",
-        )
+    if spots is None or not 1 <= spots <= SPOTS_MAX:
+        value = texts.printable(str(raw.spots_count))[:40]
+        return Code.SPOTS_COUNT_INVALID, f"{meaning}: the spots must be 1 to {SPOTS_MAX}, not {value}"
     if not name:
-        return Code.NAME_EMPTY, f"{status}, {raw.spots_count} spots: the name is empty"
+        return Code.NAME_EMPTY, f"{meaning}, {spots} spots: the name is empty"
     return None
+
+
+def _cancellation(raw: RawRegistration, mapping: SourceMapping, spots: int) -> list[Problem]:
+    said = mapping.registration.statuses.get(raw.status or "", NOT_UNDERSTOOD)
+    if not raw.cancelled or said == Status.CANCELLED:
+        return []
+    columns = ", ".join(mapping.registration.of("cancelled"))
+    was = texts.printable(raw.status or "")[:40] or "null"
+    detail = f"its status was {was}, {spots} spots; it is CANCELLED by {columns}"
+    return [_problem(raw, Code.STATUS_CHANGED, detail)]
+
+
+def _created(raw: RawRegistration, zone: tzinfo) -> datetime | None:
+    try:
+        return values.moment(raw.created_at, zone)
+    except UnclearValueError:
+        return None
 
 
 def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[Problem]:
@@ -164,22 +153,22 @@ def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[
         problems.append(
             _problem(raw, Code.NAME_CUT, f"the name was longer than {NAME_LENGTH_MAX} characters")
         )
-    if clean.email is None and raw.email:
+    if clean.email is None and texts.printable(raw.email or ""):
         problems.append(_problem(raw, Code.EMAIL_UNUSABLE, "it is no email address; there is none now"))
-    if raw.created_at is None:
+    if clean.created_at is None:
         problems.append(_problem(raw, Code.CREATED_AT_UNUSABLE, "its time is the time of the adoption now"))
     return problems
 
 
-def _problem(raw: RawRegistration, code: Code, detail: str) -> Problem:
-    return Problem(code=code, event_id=raw.event_id, registration_id=raw.id, detail=detail)
-
-
-def _slug(text: str) -> str:
-    if len(text) <= SLUG_LENGTH_MAX and _SLUG.fullmatch(text):
-        return text
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return _BETWEEN_WORDS.sub("-", ascii_text).strip("-")[:SLUG_LENGTH_MAX].rstrip("-")
+def _problem(raw: RawRegistration, code: Code, detail: str, *, left_out: bool = False) -> Problem:
+    return Problem(
+        code=code,
+        event_id=raw.event_id,
+        registration_id=raw.id,
+        detail=detail,
+        registrations=int(left_out),
+        spots=spots_asked(raw) if left_out else 0,
+    )
 
 
 def _email(text: str) -> str | None:
@@ -191,12 +180,3 @@ def _email(text: str) -> str | None:
         return texts.email_address(address)
     except ValueError:
         return None if " " in address else address
-
-
-def _utc(at: datetime | None) -> datetime | None:
-    """Read a time without a zone as UTC, as Prisma stores it."""
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
-
-
-def _is_count(value: Any, least: int) -> bool:  # noqa: ANN401 - the column may have any type
-    return isinstance(value, int) and least <= value <= SPOTS_MAX

@@ -9,8 +9,9 @@ from psycopg import IsolationLevel
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from shared import urls
 from shared.errors import ExpectedError
-from shared.postgres import connections
+from shared.postgres import connections, session_settings
 
 Link = psycopg.Connection[tuple[Any, ...]]
 
@@ -44,7 +45,9 @@ def source(url: str) -> tuple[Link, str | None]:
     schema = parsed.query.get("schema")
     if isinstance(schema, tuple):
         raise AdoptionError("the source's URL names more than one schema")
-    link = _connect(parsed.difference_update_query(_PRISMA_PARAMETERS), "source")
+    address = parsed.difference_update_query(_PRISMA_PARAMETERS)
+    options = f"{session_settings.READING['options']} {parsed.query.get('options', '')}"
+    link = _connect(address, "source", **{**session_settings.READING, "options": options})
     link.isolation_level = IsolationLevel.REPEATABLE_READ
     link.read_only = True
     return link, schema or None
@@ -52,7 +55,8 @@ def source(url: str) -> tuple[Link, str | None]:
 
 def target(url: str) -> Link:
     """Open the target, which must take writes; a statement waits at most `LOCK_SECONDS_MAX` for a lock."""
-    link = _connect(_parse(url), "target", target_session_attrs="read-write")
+    arguments = {**session_settings.ARGUMENTS, "target_session_attrs": "read-write"}
+    link = _connect(_parse(url), "target", **arguments)
     link.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
     return link
 
@@ -92,7 +96,7 @@ def _parse(url: str) -> URL:
 
 
 def _connect(url: URL, role: str, **arguments: str) -> Link:
-    address = connections.libpq_arguments(url.render_as_string(hide_password=False))
+    address = urls.libpq_arguments(url.render_as_string(hide_password=False))
     arguments |= {"application_name": _APPLICATION}
     try:
         return psycopg.connect(**address | arguments, autocommit=True, connect_timeout=_CONNECT_SECONDS_MAX)

@@ -8,12 +8,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ops.adoption.meanings import IGNORED, NOT_UNDERSTOOD
 from ops.adoption.report import MENDED, AdoptedEvent, Fate, Report
 
 PROBLEMS_SHOWN_MAX = 50
 
-_FATES = {Fate.ADOPTED: "adopted", Fate.ALREADY_ADOPTED: "already adopted", Fate.LEFT_OUT: "left out"}
-_FATES_OF_A_DRY_RUN = {**_FATES, Fate.ADOPTED: "would be adopted"}
+_FATES = {
+    Fate.ADOPTED: "adopted",
+    Fate.UPDATED: "brought up to date",
+    Fate.ALREADY_ADOPTED: "already adopted",
+    Fate.LEFT_OUT: "left out",
+}
+_FATES_OF_A_DRY_RUN = {
+    **_FATES,
+    Fate.ADOPTED: "would be adopted",
+    Fate.UPDATED: "would be brought up to date",
+}
+_MEANINGS = {NOT_UNDERSTOOD: "not honoured", IGNORED: "no bearing"}
 
 
 class Bar:
@@ -44,21 +55,32 @@ def bar() -> Iterator[Bar]:
 def show(report: Report) -> None:
     """Print the report."""
     console = Console(markup=False, highlight=False)
+    console.print(_columns(report))
     console.print(_events(report))
-    if report.counts:
+    if report.totals:
         console.print(_problems(report))
     if len(report.problems) > PROBLEMS_SHOWN_MAX:
         console.print(f"The first {PROBLEMS_SHOWN_MAX} are shown; --json lists more.")
     console.print(_sentence(report))
 
 
+def _columns(report: Report) -> Table:
+    table = Table("table", "column", "type", "meaning", "rows with a value", title="Columns")
+    table.title_justify = "left"
+    for column in report.columns:
+        filled = f"{column.rows_with_value} of {column.rows}"
+        meaning = _MEANINGS.get(column.meaning, column.meaning)
+        table.add_row(column.table, column.column, column.type, meaning, filled)
+    return table
+
+
 def _events(report: Report) -> Table:
-    headings = "event", "", "taken", "confirmed", "waiting", "over", "drift", "promotable"
+    headings = "event", "", "taken", "confirmed", "waiting", "over", "drift", "promotable", "closed"
     table = Table(*headings, title="Events", title_justify="left")
     fates = _FATES_OF_A_DRY_RUN if report.dry_run else _FATES
     for event in report.events:
         name = event.slug or event.source_id
-        numbers = _numbers(event) if event.fate is Fate.ADOPTED else []
+        numbers = [] if event.registrations is None else _numbers(event)
         table.add_row(name, fates[event.fate], *numbers)
     return table
 
@@ -71,13 +93,16 @@ def _numbers(event: AdoptedEvent) -> list[str]:
         str(event.overbooked_spots or "-"),
         "-" if event.drift is None else f"{event.drift:+d}" if event.drift else "0",
         str(event.promotable or "-"),
+        "; ".join(event.closed_because) or "-",
     ]
 
 
 def _problems(report: Report) -> Table:
     table = Table("problem", "", "event", "registration", "what", title="Problems", title_justify="left")
     for problem in report.problems[:PROBLEMS_SHOWN_MAX]:
-        taken = "taken" if problem.code in MENDED else "left out"
+        taken = "taken"
+        if problem.code not in MENDED:
+            taken = f"left out: {problem.registrations} registrations, {problem.spots} spots"
         ids = problem.event_id or "-", problem.registration_id or "-"
         table.add_row(problem.code.value, taken, *ids, problem.detail)
     return table
@@ -86,7 +111,13 @@ def _problems(report: Report) -> Table:
 def _sentence(report: Report) -> str:
     verb = "would be" if report.dry_run else "were"
     taken = f"{report.fates(Fate.ADOPTED)} events with {report.registrations} registrations {verb} adopted."
-    mended = sum(count for code, count in report.counts.items() if code in MENDED)
-    problems = f"Left out: {report.counts.total() - mended}. Mended: {mended}."
+    updated = report.fates(Fate.UPDATED)
+    if updated:
+        taken += f" {updated} events {verb} brought up to date."
+    left = report.left_out
+    problems = (
+        f"Left out: {left.problems}, with {left.registrations} registrations and {left.spots} spots. "
+        f"Mended: {report.mended}."
+    )
     end = "" if report.complete else " The adoption stopped before its end: run it again to go on."
     return f"{taken} {problems}{end}"

@@ -1,6 +1,6 @@
 """The report of an adoption: events and registrations taken, changed and left out."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -15,14 +15,22 @@ class Code(StrEnum):
     """The kind of a problem of an event or a registration in the source."""
 
     REGISTRATION_WITHOUT_EVENT = "REGISTRATION_WITHOUT_EVENT"
+    EVENT_DELETED = "EVENT_DELETED"
+    REGISTRATION_DELETED = "REGISTRATION_DELETED"
     SLUG_UNUSABLE = "SLUG_UNUSABLE"
     SLUG_TAKEN = "SLUG_TAKEN"
+    ID_TAKEN = "ID_TAKEN"
     CAPACITY_INVALID = "CAPACITY_INVALID"
+    CAPACITY_UNCLEAR = "CAPACITY_UNCLEAR"
     EVENT_REFUSED = "EVENT_REFUSED"
     NOT_IN_TARGET = "NOT_IN_TARGET"
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
     SPOTS_COUNT_INVALID = "SPOTS_COUNT_INVALID"
     NAME_EMPTY = "NAME_EMPTY"
+    COLUMN_NOT_UNDERSTOOD = "COLUMN_NOT_UNDERSTOOD"
+    CAPACITY_UNLIMITED = "CAPACITY_UNLIMITED"
+    SETTING_UNUSABLE = "SETTING_UNUSABLE"
+    STATUS_CHANGED = "STATUS_CHANGED"
     SLUG_CHANGED = "SLUG_CHANGED"
     TITLE_CHANGED = "TITLE_CHANGED"
     NAME_CHANGED = "NAME_CHANGED"
@@ -34,6 +42,10 @@ class Code(StrEnum):
 
 MENDED = frozenset(
     {
+        Code.COLUMN_NOT_UNDERSTOOD,
+        Code.CAPACITY_UNLIMITED,
+        Code.SETTING_UNUSABLE,
+        Code.STATUS_CHANGED,
         Code.SLUG_CHANGED,
         Code.TITLE_CHANGED,
         Code.NAME_CHANGED,
@@ -45,31 +57,41 @@ MENDED = frozenset(
 )
 """With one of these the event or registration was taken and changed; with any other it was left out."""
 
+DELETED = frozenset({Code.EVENT_DELETED, Code.REGISTRATION_DELETED})
+"""Left out because the source had deleted it: all that counts there was taken."""
+
 
 class Fate(StrEnum):
     """The result of the adoption of an event."""
 
     ADOPTED = "ADOPTED"
+    UPDATED = "UPDATED"
     ALREADY_ADOPTED = "ALREADY_ADOPTED"
     LEFT_OUT = "LEFT_OUT"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A problem in the source, by the source's ids. `detail` holds no personal data."""
+    """A problem in the source, by the source's ids. `detail` holds no personal data.
+
+    `registrations` and `spots` count what is left out for it: a registration, or those of an event.
+    """
 
     code: Code
     event_id: str | None
     registration_id: str | None = None
     detail: str
+    registrations: int = 0
+    spots: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdoptedEvent:
-    """An event of the source; it has numbers if this run adopted it.
+    """An event of the source; it has numbers if this run adopted it, or brought it up to date.
 
-    `drift` is the source's counter minus its confirmed rows, None without a counter. `promotable`
-    counts the waiting registrations that the event's next change will promote.
+    `closed_because` has the reasons for which it came closed. `drift` is the source's counter minus its
+    confirmed rows, None without a counter. `promotable` counts the waiting registrations that the event's
+    next change will promote.
     """
 
     source_id: str
@@ -83,34 +105,76 @@ class AdoptedEvent:
     waitlist_length: int | None = None
     drift: int | None = None
     promotable: int | None = None
+    closed_because: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class Total:
+    """The problems of one code, and the registrations and spots that are left out for them."""
+
+    problems: int = 0
+    registrations: int = 0
+    spots: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportedColumn:
+    """A column of the source: its meaning in the mapping, and how many rows have a value in it."""
+
+    table: str
+    column: str
+    type: str
+    meaning: str
+    honoured: bool
+    rows_with_value: int
+    rows: int
 
 
 @dataclass(kw_only=True)
 class Report:
-    """All events and problems of a run; `complete` once every event was read."""
+    """All columns, events and problems of a run; `complete` once every event was read."""
 
     dry_run: bool
     complete: bool = False
+    columns: list[ReportedColumn] = field(default_factory=list)
     events: list[AdoptedEvent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    counts: Counter[Code] = field(default_factory=Counter)
+    totals: defaultdict[Code, Total] = field(default_factory=lambda: defaultdict(Total))
 
     def note(self, problems: Iterable[Problem]) -> None:
         """Count the problems, and list the first `PROBLEMS_LISTED_MAX`."""
         for problem in problems:
-            self.counts[problem.code] += 1
+            total = self.totals[problem.code]
+            total.problems += 1
+            total.registrations += problem.registrations
+            total.spots += problem.spots
             if len(self.problems) < PROBLEMS_LISTED_MAX:
                 self.problems.append(problem)
 
     @property
     def all_taken(self) -> bool:
-        """True if nothing was left out."""
-        return not self.counts.keys() - MENDED
+        """True if nothing was left out but what the source had deleted."""
+        return not self.totals.keys() - MENDED - DELETED
+
+    @property
+    def left_out(self) -> Total:
+        """The sum of all that was left out."""
+        totals = [total for code, total in self.totals.items() if code not in MENDED]
+        return Total(
+            problems=sum(total.problems for total in totals),
+            registrations=sum(total.registrations for total in totals),
+            spots=sum(total.spots for total in totals),
+        )
+
+    @property
+    def mended(self) -> int:
+        """The number of changes without which something could not have been taken."""
+        return sum(total.problems for code, total in self.totals.items() if code in MENDED)
 
     @property
     def registrations(self) -> int:
         """The number of adopted registrations."""
-        return sum(event.registrations or 0 for event in self.events)
+        return sum(event.registrations or 0 for event in self.events if event.fate is Fate.ADOPTED)
 
     def fates(self, fate: Fate) -> int:
         """Return the number of events with this fate."""
@@ -123,11 +187,17 @@ class Report:
             "complete": self.complete,
             "allTaken": self.all_taken,
             "eventsAdopted": self.fates(Fate.ADOPTED),
+            "eventsUpdated": self.fates(Fate.UPDATED),
             "eventsAlreadyAdopted": self.fates(Fate.ALREADY_ADOPTED),
             "eventsLeftOut": self.fates(Fate.LEFT_OUT),
             "registrationsAdopted": self.registrations,
+            "leftOut": asdict(self.left_out),
+            "columns": [_plain(asdict(column)) for column in self.columns],
             "events": [_plain(asdict(event)) for event in self.events],
-            "problemCounts": dict(sorted(self.counts.items())),
+            "problemCounts": {code: total.problems for code, total in sorted(self.totals.items())},
+            "leftOutCounts": {
+                code: asdict(total) for code, total in sorted(self.totals.items()) if code not in MENDED
+            },
             "problems": [
                 _plain({**asdict(problem), "taken": problem.code in MENDED}) for problem in self.problems
             ],
@@ -135,9 +205,10 @@ class Report:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {_camel(name): str(value) if isinstance(value, UUID) else value for name, value in values.items()}
+    return {camel(name): str(value) if isinstance(value, UUID) else value for name, value in values.items()}
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """Return the name as JSON has it."""
     first, *others = name.split("_")
     return first + "".join(word.capitalize() for word in others)

@@ -1,70 +1,62 @@
-"""Reads an existing system's tables as Prisma makes them: `"Event"` and `"Registration"`."""
+"""Reads an existing system's events and registrations, as its mapping says."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
-from ops.adoption import links
+from ops.adoption import expressions, links
+from ops.adoption.expressions import Expressions
 from ops.adoption.links import AdoptionError, Link
+from ops.adoption.mapping import SourceMapping, TableMapping
 
 BATCH_ROWS = 5_000
 """The most registrations in memory at once, and in one transaction of the target."""
 
-_EVENT_COLUMNS = ("id", "slug", "title", "capacity")
-_REGISTRATION_COLUMNS = ("id", "eventId", "name", "spotsCount", "status", "createdAt")
-
-_COLUMNS = """
-    SELECT attname::text FROM pg_attribute
-    WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
-"""
-
-_EVENT_IDS = sql.SQL('SELECT id::text FROM {event} ORDER BY {created}, id::text COLLATE "C"')
-
-_EVENT = sql.SQL("""
-    SELECT id::text, slug::text, title::text, capacity, {spots_reserved} AS spots_reserved,
-           {created} AS created_at
-    FROM {event} WHERE id = %s
-""")
-
-_SLUG_OF_ANOTHER = sql.SQL("SELECT EXISTS (SELECT FROM {event} WHERE slug = %s AND id <> %s)")
-
-_SELECT_REGISTRATIONS = sql.SQL("""
-    SELECT registration.id::text, registration."eventId"::text AS event_id, registration.name::text,
-           registration."spotsCount" AS spots_count, registration.status::text,
-           {created} AS created_at, {email} AS email
-    FROM {registration} AS registration
-""")
-_OF_EVENT = sql.SQL("""
-    WHERE registration."eventId" = %s
-    ORDER BY registration."createdAt", registration.id::text COLLATE "C"
-""")
-_OF_NO_EVENT = sql.SQL("""
-    WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE event.id = registration."eventId")
-""")
-
-_COUNT = sql.SQL("SELECT count(*) FROM {registration}")
-_COUNT_OF_EVENT = sql.SQL('SELECT count(*) FROM {registration} WHERE "eventId" = %s')
-
-# Python's datetime has no infinity and no year outside these; such a time counts as missing.
-_USABLE_TIME = sql.SQL("CASE WHEN {column} BETWEEN '0001-01-02' AND '9999-12-30' THEN {column} END")
-_NULL = sql.SQL("NULL::text")
+_EVENT_IDS = sql.SQL('SELECT id::text FROM {event} AS event ORDER BY {created}, {id}::text COLLATE "C"')
+_EVENT = sql.SQL("SELECT {values} FROM {event} AS event WHERE {id} = %s")
+_SLUG_OF_ANOTHER = sql.SQL(
+    "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = %s AND {id}::text <> %s)"
+)
+_REGISTRATIONS = sql.SQL("SELECT {values} FROM {registration} AS registration")
+_OF_EVENT = sql.SQL(' WHERE {event_id} = %s ORDER BY {place} NULLS FIRST, {created}, {id}::text COLLATE "C"')
+_OF_NO_EVENT = sql.SQL(
+    " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
+)
+_COUNT_OF_EVENT = sql.SQL("SELECT count(*) FROM {registration} AS registration WHERE {event_id} = %s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawEvent:
-    """An event as the source has it; `capacity` and `spots_reserved` may have any type."""
+    """An event as the source has it; values without a type here may have any.
+
+    `open` is None if no column tells; `unclear` names its date and flag columns with a value that are not
+    understood.
+    """
 
     id: str
     slug: str | None
     title: str | None
+    status: str | None
+    created_at: Any
     capacity: Any
     spots_reserved: Any
-    created_at: datetime | None
+    opens_at: Any
+    closes_at: Sequence[Any]
+    over: Sequence[Any]
+    waitlist_limit: Any
+    max_spots_per_registration: Any
+    waitlist_enabled: bool | None
+    auto_promote: bool | None
+    open: bool | None
+    paused: bool
+    closed: bool
+    deleted: bool
+    unlimited: bool
+    unclear: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,29 +68,41 @@ class RawRegistration:
     name: str | None
     spots_count: Any
     status: str | None
-    created_at: datetime | None
+    created_at: Any
     email: str | None
+    deleted: bool
+    cancelled: bool
 
 
 class Source:
-    """The source's events and registrations; raises `AdoptionError` if a table or column is missing."""
+    """The source's events and registrations, read through its mapping."""
 
-    def __init__(self, link: Link, schema: str | None) -> None:
+    def __init__(self, link: Link, mapping: SourceMapping) -> None:
         self._link = link
+        event = Expressions("event", mapping.event)
+        registration = Expressions("registration", mapping.registration)
         self._names: dict[str, sql.Composable] = {
-            "event": sql.Identifier(*filter(None, (schema, "Event"))),
-            "registration": sql.Identifier(*filter(None, (schema, "Registration"))),
+            "event": mapping.event.surveyed.identifier,
+            "registration": mapping.registration.surveyed.identifier,
+            "event_id": registration.column("eventId"),
+            "event_key": event.column("id"),
+            "slug": event.column("slug"),
         }
-        events = self._columns("event", _EVENT_COLUMNS)
-        registrations = self._columns("registration", _REGISTRATION_COLUMNS)
-        self._of_event = {
-            "spots_reserved": sql.Identifier("spotsReserved") if "spotsReserved" in events else _NULL,
-            "created": _usable(sql.Identifier("createdAt")) if "createdAt" in events else _NULL,
-        }
+        self._of_event = {"id": event.column("id"), "created": event.value("createdAt")}
         self._of_registration = {
-            "created": _usable(sql.Identifier("registration", "createdAt")),
-            "email": sql.SQL("registration.email::text") if "email" in registrations else _NULL,
+            "id": registration.column("id"),
+            "created": registration.column("createdAt"),
+            "place": registration.value("place"),
         }
+        self._event_values = expressions.of_event(event, mapping.event.unclear)
+        self._registration_values = expressions.of_registration(registration, mapping.spots_each)
+        self._rows = mapping.registration.surveyed.rows
+        self._refuse_unordered(mapping.registration)
+
+    @property
+    def rows(self) -> int:
+        """The number of all registrations, as surveyed."""
+        return self._rows
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Return a transaction in which all reads see one snapshot."""
@@ -106,43 +110,47 @@ class Source:
 
     def event_ids(self) -> list[str]:
         """Return the ids of all events, oldest first."""
-        query = _EVENT_IDS.format(**self._names, created=self._of_event["created"])
-        return [id_ for (id_,) in self._link.execute(query)]
+        return [id_ for (id_,) in self._link.execute(_EVENT_IDS.format(**self._names, **self._of_event))]
 
     def event(self, id_: str) -> RawEvent | None:
         """Return an event, None if it was deleted meanwhile."""
-        with self._link.cursor(row_factory=class_row(RawEvent)) as cursor:
-            return cursor.execute(_EVENT.format(**self._names, **self._of_event), [id_]).fetchone()
+        query = _EVENT.format(values=self._event_values, **self._names, **self._of_event)
+        with self._link.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(query, [id_]).fetchone()
+        if row is None:
+            return None
+        closes_at, over = (
+            [row.pop(key) for key in sorted(row) if key.startswith(prefix)]
+            for prefix in ("closes_at_", "over_")
+        )
+        return RawEvent(**row, closes_at=closes_at, over=over)
 
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
         """Return True if another event has the slug."""
-        row = self._link.execute(_SLUG_OF_ANOTHER.format(**self._names), [slug, id_]).fetchone()
+        query = _SLUG_OF_ANOTHER.format(**self._names, **self._of_event)
+        row = self._link.execute(query, [slug, id_]).fetchone()
         return bool(row and row[0])
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
-        """Yield an event's registrations in the order in which they were made, a batch at a time.
+        """Yield an event's registrations in the order of their places, then of their times, batch by batch.
 
         The last batch, and no other, has fewer than `BATCH_ROWS` registrations; it may be empty.
         Registrations of the same moment are in the order of their ids, byte by byte, which does not depend
         on a collation. Call this within a snapshot.
         """
-        select = _SELECT_REGISTRATIONS.format(**self._names, **self._of_registration)
-        return self._batches(select + _OF_EVENT, [event_id])
+        return self._batches(_OF_EVENT, [event_id])
 
     def registrations_of_no_event(self) -> Generator[list[RawRegistration]]:
         """Yield the registrations without an event. Call this within a snapshot."""
-        select = _SELECT_REGISTRATIONS.format(**self._names, **self._of_registration)
-        return self._batches(select + _OF_NO_EVENT.format(**self._names), [])
-
-    def count(self) -> int:
-        """Return the number of all registrations."""
-        return links.number(self._link.execute(_COUNT.format(**self._names)))
+        return self._batches(_OF_NO_EVENT, [])
 
     def count_of(self, event_id: str) -> int:
         """Return the number of an event's registrations."""
         return links.number(self._link.execute(_COUNT_OF_EVENT.format(**self._names), [event_id]))
 
-    def _batches(self, query: sql.Composed, parameters: list[str]) -> Generator[list[RawRegistration]]:
+    def _batches(self, which: sql.SQL, parameters: list[str]) -> Generator[list[RawRegistration]]:
+        select = _REGISTRATIONS.format(values=self._registration_values, **self._names)
+        query = select + which.format(**self._names, **self._of_registration)
         with self._link.cursor("adoption", row_factory=class_row(RawRegistration)) as cursor:
             cursor.execute(query, parameters)
             batch_rows = BATCH_ROWS
@@ -151,16 +159,17 @@ class Source:
                 batch_rows = len(batch)
                 yield batch
 
-    def _columns(self, table: str, required: tuple[str, ...]) -> set[str]:
-        name = self._names[table].as_string(self._link)
-        columns = {column for (column,) in self._link.execute(_COLUMNS, [name])}
-        if not columns:
-            raise AdoptionError(f"the source has no table {name}")
-        missing = [f'"{column}"' for column in required if column not in columns]
-        if missing:
-            raise AdoptionError(f"the source's table {name} has no column {', '.join(missing)}")
-        return columns
-
-
-def _usable(column: sql.Identifier) -> sql.Composed:
-    return _USABLE_TIME.format(column=column)
+    def _refuse_unordered(self, table: TableMapping) -> None:
+        """Raise `AdoptionError` if the times of registrations are texts that do not sort as times."""
+        created = next((c for c in table.surveyed.columns if c.name in table.of("createdAt")), None)
+        if created is None or created.category not in ("S", "V"):
+            return
+        unordered = sql.SQL(
+            "SELECT count(*) FROM {0} WHERE {1}::text !~ '^(\\d{{4}}-\\d\\d-\\d\\d([T ]|$)|$)'"
+        )
+        query = unordered.format(table.surveyed.identifier, sql.Identifier(created.name))
+        if links.number(self._link.execute(query)):
+            raise AdoptionError(
+                f'the times in the text column "{created.name}" do not sort as times, and they give the '
+                "order of the registrations: make a view with a timestamp, and name the view in a mapping"
+            )

@@ -14,9 +14,12 @@ import typer
 
 from ops.cli import service_commands
 from ops.stack import programs
+from shared import environment
 from shared.errors import ExpectedError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+_UNKNOWN_TO_THE_DATABASE = {"42P01", "42703", "42883"}  # a table, a column, a function
 
 app = typer.Typer(
     add_completion=False,
@@ -78,16 +81,21 @@ def api(
     for name, value in (("ADMITONE_HOST", host), ("ADMITONE_PORT", port)):
         if value is not None:
             os.environ[name] = str(value)
-    from api import main as api_main  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
+    service = settings.load(settings.Settings)
+    from api import main as api_main  # noqa: PLC0415
+
     programs.wait_at_gate()
-    api_main.serve(settings.load(settings.Settings), fd)
+    api_main.serve(service, fd)
 
 
 @app.command()
 def worker() -> None:
     """Run one worker process."""
+    from shared import settings  # noqa: PLC0415
+
+    settings.current()
     from worker import main as worker_main  # noqa: PLC0415
 
     programs.wait_at_gate()
@@ -110,6 +118,7 @@ service_commands.add_to(app)
 
 def main() -> None:
     """Run the command line; an expected error ends it with one line, without a traceback."""
+    environment.clean()
     try:
         app(prog_name="admitone")
     except ExpectedError as error:
@@ -120,7 +129,7 @@ def main() -> None:
         if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
             raise
         message = str(error.orig).partition("\n")[0]
-        unmigrated = "does not exist" in message
+        unmigrated = getattr(error.orig, "sqlstate", None) in _UNKNOWN_TO_THE_DATABASE
         _end(f"the database: {message}" + ("; has ./admitone migrate been run?" if unmigrated else ""), 1)
 
 

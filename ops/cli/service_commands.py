@@ -121,20 +121,37 @@ def rehearse(  # noqa: PLR0913 - one parameter for each option
     )
 
 
-def adopt(
+def adopt(  # noqa: PLR0913 - one parameter for each option
     source_url: Annotated[
         str, typer.Argument(help='The database with the tables "Event" and "Registration".')
     ],
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and change nothing.")] = False,
+    mapping: Annotated[
+        Path | None, typer.Option(help="A file that says what the source's columns mean.")
+    ] = None,
+    print_mapping: Annotated[
+        bool, typer.Option("--print-mapping", help="Print the mapping as a file to edit, and adopt nothing.")
+    ] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="Adopt every event closed.")] = False,
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Adopt the events and registrations of an existing system; safe to repeat."""
+    """Adopt the events and registrations of an existing system; a later run brings them up to date."""
     from ops.adoption import adopt  # noqa: PLC0415
 
-    target_url = _service(data).database_url
-    raise typer.Exit(adopt.command(target_url, source_url, dry_run=dry_run, as_json=as_json))
+    if print_mapping:
+        adopt.print_mapping(source_url, mapping)
+        return
+    status = adopt.command(
+        _service(data).database_url,
+        source_url,
+        dry_run=dry_run,
+        as_json=as_json,
+        mapping_file=mapping,
+        closed=closed,
+    )
+    raise typer.Exit(status)
 
 
 def tidy(

@@ -56,7 +56,7 @@ async def _decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], act
 
 async def _check_workers(engine: AsyncEngine, version: int) -> None:
     async with engine.connect() as connection:
-        if not await locks.owners(connection):
+        if not await connection.run_sync(locks.workers):
             raise DecisionError("no worker is running to decide the command: start a worker")
         if await locks.version_known_by_all(connection) < version:
             raise DecisionError(

@@ -1,6 +1,6 @@
 """Retention: what the ledger forgets once it is too old to be asked for.
 
-Batches are small transactions with a pause between them, they wait for no row that another session has
+Batches are small transactions with a pause between them, they skip a command that another session has
 locked, and the next run goes on where one was interrupted.
 """
 
@@ -24,7 +24,7 @@ _FORGET_KEYS = text("""
           AND EXISTS (SELECT FROM outcome
                       WHERE outcome.event_id = idempotency_key.event_id
                         AND outcome.command_id = idempotency_key.command_id)
-        LIMIT :limit FOR UPDATE SKIP LOCKED
+        LIMIT :limit
     )
 """)
 # Commands in the order of the index `command_payload_idx`, from the last one of the batch before.

@@ -8,13 +8,29 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from shared.postgres import connections, locks
+from shared.errors import ExpectedError
+from shared.postgres import connections, locks, session_settings
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+# An earlier version took the schema that the role's search_path named.
+_ELSEWHERE = text("""
+    SELECT quote_ident(min(nspname)) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' AND relname IN ('alembic_version', 'audit_entry', 'command')
+      AND to_regclass('public.alembic_version') IS NULL
+    GROUP BY nspname HAVING count(*) = 3 LIMIT 1
+""")
 
 
-# A transaction that builds an index keeps all writers of its table waiting, so these are built without one.
+class UnsuitableDatabase(ExpectedError):  # noqa: N818 - reads as the sentence "raise UnsuitableDatabase"
+    """The database has to be changed before AdmitOne can use it; the message says how."""
+
+
+# A transaction that builds an index keeps all writers of its table waiting: these are built outside of one.
 _INDEXES = {
+    "registration_words_idx": """
+        registration USING gin (search_words(event_id, name, email)) WITH (fastupdate = off)
+    """,
+    "event_created_idx": "event (created_at, id)",
     "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
 }
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
@@ -25,9 +41,17 @@ def upgrade(database_url: str, revision: str = "head") -> None:
     """Run all migrations up to `revision` in one transaction; safe to call from several processes at once.
 
     Indexes that need not be there for the service to work are built after it, while the service works.
+    Raises `UnsuitableDatabase`, and changes nothing then.
     """
     engine = connections.operator_engine(database_url, writes=True)
     with engine.begin() as connection:
+        if faults := session_settings.faults(connection):
+            raise UnsuitableDatabase(f"the database cannot be used: {'; '.join(faults)}")
+        if elsewhere := connection.execute(_ELSEWHERE).scalar():
+            raise UnsuitableDatabase(
+                f"the tables are in the schema {elsewhere}, and AdmitOne uses public: run "
+                f"ALTER SCHEMA public RENAME TO public_before; ALTER SCHEMA {elsewhere} RENAME TO public"
+            )
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
         config = _config()
         config.attributes["connection"] = connection

@@ -53,7 +53,7 @@ def capacity(observed: Sequence[Observed], snapshot: Snapshot) -> Iterator[Viola
     waiting = [row for row in snapshot.rows if row.status == "WAITLIST"]
     head_blocks = snapshot.event.promotion_policy == "strict_fifo"
     idle = [row.id for row in (waiting[:1] if head_blocks else waiting) if row.spots_count <= left]
-    if idle:
+    if idle and snapshot.event.owes_spots:
         yield Violation("idle spots", f"{left} spots are left, and registrations wait: {_named(idle)}")
     full = [seen for seen in observed if seen.final and seen.final.code == "EVENT_FULL"]
     refused = [_of(seen) for seen in full if seen.spots_count <= left]
@@ -179,7 +179,7 @@ def waitlist(kept: Sequence[Row]) -> Iterator[Violation]:
 def audit(snapshot: Snapshot) -> Iterator[Violation]:
     """Check that the audit trail is gapless and chained, and that its replay gives the tables."""
     statuses: dict[str | None, str | None] = {}
-    sizes = {row.id: row.spots_count for row in snapshot.rows}
+    sizes = _first_sizes(snapshot)
     total, previous_hash = 0, None
     for place, entry in enumerate(snapshot.entries, start=1):
         about = f"audit entry {entry.number} (registration {entry.registration_id})"
@@ -197,11 +197,25 @@ def audit(snapshot: Snapshot) -> Iterator[Violation]:
     yield from _replayed(snapshot, statuses, total)
 
 
+def _first_sizes(snapshot: Snapshot) -> dict[str, int]:
+    """Return the size with which each party began: that of its row, before all corrections."""
+    sizes = {row.id: row.spots_count for row in snapshot.rows}
+    for entry in reversed(snapshot.entries):
+        corrected = (entry.before_after or {}).get("spotsCount")
+        if corrected and entry.registration_id:
+            sizes[entry.registration_id] = corrected[0]
+    return sizes
+
+
 def _step(entry: Entry, status: str | None, sizes: dict[str, int], about: str) -> Iterator[Violation]:
     if entry.from_status != status:
         yield Violation("audit replay", f"{about} starts from {entry.from_status}, it was {status}")
-    size = sizes.get(entry.registration_id or "", abs(entry.spots_delta))
-    delta = size * ((entry.to_status == "CONFIRMED") - (entry.from_status == "CONFIRMED"))
+    id_ = entry.registration_id or ""
+    before = sizes.get(id_, abs(entry.spots_delta))
+    after = (entry.before_after or {}).get("spotsCount", [before, before])[1]
+    if id_ in sizes:
+        sizes[id_] = after
+    delta = after * (entry.to_status == "CONFIRMED") - before * (entry.from_status == "CONFIRMED")
     if entry.spots_delta != delta:
         yield Violation("audit delta", f"{about} moves {entry.spots_delta} spots, its transition {delta}")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -36,6 +36,14 @@ class Event(_Read, frozen=True):
     spots_reserved: int
     waitlist_length: int
     promotion_policy: str
+    auto_promote: bool = True
+    paused: bool = False
+    promote_until: str | None = None
+
+    @property
+    def owes_spots(self) -> bool:
+        """Return True if free spots surely go to the waitlist: nothing stops promotion or can end it."""
+        return self.auto_promote and not self.paused and self.promote_until is None
 
 
 class Counter(_Read, frozen=True):
@@ -58,7 +66,10 @@ class Row(_Read, frozen=True):
 
 
 class Entry(_Read, frozen=True):
-    """One audit entry; a status of `None` means that the registration did not exist."""
+    """One audit entry; a status of `None` means that the registration did not exist.
+
+    `before_after` has the party's sizes, as `spotsCount`, where they were corrected.
+    """
 
     number: int
     registration_id: str | None
@@ -68,6 +79,7 @@ class Entry(_Read, frozen=True):
     spots_reserved: int
     hash: str
     previous_hash: str | None
+    before_after: dict[str, list[Any]] | None = None
 
 
 class _Page(_Read, Generic[T], frozen=True):

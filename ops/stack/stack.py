@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ class _Stack:
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
         child_processes.allow_open_files()
-        _set_environment(
+        os.environ.update(
             {
                 **here.environment(),
                 state_file.KEY_VARIABLE: key.secret,
@@ -214,13 +214,6 @@ def _empty(folder: Path) -> None:
     """Remove what an earlier stack counted: its counters would go on, and its gauges stay."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-
-
-def _set_environment(values: Mapping[str, str]) -> None:
-    """Set the stack's settings for this process and its children, and remove libpq's variables."""
-    for name in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[name]
-    os.environ.update(values)
 
 
 def _stop_leftovers(data: Path) -> None:

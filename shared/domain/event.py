@@ -25,8 +25,12 @@ class EventState(StrEnum):
 
 
 class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The settings of an event that decisions depend on; `waitlist_limit` None means no limit."""
+    """The settings of an event that decisions depend on; `waitlist_limit` None means no limit.
 
+    An archived event is over, until it is taken out of the archive; a deleted one is over for good.
+    """
+
+    slug: str
     title: str
     capacity: int
     waitlist_enabled: bool
@@ -36,27 +40,33 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
     opens_at: datetime | None
     closes_at: datetime | None
+    promote_until: datetime | None
+    cancel_until: datetime | None
     paused: bool
+    archived: bool = False
+    deleted: bool = False
 
     def state(self, at: datetime) -> EventState:
         """Return the event's state at this moment; closed precedes paused."""
+        if self.archived or self.deleted:
+            return EventState.CLOSED
         if self.closes_at is not None and at >= self.closes_at:
             return EventState.CLOSED
         if self.opens_at is not None and at < self.opens_at:
             return EventState.SCHEDULED
         return EventState.PAUSED if self.paused else EventState.OPEN
 
-    @property
-    def promotes(self) -> bool:
-        """Free spots go to the waitlist by themselves."""
-        return self.auto_promote and not self.paused
+    def promotes(self, at: datetime) -> bool:
+        """Return True if a command accepted at this moment offers free spots to the waitlist."""
+        ended = self.promote_until is not None and at >= self.promote_until
+        return self.auto_promote and not (self.paused or self.archived or self.deleted or ended)
 
     def changed(self, command: ChangeEvent) -> "EventSettings":
         """Return the settings with the command's values."""
         changes = {
             name: value
             for name in self.__struct_fields__
-            if (value := getattr(command, name)) is not msgspec.UNSET
+            if (value := getattr(command, name, msgspec.UNSET)) is not msgspec.UNSET
         }
         if "promotion_policy" in changes:
             changes["promotion_policy"] = Policy(changes["promotion_policy"])
@@ -73,10 +83,15 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """One party at the event; `seq` is its place. An adopted registration has no command."""
+    """One party at the event; `seq` is its place, `original_seq` the one that it had first.
+
+    `command_id` is its receipt. An adopted registration has none until an admin gives it one. `original_seq`
+    is None where no decision can ask for it.
+    """
 
     id: UUID
     seq: int
+    original_seq: int | None = None
     command_id: UUID | None
     name: str
     email: str | None
@@ -107,8 +122,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change of an event, as the audit trail keeps it, without number, time and hash.
 
     A change of a registration's status has `registration_id`; a change of the event's settings or counter
-    has none. `before_after` holds `[before, after]` of every setting that changed. Only an entry of an
-    adopted registration has no command.
+    has none. `before_after` holds `[before, after]` of every setting that changed, and of a party's size; for
+    a name or an email address both are None. Only an entry of an adopted registration has no command.
     """
 
     kind: str
@@ -149,16 +164,19 @@ class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
     """The changes of decisions that are not saved yet.
 
     `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
-    deltas then count from the recount. `follow_up` is the command that promotes further, if any has to;
-    `erasure` is there after an `Erase`.
+    deltas then count from the recount. `overbooked_from` is the highest capacity that a decision lowered
+    below the confirmed spots, None if none did. `follow_up` is the command that promotes further, if any has
+    to; `erasure` is there after an `Erase`.
     """
 
     changes: list[Change]
     entered: list[Registration]
     updated: list[Registration]
+    corrected: list[Registration]
     deleted: list[UUID]
     erasure: Erasure | None
     settings: EventSettings | None
+    overbooked_from: int | None
     recount: Recount | None
     spots_delta: int
     waitlist_delta: int

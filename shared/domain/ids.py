@@ -1,5 +1,7 @@
 """Identifiers: time-ordered UUIDs (RFC 9562, version 7), made here because PostgreSQL 15 cannot.
 
+The id of an event that was created under a key is a digest (version 8).
+
 A receipt is its command's id, and a secret that allows to cancel: 74 of its bits come from the
 operating system's random source, none from a counter that a neighbour's receipt would give away.
 """
@@ -16,6 +18,7 @@ PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _RANDOM_BYTES = 10
 _VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
+_VERSION_8 = 0x8 << 76 | 0x2 << 62
 _REGISTRATION = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"registration")
 _FOLLOW_UP = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"follow-up")
 
@@ -37,6 +40,12 @@ def registration_id(command_id: UUID) -> UUID:
 def follow_up_id(command_id: UUID) -> UUID:
     """Return the id of the command that goes on where this command stopped; likewise a one-way digest."""
     return _derived(_FOLLOW_UP, command_id)
+
+
+def event_id(key_digest: bytes) -> UUID:
+    """Return the id of the event that is created under this key: at most one event ever comes of a key."""
+    bits = int.from_bytes(hashlib.sha256(b"event" + key_digest).digest()[:16], "big")
+    return UUID(int=bits & ~_VERSION_BITS | _VERSION_8)
 
 
 @lru_cache(maxsize=10_000)  # it is asked for when a command is awaited, and again when it is answered

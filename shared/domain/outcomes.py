@@ -4,11 +4,12 @@ An expected "no" is a `Refused` with a code, never an exception. `Failed` is an 
 not be decided and changed nothing, and the log has the incident that the outcome names.
 """
 
+from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
-from msgspec import DecodeError, Struct, ValidationError, json
+from msgspec import UNSET, DecodeError, Struct, UnsetType, ValidationError, json
 
 from shared.domain.commands import Status
 
@@ -18,22 +19,30 @@ class RefusalCode(StrEnum):
 
     REGISTRATION_NOT_FOUND = "REGISTRATION_NOT_FOUND"
     """The registration does not exist, or was deleted."""
+    CANCELLATION_CLOSED = "CANCELLATION_CLOSED"
+    """The holder's command was accepted after holders could cancel."""
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
-    """The command was accepted before the event opened, or after it closed."""
+    """The command was accepted after the event closed, or the event is archived or deleted."""
+    REGISTRATION_NOT_OPEN = "REGISTRATION_NOT_OPEN"
+    """The command was accepted before the event opened."""
     EVENT_PAUSED = "EVENT_PAUSED"
     """Registration is paused."""
     TOO_MANY_SPOTS = "TOO_MANY_SPOTS"
     """The party is larger than one registration may be, or than the event's capacity."""
-    ALREADY_REGISTERED = "ALREADY_REGISTERED"
-    """The email address holds another active registration at the event."""
     EVENT_FULL = "EVENT_FULL"
     """No spots are free for this party, and the waitlist is closed or at its limit."""
+    ALREADY_REGISTERED = "ALREADY_REGISTERED"
+    """The email address holds another active registration at the event."""
     CAPACITY_EXCEEDED = "CAPACITY_EXCEEDED"
     """The registration needs more spots than are left."""
     CAPACITY_BELOW_RESERVED = "CAPACITY_BELOW_RESERVED"
-    """The new capacity is below what is confirmed."""
+    """The new capacity is lower, and below what is confirmed."""
     WINDOW_INVALID = "WINDOW_INVALID"
     """The event would close before it opens."""
+    SLUG_FIXED = "SLUG_FIXED"
+    """Something was asked of the event under its slug, which can therefore not change."""
+    SLUG_TAKEN = "SLUG_TAKEN"
+    """Another event has the slug, or had it a moment ago."""
 
 
 class Confirmed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="confirmed"):
@@ -54,11 +63,33 @@ class Waitlisted(Struct, frozen=True, kw_only=True, rename="camel", tag_field="o
 class StatusChanged(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="status_changed"
 ):
-    """The registration has its new status; both are equal if it had that status before."""
+    """The registration has its new status; both are equal if it had that status before.
+
+    `moved` is there, and true, if it waited before and waits at another place now.
+    """
 
     registration_id: UUID
     from_status: Status
     to_status: Status
+    moved: bool | UnsetType = UNSET
+
+
+class RegistrationCorrected(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="registration_corrected"
+):
+    """The registration is as asked for, in the same status; `changed` names the parts that differ now."""
+
+    registration_id: UUID
+    status: Status
+    changed: tuple[str, ...]
+
+
+class ReceiptGiven(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="receipt_given"
+):
+    """The command's id is the registration's receipt, in the place of the one before."""
+
+    registration_id: UUID
 
 
 class RegistrationDeleted(
@@ -125,6 +156,7 @@ class Refused(
     retry_after_seconds: int | None = None
     spots_left: int | None = None
     spots_needed: int | None = None
+    opens_at: datetime | None = None
 
 
 class Failed(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="failed"):
@@ -137,6 +169,8 @@ Outcome: TypeAlias = (
     Confirmed
     | Waitlisted
     | StatusChanged
+    | RegistrationCorrected
+    | ReceiptGiven
     | RegistrationDeleted
     | Erased
     | EventChanged

@@ -49,7 +49,7 @@ class Waitlist:
 
     length: int = 0
     _lines: dict[int, list[Waiter]] = field(default_factory=dict)
-    _known: set[int] = field(default_factory=set)
+    _known: set[tuple[int, int]] = field(default_factory=set)
     _parties: Counter[int] = field(default_factory=Counter)
 
     @classmethod
@@ -70,13 +70,13 @@ class Waitlist:
     def add(self, waiter: Waiter) -> None:
         """Add a registration, in the place that `seq` gives."""
         heapq.heappush(self._lines.setdefault(waiter.spots_count, []), waiter)
-        self._known.add(waiter.seq)
+        self._known.add((waiter.seq, waiter.spots_count))
         self._parties[waiter.spots_count] += 1
         self.length += 1
 
     def remove(self, waiter: Waiter) -> None:
         """Remove a registration, from any place."""
-        self._known.discard(waiter.seq)
+        self._known.discard((waiter.seq, waiter.spots_count))
         self._parties[waiter.spots_count] -= 1
         self.length -= 1
 
@@ -86,7 +86,7 @@ class Waitlist:
         for size, line in list(self._lines.items()):
             if size > spots_max:
                 continue
-            while line and line[0].seq not in self._known:
+            while line and (line[0].seq, size) not in self._known:
                 heapq.heappop(line)
             if line:
                 heads.append(line[0])

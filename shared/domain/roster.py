@@ -12,26 +12,33 @@ Invariants, after every decision:
 
     register, fits ─────▶ CONFIRMED ── cancel ──▶ CANCELLED
                             ▲   │                   │   ▲
-        promoted, or by an  │   │ to the tail       │   │ cancel
+        promoted, or by an  │   │ to a place        │   │ cancel
         admin: if it fits   │   ▼                   ▼   │
-    register, else ──────▶ WAITLIST ◀── to the tail ────┘   CANCELLED ── if it fits ──▶ CONFIRMED
+    register, else ──────▶ WAITLIST ◀── to a place ─────┘   CANCELLED ── if it fits ──▶ CONFIRMED
 
 A registration in any status can be deleted. Every move has one spots delta, the difference of what the
 registration held before and after, so nothing can be released twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from shared.domain import ids, outcomes, promotion, rules
+from msgspec import UNSET
+
+from shared.domain import corrections, ids, outcomes, promotion, rules
 from shared.domain.commands import (
+    HOLDER,
     KINDS,
+    AddRegistration,
     ChangeEvent,
     ChangeStatus,
+    CorrectRegistration,
+    DeleteEvent,
     DeleteRegistration,
     Erase,
+    GiveReceipt,
     HealCounter,
     Kind,
     PendingCommand,
@@ -64,7 +71,7 @@ from shared.domain.promotion import Waiter, Waitlist
 from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
-_CHANGE_EVENT: Kind = "change_event"
+_OF_SETTINGS: frozenset[Kind] = frozenset({"change_event", "delete_event"})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,6 +82,8 @@ class Roster:
     waiters; `holders` maps the email keys that those commands can touch to the active registration that
     holds each. `recount` is there when a counter is to be healed. `follow_up` is the id of the pending
     follow-up, if any; `promoted_spots` are those that all decisions so far have handed to the waitlist.
+    `slug_fixed` and `taken_slugs` are there when the slug is to be changed: whether anything else was asked
+    of the event, and which of the slugs asked for another event has.
     """
 
     settings: EventSettings
@@ -83,14 +92,18 @@ class Roster:
     registrations: dict[UUID, Registration]
     holders: dict[str, UUID]
     recount: Recount | None = None
+    slug_fixed: bool = False
+    taken_slugs: Collection[str] = ()
     follow_up: UUID | None = None
     new_follow_up: FollowUp | None = None
     promoted_spots: int = 0
     changes: list[Change] = field(default_factory=list)
     entered: set[UUID] = field(default_factory=set)
     changed: set[UUID] = field(default_factory=set)
+    corrected: dict[UUID, None] = field(default_factory=dict)
     deleted: set[UUID] = field(default_factory=set)
     erasure: Erasure | None = None
+    overbooked_from: int | None = None
 
     @property
     def spots_left(self) -> int:
@@ -104,10 +117,19 @@ class Roster:
         taken = EventChanges(
             changes=self.changes,
             entered=[self.registrations[id_] for id_ in self.entered - self.deleted],
-            updated=[self.registrations[id_] for id_ in self.changed - self.entered - self.deleted],
+            updated=[
+                self.registrations[id_]
+                for id_ in self.changed - self.corrected.keys() - self.entered - self.deleted
+            ],
+            corrected=[
+                self.registrations[id_]
+                for id_ in self.corrected
+                if id_ not in self.entered and id_ not in self.deleted
+            ],
             deleted=list(self.deleted - self.entered),
             erasure=self.erasure,
-            settings=self.settings if _CHANGE_EVENT in kinds else None,
+            settings=None if kinds.isdisjoint(_OF_SETTINGS) else self.settings,
+            overbooked_from=self.overbooked_from,
             recount=self.recount if healed else None,
             # A heal's own delta leads from the trail's last counter to the rows, not from the database's.
             spots_delta=sum(change.spots_delta for change in self.changes if change.kind != _HEAL),
@@ -117,23 +139,34 @@ class Roster:
             ),
             follow_up=self.new_follow_up,
         )
-        self.new_follow_up = self.erasure = None
+        self.new_follow_up = self.overbooked_from = self.erasure = None
         self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
+        self.corrected = {}
         return taken
 
-    def decide(self, pending: PendingCommand) -> Outcome:
+    def decide(self, pending: PendingCommand) -> Outcome:  # noqa: C901 - a case for each command
         """Return the outcome of a command, and note its changes."""
+        if self.settings.deleted and not isinstance(pending.command, Erase | HealCounter | PromoteWaitlist):
+            return rules.EVENT_DELETED
         match pending.command:
             case Register() as command:
                 return self._register(pending, command)
+            case AddRegistration() as command:
+                return corrections.add(self, pending, command)
             case ChangeStatus() as command:
                 return self._change_status(pending, command)
+            case CorrectRegistration() as command:
+                return corrections.correct(self, pending, command)
+            case GiveReceipt() as command:
+                return corrections.give_receipt(self, pending, command)
             case DeleteRegistration() as command:
                 return self._delete(pending, command)
             case Erase() as command:
                 return self._erase(pending, command)
             case ChangeEvent() as command:
                 return self._change_event(pending, command)
+            case DeleteEvent() as command:
+                return corrections.delete_event(self, pending, command)
             case HealCounter() as command:
                 return self._heal(pending, command)
             case PromoteWaitlist():
@@ -141,34 +174,41 @@ class Roster:
         assert_never(pending.command)
 
     def _register(self, pending: PendingCommand, command: Register) -> Outcome:
-        refusal = rules.against_registering(self.settings, pending.accepted_at, command, self.holders)
+        settings, spots = self.settings, command.spots_count
+        refusal = rules.against_registering(settings, pending.accepted_at, spots)
         if refusal is not None:
             return refusal
-        settings, spots = self.settings, command.spots_count
         has_room = settings.waitlist_enabled and self.waitlist.has_room(
             settings.waitlist_limit, settings.capacity
         )
-        if has_room:
-            self._promote(pending)
-        if promotion.newcomer_may_confirm(
+        second = rules.against_second_registration(command.email, None, self.holders)
+        if has_room and second is None:
+            self.promote(pending)
+        may_confirm = promotion.newcomer_may_confirm(
             settings.promotion_policy,
             self.waitlist,
             capacity=settings.capacity,
             spots_count=spots,
             spots_left=self.spots_left,
-        ):
-            registration_id = self._enter(pending, command, Status.CONFIRMED)
-            return Confirmed(registration_id=registration_id, spots_count=spots)
-        if not has_room:
+        )
+        if not (has_room or may_confirm):
             waits_for_room = settings.waitlist_enabled and self.follow_up is not None
-            return outcomes.FULL_FOR_NOW if waits_for_room else outcomes.EVENT_FULL
-        registration_id = self._enter(pending, command, Status.WAITLIST)
+            full = rules.against_a_full_event(spots, self.spots_left)
+            return outcomes.FULL_FOR_NOW if waits_for_room else full
+        if second is not None:
+            return second
+        if may_confirm:
+            registration_id = self.enter(pending, command, Status.CONFIRMED)
+            return Confirmed(registration_id=registration_id, spots_count=spots)
+        registration_id = self.enter(pending, command, Status.WAITLIST)
         return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
 
-    def _enter(self, pending: PendingCommand, command: Register, status: Status) -> UUID:
+    def enter(self, pending: PendingCommand, command: Register | AddRegistration, status: Status) -> UUID:
+        """Add the registration that the command asks for, and return its id."""
         registration = Registration(
             id=ids.registration_id(pending.id),
             seq=pending.seq,
+            original_seq=pending.seq,
             command_id=pending.id,
             name=command.name,
             email=command.email,
@@ -176,7 +216,8 @@ class Roster:
             status=status,
         )
         self.entered.add(registration.id)
-        self._move(pending, None, registration)
+        reason = command.reason if isinstance(command, AddRegistration) else None
+        self.move(pending, None, registration, reason=reason or None)
         return registration.id
 
     def _change_status(self, pending: PendingCommand, command: ChangeStatus) -> Outcome:
@@ -184,23 +225,35 @@ class Roster:
         if before is None:
             return rules.NOT_FOUND
         refusal = rules.against_becoming(before, command.status, self.spots_left, self.holders)
+        if pending.actor == HOLDER and before.status is not command.status:
+            refusal = rules.against_cancelling(self.settings, pending.accepted_at) or refusal
         if refusal is not None:
             return refusal
-        if before.status is not command.status:
-            # To the waitlist is to its tail: the place of the command that moved it there.
-            seq = pending.seq if command.status is Status.WAITLIST else None
-            after = before.become(command.status, seq=seq)
-            self._move(pending, before, after, reason=command.reason)
-            self._promote(pending, but=after.waiter)
-        return StatusChanged(registration_id=before.id, from_status=before.status, to_status=command.status)
+        seq = None
+        if command.status is Status.WAITLIST and (
+            before.status is not Status.WAITLIST or command.place is not UNSET
+        ):
+            # The tail is the place of the command that moved the registration there.
+            seq = before.original_seq if command.place == "original" else pending.seq
+        after = before.become(command.status, seq=seq)
+        if after != before:
+            self.move(pending, before, after, reason=command.reason)
+            self.promote(pending, but=after.waiter)
+        moved = before.status is after.status and before.seq != after.seq
+        return StatusChanged(
+            registration_id=before.id,
+            from_status=before.status,
+            to_status=command.status,
+            moved=moved or UNSET,
+        )
 
     def _delete(self, pending: PendingCommand, command: DeleteRegistration) -> Outcome:
         before = self.registrations.get(command.registration_id)
         if before is None:
             return rules.NOT_FOUND
         self.deleted.add(before.id)
-        self._move(pending, before, None, reason=command.reason)
-        self._promote(pending)
+        self.move(pending, before, None, reason=command.reason)
+        self.promote(pending)
         return RegistrationDeleted(
             registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
         )
@@ -215,11 +268,9 @@ class Roster:
             if before.email is not None and before.status is not Status.CANCELLED:
                 self.holders.pop(email_key(before.email), None)
             status = before.status
-            self._note(
-                pending, reason=reason, registration_id=before.id, from_status=status, to_status=status
-            )
+            self.note(pending, reason=reason, registration_id=before.id, from_status=status, to_status=status)
         if not erased:
-            self._note(pending, reason=reason)
+            self.note(pending, reason=reason)
         self.erasure = Erasure(
             registration_ids=[before.id for before in erased], command_ids=command.command_ids
         )
@@ -227,15 +278,21 @@ class Roster:
 
     def _change_event(self, pending: PendingCommand, command: ChangeEvent) -> Outcome:
         before, after = self.settings, self.settings.changed(command)
-        refusal = rules.against_settings(before, after, self.spots_reserved)
+        refusal = rules.against_settings(
+            before, after, self.spots_reserved, allow_overbooked=command.allow_overbooked is True
+        )
+        if refusal is None and after.slug != before.slug:
+            refusal = rules.against_slug(after.slug, self.taken_slugs, fixed=self.slug_fixed)
         if refusal is not None:
             return refusal
+        if rules.overbooks(before, after, self.spots_reserved):
+            self.overbooked_from = max(self.overbooked_from or 0, before.capacity)
         differences = before.differences(after)
         if differences:
             self.settings = after
             reason = command.reason if isinstance(command.reason, str) else None
-            self._note(pending, reason=reason, before_after=differences)
-        promoted = self._promote(pending)
+            self.note(pending, reason=reason, before_after=differences)
+        promoted = self.promote(pending)
         return EventChanged(
             changed=tuple(differences), promoted=promoted, more_follow=self.follow_up is not None
         )
@@ -256,22 +313,22 @@ class Roster:
         self.spots_reserved, self.waitlist.length = counted.audited_spots, counted.waitlist_length
         spots_delta = counted.confirmed_spots - counted.audited_spots
         if differences or spots_delta:
-            self._note(
+            self.note(
                 pending, reason=command.reason, spots_delta=spots_delta, before_after=differences or None
             )
         healed = CounterHealed(
             drift=drift, spots_reserved=self.spots_reserved, overbooked_spots=max(-self.spots_left, 0)
         )
-        self._promote(pending)
+        self.promote(pending)
         return healed
 
     def _promote_further(self, pending: PendingCommand) -> Outcome:
         if self.follow_up == pending.id:
             self.follow_up = None
-        promoted = self._promote(pending)
+        promoted = self.promote(pending)
         return WaitlistPromoted(promoted=promoted, more_follow=self.follow_up is not None)
 
-    def _promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
+    def promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
         """Offer free spots to the waitlist, and return how many registrations took them.
 
         `but` is the registration that this very command moved to the waitlist: it does not come straight
@@ -279,7 +336,8 @@ class Roster:
         A command that has promoted enough leaves the others to a follow-up (decision 0034).
         """
         promoted = spots = 0
-        while self.follow_up is None and self.settings.promotes and self.waitlist.length:
+        promotes = self.settings.promotes(pending.accepted_at)
+        while self.follow_up is None and promotes and self.waitlist.length:
             waiter = promotion.next_up(
                 self.settings.promotion_policy,
                 self.waitlist,
@@ -293,12 +351,17 @@ class Roster:
                 self.new_follow_up = FollowUp(id=self.follow_up, accepted_at=pending.accepted_at)
                 break
             before = self.registrations[waiter.id]
-            self._move(pending, before, before.become(Status.CONFIRMED), kind=PROMOTION)
+            self.move(pending, before, before.become(Status.CONFIRMED), kind=PROMOTION)
             promoted, spots = promoted + 1, spots + waiter.spots_count
         self.promoted_spots += spots
         return promoted
 
-    def _move(
+    def note_corrected(self, registration_id: UUID) -> None:
+        """Note that more than a registration's status and place is to be saved, in the order of decisions."""
+        self.corrected.pop(registration_id, None)
+        self.corrected[registration_id] = None
+
+    def move(  # noqa: PLR0913 - likewise
         self,
         pending: PendingCommand,
         before: Registration | None,
@@ -306,6 +369,7 @@ class Roster:
         *,
         kind: str | None = None,
         reason: str | None = None,
+        before_after: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
         """Apply one registration's change to all parts of the roster."""
         if before is not None:
@@ -323,7 +387,7 @@ class Roster:
                 self.holders[email_key(after.email)] = after.id
         moved = after or before
         assert moved is not None, "a registration must have moved"
-        self._note(
+        self.note(
             pending,
             kind=kind,
             reason=reason,
@@ -331,9 +395,10 @@ class Roster:
             from_status=before.status if before else None,
             to_status=after.status if after else None,
             spots_delta=(after.spots_held if after else 0) - (before.spots_held if before else 0),
+            before_after=before_after,
         )
 
-    def _note(  # noqa: PLR0913 - one for each column of an entry that may differ
+    def note(  # noqa: PLR0913 - one for each column of an entry that may differ
         self,
         pending: PendingCommand,
         *,
@@ -345,6 +410,7 @@ class Roster:
         spots_delta: int = 0,
         before_after: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
+        """Write down a change, and move the counter by its delta."""
         self.spots_reserved += spots_delta
         self.changes.append(
             Change(

@@ -3,35 +3,67 @@
 `RefusalCode` lists the codes in their order of precedence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.commands import Register, Status
+from shared.domain import outcomes
+from shared.domain.commands import Status, in_utc, rfc3339
 from shared.domain.event import EventSettings, EventState, Registration
 from shared.domain.outcomes import RefusalCode, Refused
 from shared.domain.texts import email_key
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
+EVENT_DELETED = Refused(code=RefusalCode.REGISTRATION_CLOSED, detail="The event was deleted.")
+ONLY_SMALLER = Refused(
+    code=RefusalCode.TOO_MANY_SPOTS, detail="A holder may only make the party smaller; ask the organiser."
+)
 
 
-def against_registering(
-    settings: EventSettings, accepted_at: datetime, command: Register, holders: Mapping[str, UUID]
-) -> Refused | None:
-    """Refuse a registration outside the window, in a pause, of too large a party or of a known holder."""
+def against_registering(settings: EventSettings, accepted_at: datetime, spots_count: int) -> Refused | None:
+    """Refuse a registration outside the window, in a pause or of too large a party."""
     match settings.state(accepted_at):
         case EventState.SCHEDULED:
-            return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has not opened yet.")
+            assert settings.opens_at is not None, "a scheduled event has an opening time"
+            opens_at = in_utc(settings.opens_at)
+            return Refused(
+                code=RefusalCode.REGISTRATION_NOT_OPEN,
+                detail=f"Registration opens at {rfc3339(opens_at)}.",
+                opens_at=opens_at,
+            )
         case EventState.CLOSED:
             return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
         case EventState.PAUSED:
             return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
         case EventState.OPEN:
             pass
-    refusal = _against_size(settings, command.spots_count)
-    if refusal is not None:
-        return refusal
-    return None if command.email is None else _against_second_registration(command.email, None, holders)
+    return against_size(settings, spots_count)
+
+
+def against_a_full_event(spots_count: int, spots_left: int) -> Refused:
+    """Refuse a party that cannot be confirmed, at an event of which the waitlist takes no party."""
+    if spots_left <= 0:
+        return outcomes.EVENT_FULL
+    free = "1 spot is free" if spots_left == 1 else f"{spots_left} spots are free"
+    if spots_count > spots_left:
+        return _refused(
+            RefusalCode.EVENT_FULL,
+            f"{free}, the party needs {spots_count}, and the waitlist takes no more registrations.",
+        )
+    return _refused(
+        RefusalCode.EVENT_FULL,
+        f"{free}, for the registrations on the waitlist, which takes no more of them.",
+    )
+
+
+def against_cancelling(settings: EventSettings, accepted_at: datetime) -> Refused | None:
+    """Refuse a holder's cancellation after the last moment for it."""
+    until = settings.cancel_until
+    if until is None or accepted_at < until:
+        return None
+    return _refused(
+        RefusalCode.CANCELLATION_CLOSED, f"Holders could cancel until {rfc3339(until)}; ask the organiser."
+    )
 
 
 def against_becoming(
@@ -41,24 +73,35 @@ def against_becoming(
     if status is before.status or status is Status.CANCELLED:
         return None
     if before.status is Status.CANCELLED:
-        refusal = before.email and _against_second_registration(before.email, before.id, holders)
-        if refusal:
+        refusal = against_second_registration(before.email, before.id, holders)
+        if refusal is not None:
             return refusal
-    if status is Status.CONFIRMED and before.spots_count > spots_left:
-        left = max(spots_left, 0)
-        is_left = "1 is left" if left == 1 else f"{left} are left"
-        return Refused(
-            code=RefusalCode.CAPACITY_EXCEEDED,
-            detail=f"The registration needs {_spots(before.spots_count)}; {is_left}.",
-            spots_left=left,
-            spots_needed=before.spots_count,
-        )
-    return None
+    return against_taking(before.spots_count, spots_left) if status is Status.CONFIRMED else None
 
 
-def against_settings(before: EventSettings, after: EventSettings, spots_reserved: int) -> Refused | None:
-    """Refuse a capacity below the confirmed spots, and a window that ends before it begins."""
-    if after.capacity != before.capacity and after.capacity < spots_reserved:
+def against_taking(spots: int, spots_left: int) -> Refused | None:
+    """Refuse to confirm more spots than are left."""
+    if spots <= spots_left:
+        return None
+    left = max(spots_left, 0)
+    is_left = "1 is left" if left == 1 else f"{left} are left"
+    return _exceeded(f"The registration needs {_spots(spots)}; {is_left}.", spots, left)
+
+
+def for_those_who_wait(spots: int, spots_left: int) -> Refused:
+    """Return the refusal of spots that are free and belong to waiting parties."""
+    return _exceeded(
+        f"The registration needs {_spots(spots)} more; the free spots are for those who wait.",
+        spots,
+        spots_left,
+    )
+
+
+def against_settings(
+    before: EventSettings, after: EventSettings, spots_reserved: int, *, allow_overbooked: bool = False
+) -> Refused | None:
+    """Refuse a lower capacity below the confirmed spots, and a window that ends before it begins."""
+    if overbooks(before, after, spots_reserved) and not allow_overbooked:
         return _refused(
             RefusalCode.CAPACITY_BELOW_RESERVED,
             f"{spots_reserved} spots are confirmed; the capacity cannot be {after.capacity}.",
@@ -68,7 +111,23 @@ def against_settings(before: EventSettings, after: EventSettings, spots_reserved
     return None
 
 
-def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
+def overbooks(before: EventSettings, after: EventSettings, spots_reserved: int) -> bool:
+    """Return True if the capacity is lowered below the confirmed spots."""
+    return after.capacity < before.capacity and after.capacity < spots_reserved
+
+
+def against_slug(slug: str, taken: Collection[str], *, fixed: bool) -> Refused | None:
+    """Refuse another slug once something was asked of the event, and the slug of another event."""
+    if fixed:
+        return _refused(
+            RefusalCode.SLUG_FIXED, "Commands were sent under the event's slug; it cannot change any more."
+        )
+    if slug in taken:
+        return _refused(RefusalCode.SLUG_TAKEN, f"Another event has the slug {slug!r}, or had it just now.")
+    return None
+
+
+def against_size(settings: EventSettings, spots_count: int) -> Refused | None:
     """Refuse a party that one registration, or the event, can never hold.
 
     An event without any capacity takes every party on its waitlist.
@@ -83,10 +142,11 @@ def _against_size(settings: EventSettings, spots_count: int) -> Refused | None:
     return None
 
 
-def _against_second_registration(
-    email: str, own_id: UUID | None, holders: Mapping[str, UUID]
+def against_second_registration(
+    email: str | None, own_id: UUID | None, holders: Mapping[str, UUID]
 ) -> Refused | None:
-    holder = holders.get(email_key(email))
+    """Refuse an email address that an active registration other than this one holds."""
+    holder = None if email is None else holders.get(email_key(email))
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")
@@ -94,6 +154,12 @@ def _against_second_registration(
 
 def _spots(count: int) -> str:
     return "1 spot" if count == 1 else f"{count} spots"
+
+
+def _exceeded(detail: str, spots_needed: int, spots_left: int) -> Refused:
+    return Refused(
+        code=RefusalCode.CAPACITY_EXCEEDED, detail=detail, spots_left=spots_left, spots_needed=spots_needed
+    )
 
 
 def _refused(code: RefusalCode, detail: str) -> Refused:

@@ -47,12 +47,6 @@ def printable(text: str) -> str:
     return "" if _INVISIBLE.fullmatch(cleaned) else cleaned
 
 
-def search_key(text: str) -> str:
-    """Return the form in which a search compares texts: `ZOË` finds `Zoë`, `STRASSE` finds `Straße`."""
-    folded = unicodedata.normalize("NFD", _trimmed(text)).casefold()
-    return unicodedata.normalize("NFC", folded)
-
-
 def email_key(email: str) -> str:
     """Return the form in which two spellings of one address are equal: lower case, the domain as A-labels."""
     if email.isascii():

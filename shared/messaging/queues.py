@@ -9,7 +9,6 @@ Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker
 bounds are arguments of the queue.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from msgspec import json
 
+from shared import environment, urls
 from shared.domain import ids
 from shared.settings import Settings
 
@@ -39,7 +39,6 @@ MESSAGE_SECONDS_MAX = 30
 _SOCKET_SECONDS_MAX = 5
 _SEND_SECONDS_MAX = 1
 _PERSISTENT = 2
-_VARIABLES_OF_CELERY = {"APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND", "SKIP_CHECKS"}
 _ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
@@ -49,10 +48,13 @@ def celery_app(settings: Settings) -> Celery:
 
     Removes Celery's own variables from this process's environment: Celery prefers them to its configuration.
     """
-    ignore_environment()
-    app = Celery("admitone", broker=settings.broker_url, backend=settings.result_url)
+    environment.clean()
+    broker_url, tls = urls.amqp_tls(settings.broker_url)
+    app = Celery("admitone", broker=broker_url, backend=settings.result_url)
     app.conf.update(
         task_create_missing_queues=False,
+        # Else Celery binds a worker's own queue to an exchange, and Redis keeps each binding for ever.
+        task_default_exchange="",
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
@@ -61,6 +63,7 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
+        broker_use_ssl=tls,
         broker_transport_options=_transport_options(settings.broker_url),
         redis_socket_timeout=_SOCKET_SECONDS_MAX,
         redis_socket_connect_timeout=_SOCKET_SECONDS_MAX,
@@ -76,13 +79,6 @@ def celery_app(settings: Settings) -> Celery:
         enable_utc=True,
     )
     return app
-
-
-def ignore_environment() -> None:
-    """Remove the variables by which Celery and its command line would override `ADMITONE_…` settings."""
-    for name in list(os.environ):
-        if name in _VARIABLES_OF_CELERY or name.startswith("CELERY_"):
-            del os.environ[name]
 
 
 def event_queue_name(event_id: UUID) -> str:

@@ -54,6 +54,6 @@ jsons: _Encoder[bytes] = partial(_array, "jsonb", lambda value: b"\x01" + value)
 """Return a `uuid[]`, `bytea[]`, `text[]` or `jsonb[]`; the values of a `jsonb[]` are JSON already."""
 
 
-def numbers(values: Iterable[int]) -> str:
+def numbers(values: Iterable[int | None]) -> str:
     """Return a literal of `integer[]` or `bigint[]`."""
     return "{" + msgspec.json.encode(list(values))[1:-1].decode() + "}"

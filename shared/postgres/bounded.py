@@ -16,6 +16,8 @@ from psycopg.rows import TupleRow
 _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.1
+SERVER_PROCESS = "SELECT pg_backend_pid()"
+"""Asks for the server's process of a session; a pooler tells its client another number when it connects."""
 GRACE_SECONDS = 1.0
 """The time that a server has to report its own time-out before the session is cut off."""
 
@@ -31,6 +33,8 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
     seconds_max = 86_400.0
     excused: Callable[[int], Awaitable[bool]] | None = None
     """Tells whether the server's process with this id has a reason to take longer than `seconds_max`."""
+    last_number = 0
+    """The highest number of the ledger that this session has drawn; see `ledger.accept`."""
     server = ""
     confirmed_below = 0
     """The server's name, and the id below which its transactions are known as confirmed; see `durability`."""
@@ -99,11 +103,18 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
 
 
 def connector(seconds_max: float) -> Callable[..., Any]:
-    """Return a replacement for `psycopg.AsyncConnection.connect` that makes bounded sessions."""
+    """Return a replacement for `psycopg.AsyncConnection.connect` that makes bounded sessions.
 
-    async def connect(*args: Any, **parameters: Any) -> BoundedSession:
-        session = await BoundedSession.connect(*args, **parameters)
+    Behind a pooler a session prepares no statements: its next one may run in another session of the server.
+    """
+
+    async def connect(*args: Any, autocommit: bool = False, **parameters: Any) -> BoundedSession:
+        session = await BoundedSession.connect(*args, autocommit=True, **parameters)
         session.seconds_max = seconds_max
+        server_process = await (await session.execute(SERVER_PROCESS)).fetchone()
+        if server_process != (session.info.backend_pid,):
+            session.prepare_threshold = None
+        await session.set_autocommit(autocommit)
         return session
 
     return connect

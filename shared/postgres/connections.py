@@ -14,14 +14,16 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from shared import urls
 from shared.postgres import (
     arrays,  # noqa: F401 - registers how arrays are sent, before any connection is made
     bounded,
     durability,
+    session_settings,
 )
 from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
@@ -30,6 +32,7 @@ WORKER_APPLICATION = "admitone-worker"
 _API_APPLICATION = "admitone-api"
 _HOST_LENGTH_MAX = 32  # PostgreSQL cuts an application_name at 63 bytes
 _CONNECT_SECONDS_MAX = 5
+_ADMIN_WAIT_SECONDS_MAX = 2
 # Planning a statement costs more than running it, so each is planned once; and rows are found by their keys,
 # even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
 # (decision 0014).
@@ -37,9 +40,11 @@ _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
+_ONE_PROCESS = "-c max_parallel_workers_per_gather=0"  # or the number of connections would limit nothing
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
 )
+_OPTIONS = session_settings.ARGUMENTS["options"]
 _WRITES = {"target_session_attrs": "read-write"}
 _READS = {"target_session_attrs": "primary"}
 _READ_ONLY = "25006"
@@ -48,14 +53,21 @@ _SERVER_ENDS_SESSION = "57P"
 _REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
 
-def async_engine(settings: Settings) -> AsyncEngine:
-    """Return the API's pool, with a time-out on each statement; it leaves one connection to the intake."""
-    arguments = _connect_args(_API_APPLICATION, statement_timeout=settings.statement_timeout_seconds)
+def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine:
+    """Return a pool of the API, with a time-out on each statement: the public's, or that of admins' lists.
+
+    The intake has one connection of its own, admins a third of the others, and the public the rest. So no
+    number of searches and exports takes a connection from the public.
+    """
+    admins = settings.admin_connections_max
+    arguments = _session_args(
+        settings, _API_APPLICATION, _ONE_PROCESS, statement_timeout=settings.statement_timeout_seconds
+    )
     engine = create_async_engine(
         settings.database_url,
-        pool_size=settings.database_connections_max - 1,
+        pool_size=admins if for_admins else settings.database_connections_max - 1 - admins,
         max_overflow=0,
-        pool_timeout=settings.statement_timeout_seconds,
+        pool_timeout=_ADMIN_WAIT_SECONDS_MAX if for_admins else settings.statement_timeout_seconds,
         pool_pre_ping=False,
         hide_parameters=True,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
@@ -67,9 +79,9 @@ def async_engine(settings: Settings) -> AsyncEngine:
 async def accepting_session(settings: Settings) -> BoundedSession:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
     arguments = _session_args(
-        settings, _API_APPLICATION, statement_timeout=settings.statement_timeout_seconds
+        settings, _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
     )
-    session: BoundedSession = await _bounded(settings)(**arguments, autocommit=True)
+    session: BoundedSession = await _bounded(settings)(**(arguments | _WRITES), autocommit=True)
     session.excused = partial(_waits_for_standby, settings)
     session.server = await durability.server_of(session)
     return session
@@ -80,38 +92,39 @@ def worker_session(settings: Settings) -> psycopg.Connection[TupleRow]:
 
     The session's advisory locks are a worker's title to its events, so a worker that is silent for
     `owner_silence_seconds_max` must lose the session, and with it the ability to commit. A psycopg connection
-    never connects a second time: statements after the end of the session fail.
+    never connects a second time: statements after the end of the session fail. Raises psycopg's
+    `OperationalError` also if a pooler hands the statements on: the locks would stay with its own sessions.
     """
     silence = settings.owner_silence_seconds_max
     arguments = _session_args(
         settings,
         worker_name(),
+        _PLANNED_ONCE,
         statement_timeout=settings.statement_timeout_seconds,
         lock_timeout=_LOCK_SECONDS_MAX,
         idle_session_timeout=silence,
         idle_in_transaction_session_timeout=silence,
         tcp_user_timeout=silence,  # of the server's side: it notices a host that vanished
     )
-    return psycopg.connect(**arguments, autocommit=True)
+    session = psycopg.connect(**(arguments | _WRITES), autocommit=True)
+    if session.execute(bounded.SERVER_PROCESS).fetchone() != (session.info.backend_pid,):
+        session.close()
+        raise psycopg.OperationalError(
+            "a worker needs a session of its own: give it PostgreSQL's address, not that of PgBouncer"
+        )
+    return session
 
 
 def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any) -> Engine:
-    """Return an engine for a command of the operator, without a pool.
+    """Return an engine for a command of the operator, without a pool and without the role's time-out.
 
     One that only reads takes any server if the URL names one host, and the primary among several.
     """
-    several = "," in str(libpq_arguments(database_url).get("host", ""))
+    several = "," in str(urls.libpq_arguments(database_url).get("host", ""))
     target = _WRITES if writes else _READS if several else {}
-    return create_engine(
-        database_url, poolclass=NullPool, hide_parameters=True, connect_args=arguments | target
-    )
-
-
-def libpq_arguments(database_url: str) -> dict[str, Any]:
-    """Return libpq's parameters for a URL in SQLAlchemy's form, which may name several hosts."""
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    _, arguments = url.get_dialect()().create_connect_args(url)
-    return dict(arguments)
+    arguments["options"] = f"{_OPTIONS} -c statement_timeout=0 {arguments.get('options', '')}"
+    connect_args = {**session_settings.ARGUMENTS, **arguments, **target}
+    return create_engine(database_url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
 
 
 def must_be_replaced(error: BaseException) -> bool:
@@ -139,9 +152,8 @@ def _bounded(settings: Settings) -> Callable[..., Any]:
 
 async def _waits_for_standby(settings: Settings, pid: int) -> bool:
     """Return True if the commit of this process waits for a standby, which no time-out of the server ends."""
-    arguments = _connect_args(_API_APPLICATION, statement_timeout=bounded.GRACE_SECONDS)
-    address = libpq_arguments(settings.database_url)
-    async with await bounded.connector(bounded.GRACE_SECONDS)(**{**address, **arguments, **_READS}) as asking:
+    arguments = _session_args(settings, _API_APPLICATION, statement_timeout=bounded.GRACE_SECONDS)
+    async with await bounded.connector(bounded.GRACE_SECONDS)(**(arguments | _READS)) as asking:
         return await durability.waits_for_standby(asking, pid)
 
 
@@ -151,21 +163,19 @@ def _replace_session(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _session_args(settings: Settings, application: str, **timeouts_seconds: float) -> dict[str, Any]:
-    """Return psycopg's arguments for a session that writes, and whose statements are planned once."""
-    address = libpq_arguments(settings.database_url)
-    return {**address, **_connect_args(application, _PLANNED_ONCE, **timeouts_seconds), **_WRITES}
-
-
-def _connect_args(application: str, planning: str = "", **timeouts_seconds: float) -> dict[str, Any]:
+def _session_args(
+    settings: Settings, application: str, planning: str = "", **timeouts_seconds: float
+) -> dict[str, Any]:
+    """Return psycopg's arguments for a session; the URL may set other limits of the connection than these."""
     timeouts = " ".join(f"-c {name}={math.ceil(value * 1000)}" for name, value in timeouts_seconds.items())
-    options = f"-c timezone=UTC {planning} {timeouts}"
     return {
-        "application_name": application,
-        "options": options,
         "connect_timeout": _CONNECT_SECONDS_MAX,
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
+        **urls.libpq_arguments(settings.database_url),
+        **session_settings.ARGUMENTS,
+        "application_name": application,
+        "options": f"{_OPTIONS} {planning} {timeouts}",
     }

@@ -38,9 +38,8 @@ log = structlog.get_logger(__name__)
 _SQL = Path(__file__).parent / "sql"
 _ACCEPT = statements.load(_SQL / "accept_commands.sql")
 _FIND = statements.load(_SQL / "find_commands.sql")
-_NEXT_IS_PAST_THE_MARK = "SELECT nextval('command_seq_seq') > seq FROM ledger_mark"
+_DRAW = "SELECT nextval('command_seq_seq'), seq FROM ledger_mark"
 _LAST_NUMBER = "SELECT last_value - (NOT is_called)::integer AS number FROM command_seq_seq"
-_LAST_IS_KEPT = f"SELECT number >= currval('command_seq_seq') FROM ({_LAST_NUMBER}) AS last"
 _IS_BEHIND = text(f"SELECT number < seq FROM ledger_mark CROSS JOIN ({_LAST_NUMBER}) AS last")
 _ADVANCE_MARK = f"""
     WITH last AS MATERIALIZED ({_LAST_NUMBER}), passed AS (
@@ -114,17 +113,19 @@ async def open_session(settings: Settings) -> BoundedSession:
     return session
 
 
-async def prepare(session: Session) -> None:
+async def prepare(session: BoundedSession) -> None:
     """Draw the first number of a session, with which `accept` compares the sequence.
 
-    Raises `NumberingBehind`.
+    The number is kept here: behind a pooler each statement may run in another session of the server. Raises
+    `NumberingBehind`.
     """
-    if not await _is_true(session, _NEXT_IS_PAST_THE_MARK):
+    session.last_number, mark = await _numbers(session, _DRAW)
+    if session.last_number <= mark:
         raise NumberingBehind
 
 
 async def accept(
-    session: Session, new: Sequence[NewCommand], secret_keys: Sequence[bytes] = (b"",)
+    session: BoundedSession, new: Sequence[NewCommand], secret_keys: Sequence[bytes] = (b"",)
 ) -> list[Acceptance]:
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
@@ -149,18 +150,20 @@ async def accept(
     }
     while True:
         with durability.commit_watch(session) as cut_off:
-            written = await session.execute(_ACCEPT, parameters)
-        if written.rowcount == len(new) and not cut_off:
+            cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
+            written, last = await cursor.fetchone() or (0, None)
+        session.last_number = max(session.last_number, last or 0)
+        if written == len(new) and not cut_off:
             return [Acceptance(command_id=command.id) for command in new]
         try:
             acceptances = await _find(session, new, secret_keys)
             if acceptances is not None:
                 await durability.confirm(session)  # commands that were there already were not written now
                 return acceptances
-            kept = await _is_true(session, _LAST_IS_KEPT)
+            (last,) = await _numbers(session, _LAST_NUMBER)
         except psycopg.Error as error:
             raise AcceptanceNotConfirmed from error
-        if not kept:
+        if last < session.last_number:
             raise NumberingBehind
         # Else a key was released between the two statements: the next attempt may write it.
 
@@ -235,6 +238,7 @@ def heal_numbering(connection: Connection) -> None:
     connection.execute(_CONTINUE_AFTER, {"number": connection.execute(_HIGHEST).scalar_one()})
 
 
-async def _is_true(session: Session, statement: LiteralString) -> bool:
+async def _numbers(session: Session, statement: LiteralString) -> tuple[int, ...]:
     row = await (await session.execute(statement)).fetchone()
-    return row is not None and bool(row[0])
+    assert row is not None, "the statement returns one row"
+    return row

@@ -5,6 +5,7 @@ begin with the event's id, so that the database can be divided by event.
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -33,6 +34,9 @@ metadata = MetaData()
 
 REVISION = "0016"
 """The migration that this schema is made by; a service on another one is not ready."""
+
+SLUG_HELD_SECONDS = 1.0
+"""The time for which no other event may have a slug that an event gave up."""
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
 
@@ -67,9 +71,31 @@ event = Table(
     Column("max_spots_per_registration", Integer, nullable=False, server_default=text("10")),
     Column("opens_at", DateTime(timezone=True)),
     Column("closes_at", DateTime(timezone=True)),
+    Column(
+        "promote_until",
+        DateTime(timezone=True),
+        comment="commands accepted from then on promote no registration",
+    ),
+    Column("cancel_until", DateTime(timezone=True), comment="holders cannot cancel from then on"),
     Column("paused", Boolean, nullable=False, server_default=false()),
     Column("audit_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("follow_up_id", Uuid, comment="its newest follow-up; promotion waits for it while it is pending"),
+    Column(
+        "archived",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="closed, and in no list",
+    ),
+    Column(
+        "deleted",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="closed for good and hidden; its rows stay",
+    ),
+    Column("former_slugs", ARRAY(Text), comment="the slugs that it gave up lately, for other events"),
+    Column("slug_released_at", DateTime(timezone=True)),
     UniqueConstraint("slug", name="event_slug_key"),
     CheckConstraint("capacity >= 0", name="event_capacity_not_negative"),
     CheckConstraint("spots_reserved >= 0", name="event_spots_reserved_not_negative"),
@@ -80,6 +106,10 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
+    Index(
+        "event_slug_released_idx", "slug_released_at", postgresql_where=text("slug_released_at IS NOT NULL")
+    ),
+    Index("event_created_idx", "created_at", "id"),
 )
 
 registration = Table(
@@ -93,9 +123,18 @@ registration = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("seq", BigInteger, nullable=False, comment="its place: the ledger's seq that put it there"),
-    Column("command_id", Uuid, comment="the command that made it; null for an adopted registration"),
+    Column(
+        "command_id",
+        Uuid,
+        comment="the command whose id is its receipt; null for an adopted registration without one",
+    ),
     Column("email", Text),
     Column("email_key", Text, comment="the address in the form in which two spellings are equal"),
+    Column(
+        "original_seq",
+        BigInteger,
+        comment="the place that it had first; null: that of its command, or as it is",
+    ),
     PrimaryKeyConstraint("event_id", "id", name="registration_pkey"),
     UniqueConstraint("event_id", "command_id", name="registration_command_key"),
     CheckConstraint("spots_count > 0", name="registration_spots_count_positive"),
@@ -120,6 +159,12 @@ registration = Table(
         "spots_count",
         "seq",
         postgresql_where=text("status = 'WAITLIST'"),
+    ),
+    Index(
+        "registration_words_idx",
+        text("search_words(event_id, name, email)"),
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
     ),
 )
 
@@ -230,3 +275,17 @@ trouble = Table(
     ),
 )
 """Pending commands that their owner has set aside, and events that it cannot apply; for operators."""
+
+adoption = Table(
+    "adoption",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("source_id", Text, comment="the event's id in the source; null if adopted before 0013"),
+    Column("begun_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "finished_at",
+        DateTime(timezone=True),
+        comment="null while registrations may be missing; the event is closed and paused until then",
+    ),
+    PrimaryKeyConstraint("event_id", name="adoption_pkey"),
+)

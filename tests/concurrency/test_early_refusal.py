@@ -49,7 +49,7 @@ def test_early_refusals_keep_the_order_of_precedence(stage: Stage) -> None:
         paused = post(client, event, {"name": "Paused"})
 
     assert [a.json()["code"] for a in (again, large, paused)] == [
-        "ALREADY_REGISTERED",
+        "EVENT_FULL",
         "TOO_MANY_SPOTS",
         "EVENT_PAUSED",
     ]

@@ -250,6 +250,14 @@ def test_an_unreachable_database_is_a_line_too() -> None:
     assert done.stderr.startswith("admitone: the database: connection failed: ")
 
 
+def test_a_url_that_cannot_work_is_one_line() -> None:
+    done = command_line("migrate", ADMITONE_DATABASE_URL="postgresql://u:secret@h/d?schema=public")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "admitone: ADMITONE_DATABASE_URL: has parameters that no part of AdmitOne reads: schema\n",
+    )
+
+
 def test_the_help_names_the_launchers_commands() -> None:
     said = " ".join(command_line("--help").stdout.split())
     assert said.endswith("there are also test, bench and check; each takes --help.")

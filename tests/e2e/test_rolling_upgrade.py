@@ -155,6 +155,8 @@ def test_this_version_works_beside_the_promised_one(
             load = threading.Thread(target=crowd.register_all, args=(keys(),))
             load.start()
             administer(stage, crowd.event)
+            if worker_checkout == promised:
+                refuse_what_a_worker_does_not_know(stage, crowd.event)
             load.join()
             crowd.register_all(list(crowd.receipts))
             stage.end(api)
@@ -166,6 +168,14 @@ def test_this_version_works_beside_the_promised_one(
         assert len(crowd.receipts) == CLIENTS * EACH
         assert outcomes.keys() <= {"confirmed", "waitlisted", "event_changed", "status_changed", "deleted"}
         assert outcomes["confirmed"] + outcomes["waitlisted"] == CLIENTS * EACH
+
+
+def refuse_what_a_worker_does_not_know(stage: Stage, event: Json) -> None:
+    """Ask for something that only the newer version knows."""
+    with stage.client() as client:
+        newer = {"capacity": CAPACITY, "allowOverbooked": True}
+        answer = client.patch(f"/api/events/{event['id']}", json=newer, headers=stage.admin)
+    assert (answer.status_code, answer.json()["code"]) == (503, "WORKERS_OUTDATED")
 
 
 def administer(stage: Stage, event: Json) -> None:

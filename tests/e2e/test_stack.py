@@ -18,6 +18,7 @@ from tests.e2e.stacks import (
     STOP_SECONDS_MAX,
     Up,
     as_nobody,
+    ask,
     environment,
     fails,
     free_port,
@@ -27,10 +28,35 @@ from tests.e2e.stacks import (
 pytestmark = pytest.mark.timeout(180)
 
 
+FOREIGN = {
+    "BROKER_URL": "redis://127.0.0.1:9/0",
+    "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
+    "APP": "x",
+    "CONFIG_MODULE": "x",
+    "PICKLE_PROTOCOL": "x",
+    "WEB_CONCURRENCY": "",
+    "FORWARDED_ALLOW_IPS": "x",
+    "PGHOST": "elsewhere",
+    "PGSERVICE": "x",
+    "PGOPTIONS": "-c search_path=x",
+    "PGSSLMODE": "verify-full",
+    "PSYCOPG_IMPL": "x",
+    "prometheus_multiproc_dir": "/nowhere",
+    "TZ": "Asia/Tokyo",
+    "http_proxy": "x",
+    "ADMITONE_PORT": "tcp://10.0.0.1:9000",
+    "ADMITONE_SERVICE_HOST": "10.0.0.1",
+    "ADMITONE_HOST": "",
+    "ADMITONE_TICK_SECONDS": " ",
+    "ADMITONE_WORKER_METRICS_PORT": "tcp://10.0.0.1:1",
+}
+"""Variables of other programs and of Kubernetes, and settings without a value: they change nothing."""
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One stack for the tests that leave it running."""
-    with up(tmp_path_factory.mktemp("running")) as stack:
+    with up(tmp_path_factory.mktemp("running"), prefix=(), **FOREIGN) as stack:
         yield stack.ready()
 
 
@@ -46,6 +72,11 @@ def test_a_first_start_tells_what_a_person_needs_and_the_printed_command_works(r
         """-H "Content-Type: application/json" -d '{"name":"User A","spotsCount":1}'"""
     )
     assert running.register("User A")
+
+
+def test_variables_of_others_do_not_degrade_it(running: Up) -> None:
+    status, found = ask(running.port, "GET", "/readyz")
+    assert (status, found["degraded"], set(found["checks"].values())) == (200, [], {"ok"})
 
 
 def test_other_commands_learn_where_the_stack_runs(running: Up) -> None:

@@ -79,6 +79,10 @@ def forbid_popping(server: "redis.Redis") -> None:
     run(server, "ACL", "SETUSER", "default", "-brpop")
 
 
+def forbid_transactions(server: "redis.Redis") -> None:
+    run(server, "ACL", "SETUSER", "default", "-multi")
+
+
 BREAKS = {
     "replica": (refuse_writes_as_a_replica, {"broker", "results"}),
     "no-replicas": (refuse_writes_without_replicas, {"broker", "results"}),
@@ -88,6 +92,7 @@ BREAKS = {
     "no-channels": (forbid_channels, {"results"}),
     "no-pubsub": (forbid_subscriptions, {"results"}),
     "no-brpop": (forbid_popping, {"broker"}),
+    "no-multi": (forbid_transactions, {"broker"}),
 }
 
 

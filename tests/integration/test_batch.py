@@ -33,6 +33,10 @@ _INSERT_REGISTRATION = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
     VALUES (:event_id, :id, :seq, 'Planted', 1, 'CANCELLED')
 """)
+_INSERT_OLD_HOLDER = text("""
+    INSERT INTO registration (event_id, id, seq, name, email, email_key, spots_count, status)
+    VALUES (:event_id, :id, 0, 'Old', 'Straße@example.org', 'strasse@example.org', 1, 'WAITLIST')
+""")
 _INSERT_LATE_COMMAND = text("""
     WITH accepted AS (
         INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
@@ -364,6 +368,18 @@ def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> 
     assert logs == [], "no batch was refused"
 
 
+@pytest.mark.parametrize("email", ["straße@example.org", "Straße@example.org", "strasse@example.org"])
+def test_a_holder_of_the_version_before_is_found(connection: Connection, email: str) -> None:
+    world = InPostgres(connection, SETTINGS)
+    with connection.begin():
+        connection.execute(_INSERT_OLD_HOLDER, {"event_id": world.event_id, "id": ids.new_id()})
+
+    world.accept(asked(register(1, email), register(1, "ada@straße.example")))
+    world.apply(100)
+
+    assert answers(world) == ["ALREADY_REGISTERED", "confirmed"]
+
+
 def test_a_recount_has_a_time_out_of_its_own(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,7 +441,7 @@ def test_a_command_of_a_newer_version_waits_for_a_newer_worker(
 ) -> None:
     world = InPostgres(connection, SETTINGS)
     world.accept(asked(register(1), register(1), register(1)))
-    newer = "UPDATE command SET version = 2, payload = payload || '{\"fromThen\": 1}' WHERE id = :id"
+    newer = "UPDATE command SET version = 3, payload = payload || '{\"fromThen\": 1}' WHERE id = :id"
     second = str(world.snapshot().commands[1].id)
     with connection.begin():
         connection.execute(text(newer), {"id": second})
@@ -433,7 +449,7 @@ def test_a_command_of_a_newer_version_waits_for_a_newer_worker(
     assert [world.apply(10), world.apply(10)] == [1, 0]
     assert answers(world) == ["confirmed", "pending", "pending"], "nothing passes it"
 
-    monkeypatch.setattr(commands, "VERSION", 2)
+    monkeypatch.setattr(commands, "VERSION", 3)
     with connection.begin():
         connection.execute(
             text("UPDATE command SET payload = payload - 'fromThen' WHERE id = :id"), {"id": second}

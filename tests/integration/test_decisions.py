@@ -22,7 +22,7 @@ def test_without_a_worker_nothing_is_written(settings: Settings) -> None:
 
 def test_a_worker_that_knows_no_erasures_gets_none(settings: Settings) -> None:
     plain = make_url(settings.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain) as worker:
+    with psycopg.connect(plain, application_name="admitone-worker/host/1") as worker:
         worker.execute(
             f"SELECT pg_advisory_lock_shared({locks.WORKER}, 1), pg_advisory_lock({locks.BUCKET}, 1)"
         )
@@ -34,7 +34,7 @@ def test_a_worker_that_knows_no_erasures_gets_none(settings: Settings) -> None:
 
 def test_an_unreadable_command_is_not_written(settings: Settings) -> None:
     plain = make_url(settings.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain) as worker:
+    with psycopg.connect(plain, application_name="admitone-worker/host/1") as worker:
         numbers = (locks.WORKER, locks.BUCKET, locks.KNOWS)
         for number in numbers:
             worker.execute(f"SELECT pg_advisory_lock_shared({number}, 2)")

@@ -1,8 +1,12 @@
-"""Exports whose clients stop reading or go away: their place, connection and snapshot are free again."""
+"""Exports: as spreadsheets and programs read them, and free again when their clients do not."""
 
+import csv
+import io
+import json
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +17,7 @@ from ops.embedded import Servers
 from tests.stage import Json, Stage
 
 ROWS = 50_000
+SIGNS = "=+@\uff1d\uff0b\uff0d\uff20\ufe62\u2212-"
 FREE_SECONDS_MAX = 30
 _FILL = """
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
@@ -70,6 +75,88 @@ def assert_whole(stage: Stage, event: Json) -> None:
         answer = client.get(f"/api/events/{event['id']}/export", headers=stage.admin)
     assert answer.status_code == 200
     assert len(answer.text.splitlines()) == ROWS + 1
+
+
+def named(stage: Stage, names: Sequence[str]) -> Json:
+    """Return an event with a registration of each name, written past the API as an adoption might."""
+    event = stage.create_event(capacity=1_000)
+    stage.query(
+        """
+        INSERT INTO registration (event_id, id, seq, name, email, spots_count, status, created_at)
+        SELECT %s, gen_random_uuid(), place, name, CASE WHEN name LIKE '%%@%%' THEN name END, 1, 'CONFIRMED',
+               '2026-03-01 12:00+02'
+        FROM unnest(%s::text[]) WITH ORDINALITY AS given (name, place) RETURNING NULL
+        """,
+        event["id"],
+        list(names),
+    )
+    return event
+
+
+def exported(stage: Stage, event: Json, query: str) -> bytes:
+    with stage.client() as client:
+        answer = client.get(f"/api/events/{event['id']}/export?{query}", headers=stage.admin)
+    assert answer.status_code == 200
+    content: bytes = answer.content
+    return content
+
+
+@pytest.mark.parametrize(("separator", "character"), [("comma", ","), ("semicolon", ";")])
+def test_a_spreadsheet_opens_the_csv(stage: Stage, separator: str, character: str) -> None:
+    names = ["Zoë 李", 'with "quotes"', "semi;colon, comma", "two\nlines", "back\\slash"]
+    event = named(stage, names)
+
+    content = exported(stage, event, f"separator={separator}")
+
+    assert content.startswith(b"\xef\xbb\xbfid"), "a byte order mark, or Excel guesses another encoding"
+    text = content.decode("utf-8-sig")
+    assert text.endswith("\r\n")
+    assert text.replace("two\nlines", "").count("\n") == text.count("\r\n"), "all lines end by RFC 4180"
+    table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=character))
+    assert [row["name"] for row in table] == names
+    assert {row["createdAt"] for row in table} == {"2026-03-01T10:00:00.000000Z"}
+    assert all(re.search(r',"[^"]|;"[^"]', line) for line in text.splitlines() if "semi;colon" in line)
+
+
+def test_no_cell_begins_a_formula(stage: Stage) -> None:
+    before = ["", " ", "\u00a0", "\u3000 ", "\ufeff", "x;", "x; ", "x,\u2003", "x\t"]
+    starts = [begin + sign for begin in before for sign in f"{SIGNS}\t\r"]
+    event = named(stage, [start + rest for start in starts for rest in ("cmd|' /C calc'!A0", "1@x.example")])
+
+    for row in csv.DictReader(io.StringIO(exported(stage, event, "").decode("utf-8-sig"), newline="")):
+        for cell in (row["name"], row["email"]):
+            for half in re.split(r"[,;\t\r\n]", cell):
+                assert not re.match(rf"[\s\ufeff]*[{SIGNS}]", half), cell
+            assert not cell.startswith(("\t", "\r"))
+
+
+def test_harmless_cells_stay_as_they_are(stage: Stage) -> None:
+    names = ["Ann-Marie", "a+b", "x = y", "O'Neil", "1,5", "Smith, Ann", "ann@x.example"]
+    event = named(stage, names)
+
+    table = csv.DictReader(io.StringIO(exported(stage, event, "").decode("utf-8-sig")))
+
+    assert [row["name"] for row in table] == names
+
+
+def test_each_registration_is_one_line_of_json(stage: Stage) -> None:
+    names = [f"a{separator}b" for separator in '\u2028\u2029\u0085\x0b\x0c\x1c\x1e\r\n\\"']
+    event = named(stage, names)
+
+    lines = exported(stage, event, "format=ndjson").decode().splitlines()
+
+    read = [json.loads(line) for line in lines]
+    assert [row["name"] for row in read] == names
+    assert {row["createdAt"] for row in read} == {"2026-03-01T10:00:00.000000Z"}
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_an_event_without_registrations_is_exported(stage: Stage, form: str) -> None:
+    event = stage.create_event()
+
+    content = exported(stage, event, f"format={form}")
+
+    assert len(content.splitlines()) == (1 if form == "csv" else 0)
 
 
 def test_readers_that_do_not_read_hold_nothing(impatient: Stage) -> None:

@@ -274,3 +274,25 @@ def test_a_preference_is_told_with_every_answer(stage: Stage) -> None:
 
     assert [answer.status_code for answer in answers] == [201, 409]
     assert [answer.headers["preference-applied"] for answer in answers] == ["wait=9"] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "reasons"),
+    [
+        ("/api/events/x", {"eventId": "must be an id, such as 01a21425-ecb9-728d-8e9f-f73da8bf37ea"}),
+        (
+            "/api/events/{id}/registrations?limit=2.5&status=LATE",
+            {"limit": "must be a whole number", "status": "must be 'CONFIRMED', 'WAITLIST' or 'CANCELLED'"},
+        ),
+        ("/api/events/{id}/audit?limit=0", {"limit": "must be 1 or more"}),
+        ("/api/events/{id}/audit?limit=1001", {"limit": "must be 1000 or less"}),
+        ("/api/events/{id}/audit?cursor=x", {"cursor": "is not the nextCursor of a page"}),
+    ],
+)
+def test_wrong_parameters_have_reasons_in_words(stage: Stage, path: str, reasons: dict[str, str]) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        answer = client.get(path.format(**event), headers=stage.admin)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+    assert {error["field"]: error["reason"] for error in answer.json()["errors"]} == reasons

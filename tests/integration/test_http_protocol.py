@@ -148,13 +148,15 @@ def test_a_large_body_is_no_large_head(client: Client, offer: str) -> None:
     assert [len(client.answer()[2]["body"]) for _ in range(2)] == [len(body), len(BODY)]
 
 
-@pytest.mark.parametrize("sent", ["whole", "in pieces", "unfinished"])
+@pytest.mark.parametrize("sent", ["whole", "in pieces", "unfinished", "unfinished in pieces"])
 @pytest.mark.parametrize("part", [b"POST /%s HTTP/1.1\r\nHost: x\r\n", b"POST /a HTTP/1.1\r\nX-A: %s\r\n"])
 def test_a_large_head_is_refused(client: Client, part: bytes, sent: str) -> None:
     request = part % (b"a" * 2 * HEAD_BYTES_MAX) + LENGTH + b"\r\n" + BODY
-    if sent == "unfinished":
-        request = request[: HEAD_BYTES_MAX + 20_000]
-    size = len(request) if sent == "whole" else 1_000
+    if "unfinished" in sent:
+        request = request[: HEAD_BYTES_MAX + 1]
+    size = 1_000 if "in pieces" in sent else len(request)
+    client.send(head("none", LENGTH) + BODY)
+    assert client.answer()[2] == got()
     client.send(*(request[i : i + size] for i in range(0, len(request), size)))
     status, headers, problem = client.answer()
     assert (status, problem["status"], problem["code"]) == (431, 431, "HEAD_TOO_LARGE")
@@ -163,6 +165,13 @@ def test_a_large_head_is_refused(client: Client, part: bytes, sent: str) -> None
     assert headers["x-request-id"] == problem["requestId"]
     assert "date" in headers
     assert client.is_closed()
+
+
+def test_a_long_pipeline_is_no_large_head(client: Client) -> None:
+    requests = [head(offer, LENGTH, f"/{'a' * 9_000}") + BODY for offer in OFFERS for _ in range(9)]
+    sent = b"".join(requests)
+    client.send(*(sent[i : i + 70_000] for i in range(0, len(sent), 70_000)))
+    assert [client.answer()[2]["body"] for _ in requests] == [BODY.decode()] * len(requests)
 
 
 def test_a_head_within_the_bound_is_taken(client: Client) -> None:

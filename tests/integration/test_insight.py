@@ -1,12 +1,20 @@
 """Looking closer, over HTTP and by command: statistics, explanations, exports, verification, audit."""
 
+import asyncio
 import csv
 import hashlib
 import io
 import json
 import subprocess
 import sys
+from uuid import UUID
 
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from api.edge.schemas_insight import Explanation
+from api.queries import events, explain
 from tests.integration.test_status_changes import delete, patch, register
 from tests.stage import CHECKOUT, Json, Stage
 
@@ -59,7 +67,7 @@ def test_an_export_has_every_registration_and_no_formula(stage: Stage) -> None:
         as_json = client.get(f"{path}?format=ndjson", headers=stage.admin)
         unknown = client.get(f"{path}?format=xml", headers=stage.admin)
 
-    table = list(csv.DictReader(io.StringIO(as_csv.text)))
+    table = list(csv.DictReader(io.StringIO(as_csv.content.decode("utf-8-sig"))))
     lines = [json.loads(line) for line in as_json.text.splitlines()]
     assert as_csv.headers["content-disposition"] == f'attachment; filename="{event["slug"]}.csv"'
     assert [row["name"] for row in table] == [f"'{n}" if n[0] in "=+-@" else n for n in names]
@@ -116,6 +124,35 @@ def test_an_explanation_names_a_party_that_cannot_fit(stage: Stage) -> None:
     assert of_fourth["sentences"][-1].startswith("The head of the waitlist needs 3, 2 are free")
 
 
+def test_an_explanation_says_where_it_began_to_look(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = stage.create_event(capacity=1)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json={"capacity": 2}, headers=stage.admin)
+    url = make_url(stage.database_url)
+
+    async def explained(id_: str) -> Explanation:
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            found = await events.event_by_id(connection, UUID(event["id"]))
+            row = await events.registration(connection, UUID(event["id"]), UUID(id_))
+            assert found is not None
+            assert row is not None
+            explanation = await explain.explain(connection, found, row)
+        await engine.dispose()
+        return explanation
+
+    whole = asyncio.run(explained(second["registration"]["id"]))
+    monkeypatch.setattr(explain, "ENTRIES_MAX", 2)  # the change of the capacity, and the promotion
+    part = asyncio.run(explained(second["registration"]["id"]))
+    none = asyncio.run(explained(first["registration"]["id"]))
+
+    assert (whole.steps_from, [step.capacity for step in whole.steps]) == (1, [1, 2])
+    assert (part.steps_from, part.steps) == (3, whole.steps[1:])
+    unseen = "Changes before number 3 of the audit trail were not looked at."
+    assert (none.steps, none.sentences) == ([], [unseen])
+
+
 def test_an_explanation_names_a_pause(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     first, second = register(stage, event), register(stage, event)
@@ -130,6 +167,53 @@ def test_an_explanation_names_a_pause(stage: Stage) -> None:
 
     assert paused["sentences"][-1] == "The event is paused: no registration is promoted until the pause ends."
     assert stage.get(path)["status"] == "CONFIRMED"
+
+
+def test_promotion_ends_and_goes_on_when_its_end_moves(stage: Stage) -> None:
+    event = stage.create_event(capacity=1, promoteUntil="2026-01-01T09:00:00+09:00")
+    first, second = register(stage, event), register(stage, event)
+    patch(stage, event, first, "CANCELLED")
+    path = f"/api/events/{event['id']}/registrations/{second['registration']['id']}"
+    barging = register(stage, event)
+
+    ended = stage.get(f"{path}/explain")
+    with stage.client() as client:
+        change = {"promoteUntil": "2126-01-01T00:00:00Z", "closesAt": "2026-01-01T00:00:00Z"}
+        changed = client.patch(f"/api/events/{event['id']}", json=change, headers=stage.admin).json()
+
+    assert ended["sentences"][-1] == (
+        "Promotion ended at 2026-01-01T00:00:00Z: 1 are free, and an admin can confirm it."
+    )
+    assert barging["status"] == "WAITLIST"
+    assert (changed["state"], changed["promoteUntil"]) == ("CLOSED", "2126-01-01T00:00:00Z")
+    assert stage.get(path)["status"] == "CONFIRMED"
+
+
+def test_an_admin_confirms_after_promotion_has_ended(stage: Stage) -> None:
+    ends = {"promoteUntil": "2026-01-01T00:00:00Z", "cancelUntil": "2126-01-01T00:00:00Z"}
+    event = stage.create_event(capacity=1, **ends)
+    first, second = register(stage, event), register(stage, event)
+    with stage.client() as client:
+        client.delete(f"/api/p/{event['slug']}/receipts/{first['receiptId']}")
+
+    confirmed = patch(stage, event, second, "CONFIRMED")
+
+    assert confirmed.json()["registration"]["status"] == "CONFIRMED"
+    assert {name: event[name] for name in ends} == ends
+
+
+def test_holders_cancel_until_an_end_and_admins_after_it(stage: Stage) -> None:
+    event = stage.create_event(cancelUntil="2026-01-01T00:00:00Z")
+    held = register(stage, event)
+    path = f"/api/p/{event['slug']}/receipts/{held['receiptId']}"
+    with stage.client() as client:
+        refused = client.delete(path)
+        by_admin = patch(stage, event, held, "CANCELLED")
+        again = client.delete(path)
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "CANCELLATION_CLOSED")
+    assert (by_admin.status_code, again.status_code) == (200, 200)
+    assert again.json()["status"] == "CANCELLED"
 
 
 def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,10 @@ from tests.databases import session_of
 from worker import isolation
 
 EVENT = ids.new_id()
+_CLOSED = text("""
+    INSERT INTO event (id, slug, title, capacity, closes_at)
+    VALUES (:id, 'closed', 'A drop', 5, now() - interval '1 hour')
+""")
 _CUT_OFF = text("""
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name = 'admitone-api' AND datname = current_database()
@@ -217,13 +222,7 @@ def test_keys_in_opposite_order_do_not_wait_for_each_other(
 def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connection) -> None:
     closed = asked(key=b"k", body=b"a")
     with connection.begin():
-        connection.execute(
-            text(
-                "INSERT INTO event (id, slug, title, capacity, closes_at) "
-                "VALUES (:id, 'closed', 'A drop', 5, now() - interval '1 hour')"
-            ),
-            {"id": closed.event_id},
-        )
+        connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
     (settled,) = isolation.apply(session_of(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
@@ -231,3 +230,44 @@ def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connect
     again = asked(key=b"k", body=b"b")
 
     assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)
+
+
+def test_an_answer_that_was_lost_binds_no_released_key(settings: Settings, connection: Connection) -> None:
+    closed, again = asked(key=b"k", body=b"a"), asked(key=b"k", body=b"a")
+    with connection.begin():
+        connection.execute(_CLOSED, {"id": closed.event_id})
+    use(settings, lambda intake: intake.accept(closed))
+    isolation.apply(session_of(connection), [closed.event_id], 10)
+
+    repeated = use(settings, lambda intake: intake.accept(closed))  # as after a lost connection
+
+    assert repeated == Acceptance(command_id=closed.id)
+    assert use(settings, lambda intake: intake.accept(again)) == Acceptance(command_id=again.id)
+
+
+def test_a_key_that_is_released_meanwhile_is_written(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the INSERT that met a key and the look for the key, the owner refuses all and releases both."""
+    closed, again = asked(key=b"k", body=b"a"), asked(key=b"k", body=b"a")
+    beside = asked(key=b"l", body=b"a")
+    with connection.begin():
+        connection.execute(_CLOSED, {"id": closed.event_id})
+    use(settings, lambda intake: intake.accept(closed))
+    find = ledger._find  # noqa: SLF001 - the moment between the two statements
+
+    async def find_late(*arguments: Any) -> list[Acceptance] | None:
+        monkeypatch.setattr(ledger, "_find", find)
+        isolation.apply(session_of(connection), [closed.event_id], 10)
+        return await find(*arguments)
+
+    async def both(intake: Intake) -> list[Acceptance]:
+        return list(await asyncio.gather(intake.accept(beside), intake.accept(again)))
+
+    monkeypatch.setattr(ledger, "_find", find_late)
+    accepted = use(settings, both)
+
+    assert accepted == [Acceptance(command_id=beside.id), Acceptance(command_id=again.id)]
+    with connection.begin():
+        keys = connection.execute(text("SELECT key, command_id FROM idempotency_key")).all()
+    assert keys == [(b"k", again.id)], "the key of a refused command stays released"

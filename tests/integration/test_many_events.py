@@ -75,7 +75,8 @@ def told(world: InPostgres) -> tuple[Sequence[object], ...]:
     outcomes = [{**(one.outcome or {}), "incidentId": None} for one in now.commands]
     rows = [(row.id, row.command_id, row.spots_count, row.status) for row in now.rows]
     trail = [(e.number, e.kind, e.registration_id, e.to_status, e.spots_reserved) for e in now.entries]
-    return outcomes, rows, trail, (now.spots_reserved, now.waitlist_length, now.settings)
+    settings = {name: value for name, value in now.settings.items() if name != "slug"}
+    return outcomes, rows, trail, (now.spots_reserved, now.waitlist_length, settings)
 
 
 def outcomes(world: InPostgres) -> list[str | None]:

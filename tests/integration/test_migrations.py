@@ -28,9 +28,30 @@ from shared.postgres import tables
 from tests.databases import EMPTY, EVENTS, FULL, OPEN, OVERSOLD, REGISTRATIONS, Event, fill, run, shape
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-REVISIONS = ("base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0016")
+REVISIONS = (
+    *(
+        "base",
+        "0001",
+        "0002",
+        "0003",
+        "0004",
+        "0005",
+        "0006",
+        "0007",
+        "0008",
+        "0010",
+        "0011",
+        "0012",
+        "0013",
+        "0016",
+    ),
+)
 STEPS = tuple(pairwise(REVISIONS))
 COUNTERS = "SELECT id, capacity, spots_reserved, overbooked_spots FROM event ORDER BY id"
+_SEARCH_WORDS = """
+CREATE FUNCTION search_words(event_id uuid, name text, email text) RETURNS tsvector IMMUTABLE LANGUAGE sql
+RETURN array_to_tsvector(ARRAY[name])
+"""
 BEFORE_THE_COUNTER = """
 SELECT event.id, slug, title, capacity, event.created_at, event.updated_at,
        registration.id, name, spots_count, status, registration.created_at, registration.updated_at
@@ -77,7 +98,7 @@ def test_a_downgrade_restores_the_schema(empty_database: str, before: str, after
 
 def test_all_steps_keep_the_old_rows(old_database: str) -> None:
     written = run(old_database, BEFORE_THE_COUNTER)
-    for revision in ("0002", "0003", "0004", "0005", "0008"):
+    for revision in ("0002", "0003", "0004", "0005", "0008", "0011"):
         schema.upgrade(old_database, revision)
         assert run(old_database, BEFORE_THE_COUNTER) == written
     for revision in ("0002", "0001"):
@@ -94,12 +115,14 @@ def test_the_base_has_only_the_migrations_table(old_database: str) -> None:
 
 
 def test_migrating_makes_the_same_schema_as_the_tables(database: str, empty_database: str) -> None:
+    run(empty_database, _SEARCH_WORDS)  # a part of the schema that only migrations make
     tables.metadata.create_all(create_engine(empty_database, poolclass=NullPool))
     only_migrated = shape(database) - shape(empty_database)
     assert shape(empty_database) < shape(database)
     assert {part[:2] for part in only_migrated} == {
         ("audit_entry", "audit_entry_append_only"),
         ("refuse_rewriting_the_audit_trail", "function"),
+        ("folded", "function"),
         ("ledger", "v"),
     }
 
@@ -309,6 +332,28 @@ def test_the_ledger_keeps_its_commands_in_four_tables(old_database: str) -> None
     schema.downgrade(old_database, "0005")
 
     assert run(old_database, _LEDGER_OF_0005) == before
+
+
+_EVENTS_OF_0008 = """
+INSERT INTO event (id, slug, title, capacity, paused, closes_at) VALUES
+    (:whole, 'whole', 'Whole', 1, false, NULL),
+    (:half, 'half', 'Half', 1, true, '1970-01-01 00:00:00.000001+00'),
+    (:own, 'own', 'Own', 1, false, NULL)
+"""
+_ENTRIES_OF_0008 = """
+INSERT INTO audit_entry (event_id, number, kind, actor, spots_delta, spots_reserved, at, hash)
+SELECT event.id, 1, CASE slug WHEN 'own' THEN 'register' ELSE 'adopt' END, 'x', 0, 0, now(), '' FROM event
+"""
+
+
+def test_events_adopted_before_are_known_as_adopted(empty_database: str) -> None:
+    schema.upgrade(empty_database, "0008")
+    run(empty_database, _EVENTS_OF_0008, whole=UUID(int=1), half=UUID(int=2), own=UUID(int=3))
+    run(empty_database, _ENTRIES_OF_0008)
+    schema.upgrade(empty_database)
+
+    adopted = run(empty_database, "SELECT event_id, finished_at IS NULL FROM adoption ORDER BY event_id")
+    assert adopted == [(UUID(int=1), False), (UUID(int=2), True)]
 
 
 TRAIL = """

@@ -1,5 +1,6 @@
 """Owners of buckets on real PostgreSQL: how workers divide, lose and take over the events."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
-from shared.domain import ids
+from shared.domain import commands, ids
 from shared.postgres import connections, locks
 from shared.settings import Settings
 from tests.databases import run
@@ -69,6 +70,28 @@ def test_a_lone_worker_owns_every_event(join: Join) -> None:
     assert all(ids.new_id() in worker for _ in range(100)), "events that are made later too"
 
 
+def known_by_all(settings: Settings) -> int:
+    async def read() -> int:
+        engine = connections.async_engine(settings)
+        async with engine.connect() as connection:
+            version = await locks.version_known_by_all(connection)
+        await engine.dispose()
+        return version
+
+    return asyncio.run(read())
+
+
+def test_a_version_counts_once_every_worker_knows_it(join: Join, settings: Settings) -> None:
+    joined = join(1)
+    assert known_by_all(settings) == commands.VERSION
+
+    with connections.worker_session(settings) as older:  # it announces nothing
+        older.execute(f"SELECT pg_advisory_lock_shared({locks.WORKER}, 2)".encode())
+        assert known_by_all(settings) == 1
+    joined.rebalance()
+    assert known_by_all(settings) == commands.VERSION
+
+
 def test_workers_divide_the_buckets_among_them(join: Join) -> None:
     first = join(1)
     first.rebalance()
@@ -110,7 +133,7 @@ def test_idle_and_pending_events_take_no_locks(connection: Connection, settings:
     owner.close()
 
     assert [entry["event"] for entry in logs] == ["worker_joined", "buckets_moved"]
-    assert held[0] == locks.BUCKETS + 1
+    assert held[0] == locks.BUCKETS + 2, "its number, and the version that it knows"
 
 
 @pytest.mark.parametrize(("events", "commands"), [(0, 0), (19, 1), (20, 1), (30, 7), (3, 50), (4_500, 1)])

@@ -130,7 +130,16 @@ CASES = {
     "first_pending": _case("pending_command_pkey", COUNT + 1, event_id=_FIRST_EVENT, left_out=_NEW_IDS),
     "note_trouble": _case(event_id=_FIRST_EVENT, command_id=_key(1), error="'error'"),
     "forget_trouble": _case("trouble_command_key", event_ids=_SAME_EVENT, command_id=_key(1)),
-    "find_registrations": _case("registration_pkey", event_id=_FIRST_EVENT, ids=_OLD_IDS),
+    "find_registrations": _case(
+        "registration_pkey command_pkey", 2 * COUNT, event_id=_FIRST_EVENT, ids=_OLD_IDS
+    ),
+    "find_slugs": _case(
+        "command_pkey event_slug_key event_slug_released_idx",
+        2 * COUNT + 1,
+        event_id=_FIRST_EVENT,
+        slugs=_list("text", lambda i: f"'event-{i + 1}'"),
+        held_seconds="1",
+    ),
     "find_holders": _case(
         "registration_holder_key",
         event_ids=_SAME_EVENT,
@@ -195,6 +204,7 @@ CASES = {
     "save_settings": _case(
         "event_pkey",
         event_id=_FIRST_EVENT,
+        slug="'event-0'",
         title="'A drop'",
         capacity="1000000",
         waitlist_enabled="true",
@@ -204,7 +214,12 @@ CASES = {
         max_spots_per_registration="4",
         opens_at="NULL",
         closes_at="NULL",
+        promote_until="NULL",
+        cancel_until="NULL",
         paused="false",
+        archived="false",
+        deleted="false",
+        overbooked_from="NULL",
         spots="1",
         waiting="0",
         entries="1",
@@ -217,6 +232,21 @@ CASES = {
         ids=_OLD_IDS,
         statuses=_list("text", lambda _: "'CANCELLED'"),
         seqs=_list("bigint", lambda i: 3_000_000 + i),
+        original_seqs=_list("bigint", lambda i: 400_000 + 2 * i),
+    ),
+    "correct_registration": _case(
+        "registration_pkey",
+        2,
+        event_id=_FIRST_EVENT,
+        id=_key(400_000),
+        name="'User'",
+        email="'user@example.com'",
+        email_key="'user@example.com'",
+        spots_count="1",
+        status="'CANCELLED'",
+        seq="3000000",
+        command_id=_key(0x700000000),
+        original_seq="400000",
     ),
     "erase": _case(
         "command_pkey pending_command_pkey idempotency_key_command_key registration_pkey",
@@ -227,6 +257,7 @@ CASES = {
     ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
+        "command_pkey",
         event_ids=_SAME_EVENT,
         ids=_NEW_IDS,
         kinds=_list("text", lambda _: "'register'"),
@@ -235,6 +266,7 @@ CASES = {
         versions=_list("smallint", lambda _: "1"),
         idempotency_keys=_list("bytea", lambda i: _bytes(9_000_000 + i)),
         fingerprints=_list("bytea", _bytes),
+        last_number="0::bigint",
     ),
     "find_commands": _case(
         "command_pkey idempotency_key_pkey",

@@ -46,6 +46,7 @@ def test_availability_tells_what_is_left(stage: Stage) -> None:
 
     found = stage.get(f"/api/p/{event['slug']}")
 
+    assert datetime.fromisoformat(found.pop("asOf")) > datetime.fromisoformat(event["createdAt"])
     assert found == {
         "slug": event["slug"],
         "title": "A drop",
@@ -57,6 +58,9 @@ def test_availability_tells_what_is_left(stage: Stage) -> None:
         "opensAt": None,
         "closesAt": None,
         "maxSpotsPerRegistration": 5,
+        "spotsOffered": 0,
+        "next": "WAITLIST",
+        "pending": 0,
     }
 
 
@@ -65,7 +69,7 @@ def test_availability_tells_what_is_left(stage: Stage) -> None:
     [
         (
             {"opensAt": IN_AN_HOUR},
-            "REGISTRATION_CLOSED",
+            "REGISTRATION_NOT_OPEN",
             "SCHEDULED",
         ),
         ({"closesAt": AN_HOUR_AGO}, "REGISTRATION_CLOSED", "CLOSED"),
@@ -87,6 +91,30 @@ def test_a_refusal_has_a_code_and_a_receipt(stage: Stage, terms: Json, code: str
     assert (receipt["status"], receipt["refusal"]["code"]) == ("REFUSED", code)
     assert stage.registrations(event) == []
     assert stage.get(f"/api/p/{event['slug']}")["state"] == state
+
+
+def test_an_event_that_is_not_open_tells_when(stage: Stage) -> None:
+    event = stage.create_event(opensAt=IN_AN_HOUR)
+
+    problem = post(stage, event, {"name": "User"}).json()
+
+    assert datetime.fromisoformat(problem["opensAt"]) == datetime.fromisoformat(event["opensAt"])
+    assert problem["detail"] == f"Registration opens at {event['opensAt']}."
+
+
+def test_spots_owed_to_the_waitlist_are_said_to_be(stage: Stage) -> None:
+    event = stage.create_event(capacity=5, waitlistLimit=1)
+    for spots in (1, 1, 1, 3):
+        post(stage, event, {"name": "User", "spotsCount": spots})
+
+    problem = post(stage, event, {"name": "One"}).json()
+    found = stage.get(f"/api/p/{event['slug']}")
+
+    assert (problem["code"], problem["detail"]) == (
+        "EVENT_FULL",
+        "2 spots are free, for the registrations on the waitlist, which takes no more of them.",
+    )
+    assert (found["spotsLeft"], found["spotsOffered"], found["next"]) == (2, 0, "FULL")
 
 
 @pytest.mark.parametrize("policy", ["strict_fifo", "skip_unfit"])

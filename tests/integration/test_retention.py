@@ -14,6 +14,7 @@ from ops.maintenance.retention import Forgotten
 from shared.domain import commands, ids
 from shared.domain.commands import ChangeStatus, Command, HealCounter, Register, Status
 from shared.postgres import ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 from tests.databases import run, settle_all
@@ -52,7 +53,7 @@ def accept(database: str, event_id: UUID, command: Command, age: timedelta, **mo
 
 async def _accept(database: str, new: NewCommand, keys: tuple[bytes, ...]) -> Acceptance:
     plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
-    async with await psycopg.AsyncConnection.connect(plain, autocommit=True) as session:
+    async with await BoundedSession.connect(plain, autocommit=True) as session:
         await ledger.prepare(session)
         (acceptance,) = await ledger.accept(session, [new], keys or (b"",))
         return acceptance

@@ -1,6 +1,9 @@
 """The database roles of a running service: enough for its work, and not for rewriting the trail."""
 
 import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,22 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from ops.maintenance import retention
+from ops.embedded import Servers
+from ops.maintenance import audit, erasure, retention, status, verification, worker_health
+from ops.maintenance.erasure import Report, Subject
+from ops.maintenance.retention import Forgotten
+from shared import processes
 from shared.domain import commands, ids
 from shared.domain.commands import Erase, Register
-from shared.postgres import ledger
+from shared.postgres import connections, ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import NewCommand
+from shared.settings import Settings
 from tests.databases import as_worker, session_of
+from tests.integration.test_service_readiness import FINE, read
 from tests.stage import CHECKOUT
 from worker import isolation
+from worker.ownership import Ownership
 
 ROLES = Path(CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
 
@@ -48,7 +59,7 @@ def accept_as_api(database: str, **asked: Any) -> NewCommand:
 
     async def accept() -> None:
         plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
-        session = await psycopg.AsyncConnection.connect(plain, options="-c role=admitone_api")
+        session = await BoundedSession.connect(plain, options="-c role=admitone_api")
         async with session:
             statement = b"""
                 INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)
@@ -79,6 +90,87 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
         assert told.all() == [('{"erased": true}', "")]
 
     assert settled.command_id == asked.id
+
+
+@pytest.fixture
+def settings_of(granted: str, servers: Servers) -> Callable[[str], Settings]:
+    """A function that returns the settings of a part that logs in with a role."""
+    plain = make_url(granted).set(drivername="postgresql")
+    with psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True) as connection:
+        for role in ("admitone_api", "admitone_worker", "admitone_tidy"):
+            connection.execute(f"ALTER ROLE {role} LOGIN".encode())
+
+    def settings(role: str) -> Settings:
+        return Settings(
+            database_url=plain.set(username=role).render_as_string(hide_password=False),
+            broker_url=servers.broker_url,
+            result_url=servers.result_url,
+        )
+
+    return settings
+
+
+@pytest.mark.parametrize("role", ["admitone_api", "admitone_worker"])
+def test_each_role_can_look_at_the_service(settings_of: Callable[[str], Settings], role: str) -> None:
+    """Readiness, `status`, `verify`, `audit` and `worker-health`, beside a worker of its own role."""
+    asked = accept_as_api(settings_of("admitone_api").database_url)
+    settings = settings_of(role)
+    with connections.worker_session(settings_of("admitone_worker")) as worker:
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+
+        assert read(settings).checks == {**FINE, "worker": "ok"}
+        now = status.read(settings.database_url)
+        assert ([found.pid for found in now.workers], len(now.backlog)) == ([os.getpid()], 1)
+        assert verification.run(settings, [str(asked.event_id)], heal=False).in_sync
+        assert audit.check(settings.database_url)[0].problems == []
+        assert audit.replay(settings.database_url, str(asked.event_id)).problems == []
+        assert worker_health.worker_is_alive(settings)
+
+
+def test_the_api_role_can_heal_a_counter(
+    settings_of: Callable[[str], Settings], connection: Connection
+) -> None:
+    settings = settings_of("admitone_api")
+    asked = accept_as_api(settings.database_url)
+    with connection.begin():
+        connection.execute(text("UPDATE event SET spots_reserved = 1"))
+
+    with (
+        ThreadPoolExecutor() as pool,
+        connections.worker_session(settings_of("admitone_worker")) as worker,
+    ):
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        healing = pool.submit(verification.run, settings, [], heal=True)
+        while not healing.done():
+            isolation.apply(worker, [asked.event_id], 10)
+
+    assert healing.result().in_sync
+
+
+def test_its_role_can_tidy(settings_of: Callable[[str], Settings], connection: Connection) -> None:
+    asked = accept_as_api(settings_of("admitone_api").database_url, idempotency_key=b"k", fingerprint=b"f")
+    isolation.apply(session_of(connection), [asked.event_id], 10)
+
+    forgotten = retention.tidy(settings_of("admitone_tidy").database_url, 0)
+
+    assert forgotten == Forgotten(keys=1, payloads=1)
+
+
+def test_the_api_role_can_erase(settings_of: Callable[[str], Settings]) -> None:
+    settings = settings_of("admitone_api")
+    asked = accept_as_api(settings.database_url)
+    with (
+        ThreadPoolExecutor() as pool,
+        connections.worker_session(settings_of("admitone_worker")) as worker,
+    ):
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        isolation.apply(worker, [asked.event_id], 10)
+        subject = Subject(event_id=asked.event_id)
+        erasing = pool.submit(erasure.erase, settings, [subject], None, dry_run=False)
+        while not erasing.done():
+            isolation.apply(worker, [asked.event_id], 10)
+
+    assert erasing.result() == Report(events=1, registrations=1, commands=1)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from api.commands.intake import Intake
 from api.edge.problems import ProblemError
-from api.edge.schemas import Receipt, ReceiptStatus
+from api.edge.schemas import ReceiptStatus
 from api.queries.reader import Reader
-from api.queries.receipts import Receipts
+from api.queries.receipts import Found, Receipts
 from shared.messaging import results
 from shared.postgres import connections
 from shared.settings import Settings
@@ -42,7 +42,7 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
         result_url=stage.servers.result_url,
     )
 
-    async def read() -> list[Receipt | BaseException | None]:
+    async def read() -> list[Found | BaseException]:
         engine = connections.async_engine(settings)
         reader = Receipts(Reader(engine), Intake(settings).confirm)
         try:
@@ -53,9 +53,11 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
     first, unreadable, last = asyncio.run(read())
 
-    assert isinstance(first, Receipt)
-    assert isinstance(last, Receipt)
-    assert (first.status, last.status) == (ReceiptStatus.CONFIRMED, ReceiptStatus.CONFIRMED)
+    assert isinstance(first, Found)
+    assert isinstance(last, Found)
+    assert [found.receipt and found.receipt.status for found in (first, last)] == [
+        ReceiptStatus.CONFIRMED
+    ] * 2
     assert isinstance(unreadable, ProblemError)
     assert (unreadable.status, unreadable.code) == (503, "ANSWER_UNAVAILABLE")
 

@@ -24,6 +24,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC
+from unittest.mock import ANY
 
 from tests.simulation.model import Json, Told, spelling
 from tests.simulation.replay import Replay
@@ -42,7 +43,7 @@ def check(first_settings: Json, before: Snapshot | None, now: Snapshot, promoted
 def _counters(now: Snapshot) -> Iterator[str]:
     confirmed = sum(row.spots_count for row in now.rows if row.status == "CONFIRMED")
     waiting = sum(row.status == "WAITLIST" for row in now.rows)
-    if now.spots_reserved > now.settings["capacity"]:
+    if now.spots_reserved > now.settings["capacity"] + now.overbooked_spots:
         yield f"1: {now.spots_reserved} spots are reserved of {now.settings['capacity']}"
     if now.spots_reserved != confirmed:
         yield f"2: the counter says {now.spots_reserved}, {confirmed} are confirmed"
@@ -104,7 +105,8 @@ def _erased(now: Snapshot, told: Told, entries: list[Entry]) -> Iterator[str]:
 def _told_by(entry: Entry) -> tuple[object, ...]:
     if entry.registration_id is None:
         return tuple(sorted(entry.before_after or ()))
-    return entry.registration_id, entry.from_status, entry.to_status
+    corrected = tuple(sorted(entry.before_after)) if entry.before_after else None
+    return entry.registration_id, entry.from_status, entry.to_status, corrected
 
 
 def _promised(told: Told) -> list[tuple[object, ...]]:
@@ -113,14 +115,20 @@ def _promised(told: Told) -> list[tuple[object, ...]]:
     registration_id = outcome.get("registrationId")
     match outcome["outcome"]:
         case "confirmed":
-            return [(registration_id, None, "CONFIRMED")]
+            return [(registration_id, None, "CONFIRMED", None)]
         case "waitlisted":
-            return [(registration_id, None, "WAITLIST")]
+            return [(registration_id, None, "WAITLIST", None)]
         case "status_changed":
             before, after = outcome["fromStatus"], outcome["toStatus"]
-            return [(registration_id, before, after)] if before != after else []
+            changed = before != after or "moved" in outcome
+            return [(registration_id, before, after, None)] if changed else []
+        case "registration_corrected":
+            corrected = tuple(sorted(outcome["changed"]))
+            return [(registration_id, ANY, ANY, corrected)] if corrected else []
+        case "receipt_given":
+            return [(registration_id, ANY, ANY, None)]
         case "deleted":
-            return [(registration_id, outcome["fromStatus"], None)]
+            return [(registration_id, outcome["fromStatus"], None, None)]
         case "event_changed":
             return [tuple(sorted(outcome["changed"]))] if outcome["changed"] else []
         case _:
@@ -182,13 +190,22 @@ def _unserved(now: Snapshot) -> Iterator[str]:
     follow_ups = sum(told.kind == "promote_waitlist" and told.outcome is None for told in now.commands)
     if follow_ups > 1:
         yield f"8: {follow_ups} follow-ups are pending"
-    if follow_ups or not now.settings["autoPromote"] or now.settings["paused"]:
+    stopped = any(now.settings[name] for name in ("paused", "archived", "deleted"))
+    if follow_ups or not now.settings["autoPromote"] or stopped:
         return
-    registered_at = {told.id: told.seq for told in now.commands}
+    added = {told.id for told in now.commands if told.kind == "add_registration" and "status" in told.payload}
+    put_there = {
+        entry.registration_id: entry.kind == "change_status" or entry.command_id in added
+        for entry in now.entries
+        if entry.to_status == "WAITLIST" and entry.kind not in ("correct_registration", "give_receipt")
+    }
+    until = now.settings["promoteUntil"]
+    if until and any(told.accepted_at >= until for told in now.commands):
+        return  # what one of these commands freed is owed to nobody
     waiting = sorted((row for row in now.rows if row.status == "WAITLIST"), key=lambda row: row.seq)
     free = now.settings["capacity"] - now.spots_reserved
     waiting = [row for row in waiting if row.spots_count <= now.settings["capacity"]]
     reach = waiting[:1] if now.settings["promotionPolicy"] == "strict_fifo" else waiting
     owed = next((row for row in reach if row.spots_count <= free), None)
-    if owed is not None and owed.command_id is not None and registered_at.get(owed.command_id) == owed.seq:
+    if owed is not None and not put_there.get(owed.id):
         yield f"8: {owed.id} waits for {owed.spots_count} spots with {free} free"

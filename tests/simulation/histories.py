@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from tests.simulation.model import Json
+from tests.simulation.model import ACTOR, HOLDER, TAKEN, Json
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NOBODY = UUID(int=404)
@@ -20,6 +20,7 @@ EMAILS = (
 )
 
 SETTINGS: Json = {
+    "slug": "a-drop",
     "title": "A drop",
     "capacity": 4,
     "waitlistEnabled": True,
@@ -29,7 +30,11 @@ SETTINGS: Json = {
     "maxSpotsPerRegistration": 10,
     "opensAt": None,
     "closesAt": None,
+    "promoteUntil": None,
+    "cancelUntil": None,
     "paused": False,
+    "archived": False,
+    "deleted": False,
 }
 
 
@@ -37,12 +42,14 @@ SETTINGS: Json = {
 class Request:
     """One command to be asked for.
 
-    `back` names a registration: 1 is what the last `register` before it asked for.
+    `back` names a registration: 1 is what the last `register` before it asked for. `actor` is whom the ledger
+    names.
     """
 
     kind: str
     payload: Json
     back: int | None = None
+    actor: str = ACTOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +81,31 @@ def register(spots: int = 1, email: str | None = None) -> Request:
     return Request(kind="register", payload=payload)
 
 
-def move(status: str, back: int) -> Request:
-    return Request(kind="change_status", payload={"status": status}, back=back)
+def add(spots: int = 1, status: str | None = None, email: str | None = None) -> Request:
+    asked = {"name": "Bob", "spotsCount": spots} | ({"email": email} if email else {})
+    return Request(kind="add_registration", payload=asked | ({"status": status} if status else {}))
+
+
+def move(status: str, back: int, place: str | None = None) -> Request:
+    payload = {"status": status} | ({"place": place} if place else {})
+    return Request(kind="change_status", payload=payload, back=back)
+
+
+def correct(back: int, actor: str = ACTOR, **parts: object) -> Request:
+    return Request(kind="correct_registration", payload=parts, back=back, actor=actor)
+
+
+def give_receipt(back: int) -> Request:
+    return Request(kind="give_receipt", payload={"reason": "lost"}, back=back)
+
+
+def delete_event() -> Request:
+    return Request(kind="delete_event", payload={"reason": "called off"})
+
+
+def cancel(back: int) -> Request:
+    """Return what a holder asks for who does not come."""
+    return Request(kind="change_status", payload={"status": "CANCELLED"}, back=back, actor="holder")
 
 
 def delete(back: int) -> Request:
@@ -127,9 +157,26 @@ _BACK = st.integers(1, 6)
 
 _REGISTER = st.builds(register, st.integers(1, 6) | st.integers(1, 2), _mostly(None, _EMAILS))
 _MOVE = st.builds(move, st.sampled_from(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), _BACK)
+_PLACED = st.builds(move, st.just("WAITLIST"), _BACK, st.sampled_from(["tail", "original"]))
+_ADD = st.builds(
+    add, st.integers(1, 6), _mostly(None, st.sampled_from(["CONFIRMED", "WAITLIST"])), _mostly(None, _EMAILS)
+)
+_SIZE = st.builds(correct, _BACK, st.sampled_from([ACTOR, ACTOR, HOLDER]), spotsCount=st.integers(1, 6))
+_CORRECT = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["Ada", "Bob"]),
+        "email": st.none() | _EMAILS,
+        "spotsCount": st.integers(1, 6),
+    },
+).flatmap(
+    lambda parts: st.builds(correct, _BACK, st.just(ACTOR), **{n: st.just(v) for n, v in parts.items()})
+)
+_CANCEL = st.builds(cancel, _BACK)
 _DELETE = st.builds(delete, _BACK)
 _ERASE = st.builds(erase, _BACK)
 _CAPACITY = st.builds(change, capacity=st.integers(2, 12))
+_OVERBOOK = st.builds(change, capacity=st.integers(0, 6), allowOverbooked=st.just(True))
 _CHANGE = st.fixed_dictionaries(
     {},
     optional={
@@ -142,12 +189,31 @@ _CHANGE = st.fixed_dictionaries(
         "maxSpotsPerRegistration": _mostly(6, st.integers(2, 5)),
         "opensAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "closesAt": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "promoteUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
+        "cancelUntil": _mostly(None, st.builds(_moment, st.integers(0, 40), hours_east=_HOURS_EAST)),
         "paused": _mostly(False, st.just(True)),
+        "slug": _mostly("a-drop", st.sampled_from(["another-drop", TAKEN])),
+        "archived": _mostly(False, st.just(True)),
         "reason": st.just("Weather"),
     },
 ).map(lambda settings: change(**settings))
 # `one_of` would count equal strategies once; an index into this list gives each its weight.
-_KINDS = [*[_REGISTER] * 9, *[_MOVE] * 6, _DELETE, _ERASE, _CAPACITY, _CHANGE, st.builds(heal)]
+_KINDS = [
+    *[_REGISTER] * 9,
+    *[_MOVE] * 5,
+    *[_PLACED] * 2,
+    *[_SIZE] * 2,
+    _CANCEL,
+    _CORRECT,
+    _ADD,
+    st.builds(give_receipt, _BACK),
+    _DELETE,
+    _ERASE,
+    _CAPACITY,
+    _OVERBOOK,
+    _CHANGE,
+    st.builds(heal),
+]
 _REQUEST = st.integers(0, len(_KINDS) - 1).flatmap(_KINDS.__getitem__)
 
 _BATCH = st.builds(
@@ -166,6 +232,8 @@ _SETTINGS = st.builds(
     maxSpotsPerRegistration=_mostly(6, st.integers(2, 5)),
     opensAt=_mostly(None, st.integers(0, 3).map(minute)),
     closesAt=_mostly(None, st.integers(20, 60).map(minute)),
+    promoteUntil=_mostly(None, st.integers(4, 40).map(minute)),
+    cancelUntil=_mostly(None, st.integers(4, 40).map(minute)),
 )
 HISTORIES = st.builds(
     History,
@@ -195,19 +263,29 @@ def long(seed: int) -> History:
     return History(settings=settings, batches=batches, promoted_spots_max=seeded.choice([1, 3, 2_000]))
 
 
-def _crowd(seeded: random.Random) -> Request:
+def _crowd(seeded: random.Random) -> Request:  # noqa: C901 - a case for each kind
     back = seeded.randint(1, 15)
-    kinds = ["register", "move", "delete", "capacity", "change", "heal", "erase"]
-    match seeded.choices(kinds, [50, 30, 5, 5, 5, 3, 3])[0]:
+    weights = {"register": 45, "move": 25, "place": 5, "correct": 8, "add": 4, "receipt": 2}
+    weights |= {"delete": 5, "capacity": 5, "change": 5, "heal": 3, "erase": 3}
+    match seeded.choices(list(weights), list(weights.values()))[0]:
         case "register":
             email = seeded.choice(EMAILS)
             return register(seeded.randint(1, 6), email if seeded.random() < 0.15 else None)
         case "move":
             return move(seeded.choice(["CONFIRMED", "WAITLIST", "CANCELLED", "CANCELLED"]), back)
+        case "place":
+            return move("WAITLIST", back, seeded.choice(["tail", "original"]))
+        case "correct":
+            return correct(back, seeded.choice([ACTOR, HOLDER]), spotsCount=seeded.randint(1, 6))
+        case "add":
+            return add(seeded.randint(1, 4), seeded.choice([None, None, "CONFIRMED", "WAITLIST"]))
+        case "receipt":
+            return give_receipt(back)
         case "delete":
             return delete(back)
         case "capacity":
-            return change(capacity=seeded.randint(3, 24))
+            overbooks = {"allowOverbooked": True} if seeded.random() < 0.5 else {}
+            return change(capacity=seeded.randint(3, 24), **overbooks)
         case "change":
             return change(
                 promotionPolicy=seeded.choice(["strict_fifo", "skip_unfit"]),

@@ -12,7 +12,7 @@ from shared.domain.event import Change, EventSettings, Recount
 from shared.domain.promotion import Policy, Waitlist
 from shared.domain.roster import Roster
 from tests.simulation import auditor, histories, worlds
-from tests.simulation.model import Json, Told
+from tests.simulation.model import TAKEN, Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
 
 
@@ -21,6 +21,7 @@ class InMemory:
 
     def __init__(self, settings: Json) -> None:
         values = {worlds.column(name): value for name, value in settings.items()}
+        self.overbooked = 0
         values["promotion_policy"] = Policy(values["promotion_policy"])
         self.roster = Roster(
             settings=EventSettings(**values),
@@ -28,6 +29,7 @@ class InMemory:
             waitlist=Waitlist(),
             registrations={},
             holders={},
+            taken_slugs=[TAKEN],
         )
         self.commands: list[Told] = []
 
@@ -59,6 +61,8 @@ class InMemory:
             self.accept([told])
 
     def _decide(self, told: Told) -> Json:
+        """Decide a command with all that an owner would have loaded for it."""
+        self.roster.slug_fixed = any(one.kind != "change_event" for one in self.commands)
         found = self.roster.registrations.values()
         self.roster.recount = Recount(
             confirmed_spots=sum(r.spots_count for r in found if r.status == "CONFIRMED"),
@@ -69,10 +73,14 @@ class InMemory:
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
             id=UUID(told.id),
             seq=told.seq,
-            actor=worlds.ACTOR,
+            actor=told.actor,
             accepted_at=told.accepted_at,
         )
-        return worlds.as_read(msgspec.json.decode(msgspec.json.encode(self.roster.decide(pending))))
+        outcome = self.roster.decide(pending)
+        beyond = max(-self.roster.spots_left, 0)
+        overbooks, self.roster.overbooked_from = self.roster.overbooked_from is not None, None
+        self.overbooked = beyond if overbooks else min(self.overbooked, beyond)
+        return worlds.as_read(msgspec.json.decode(msgspec.json.encode(outcome)))
 
     def snapshot(self) -> Snapshot:
         roster = self.roster
@@ -80,12 +88,14 @@ class InMemory:
             settings={name: getattr(roster.settings, worlds.column(name)) for name in histories.SETTINGS},
             spots_reserved=roster.spots_reserved,
             waitlist_length=roster.waitlist.length,
+            overbooked_spots=self.overbooked,
             audit_seq=len(roster.changes),
             rows=tuple(
                 Row(
                     id=str(row.id),
                     seq=row.seq,
                     command_id=str(row.command_id),
+                    name=row.name,
                     email=row.email,
                     spots_count=row.spots_count,
                     status=row.status.value,
@@ -116,7 +126,7 @@ def _entry(number: int, change: Change) -> Entry:
         registration_id=None if change.registration_id is None else str(change.registration_id),
         from_status=change.from_status,
         to_status=change.to_status,
-        before_after=msgspec.to_builtins(change.before_after),
+        before_after=msgspec.json.decode(msgspec.json.encode(change.before_after)),
         spots_delta=change.spots_delta,
         spots_reserved=change.spots_reserved,
         at=histories.START,

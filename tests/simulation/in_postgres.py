@@ -9,15 +9,23 @@ from sqlalchemy import Connection, TextClause, text
 from shared.domain import ids
 from tests.databases import session_of
 from tests.simulation import histories, worlds
-from tests.simulation.model import Json, Told
+from tests.simulation.model import TAKEN, Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
 from worker import isolation
 
+_FREE_SLUGS = text(
+    "UPDATE event SET slug = id::text, former_slugs = NULL, slug_released_at = NULL WHERE slug <> :taken"
+)
 _CREATE = text("""
     INSERT INTO event (id, slug, title, capacity, waitlist_enabled, waitlist_limit, promotion_policy,
-                       auto_promote, max_spots_per_registration, opens_at, closes_at, paused)
+                       auto_promote, max_spots_per_registration, opens_at, closes_at, promote_until,
+                       cancel_until, paused, archived, deleted)
     VALUES (:id, :slug, :title, :capacity, :waitlist_enabled, :waitlist_limit, :promotion_policy,
-            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :paused)
+            :auto_promote, :max_spots_per_registration, :opens_at, :closes_at, :promote_until,
+            :cancel_until, :paused, :archived, :deleted),
+           (gen_random_uuid(), :taken, :taken, 100, true, null, 'strict_fifo', true, 1, null, null, null,
+            null, false, false, false)
+    ON CONFLICT (slug) DO NOTHING
 """)
 _ACCEPT = text("""
     WITH accepted AS (
@@ -29,7 +37,7 @@ _ACCEPT = text("""
 """)
 _EVENT = text("SELECT * FROM event WHERE id = :event_id")
 _ROWS = text("""
-    SELECT id::text, seq, command_id::text, email, spots_count, status
+    SELECT id::text, seq, command_id::text, name, email, spots_count, status
     FROM registration WHERE event_id = :event_id ORDER BY id
 """)
 _ENTRIES = text("""
@@ -38,7 +46,7 @@ _ENTRIES = text("""
     FROM audit_entry WHERE event_id = :event_id ORDER BY number
 """)
 _COMMANDS = text("""
-    SELECT ledger.id::text, seq, kind, payload, accepted_at, found.key AS idempotency_key, outcome
+    SELECT ledger.id::text, seq, kind, payload, actor, accepted_at, found.key AS idempotency_key, outcome
     FROM ledger LEFT JOIN idempotency_key AS found
          ON found.event_id = ledger.event_id AND found.command_id = ledger.id
     WHERE ledger.event_id = :event_id ORDER BY seq
@@ -53,7 +61,8 @@ class InPostgres:
         self.event_id = ids.new_id()
         values = {worlds.column(name): value for name, value in settings.items()}
         with connection.begin():
-            connection.execute(_CREATE, {"id": self.event_id, "slug": str(self.event_id), **values})
+            connection.execute(_FREE_SLUGS, {"taken": TAKEN})
+            connection.execute(_CREATE, {**values, "id": self.event_id, "taken": TAKEN})
 
     def accept(self, asked: Sequence[Told]) -> None:
         with self.connection.begin():
@@ -65,7 +74,7 @@ class InPostgres:
                         "id": UUID(told.id),
                         "kind": told.kind,
                         "payload": msgspec.json.encode(told.payload).decode(),
-                        "actor": worlds.ACTOR,
+                        "actor": told.actor,
                         "accepted_at": told.accepted_at,
                     },
                 )
@@ -81,6 +90,7 @@ class InPostgres:
                 settings={name: event[worlds.column(name)] for name in histories.SETTINGS},
                 spots_reserved=event["spots_reserved"],
                 waitlist_length=event["waitlist_length"],
+                overbooked_spots=event["overbooked_spots"],
                 audit_seq=event["audit_seq"],
                 rows=tuple(Row(**row) for row in self._read(_ROWS)),
                 entries=tuple(Entry(**entry) for entry in self._read(_ENTRIES)),

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from shared.domain import audit, promotion, roster, rules
+from shared.domain import audit, corrections, promotion, roster, rules
 from shared.domain.commands import SPOTS_PER_COMMAND_MAX, PendingCommand, Register, Status
 from shared.domain.event import Change, EventChanges, EventSettings, Registration
 from shared.domain.outcomes import Outcome, Refused
@@ -23,25 +23,25 @@ _Taken = tuple[LoadedEvent, EventChanges]
 
 
 def frees_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    note = Roster._note
+    note = Roster.note
 
     def mutant(self: Roster, accepted: PendingCommand, **facts: Any) -> None:
         if facts.get("from_status") is Status.CANCELLED and facts.get("to_status") is None:
             facts["spots_delta"] = -1
         note(self, accepted, **facts)
 
-    monkeypatch.setattr(Roster, "_note", mutant)
+    monkeypatch.setattr(Roster, "note", mutant)
 
 
 def frees_nothing_on_demotion(monkeypatch: pytest.MonkeyPatch) -> None:
-    note = Roster._note
+    note = Roster.note
 
     def mutant(self: Roster, accepted: PendingCommand, **facts: Any) -> None:
         if facts.get("from_status") is Status.CONFIRMED and facts.get("to_status") is Status.WAITLIST:
             facts["spots_delta"] = 0
         note(self, accepted, **facts)
 
-    monkeypatch.setattr(Roster, "_note", mutant)
+    monkeypatch.setattr(Roster, "note", mutant)
 
 
 def lets_newcomers_barge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,16 +70,16 @@ def skips_the_head_under_strict_fifo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def promotes_whom_it_moved_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    promote = Roster._promote
-    monkeypatch.setattr(Roster, "_promote", lambda self, accepted, but=None: promote(self, accepted))  # noqa: ARG005
+    promote = Roster.promote
+    monkeypatch.setattr(Roster, "promote", lambda self, accepted, but=None: promote(self, accepted))  # noqa: ARG005
 
 
 def promotes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Roster, "_promote", lambda self, accepted, but=None: 0)  # noqa: ARG005
+    monkeypatch.setattr(Roster, "promote", lambda self, accepted, but=None: 0)  # noqa: ARG005
 
 
 def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    promote = Roster._promote
+    promote = Roster.promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         settings = self.settings
@@ -88,42 +88,68 @@ def promotes_although_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings = settings
         return promoted
 
-    monkeypatch.setattr(Roster, "_promote", mutant)
+    monkeypatch.setattr(Roster, "promote", mutant)
 
 
 def promotes_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventSettings, "promotes", property(lambda self: self.auto_promote))
+    _promotes_on(monkeypatch, paused=False)
+
+
+def promotes_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    _promotes_on(monkeypatch, promote_until=None)
+
+
+def _promotes_on(monkeypatch: pytest.MonkeyPatch, **terms: object) -> None:
+    promotes = EventSettings.promotes
+    monkeypatch.setattr(
+        EventSettings, "promotes", lambda self, at: promotes(msgspec.structs.replace(self, **terms), at)
+    )
+
+
+def lets_holders_cancel_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "against_cancelling", lambda *_: None)
+
+
+def asks_for_the_address_of_a_full_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = Roster._register
+
+    def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
+        outcome = decide(self, accepted, command)
+        second = rules.against_second_registration(command.email, None, self.holders)
+        return second if second and isinstance(outcome, Refused) else outcome
+
+    monkeypatch.setattr(Roster, "_register", mutant)
 
 
 def promotes_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    promote = Roster._promote
+    promote = Roster.promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         with patch.object(promotion, "PROMOTED_SPOTS_MAX", 10**6):
             return promote(self, accepted, but=but)
 
-    monkeypatch.setattr(Roster, "_promote", mutant)
+    monkeypatch.setattr(Roster, "promote", mutant)
 
 
 def forgets_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    promote = Roster._promote
+    promote = Roster.promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         promoted = promote(self, accepted, but=but)
         self.follow_up = self.new_follow_up = None
         return promoted
 
-    monkeypatch.setattr(Roster, "_promote", mutant)
+    monkeypatch.setattr(Roster, "promote", mutant)
 
 
 def promotes_beside_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    promote = Roster._promote
+    promote = Roster.promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         self.follow_up = None
         return promote(self, accepted, but=but)
 
-    monkeypatch.setattr(Roster, "_promote", mutant)
+    monkeypatch.setattr(Roster, "promote", mutant)
 
 
 def holds_oversized_parties_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +164,7 @@ def counts_oversized_parties(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_parties_that_never_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_against_size", lambda *_: None)
+    monkeypatch.setattr(rules, "against_size", lambda *_: None)
 
 
 def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,13 +175,52 @@ def keeps_the_place_when_moved_to_the_tail(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Registration, "become", mutant)
 
 
+def forgets_the_original_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    become = Registration.become
+
+    def mutant(self: Registration, status: Status, *, seq: int | None = None) -> Registration:
+        return become(self, status, seq=None if seq == self.original_seq else seq)
+
+    monkeypatch.setattr(Registration, "become", mutant)
+
+
+def lets_parties_grow_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "may_take", lambda roster, spots: spots <= roster.spots_left)
+
+
+def lets_holders_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "HOLDER", "nobody")
+
+
+def writes_names_into_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
+    move = Roster.move
+
+    def mutant(self: Roster, pending: PendingCommand, *moved: Any, **facts: Any) -> None:
+        if "before_after" in facts:
+            facts["before_after"] = {"name": [registration.name for registration in moved]}
+        move(self, pending, *moved, **facts)
+
+    monkeypatch.setattr(Roster, "move", mutant)
+
+
+def takes_registrations_at_a_deleted_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = corrections.delete_event
+
+    def mutant(roster: Roster, *asked: Any) -> Outcome:
+        outcome = delete(roster, *asked)
+        roster.settings = msgspec.structs.replace(roster.settings, deleted=False)
+        return outcome
+
+    monkeypatch.setattr(corrections, "delete_event", mutant)
+
+
 def enters_whom_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = Roster._register
 
     def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
         outcome = decide(self, accepted, command)
         if isinstance(outcome, Refused):
-            self._enter(accepted, command, Status.WAITLIST)
+            self.enter(accepted, command, Status.WAITLIST)
         return outcome
 
     monkeypatch.setattr(Roster, "_register", mutant)
@@ -175,7 +240,9 @@ def ignores_the_capacity_on_confirming(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lowers_the_capacity_below_what_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse = rules.against_settings
-    monkeypatch.setattr(rules, "against_settings", lambda before, after, _: refuse(before, after, 0))
+    monkeypatch.setattr(
+        rules, "against_settings", lambda before, after, _, **more: refuse(before, after, 0, **more)
+    )
 
 
 def statement(name: str, *edits: tuple[str, str], module: ModuleType = save) -> Plant:

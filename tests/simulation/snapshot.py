@@ -13,6 +13,7 @@ class Row:
     id: str
     seq: int
     command_id: str | None
+    name: str
     email: str | None
     spots_count: int
     status: str
@@ -45,6 +46,7 @@ class Snapshot:
     settings: Json
     spots_reserved: int
     waitlist_length: int
+    overbooked_spots: int
     audit_seq: int
     rows: tuple[Row, ...]
     entries: tuple[Entry, ...]

@@ -14,8 +14,6 @@ from tests.simulation.histories import History
 from tests.simulation.model import Json, Model, Told
 from tests.simulation.snapshot import Entry, Snapshot
 
-ACTOR = "simulation"
-
 
 class World(Protocol):
     """Where a history happens."""
@@ -89,10 +87,14 @@ class Witness:
         for told in now.commands:
             if told.outcome is not None and told.id not in self.decided:
                 self.decided.add(told.id)
+                self.model.slug_fixed = any(one.kind != "change_event" for one in now.commands)
                 self._compare(f"answer to {told}", self.model.decide(told), told.outcome)
         model = self.model
-        rows = {p.id: (p.place, p.email, p.spots, p.status) for p in model.parties}
-        found = {row.id: (row.seq, row.email, row.spots_count, row.status) for row in now.rows}
+        rows = {p.id: (p.place, p.receipt, p.name, p.email, p.spots, p.status) for p in model.parties}
+        found = {
+            row.id: (row.seq, row.command_id, row.name, row.email, row.spots_count, row.status)
+            for row in now.rows
+        }
         self._compare("registrations", rows, found)
         follow_ups = [
             (told.id, told.accepted_at)
@@ -100,8 +102,8 @@ class Witness:
             if told.kind == "promote_waitlist" and told.outcome is None
         ]
         self._compare("follow-ups", [model.follow_up] if model.follow_up else [], follow_ups)
-        counters = model.confirmed_spots(), len(model.waiting())
-        self._compare("counters", counters, (now.spots_reserved, now.waitlist_length))
+        counters = model.confirmed_spots(), len(model.waiting()), model.overbooked
+        self._compare("counters", counters, (now.spots_reserved, now.waitlist_length, now.overbooked_spots))
         self._compare("settings", model.settings, now.settings)
         self._compare("trail", model.trail, [_essence(entry) for entry in now.entries])
         self.before = now
@@ -123,7 +125,7 @@ def asked(history: History) -> Iterator[Told]:
             payload = {**payload, **naming}
         id_ = command_id(number)
         registration_id = str(ids.registration_id(id_))
-        if request.kind == "register":
+        if request.kind in ("register", "add_registration"):
             registrations.append(registration_id)
         yield Told(
             id=str(id_),
@@ -133,6 +135,7 @@ def asked(history: History) -> Iterator[Told]:
             accepted_at=histories.minute(number),
             registration_id=registration_id,
             follow_up_id=str(ids.follow_up_id(id_)),
+            actor=request.actor,
         )
 
 
@@ -150,6 +153,7 @@ def _essence(entry: Entry) -> Json:
         "toStatus": entry.to_status,
         "spotsDelta": entry.spots_delta,
         "spotsReserved": entry.spots_reserved,
+        "beforeAfter": entry.before_after,
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -71,6 +71,32 @@ def changed(items: Sequence[ReadT], place: int, **changes: object) -> list[ReadT
     ]
 
 
+def corrected(case: Case, place: int, size: int) -> Case:
+    """Return the case after an admin has changed the size of a confirmed party."""
+    observed, snapshot = case
+    row = snapshot.rows[place]
+    delta = size - row.spots_count
+    taken = snapshot.event.spots_reserved + delta
+    entry = Entry(
+        number=len(snapshot.entries) + 1,
+        registration_id=row.id,
+        from_status=row.status,
+        to_status=row.status,
+        spots_delta=delta,
+        spots_reserved=taken,
+        hash="hash of the correction",
+        previous_hash=snapshot.entries[-1].hash,
+        before_after={"spotsCount": [row.spots_count, size]},
+    )
+    return observed, replace(
+        snapshot,
+        event=msgspec.structs.replace(snapshot.event, spots_reserved=taken),
+        counter=Counter(spots_reserved=taken, actual_confirmed=taken, drift=0),
+        rows=changed(snapshot.rows, place, spots_count=size),
+        entries=[*snapshot.entries, entry],
+    )
+
+
 def rules(violations: Iterable[Violation]) -> set[str]:
     return {violation.rule for violation in violations}
 
@@ -134,6 +160,15 @@ def test_a_spot_left_while_someone_waits_is_named() -> None:
     assert checker.check(observed, roomy) == [
         Violation("idle spots", "1 spots are left, and registrations wait: r4, r5"),
     ]
+
+
+@pytest.mark.parametrize(
+    "halt", [{"paused": True}, {"auto_promote": False}, {"promote_until": "2026-01-01T00:00:00Z"}]
+)
+def test_a_spot_left_without_promotion_is_owed_to_nobody(halt: dict[str, Any]) -> None:
+    observed, snapshot = drop()
+    halted = msgspec.structs.replace(snapshot.event, capacity=4, **halt)
+    assert checker.check(observed, replace(snapshot, event=halted)) == []
 
 
 def test_a_spot_left_while_someone_was_turned_away_is_named() -> None:
@@ -355,3 +390,11 @@ def test_a_long_list_of_names_is_cut() -> None:
     oversold = replace(snapshot, event=msgspec.structs.replace(snapshot.event, capacity=1))
     violations = checker.check(observed, oversold)
     assert sentences(violations, "oversold").endswith("beyond: r2, r3, r4, r5, r6 and 3 more")
+
+
+def test_a_corrected_size_replays() -> None:
+    _, snapshot = corrected(drop(capacity=6, sizes=(3, 2)), 0, 2)
+    wrong = replace(snapshot, entries=changed(snapshot.entries, 2, spots_delta=0))
+
+    assert list(checker.audit(snapshot)) == []
+    assert "audit delta" in rules(checker.audit(wrong))

@@ -56,9 +56,11 @@ def test_a_child_that_does_not_end_when_asked_is_killed(tmp_path: Path) -> None:
 
 def test_children_are_found_and_stopped_by_their_arguments(tmp_path: Path) -> None:
     with (
-        child(tmp_path / "log", "time.sleep(60)  # one") as one,
-        child(tmp_path / "log", "time.sleep(60)") as two,
+        child(tmp_path / "one", "time.sleep(60)  # one") as one,
+        child(tmp_path / "two", "time.sleep(60)") as two,
     ):
+        for log in ("one", "two"):  # a process that is about to execute its program has no arguments
+            wait_for(tmp_path / log, "up")
         found = child_processes.stop_found(
             lambda pid, argv: pid in {one.pid, two.pid} and argv[-1].endswith("# one"), signal.SIGTERM, 10
         )

@@ -9,11 +9,15 @@ import pytest
 
 from shared.domain import commands
 from shared.domain.commands import (
+    AddRegistration,
     ChangeEvent,
     ChangeStatus,
     Command,
+    CorrectRegistration,
+    DeleteEvent,
     DeleteRegistration,
     Erase,
+    GiveReceipt,
     HealCounter,
     Kind,
     PromoteWaitlist,
@@ -36,6 +40,12 @@ EVERY_COMMAND = [
         ChangeEvent(capacity=5, waitlist_limit=None, opens_at=datetime(2026, 12, 1, tzinfo=UTC)),
     ),
     ("change_event", ChangeEvent()),
+    ("change_event", ChangeEvent(capacity=5, allow_overbooked=True, slug="a-drop", archived=True)),
+    ("change_status", ChangeStatus(registration_id=SOMEBODY, status=Status.WAITLIST, place="original")),
+    ("add_registration", AddRegistration(name="Ada", status="CONFIRMED")),
+    ("correct_registration", CorrectRegistration(registration_id=SOMEBODY, email=None, spots_count=2)),
+    ("give_receipt", GiveReceipt(registration_id=SOMEBODY, reason="Lost")),
+    ("delete_event", DeleteEvent()),
     ("heal_counter", HealCounter(reason="The check said so")),
     ("promote_waitlist", PromoteWaitlist()),
 ]
@@ -61,6 +71,41 @@ def test_a_change_of_the_event_is_filed_with_what_it_gives_and_nothing_else() ->
     assert msgspec.json.encode(ChangeEvent(waitlist_limit=None, paused=False)) == (
         b'{"waitlistLimit":null,"paused":false}'
     )
+
+
+def test_what_version_1_reads_is_filed_as_version_1() -> None:
+    status = ChangeStatus(registration_id=SOMEBODY, status=Status.CANCELLED)
+
+    assert (
+        msgspec.json.encode(status)
+        == f'{{"registrationId":"{SOMEBODY}","status":"CANCELLED","reason":null}}'.encode()
+    )
+    old: list[Command] = [
+        Register(name="Ada"),
+        status,
+        DeleteRegistration(registration_id=SOMEBODY),
+        ChangeEvent(capacity=5),
+    ]
+    assert {commands.version_of(command) for command in old} == {1}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ChangeStatus(registration_id=SOMEBODY, status=Status.WAITLIST, place="tail"),
+        ChangeEvent(allow_overbooked=False),
+        ChangeEvent(slug="a-drop"),
+        ChangeEvent(archived=False),
+        ChangeEvent(promote_until=None),
+        ChangeEvent(cancel_until=None),
+        AddRegistration(name="Ada"),
+        CorrectRegistration(registration_id=SOMEBODY),
+        GiveReceipt(registration_id=SOMEBODY),
+        DeleteEvent(),
+    ],
+)
+def test_what_version_1_cannot_read_is_version_2(command: Command) -> None:
+    assert commands.version_of(command) == 2
 
 
 def test_a_kind_that_this_version_does_not_know_is_unreadable() -> None:

@@ -30,6 +30,8 @@ LIBRARY_ERRORS = {"execute": ("DBAPIError", "DataError"), "stream": ("ClientDisc
 """What the libraries' methods raise of what the API turns into problems."""
 IMPOSSIBLE = {
     *(("cancel", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other statuses
+    *(("shrink", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other corrections
+    ("change_registration", "CANCELLATION_CLOSED"),  # only for holders
     *((route.name, "FORBIDDEN") for route in ROUTES if route.methods == {"GET"}),  # every key may read
     ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
     *(

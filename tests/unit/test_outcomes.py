@@ -15,8 +15,10 @@ from shared.domain.outcomes import (
     EventChanged,
     Failed,
     Outcome,
+    ReceiptGiven,
     RefusalCode,
     Refused,
+    RegistrationCorrected,
     RegistrationDeleted,
     StatusChanged,
     Waitlisted,
@@ -38,6 +40,20 @@ EVERY_OUTCOME = [
     (
         StatusChanged(registration_id=SOMEBODY, from_status=Status.CONFIRMED, to_status=Status.CANCELLED),
         f'{{"outcome":"status_changed","registrationId":{ID},"fromStatus":"CONFIRMED","toStatus":"CANCELLED"}}',
+    ),
+    (
+        StatusChanged(
+            registration_id=SOMEBODY, from_status=Status.WAITLIST, to_status=Status.WAITLIST, moved=True
+        ),
+        f'{{"outcome":"status_changed","registrationId":{ID},"fromStatus":"WAITLIST","toStatus":"WAITLIST","moved":true}}',
+    ),
+    (
+        RegistrationCorrected(registration_id=SOMEBODY, status=Status.WAITLIST, changed=("name",)),
+        f'{{"outcome":"registration_corrected","registrationId":{ID},"status":"WAITLIST","changed":["name"]}}',
+    ),
+    (
+        ReceiptGiven(registration_id=SOMEBODY),
+        f'{{"outcome":"receipt_given","registrationId":{ID}}}',
     ),
     (
         RegistrationDeleted(registration_id=SOMEBODY, from_status=Status.CONFIRMED, spots_freed=2),

@@ -39,6 +39,7 @@ from shared.domain.roster import Roster
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 
 SETTINGS = EventSettings(
+    slug="a-drop",
     title="A drop",
     capacity=4,
     waitlist_enabled=True,
@@ -48,6 +49,8 @@ SETTINGS = EventSettings(
     max_spots_per_registration=10,
     opens_at=None,
     closes_at=None,
+    promote_until=None,
+    cancel_until=None,
     paused=False,
 )
 FULL = Refused(code=RefusalCode.EVENT_FULL, detail="The event is full and its waitlist takes nobody.")

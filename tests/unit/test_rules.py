@@ -1,6 +1,6 @@
 """Why a command is refused, and which reason comes first."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shared.domain import rules
-from shared.domain.commands import ChangeEvent, Register, Status
+from shared.domain.commands import ChangeEvent, Status
 from shared.domain.event import EventSettings, Registration
 from shared.domain.outcomes import RefusalCode, Refused
 from shared.domain.promotion import Policy
@@ -17,6 +17,7 @@ NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)
 
 TERMS = EventSettings(
+    slug="a-drop",
     title="A drop",
     capacity=10,
     waitlist_enabled=True,
@@ -26,6 +27,8 @@ TERMS = EventSettings(
     max_spots_per_registration=4,
     opens_at=None,
     closes_at=None,
+    promote_until=None,
+    cancel_until=None,
     paused=False,
 )
 ADA = Registration(
@@ -53,7 +56,10 @@ def said(refusal: Refused | None) -> tuple[str, str] | None:
     [
         ({}, None),
         ({"opens_at": NOW}, None),
-        ({"opens_at": NOW + A_MINUTE}, ("REGISTRATION_CLOSED", "Registration has not opened yet.")),
+        (
+            {"opens_at": NOW + A_MINUTE},
+            ("REGISTRATION_NOT_OPEN", f"Registration opens at {NOW + A_MINUTE:%Y-%m-%dT%H:%M:%SZ}."),
+        ),
         ({"closes_at": NOW + A_MINUTE}, None),
         ({"closes_at": NOW}, ("REGISTRATION_CLOSED", "Registration has closed.")),
         ({"paused": True}, ("EVENT_PAUSED", "Registration is paused.")),
@@ -66,35 +72,65 @@ def said(refusal: Refused | None) -> tuple[str, str] | None:
 def test_a_registration_is_held_against_the_settings_at_the_time_it_was_accepted(
     settings: dict[str, Any], expected: tuple[str, str] | None
 ) -> None:
-    command = Register(name="Ada", spots_count=3)
-
-    assert said(rules.against_registering(terms(**settings), NOW, command, {})) == expected
+    assert said(rules.against_registering(terms(**settings), NOW, 3)) == expected
 
 
 def test_the_code_that_is_listed_first_is_the_answer() -> None:
-    everything = terms(closes_at=NOW, paused=True, max_spots_per_registration=1)
-    command = Register(name="Ada", spots_count=3, email="ADA@example.org")
+    everything = terms(closes_at=NOW, opens_at=NOW + A_MINUTE, paused=True, max_spots_per_registration=1)
     codes = []
-    for relief in ({}, {"closes_at": None}, {"paused": False}, {"max_spots_per_registration": 4}):
+    for relief in ({}, {"closes_at": None}, {"opens_at": None}, {"paused": False}):
         everything = msgspec.structs.replace(everything, **relief)
-        refusal = rules.against_registering(everything, NOW, command, HELD_BY_ANOTHER)
+        refusal = rules.against_registering(everything, NOW, 3)
         assert refusal is not None
         codes.append(refusal.code)
 
     assert codes == [
         RefusalCode.REGISTRATION_CLOSED,
+        RefusalCode.REGISTRATION_NOT_OPEN,
         RefusalCode.EVENT_PAUSED,
         RefusalCode.TOO_MANY_SPOTS,
-        RefusalCode.ALREADY_REGISTERED,
     ]
     assert codes == sorted(codes, key=list(RefusalCode).index)
 
 
+def test_an_event_that_is_not_open_says_when() -> None:
+    opens_at = datetime(2026, 12, 1, 20, 0, 0, 500_000, tzinfo=timezone(timedelta(hours=9)))
+
+    refusal = rules.against_registering(terms(opens_at=opens_at), NOW, 1)
+
+    assert refusal is not None
+    assert (refusal.opens_at, refusal.detail) == (
+        opens_at,
+        "Registration opens at 2026-12-01T11:00:00.500000Z.",
+    )
+    assert b'"opensAt":"2026-12-01T11:00:00.500000Z"' in msgspec.json.encode(refusal)
+
+
+@pytest.mark.parametrize(
+    ("spots", "left", "detail"),
+    [
+        (1, 0, "The event is full and its waitlist takes nobody."),
+        (1, -2, "The event is full and its waitlist takes nobody."),
+        (3, 2, "2 spots are free, the party needs 3, and the waitlist takes no more registrations."),
+        (1, 1, "1 spot is free, for the registrations on the waitlist, which takes no more of them."),
+    ],
+)
+def test_a_full_event_says_whose_spots_are_free(spots: int, left: int, detail: str) -> None:
+    assert said(rules.against_a_full_event(spots, left)) == ("EVENT_FULL", detail)
+
+
 @pytest.mark.parametrize("email", [None, "eve@example.org"])
 def test_whoever_gives_no_address_or_a_free_one_is_not_a_second(email: str | None) -> None:
-    command = Register(name="Ada", email=email)
+    assert rules.against_second_registration(email, None, HELD_BY_ANOTHER) is None
 
-    assert rules.against_registering(TERMS, NOW, command, HELD_BY_ANOTHER) is None
+
+@pytest.mark.parametrize(
+    ("until", "refused"), [(None, False), (NOW + A_MINUTE, False), (NOW, True), (NOW - A_MINUTE, True)]
+)
+def test_holders_cancel_until_the_time_for_it(until: datetime | None, *, refused: bool) -> None:
+    refusal = rules.against_cancelling(terms(cancel_until=until), NOW)
+
+    assert (refusal is not None and refusal.code is RefusalCode.CANCELLATION_CLOSED) is refused
 
 
 @pytest.mark.parametrize("status", Status)
@@ -139,7 +175,8 @@ def test_a_registration_that_fits_exactly_is_confirmed() -> None:
         (8, 8, None),
         (7, 8, ("CAPACITY_BELOW_RESERVED", "8 spots are confirmed; the capacity cannot be 7.")),
         (10, 12, None),  # oversold before, and as it was
-        (11, 12, ("CAPACITY_BELOW_RESERVED", "12 spots are confirmed; the capacity cannot be 11.")),
+        (11, 12, None),  # oversold before, and less so
+        (9, 12, ("CAPACITY_BELOW_RESERVED", "12 spots are confirmed; the capacity cannot be 9.")),
     ],
 )
 def test_the_capacity_does_not_go_below_what_is_confirmed(

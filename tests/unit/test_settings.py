@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.postgres import connections
+from shared import urls
 from shared.settings import DatabaseSettings, Settings, SettingsError, load
 
 GOOD = {
@@ -18,6 +18,30 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+def test_an_empty_setting_has_its_default(environment: pytest.MonkeyPatch, value: str) -> None:
+    for name in ("HOST", "PORT", "VIEWER_KEY", "METRICS_FOLDER", "TICK_SECONDS", "LOG_FORMAT"):
+        environment.setenv(f"ADMITONE_{name}", value)
+
+    found = load(Settings)
+
+    assert (found.host, found.port, found.viewer_key) == ("127.0.0.1", 9000, None)
+    assert (found.metrics_folder, found.tick_seconds, found.log_format) == (None, 0.5, "console")
+
+
+def test_a_line_break_behind_a_value_does_not_count(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ADMITONE_ADMIN_KEY", "0123456789abcdef\n")
+    environment.setenv("ADMITONE_RESULT_URL", " redis://localhost/1\r\n")
+
+    found = load(Settings)
+
+    assert found.admin_key is not None
+    assert (found.admin_key.get_secret_value(), found.result_url) == (
+        "0123456789abcdef",
+        "redis://localhost/1",
+    )
 
 
 def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
@@ -37,7 +61,7 @@ def test_a_url_may_name_several_hosts(
 ) -> None:
     environment.setenv("ADMITONE_DATABASE_URL", url)
 
-    assert connections.libpq_arguments(load(DatabaseSettings).database_url) == {
+    assert urls.libpq_arguments(load(DatabaseSettings).database_url) == {
         "host": hosts,
         "port": ports,
         "user": "user",
@@ -48,6 +72,41 @@ def test_a_url_may_name_several_hosts(
 
 
 @pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("postgresql://u@h/n?application_name=x&target_session_attrs=read-write", "u@h/n"),
+        ("postgresql://u@h/n?sslmode=require&connect_timeout=3", "u@h/n?connect_timeout=3&sslmode=require"),
+        ("postgresql://u@%2Frun%2Fpg:5433/n", "u@:5433/n?host=%2Frun%2Fpg"),
+    ],
+)
+def test_a_database_url_is_read_once(environment: pytest.MonkeyPatch, given: str, read: str) -> None:
+    environment.setenv("ADMITONE_DATABASE_URL", given)
+
+    assert load(DatabaseSettings).database_url == f"postgresql+psycopg://{read}"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("redis://h", "redis://h/0"),
+        ("redis://h?db=2", "redis://h/2"),
+        ("rediss://h/1", "rediss://h/1?ssl_cert_reqs=required"),
+        ("rediss://h/1?ssl_cert_reqs=CERT_NONE", "rediss://h/1?ssl_cert_reqs=none"),
+        ("rediss://h/1?ssl_cert_reqs=optional", "rediss://h/1?ssl_cert_reqs=optional"),
+        ("redis+socket:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
+        ("unix:///run/r.sock?db=3", "redis+socket:///run/r.sock?virtual_host=3"),
+    ],
+)
+def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, read: str) -> None:
+    environment.setenv("ADMITONE_BROKER_URL", given)
+    environment.setenv("ADMITONE_RESULT_URL", given)
+
+    found = load(Settings)
+
+    assert (found.broker_url, found.result_url) == (read, read)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("ADMITONE_DATABASE_URL", "nonsense", "is not a database URL"),
@@ -55,11 +114,38 @@ def test_a_url_may_name_several_hosts(
         ("ADMITONE_BROKER_URL", "localhost:6379", "must be a URL that starts with one of"),
         ("ADMITONE_RESULT_URL", "amqp://localhost", "must be a URL that starts with one of"),
         ("ADMITONE_PORT", "70000", "less than or equal to 65535"),
-        ("ADMITONE_HOST", "", "is empty"),
-        ("ADMITONE_HOST", " ", "is empty"),
-        ("ADMITONE_VIEWER_KEY", "", "is empty"),
-        ("ADMITONE_DATABASE_URL", "", "is empty"),
-        ("ADMITONE_TICK_SECONDS", "", "is empty"),
+        ("ADMITONE_DATABASE_URL", "", "is not set"),
+        ("ADMITONE_DATABASE_URL", " \n", "is not set"),
+        ("ADMITONE_DATABASE_URL", '"postgresql://localhost/x"', "has quotation marks around it"),
+        ("ADMITONE_DATABASE_URL", "postgresql://local\nhost/x", "has a line break"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?schema=public&pool_timeout=5", "pool_timeout, schema$"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?prepare_threshold=0", "reads: prepare_threshold$"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?options=-csearch_path%3Dy", "has the parameter options"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?sslmode=on", 'invalid sslmode value: "on"'),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?connect_timeout=5s", "must be a whole number"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h:99999/x", "invalid port number"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?target_session_attrs=standby", "takes no writes"),
+        ("ADMITONE_BROKER_URL", "'redis://localhost/0'", "has quotation marks around it"),
+        ("ADMITONE_BROKER_URL", "redis://:a/b@localhost/0", "in a password / is %2F"),
+        ("ADMITONE_BROKER_URL", "redis://:a#b@localhost/0", "in a password / is %2F"),
+        ("ADMITONE_BROKER_URL", "redis://local host/0", "has white space in it"),
+        (
+            "ADMITONE_BROKER_URL",
+            "redis://localhost/0?ssl_cert_reqs=none",
+            "reads: ssl_cert_reqs",
+        ),
+        ("ADMITONE_BROKER_URL", "amqp://localhost//?ssl_ca_certs=/x", "must start with amqps://"),
+        ("ADMITONE_BROKER_URL", "amqp://localhost:x//", "a port is a number"),
+        ("ADMITONE_RESULT_URL", "redis://localhost/results", "by something else than a number"),
+        ("ADMITONE_RESULT_URL", "redis://localhost?health_check_interval=5", "reads: health_check_interval"),
+        (
+            "ADMITONE_RESULT_URL",
+            "rediss://localhost?ssl_cert_reqs=maybe",
+            "must be required, optional or none",
+        ),
+        ("ADMITONE_ADMIN_KEY", '"0123456789abcdef"', "has quotation marks around it"),
+        ("ADMITONE_ADMIN_KEY", "0123456789\nabcdef", "has a line break"),
+        ("ADMITONE_ADMIN_KEY", "0123456789abcdéf", "no client can send"),
         ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
         ("ADMITONE_CORS_ORIGINS", "https://shop.example/", "must list origins such as"),
         ("ADMITONE_CORS_ORIGINS", "shop.example", "must list origins such as"),

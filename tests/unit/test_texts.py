@@ -104,10 +104,3 @@ def test_an_address_has_a_form_or_none(sent: str, kept: str | None) -> None:
 )
 def test_two_spellings_of_an_address_have_one_key(one: str, other: str, *, same: bool) -> None:
     assert (texts.email_key(one) == texts.email_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("Zoë", "ZOE\u0308"), ("Straße", " STRASSE "), ("ΟΔΟΣ", "οδος"), ("ﬁn", "FIN")]
-)
-def test_a_search_is_folded_by_us(one: str, other: str) -> None:
-    assert texts.search_key(one) == texts.search_key(other)

@@ -15,6 +15,7 @@ SELECT json_build_object(
         SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
     ) IS NULL THEN event.follow_up_id END,
     'settings', json_build_object(
+        'slug', event.slug,
         'title', event.title,
         'capacity', event.capacity,
         'waitlistEnabled', event.waitlist_enabled,
@@ -24,7 +25,11 @@ SELECT json_build_object(
         'maxSpotsPerRegistration', event.max_spots_per_registration,
         'opensAt', event.opens_at,
         'closesAt', event.closes_at,
-        'paused', event.paused
+        'promoteUntil', event.promote_until,
+        'cancelUntil', event.cancel_until,
+        'paused', event.paused,
+        'archived', event.archived,
+        'deleted', event.deleted
     ),
     'pending', pending.commands
 )::text

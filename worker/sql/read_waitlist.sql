@@ -15,7 +15,7 @@ FROM size
 LEFT JOIN unnest(:'leaving_sizes'::integer[], :'leaving_parties'::integer[]) AS leaving (spots, parties)
     ON leaving.spots = size.spots
 CROSS JOIN LATERAL (
-    SELECT id, seq, command_id, name, email, spots_count, status FROM registration
+    SELECT id, seq, NULL::bigint AS original_seq, command_id, name, email, spots_count, status FROM registration
     WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count = size.spots
     ORDER BY seq LIMIT :'freed'::bigint / size.spots + coalesce(leaving.parties, 0) + 2
 ) AS waiter

@@ -1,17 +1,20 @@
 -- Writes commands into the ledger in the order of the arrays. A command is left out if the ledger has its id or
--- its idempotency key already, and all are if the ledger's numbering has fallen behind; the row count shows if
--- any was left out. Keys are written in their own order, so that two statements with the same keys cannot
--- wait for each other.
+-- its idempotency key already, and all are if the ledger's numbering has fallen behind this session's last
+-- number; the number of those that were written shows if any was left out. A command that is there already
+-- binds its key no second time: it may have been refused, and its key released. Keys are written in their own
+-- order, so that two statements with the same keys cannot wait for each other.
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
         :'event_ids'::uuid[], :'ids'::uuid[], :'kinds'::text[], :'payloads'::jsonb[], :'actors'::text[],
-        :'versions'::smallint[],        :'idempotency_keys'::bytea[], :'fingerprints'::bytea[]
+        :'versions'::smallint[], :'idempotency_keys'::bytea[], :'fingerprints'::bytea[]
     ) WITH ORDINALITY AS new (event_id, id, kind, payload, actor, version, idempotency_key, fingerprint, place)
-    WHERE (SELECT last_value - (NOT is_called)::integer FROM command_seq_seq) >= currval('command_seq_seq')
+    WHERE (SELECT last_value - (NOT is_called)::integer FROM command_seq_seq) >= :'last_number'::bigint
 ), keyed AS (
     INSERT INTO idempotency_key (event_id, key, command_id, fingerprint)
     SELECT event_id, idempotency_key, id, fingerprint FROM new
-    WHERE idempotency_key IS NOT NULL ORDER BY event_id, idempotency_key
+    WHERE idempotency_key IS NOT NULL
+      AND NOT EXISTS (SELECT FROM command WHERE event_id = new.event_id AND id = new.id OFFSET 0)
+    ORDER BY event_id, idempotency_key
     ON CONFLICT DO NOTHING
     RETURNING command_id
 ), accepted AS (
@@ -21,5 +24,8 @@ WITH new AS MATERIALIZED (
     ORDER BY place
     ON CONFLICT DO NOTHING
     RETURNING event_id, seq, id
+), pending AS (
+    INSERT INTO pending_command (event_id, seq, command_id) SELECT event_id, seq, id FROM accepted
+    RETURNING seq
 )
-INSERT INTO pending_command (event_id, seq, command_id) SELECT event_id, seq, id FROM accepted
+SELECT count(*), max(seq) FROM pending

@@ -1,0 +1,211 @@
+"""One run of an adoption: event after event, from the source into the target and the report."""
+
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+
+from ops.adoption import cleaning, links, source, values
+from ops.adoption.cleaning import CleanRegistration, adopted_id
+from ops.adoption.events import CleanEvent, EventReader
+from ops.adoption.printing import Bar
+from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report
+from ops.adoption.source import RawEvent, RawRegistration, Source
+from ops.adoption.target import State, Target
+from ops.adoption.writing import Writing
+
+
+class Adoption:
+    """One run of the adoption."""
+
+    def __init__(self, source: Source, target: Target, reader: EventReader, report: Report, bar: Bar) -> None:
+        self._source = source
+        self._target = target
+        self._mapping = reader.mapping
+        self._reader = reader
+        self._report = report
+        self._bar = bar
+        # A dry run has undone the events before.
+        self._slugs: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Adopt event after event; a dry run undoes the transaction of each."""
+        self._bar.expect(self._source.rows)
+        for source_id in self._source.event_ids():
+            with self._source.snapshot():
+                raw = self._source.event(source_id)
+                if raw is None:
+                    continue
+                if self._report.dry_run:
+                    with self._target.transaction(undo=True):
+                        self._event(raw)
+                else:
+                    self._event(raw)
+        with self._source.snapshot():
+            for batch in self._source.registrations_of_no_event():
+                self._report.note(_without_event(raw) for raw in batch)
+                self._bar.advance(len(batch))
+        self._report.complete = True
+
+    def _event(self, raw: RawEvent) -> None:
+        state, there = self._target.state(adopted_id(raw.id))
+        if state is State.TAKEN_OVER and there is not None:
+            self._taken_over(raw, there[0])
+            return
+        registrations = self._source.count_of(raw.id) if values.whole(raw.capacity) == 0 else 0
+        event, problems = self._reader.clean(raw, registrations, is_there=there is not None)
+        if event is not None:
+            problems += [*_against_id(event, there), *self._against_slug(raw, event)]
+        if event is None or any(problem.code not in MENDED for problem in problems):
+            self._leave_out(raw, problems)
+            return
+        self._report.note(problems)
+        self._slugs[event.slug] = raw.id
+        try:
+            self._report.events.append(self._write(event, state))
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            self._leave_out(raw, [self._refused(raw, error)])
+
+    def _refused(self, raw: RawEvent, error: psycopg.Error) -> Problem:
+        detail = f"the database refuses it: {links.first_line(error)}"
+        begun = len(self._target.adopted(adopted_id(raw.id)))
+        if begun > 0:
+            detail += f"; its first {begun} registrations are adopted, and it stays closed"
+        return Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)
+
+    def _taken_over(self, raw: RawEvent, slug: str) -> None:
+        event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
+        registrations, spots = self._sums(raw.id, self._target.adopted(event.id))
+        if registrations:
+            detail = (
+                f"{registrations} of its registrations are not in the target: left out before, or made since"
+            )
+            missing = Problem(code=Code.NOT_IN_TARGET, event_id=raw.id, detail=detail)
+            self._report.note([replace(missing, registrations=registrations, spots=spots)])
+        self._report.events.append(event)
+
+    def _leave_out(self, raw: RawEvent, problems: Sequence[Problem]) -> None:
+        """Note the problems; the one that leaves the event out counts its registrations and spots."""
+        registrations, spots = self._sums(raw.id, ())
+        reason = next(problem for problem in problems if problem.code not in MENDED)
+        counted = replace(reason, registrations=registrations, spots=spots)
+        self._report.note(counted if problem is reason else problem for problem in problems)
+        self._report.events.append(_without_numbers(raw, Fate.LEFT_OUT))
+
+    def _against_slug(self, raw: RawEvent, event: CleanEvent) -> list[Problem]:
+        """Refuse a slug of another event: of the target's, or for a changed slug also of the source's."""
+        is_anothers = (
+            self._slugs.get(event.slug, raw.id) != raw.id
+            or (event.slug != raw.slug and self._source.slug_is_anothers(event.slug, raw.id))
+            or self._target.slug_is_anothers(event.slug, event.id)
+        )
+        if not is_anothers:
+            return []
+        detail = f"another event has the slug {event.slug}"
+        return [Problem(code=Code.SLUG_TAKEN, event_id=raw.id, detail=detail)]
+
+    def _write(self, event: CleanEvent, state: State) -> AdoptedEvent:
+        source_confirmed = 0
+        writing = self._target.writing(event)
+        with closing(self._source.registrations(event.source_id)) as batches:
+            for batch in batches:
+                source_confirmed += sum(cleaning.spots_confirmed(raw, self._mapping) for raw in batch)
+                with self._target.transaction():
+                    writing.lock()
+                    writing.add(self._clean(event, batch, writing))
+                    if len(batch) < source.BATCH_ROWS and not writing.has_gone:
+                        writing.finish()
+                self._bar.advance(len(batch))
+        while not writing.finished:
+            with self._target.transaction():
+                writing.lock()
+                writing.remove_gone(source.BATCH_ROWS)
+                if not writing.has_gone:
+                    writing.finish()
+        if writing.left_alone:
+            self._report.note([_left_alone(event, writing)])
+        if not writing.wrote:
+            return _plain(event, Fate.ALREADY_ADOPTED)
+        drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
+        return _adopted(event, Fate.UPDATED if state is State.UNCHANGED else Fate.ADOPTED, writing, drift)
+
+    def _clean(
+        self, event: CleanEvent, batch: list[RawRegistration], writing: Writing
+    ) -> list[CleanRegistration]:
+        """Note the problems of a batch, and return what can be taken of it."""
+        taken = []
+        for raw in batch:
+            registration, problems = cleaning.registration(raw, self._mapping)
+            self._report.note(problems)
+            if registration is not None:
+                taken.append(registration)
+        kept, problems = cleaning.one_holder_each(event.source_id, taken, writing.held(taken))
+        self._report.note(problems)
+        return kept
+
+    def _sums(self, source_id: str, but: Collection[UUID]) -> tuple[int, int]:
+        """Return the number and the spots of an event's registrations that the source has not deleted."""
+        registrations = spots = 0
+        with closing(self._source.registrations(source_id)) as batches:
+            for batch in batches:
+                for raw in batch:
+                    if cleaning.status(raw, self._mapping) == "DELETED" or adopted_id(raw.id) in but:
+                        continue
+                    registrations += 1
+                    spots += cleaning.spots_asked(raw)
+                self._bar.advance(len(batch))
+        return registrations, spots
+
+
+def _against_id(event: CleanEvent, there: tuple[str, datetime] | None) -> list[Problem]:
+    """Refuse an event if the one that is there has its id by chance, as numbers of two systems have."""
+    if there is None or event.slug == there[0] or event.settings.get("created_at") == there[1]:
+        return []
+    detail = f"another event was adopted under this id: {there[0]}"
+    return [Problem(code=Code.ID_TAKEN, event_id=event.source_id, detail=detail)]
+
+
+def _left_alone(event: CleanEvent, writing: Writing) -> Problem:
+    return Problem(
+        code=Code.NOT_IN_TARGET,
+        event_id=event.source_id,
+        detail=f"{writing.left_alone} of its registrations differ in the target, which commands have changed",
+        registrations=writing.left_alone,
+        spots=writing.spots_left_alone,
+    )
+
+
+def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:
+    return AdoptedEvent(source_id=event.source_id, id=event.id, slug=event.slug, fate=fate)
+
+
+def _adopted(event: CleanEvent, fate: Fate, writing: Writing, drift: int | None) -> AdoptedEvent:
+    return replace(
+        _plain(event, fate),
+        registrations=writing.registrations,
+        capacity=event.capacity,
+        spots_reserved=writing.trail.spots_reserved,
+        overbooked_spots=writing.trail.overbooked_spots,
+        waitlist_length=writing.trail.waitlist_length,
+        drift=drift,
+        promotable=writing.promotable,
+        closed_because=event.closed_because,
+    )
+
+
+def _without_numbers(raw: RawEvent, fate: Fate) -> AdoptedEvent:
+    return AdoptedEvent(source_id=raw.id, id=adopted_id(raw.id), slug=raw.slug, fate=fate)
+
+
+def _without_event(raw: RawRegistration) -> Problem:
+    return Problem(
+        code=Code.REGISTRATION_WITHOUT_EVENT,
+        event_id=raw.event_id,
+        registration_id=raw.id,
+        detail="the source has no such event",
+        registrations=1,
+        spots=cleaning.spots_asked(raw),
+    )

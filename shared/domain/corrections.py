@@ -1,0 +1,152 @@
+"""The decisions by which admins, and holders in part, correct what was registered (pure).
+
+They keep the roster's invariants: a party grows only into spots that no waiting party is to have, and the
+audit trail names the parts that were corrected, never a name or an email address.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from shared.domain import ids, promotion, rules
+from shared.domain.commands import (
+    HOLDER,
+    AddRegistration,
+    CorrectRegistration,
+    DeleteEvent,
+    GiveReceipt,
+    PendingCommand,
+    Status,
+)
+from shared.domain.event import Registration
+from shared.domain.outcomes import (
+    Confirmed,
+    EventChanged,
+    Outcome,
+    ReceiptGiven,
+    Refused,
+    RegistrationCorrected,
+    Waitlisted,
+)
+
+if TYPE_CHECKING:
+    from shared.domain.roster import Roster
+
+_PERSONAL = ("name", "email")
+
+
+def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> Outcome:
+    """Register a party whatever the window, a pause or the waitlist's limit say."""
+    settings, spots = roster.settings, command.spots_count
+    status = None if command.status is UNSET else Status(command.status)
+    refusal = rules.against_size(settings, spots)
+    if refusal is None and status is None and not (settings.waitlist_enabled or may_take(roster, spots)):
+        refusal = rules.against_a_full_event(spots, roster.spots_left)
+    refusal = refusal or rules.against_second_registration(command.email, None, roster.holders)
+    if refusal is None and status is Status.CONFIRMED:
+        refusal = rules.against_taking(spots, roster.spots_left)
+    if refusal is not None:
+        return refusal
+    if status is None:
+        if settings.waitlist_enabled:
+            roster.promote(pending)
+        status = Status.CONFIRMED if may_take(roster, spots) else Status.WAITLIST
+    id_ = roster.enter(pending, command, status)
+    if status is Status.CONFIRMED:
+        return Confirmed(registration_id=id_, spots_count=spots)
+    return Waitlisted(registration_id=id_, spots_count=spots, position=roster.waitlist.length)
+
+
+def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistration) -> Outcome:
+    """Correct a registration's name, email address or size.
+
+    A waiting party that grows goes to the tail of the waitlist; one that shrinks keeps its place.
+    """
+    before = roster.registrations.get(command.registration_id)
+    if before is None:
+        return rules.NOT_FOUND
+    after = _corrected(before, command)
+    refusal = None
+    if pending.actor == HOLDER and after != before:
+        refusal = rules.against_cancelling(roster.settings, pending.accepted_at)
+    refusal = refusal or _against(roster, before, after, by_holder=pending.actor == HOLDER)
+    if refusal is not None:
+        return refusal
+    names = {"name": "name", "email": "email", "spots_count": "spotsCount"}
+    changed = [name for name in names if getattr(before, name) != getattr(after, name)]
+    if changed:
+        if after.status is Status.WAITLIST and after.spots_count > before.spots_count:
+            after = msgspec.structs.replace(after, seq=pending.seq)
+        before_after = {
+            names[name]: (None, None) if name in _PERSONAL else (getattr(before, name), getattr(after, name))
+            for name in changed
+        }
+        roster.move(pending, before, after, reason=command.reason or None, before_after=before_after)
+        roster.note_corrected(before.id)
+        if after.spots_count != before.spots_count:
+            roster.promote(pending)
+    return RegistrationCorrected(
+        registration_id=before.id, status=before.status, changed=tuple(names[name] for name in changed)
+    )
+
+
+def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt) -> Outcome:
+    """Make the command's id the registration's receipt."""
+    before = roster.registrations.get(command.registration_id)
+    if before is None:
+        return rules.NOT_FOUND
+    after = msgspec.structs.replace(before, command_id=pending.id)
+    roster.move(pending, before, after, reason=command.reason or None)
+    roster.note_corrected(before.id)
+    return ReceiptGiven(registration_id=before.id)
+
+
+def delete_event(roster: "Roster", pending: PendingCommand, command: DeleteEvent) -> Outcome:
+    """Close the event for good, under a slug that no other event wants."""
+    before = roster.settings
+    slug = f"deleted-{ids.registration_id(pending.id)}"
+    roster.settings = msgspec.structs.replace(before, deleted=True, slug=slug)
+    differences = before.differences(roster.settings)
+    roster.note(pending, reason=command.reason or None, before_after=differences)
+    return EventChanged(changed=tuple(differences), promoted=0, more_follow=roster.follow_up is not None)
+
+
+def may_take(roster: "Roster", spots: int) -> bool:
+    """Return True if so many spots are free, and none of them is for a waiting party."""
+    return promotion.newcomer_may_confirm(
+        roster.settings.promotion_policy,
+        roster.waitlist,
+        capacity=roster.settings.capacity,
+        spots_count=spots,
+        spots_left=roster.spots_left,
+    )
+
+
+def _corrected(before: Registration, command: CorrectRegistration) -> Registration:
+    parts = {name: getattr(command, name) for name in (*_PERSONAL, "spots_count")}
+    return msgspec.structs.replace(
+        before, **{name: value for name, value in parts.items() if value is not UNSET}
+    )
+
+
+def _against(
+    roster: "Roster", before: Registration, after: Registration, *, by_holder: bool
+) -> Refused | None:
+    """Refuse too large a party, an address that another registration holds, and spots that are not free."""
+    grows = after.spots_count > before.spots_count
+    if grows:
+        refusal = rules.ONLY_SMALLER if by_holder else rules.against_size(roster.settings, after.spots_count)
+        if refusal is not None:
+            return refusal
+    if after.status is not Status.CANCELLED:
+        refusal = rules.against_second_registration(after.email, after.id, roster.holders)
+        if refusal is not None:
+            return refusal
+    more = after.spots_held - before.spots_held
+    if more <= 0:
+        return None
+    refusal = rules.against_taking(more, roster.spots_left)
+    if refusal is None and not may_take(roster, more):
+        return rules.for_those_who_wait(more, roster.spots_left)
+    return refusal

@@ -1,0 +1,65 @@
+"""The settings of PostgreSQL that AdmitOne's sessions set, and those of a database that they rely on.
+
+A role, a database or a server may have other defaults, by which times come in another form, statements find
+other tables, transactions fail that wait for others, or the notice of a commit without its standby is left
+out. A pooler may drop what a session sets; so `faults` compares what holds.
+"""
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection, text
+
+_FORMS = {
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+}
+_RULES = {
+    "search_path": "public",
+    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_deferrable": "off",
+    "client_min_messages": "notice",
+    "idle_session_timeout": "0",
+}
+
+
+def _arguments(settings: Mapping[str, str]) -> dict[str, str]:
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return {"client_encoding": "UTF8", "options": options}
+
+
+ARGUMENTS = _arguments(_FORMS | _RULES)
+"""libpq's parameters of every session; a session adds its own options behind these."""
+READING = _arguments(_FORMS)
+"""Those of a session that reads the tables of another system, which has its own schemas."""
+
+_NEEDED: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "server_encoding": ("UTF8: make the database with ENCODING 'UTF8'", lambda value: value == "UTF8"),
+    "client_encoding": ("UTF8", lambda value: value == "UTF8"),
+    "TimeZone": ("UTC", lambda value: value in {"UTC", "Etc/UTC"}),
+    "DateStyle": ("ISO", lambda value: value.startswith("ISO")),
+    "search_path": ("public", lambda value: value == "public"),  # here the first schema that it finds
+    "default_transaction_isolation": ("read committed", lambda value: value == "read committed"),
+    "standard_conforming_strings": ("on", lambda value: value == "on"),
+    "client_min_messages": ("notice", lambda value: value not in {"error", "fatal", "panic"}),
+    "session_replication_role": ("origin", lambda value: value != "replica"),
+}
+_NAMES = ", ".join(f"('{name}')" for name in _NEEDED)
+_FOUND = text(f"""
+    SELECT name, CASE WHEN name <> 'search_path' THEN current_setting(name)
+                      ELSE coalesce(current_schema(), 'a path to no schema') END AS value
+    FROM (VALUES {_NAMES}) AS needed (name)
+""")
+
+
+def faults(connection: Connection) -> list[str]:
+    """Return a sentence for each setting of this session by which AdmitOne would not work as promised."""
+    found = {row.name: row.value for row in connection.execute(_FOUND)}
+    return [
+        f"{name} is {found[name]}, and must be {wanted}"
+        for name, (wanted, is_right) in _NEEDED.items()
+        if not is_right(found[name])
+    ]

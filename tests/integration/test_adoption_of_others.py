@@ -1,0 +1,595 @@
+"""Systems of other shapes are adopted: what changes the meaning of a row is honoured, or told."""
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.pool import NullPool
+
+from ops.adoption import adopt as adoption
+from ops.adoption.adopt import AdoptionError, adopted_id
+from ops.adoption.cleaning import CleanRegistration
+from ops.adoption.report import Report
+from ops.adoption.writing import Writing
+from ops.maintenance import audit, verification
+from tests.databases import as_worker, session_of
+from tests.integration.old_systems import (
+    PRISMA,
+    add_event,
+    add_registration,
+    adopt,
+    content,
+    problems,
+    run,
+)
+from worker import batch
+
+STATE = """
+SELECT CASE WHEN closes_at <= now() THEN 'CLOSED' WHEN paused THEN 'PAUSED'
+            WHEN opens_at > now() THEN 'SCHEDULED' ELSE 'OPEN' END AS state
+FROM event WHERE slug = %s
+"""
+
+
+@pytest.fixture
+def source(empty_database: str) -> str:
+    """Return the URL of an existing system's database, without any event."""
+    run(empty_database, PRISMA)
+    return empty_database
+
+
+def states(target: str) -> dict[str, str]:
+    slugs = [row.slug for row in run(target, "SELECT slug FROM event ORDER BY slug")]
+    return {slug: run(target, STATE, slug)[0].state for slug in slugs}
+
+
+def columns(source: str, table: str, definitions: str) -> None:
+    run(source, f'ALTER TABLE "{table}" {definitions}')
+
+
+def register(target: str, event_id: UUID) -> dict[str, Any]:
+    """Have a stranger register for a spot, and return the outcome."""
+    return decide(target, event_id, "register", {"name": "New", "spotsCount": 1})
+
+
+def decide(target: str, event_id: UUID, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Put a command into the ledger, let it be decided, and return the outcome."""
+    statement = """
+        WITH accepted AS (
+            INSERT INTO command (event_id, id, kind, payload, actor)
+            VALUES (%s, gen_random_uuid(), %s, %s, 'public')
+            RETURNING event_id, seq, id
+        )
+        INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
+    """
+    run(target, statement, event_id, kind, json.dumps(payload))
+    with as_worker(target) as connection:
+        batch.apply(session_of(connection), [event_id], 100)
+    outcome: dict[str, Any] = run(target, "SELECT outcome FROM ledger ORDER BY seq DESC LIMIT 1")[0].outcome
+    return outcome
+
+
+def assert_consistent(target: str) -> None:
+    """Compare counters and audit trails with the rows."""
+    with create_engine(target, poolclass=NullPool).connect() as connection:
+        verified = verification.verify(connection)
+    assert [event.event for event in verified if not event.in_sync] == []
+    assert [audited.problems for audited in audit.check(target) if audited.problems] == []
+    replayed = [audit.replay(target, event.event) for event in verified]
+    assert [audited.problems for audited in replayed if audited.problems] == []
+
+
+def test_deleted_rows_are_left_out_and_counted(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD "archived" boolean NOT NULL DEFAULT false, ADD deleted_at timestamp')
+    columns(source, "Registration", 'ADD "deletedAt" timestamp, ADD "isDeleted" smallint DEFAULT 0')
+    add_event(source, "e")
+    add_event(source, "archived", archived=True)
+    add_event(source, "deleted", deleted_at="2025-01-01")
+    add_registration(source, "kept", "e", spotsCount=2)
+    add_registration(source, "removed", "e", spotsCount=3, deletedAt="2025-01-01")
+    add_registration(source, "flagged", "e", status="WAITLIST", isDeleted=1)
+    add_registration(source, "of-archived", "archived", spotsCount=4)
+    add_registration(source, "of-deleted", "deleted", spotsCount=5)
+
+    report = adopt(source, database)
+
+    assert states(database) == {"e": "OPEN"}
+    assert [row.name for row in run(database, "SELECT name FROM registration")] == ["User"]
+    assert report.all_taken
+    counts = {code.value: (t.problems, t.registrations, t.spots) for code, t in report.totals.items()}
+    assert counts == {"EVENT_DELETED": (2, 2, 9), "REGISTRATION_DELETED": (2, 2, 4)}
+    assert (report.left_out.registrations, report.left_out.spots) == (4, 13)
+
+
+def test_a_cancellation_in_a_column_counts(source: str, database: str) -> None:
+    columns(source, "Registration", 'ADD "cancelledAt" timestamp')
+    add_event(source, "e")
+    add_registration(source, "r", "e", cancelledAt="2025-01-01")
+
+    report = adopt(source, database)
+
+    assert problems(report) == [("STATUS_CHANGED", "e", "r")]
+    assert run(database, "SELECT status, spots_reserved FROM registration, event") == [("CANCELLED", 0)]
+    assert report.events[0].drift == 0
+
+
+ENDS: list[tuple[str, str, Any, str]] = [
+    ("closesAt", "timestamp", "2025-01-01", "CLOSED"),
+    ("closesAt", "timestamp", "2099-01-01", "OPEN"),
+    ("closesAt", "timestamp", "infinity", "OPEN"),
+    ("closesAt", "timestamp", "-infinity", "CLOSED"),
+    ("registration_closes_at", "timestamptz", "2025-01-01", "CLOSED"),
+    ("deadline", "text", "2025-01-01T10:00:00Z", "CLOSED"),
+    ("deadline", "text", "", "OPEN"),
+    ("deadline", "text", "0000-00-00 00:00:00", "OPEN"),
+    ("deadline", "text", "noon on Friday", "CLOSED"),
+    ("startsAt", "timestamp", "2025-01-01", "CLOSED"),
+    ("date", "date", "2025-01-01", "CLOSED"),
+    ("event_date", "date", "2099-01-01", "OPEN"),
+    ("endsAt", "bigint", 1735725600000, "CLOSED"),
+    ("opensAt", "timestamp", "2099-01-01", "SCHEDULED"),
+    ("paused", "boolean", True, "PAUSED"),
+    ("is_paused", "integer", 1, "PAUSED"),
+    ("status", "text", "CANCELLED", "CLOSED"),
+    ("status", "text", "published", "OPEN"),
+    ("status", "text", "paused", "PAUSED"),
+    ("status", "text", "HALF_FULL", "CLOSED"),
+    ("cancelled", "boolean", True, "CLOSED"),
+    ("cancelled_at", "timestamp", "2025-01-01", "CLOSED"),
+    ("isActive", "boolean", False, "CLOSED"),
+    ("isActive", "boolean", True, "OPEN"),
+    ("published", "character(1)", "N", "CLOSED"),
+    ("publishedAt", "timestamp", None, "CLOSED"),
+    ("featured", "boolean", False, "CLOSED"),
+    ("visibility", "text", "friends", "OPEN"),
+    ("goesLive", "timestamp", "2025-01-01", "CLOSED"),
+    ("goesLive", "timestamp", None, "OPEN"),
+    ("Frozen_On", "text", "2025-01-01", "CLOSED"),
+    ("soldOut", "text", "false", "CLOSED"),
+]
+
+
+def test_each_column_that_ends_an_event_is_honoured(source: str, database: str) -> None:
+    expected = {}
+    for number, (column, type_, value, state) in enumerate(ENDS):
+        schema, slug = f"s{number:02}", f"e{number:02}"
+        run(source, f"CREATE SCHEMA {schema}; SET search_path = {schema}; {PRISMA}")
+        statement = f'ALTER TABLE {schema}."Event" ADD "{column}" {type_}'
+        run(source, statement)
+        run(
+            source,
+            f'INSERT INTO {schema}."Event" (id, slug, title, capacity, "{column}")'
+            " SELECT slug, slug, slug, 5, %s FROM (SELECT %s::text AS slug) AS named",
+            value,
+            slug,
+        )
+        url = make_url(source).set(drivername="postgresql").update_query_dict({"schema": schema})
+        adopt(url.render_as_string(hide_password=False), database)
+        expected[slug] = state
+
+    found = states(database)
+
+    assert {ENDS[int(slug[1:])]: state for slug, state in found.items()} == {
+        ENDS[int(slug[1:])]: state for slug, state in expected.items()
+    }
+
+
+def test_nobody_is_promoted_at_last_years_event(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD "closesAt" timestamp')
+    add_event(source, "e", capacity=1, closesAt="2025-01-01 12:00")
+    add_registration(source, "came", "e")
+    add_registration(source, "waited", "e", status="WAITLIST")
+    event_id, came = adopted_id("e"), str(adopted_id("came"))
+
+    (adopted,) = adopt(source, database).events
+
+    assert adopted.promotable == 0
+    assert register(database, event_id)["code"] == "REGISTRATION_CLOSED"
+    decide(database, event_id, "change_status", {"registrationId": came, "status": "CANCELLED"})
+    assert run(database, "SELECT status FROM registration ORDER BY seq") == [("CANCELLED",), ("WAITLIST",)]
+    (event,) = run(database, "SELECT closes_at, promote_until FROM event")
+    assert {at.isoformat() for at in event} == {"2025-01-01T12:00:00+00:00"}
+
+
+def test_settings_of_the_source_are_kept(source: str, database: str) -> None:
+    columns(
+        source,
+        "Event",
+        'ADD waitlist_enabled boolean, ADD "waitlistLimit" int, ADD "maxSpotsPerPerson" int,'
+        ' ADD "autoPromote" int',
+    )
+    more: dict[str, Any] = {"waitlistLimit": 7, "maxSpotsPerPerson": 4, "autoPromote": 0}
+    add_event(source, "told", waitlist_enabled=False, **more)
+    add_event(source, "silent")
+    add_event(source, "odd", waitlistLimit=-1, maxSpotsPerPerson=0)
+
+    report = adopt(source, database)
+
+    settings = run(
+        database,
+        "SELECT slug, waitlist_enabled, waitlist_limit, max_spots_per_registration, auto_promote"
+        " FROM event ORDER BY slug",
+    )
+    assert settings == [
+        ("odd", True, None, 10, True),
+        ("silent", True, None, 10, True),
+        ("told", False, 7, 4, False),
+    ]
+    assert problems(report) == [("SETTING_UNUSABLE", "odd", None)] * 2
+
+
+def mapping_of(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_capacity_zero_waits_for_its_meaning(source: str, database: str, tmp_path: Path) -> None:
+    add_event(source, "zero", capacity=0)
+    add_registration(source, "r1", "zero", spotsCount=600)
+    add_registration(source, "r2", "zero", spotsCount=421, status="WAITLIST")
+    add_event(source, "empty", capacity=0)
+    add_event(source, "null", capacity=None)
+
+    report = adopt(source, database)
+
+    assert states(database) == {"empty": "CLOSED"}
+    assert sorted(problems(report)) == [
+        ("CAPACITY_INVALID", "null", None),
+        ("CAPACITY_UNCLEAR", "zero", None),
+    ]
+    assert (report.left_out.registrations, report.left_out.spots) == (2, 1021)
+    assert not report.all_taken
+
+    said = mapping_of(tmp_path / "m", 'zero_capacity = "unlimited"\nno_capacity = "unlimited"\n')
+    again = adopt(source, database, mapping=said)
+
+    assert states(database) == {"empty": "OPEN", "null": "OPEN", "zero": "OPEN"}
+    assert again.all_taken
+    capacities = run(database, "SELECT slug, capacity, overbooked_spots FROM event ORDER BY slug")
+    assert capacities == [(slug, 1_000_000_000, 0) for slug in ("empty", "null", "zero")]
+    assert_consistent(database)
+
+
+def test_a_column_that_is_ignored_closes_nothing(source: str, database: str, tmp_path: Path) -> None:
+    columns(source, "Event", "ADD featured boolean DEFAULT true")
+    add_event(source, "e")
+
+    closed = adopt(source, database)
+
+    assert states(database) == {"e": "CLOSED"}
+    assert (problems(closed), closed.all_taken) == ([("COLUMN_NOT_UNDERSTOOD", "e", None)], True)
+    assert closed.events[0].closed_because == ["featured is not understood"]
+
+    adopt(source, database, mapping=mapping_of(tmp_path / "m", '[event.columns]\nfeatured = "ignored"\n'))
+
+    assert states(database) == {"e": "OPEN"}
+
+
+def test_the_report_lists_every_column(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD description text, ADD "updatedAt" timestamp DEFAULT now()')
+    columns(source, "Registration", "ADD phone text, ADD vip boolean")
+    add_event(source, "e")
+    add_event(source, "f", slug="f", description="It is long")
+    add_registration(source, "r", "e", vip=True)
+
+    report = adopt(source, database, dry_run=True)
+
+    listed = {(c.table, c.column): (c.meaning, c.honoured, c.rows_with_value) for c in report.columns}
+    for table in ("Event", "Registration"):
+        names = run(source, "SELECT column_name FROM information_schema.columns WHERE table_name = %s", table)
+        assert {column for of, column in listed if of == table} == {row.column_name for row in names}
+    assert listed["Event", "capacity"] == ("capacity", True, 2)
+    assert listed["Event", "description"] == ("?", False, 1)
+    assert listed["Event", "updatedAt"] == ("ignored", False, 2)
+    assert listed["Registration", "vip"] == ("?", False, 1)
+    assert listed["Registration", "phone"] == ("?", False, 0)
+
+
+MAPPED = """
+CREATE SCHEMA app;
+CREATE TYPE app.reg_status AS ENUM ('confirmed', 'WAITLISTED', 'CANCELED', 'in_review');
+CREATE TABLE app.happenings (
+    id serial PRIMARY KEY, url text, label text, places int, created_at timestamptz DEFAULT now()
+);
+CREATE TABLE app.sign_ups (
+    id serial PRIMARY KEY, happening_id int, first_name text, last_name text, mail text, pax numeric,
+    state app.reg_status, created_at timestamp DEFAULT now()
+);
+INSERT INTO app.happenings (url, label, places) VALUES ('drop', 'The drop', 4);
+INSERT INTO app.sign_ups (happening_id, first_name, last_name, pax, state, created_at) VALUES
+    (1, 'Ada', 'Lovelace', 2, 'confirmed', '2026-01-01 10:00'),
+    (1, 'Alan', 'Turing', 1, 'WAITLISTED', '2026-01-01 11:00'),
+    (1, 'Grace', NULL, 1, 'CANCELED', '2026-01-01 12:00'),
+    (1, 'Tony', 'Hoare', 3, 'in_review', '2026-01-01 13:00');
+"""
+
+
+def test_a_mapping_is_printed_edited_and_given_back(
+    empty_database: str, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(empty_database, MAPPED)
+    with pytest.raises(AdoptionError, match='no table "Event"'):
+        adoption.print_mapping(empty_database)
+    tables = '[event]\ntable = "happenings"\n[registration]\ntable = "sign_ups"\n'
+    adoption.print_mapping(empty_database, mapping_of(tmp_path / "tables.toml", tables))
+    printed = capsys.readouterr().out
+    assert "still to be named: slug, title, capacity" in printed
+    with pytest.raises(AdoptionError, match='no column "slug", "title", "capacity"'):
+        adopt(empty_database, database, mapping=mapping_of(tmp_path / "printed.toml", printed))
+    for column, meaning in {
+        "url": "slug",
+        "label": "title",
+        "places": "capacity",
+        "happening_id": "eventId",
+        "pax": "spotsCount",
+    }.items():
+        printed = printed.replace(f'"{column}" = "?"', f'"{column}" = "{meaning}"')
+    printed = printed.replace('time_zone = "UTC"', 'time_zone = "Europe/Berlin"')
+
+    report = adopt(empty_database, database, mapping=mapping_of(tmp_path / "edited.toml", printed))
+
+    assert problems(report) == [("STATUS_UNKNOWN", "1", "4")]
+    assert (report.left_out.registrations, report.left_out.spots) == (1, 3)
+    rows = run(database, "SELECT name, spots_count, status, created_at FROM registration ORDER BY seq")
+    assert [row[:3] for row in rows] == [
+        ("Ada Lovelace", 2, "CONFIRMED"),
+        ("Alan Turing", 1, "WAITLIST"),
+        ("Grace", 1, "CANCELLED"),
+    ]
+    assert rows[0].created_at.isoformat() == "2026-01-01T09:00:00+00:00"
+    adoption.print_mapping(empty_database, tmp_path / "edited.toml")
+    assert tomllib.loads(capsys.readouterr().out) == tomllib.loads(printed)
+
+
+SNAKE = """
+CREATE TABLE events (
+    id bigserial PRIMARY KEY, slug varchar(80), name text, max_capacity int,
+    created_at timestamp DEFAULT now()
+);
+CREATE TABLE registrations (
+    id bigserial PRIMARY KEY, event_id bigint, full_name text, email_address text, quantity smallint,
+    status varchar(20), created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()
+);
+INSERT INTO events (slug, name, max_capacity) VALUES ('drop', 'The drop', 4);
+INSERT INTO registrations (event_id, full_name, email_address, quantity, status) VALUES
+    (1, 'Ada', 'Ada@example.com', 2, 'confirmed');
+CREATE VIEW "ALL_EVENTS" AS SELECT * FROM events;
+"""
+
+
+@pytest.mark.parametrize("tables", ["plain", "views", "shared"])
+def test_known_names_need_no_mapping(empty_database: str, database: str, tmp_path: Path, tables: str) -> None:
+    source = database if tables == "shared" else empty_database
+    run(source, SNAKE)
+    mapping = '[event]\ntable = "ALL_EVENTS"\n' if tables == "views" else ""
+
+    report = adopt(source, database, mapping=mapping_of(tmp_path / "m", mapping))
+
+    assert (problems(report), states(database)) == ([], {"drop": "OPEN"})
+    rows = run(database, "SELECT name, email, spots_count, status FROM registration")
+    assert rows == [("Ada", "Ada@example.com", 2, "CONFIRMED")]
+
+
+def test_a_mapping_with_a_mistake_is_refused(source: str, database: str, tmp_path: Path) -> None:
+    mistakes = {
+        "this is no TOML": "is not valid",
+        'zero_capacity = "maybe"': "is not valid",
+        'colour = "red"': "is not valid",
+        'time_zone = "Mars/Olympus"': "'Mars/Olympus' is unknown",
+        '[event.columns]\nnone = "title"': "names a column 'none'",
+        '[event.columns]\ntitle = "headline"': "says 'headline' of the column 'title'",
+        '[event.columns]\nslug = "title"\ntitle = "title"': "to more than one column",
+        '[registration.statuses]\nOK = "FINE"': "says 'FINE' of the status 'OK'",
+        '[event]\ntable = "nowhere"': 'no table "nowhere"',
+    }
+    for text, message in mistakes.items():
+        with pytest.raises(AdoptionError, match=message) as refused:
+            adopt(source, database, mapping=mapping_of(tmp_path / "m", text))
+        assert "\n" not in str(refused.value)
+    with pytest.raises(AdoptionError, match="cannot be read"):
+        adopt(source, database, mapping=tmp_path / "missing")
+
+
+def test_all_events_can_be_adopted_closed_first(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD "opensAt" timestamp')
+    add_event(source, "e")
+    add_event(source, "later", slug="later", opensAt="2099-01-01")
+
+    adopt(source, database, closed=True)
+    assert states(database) == {"e": "CLOSED", "later": "CLOSED"}
+    before = content(database)
+    adopt(source, database, closed=True)
+    assert content(database) == before
+    adopt(source, database)
+
+    assert states(database) == {"e": "OPEN", "later": "SCHEDULED"}
+    assert_consistent(database)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3])
+def test_a_second_run_brings_an_event_up_to_date(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch, batch_rows: int
+) -> None:
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", batch_rows)
+    columns(source, "Event", 'ADD "closesAt" timestamp')
+    add_event(source, "e", capacity=5)
+    for number, (status, email) in enumerate(
+        [
+            ("CONFIRMED", "a@example.com"),
+            ("CONFIRMED", "b@example.com"),
+            ("WAITLIST", "c@example.com"),
+            ("WAITLIST", None),
+            ("CANCELLED", None),
+        ]
+    ):
+        made = f"2026-01-01 12:0{number}"
+        add_registration(source, f"r{number}", "e", status=status, email=email, createdAt=made)
+    adopt(source, database)
+    changes = """
+        UPDATE "Registration" SET status = 'CANCELLED' WHERE id = 'r1';
+        UPDATE "Registration" SET status = 'CONFIRMED', "spotsCount" = 3, email = 'b@example.com'
+        WHERE id = 'r2';
+        UPDATE "Registration" SET email = 'c@example.com', name = 'Renamed' WHERE id = 'r0';
+        DELETE FROM "Registration" WHERE id = 'r3';
+        UPDATE "Event" SET capacity = 4, title = 'Moved', "closesAt" = '2099-01-01';
+    """
+    run(source, changes)
+    add_registration(source, "early", "e", status="WAITLIST", createdAt="2026-01-01 12:01:30")
+    add_registration(source, "late", "e", status="WAITLIST", email="a@example.com", createdAt="2026-01-02")
+
+    dry = adopt(source, database, dry_run=True)
+    report = adopt(source, database)
+
+    assert [event.fate.value for event in report.events] == ["UPDATED"]
+    assert (dry.events, dry.problems) == (report.events, report.problems)
+    placed = run(database, "SELECT id FROM registration ORDER BY seq")
+    assert [row.id for row in placed] == [
+        adopted_id(id_) for id_ in ("r0", "r1", "early", "r2", "r4", "late")
+    ]
+    assert run(database, "SELECT capacity, title, spots_reserved, waitlist_length FROM event") == [
+        (4, "Moved", 4, 2)
+    ]
+    facts = "SELECT name, email_key, spots_count, status FROM registration ORDER BY seq"
+    assert run(database, facts) == [
+        ("Renamed", "c@example.com", 1, "CONFIRMED"),
+        ("User", "b@example.com", 1, "CANCELLED"),
+        ("User", None, 1, "WAITLIST"),
+        ("User", "b@example.com", 3, "CONFIRMED"),
+        ("User", None, 1, "CANCELLED"),
+        ("User", "a@example.com", 1, "WAITLIST"),
+    ]
+    assert_consistent(database)
+    before = content(database)
+    assert [event.fate.value for event in adopt(source, database).events] == ["ALREADY_ADOPTED"]
+    assert content(database) == before
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, chunk: int, then: Callable[[], None]) -> None:
+    """Have the second adoption from here on call `then` before it writes this chunk."""
+    add, chunks = Writing.add, []
+
+    def add_after(writing: Writing, batch: Sequence[CleanRegistration]) -> None:
+        chunks.append(batch)
+        if len(chunks) == chunk:
+            then()
+        add(writing, batch)
+
+    monkeypatch.setattr(Writing, "add", add_after)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def moved_on(source: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopt six that wait; then all are cancelled in the source, and two are new."""
+    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    add_event(source, "e")
+    for number in range(6):
+        add_registration(source, f"r{number}", "e", status="WAITLIST", createdAt=f"2026-01-0{number + 1}")
+    adopt(source, database)
+    run(source, """UPDATE "Registration" SET status = 'CANCELLED'""")
+    add_registration(source, "r8", "e", createdAt="2026-01-08")
+
+
+def test_an_update_that_was_killed_goes_on(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_on(source, database, monkeypatch)
+    with monkeypatch.context() as killed:
+        stop_at(killed, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(source, database)
+    assert states(database) == {"e": "CLOSED"}
+    assert run(database, "SELECT finished_at FROM adoption") == [(None,)]
+    assert_consistent(database)
+
+    (event,) = adopt(source, database).events
+
+    assert (event.spots_reserved, event.waitlist_length) == (1, 0)
+    assert states(database) == {"e": "OPEN"}
+    assert_consistent(database)
+
+
+def test_a_command_between_two_chunks_is_kept(
+    source: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_on(source, database, monkeypatch)
+    with monkeypatch.context() as killed:
+        stop_at(killed, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(source, database)
+    decide(database, adopted_id("e"), "change_event", {"title": "Ours"})
+
+    report = adopt(source, database)
+
+    assert problems(report) == [("NOT_IN_TARGET", "e", None)]
+    assert (report.left_out.registrations, report.left_out.spots) == (2, 2)
+    assert run(database, "SELECT title, waitlist_length, spots_reserved FROM event") == [("Ours", 2, 1)]
+    assert_consistent(database)
+
+
+def test_a_refused_stranger_does_not_end_the_updates(source: str, database: str) -> None:
+    add_event(source, "e")
+    adopt(source, database, closed=True)
+    register(database, adopted_id("e"))
+    add_registration(source, "late", "e")
+
+    assert [event.fate.value for event in adopt(source, database).events] == ["UPDATED"]
+    assert states(database) == {"e": "OPEN"}
+    assert_consistent(database)
+
+
+def test_an_event_deleted_since_comes_closed(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD "deletedAt" timestamp')
+    add_event(source, "e")
+    adopt(source, database)
+    run(source, """UPDATE "Event" SET "deletedAt" = now()""")
+
+    (event,) = adopt(source, database).events
+
+    assert event.closed_because == ["the source has it as deleted or archived"]
+    assert states(database) == {"e": "CLOSED"}
+
+
+def test_a_dry_run_locks_one_event_at_a_time(source: str, database: str) -> None:
+    add_event(source, "one")
+    add_event(source, "two", slug="two", createdAt="2099-01-01")
+    report = Report(dry_run=True)
+
+    adoption.adopt(database, source, report)
+
+    assert run(database, "SELECT count(*) FROM event") == [(0,)]
+    assert json.loads(json.dumps(report.as_json()))["eventsAdopted"] == 2
+
+
+def test_two_systems_with_the_same_numbers_are_told_apart(
+    empty_database: str, database: str, module_database: str
+) -> None:
+    run(empty_database, SNAKE)
+    adopt(empty_database, database)
+    before = content(database)
+    run(module_database, SNAKE.replace("'drop', 'The drop'", "'gala', 'The gala'"))
+
+    report = adopt(module_database, database)
+
+    assert problems(report) == [("ID_TAKEN", "1", None)]
+    assert (report.left_out.registrations, report.left_out.spots) == (1, 2)
+    assert content(database) == before
+
+
+def test_places_of_the_source_precede_its_times(source: str, database: str) -> None:
+    columns(source, "Registration", 'ADD "waitlistPosition" int')
+    add_event(source, "e")
+    for id_, place, made in [("a", 2, "01"), ("b", 1, "02"), ("c", None, "03"), ("d", None, "01")]:
+        more = {"status": "WAITLIST", "name": id_, "createdAt": f"2026-01-{made}"}
+        add_registration(source, id_, "e", waitlistPosition=place, **more)
+
+    adopt(source, database)
+
+    assert [row.name for row in run(database, "SELECT name FROM registration ORDER BY seq")] == [*"dcba"]
