@@ -178,7 +178,7 @@ def erase(  # noqa: PLR0913 - one parameter for each option
     registration: Annotated[UUID | None, typer.Option(help="The id of a registration.")] = None,
     address: Annotated[str | None, typer.Option(help="An email address; - reads it from the input.")] = None,
     ended_days: Annotated[
-        int | None, typer.Option(min=0, help="All of the events that closed so many days ago.")
+        int | None, typer.Option(min=0, help="All of the events that ended so many days ago.")
     ] = None,
     event: Annotated[str | None, typer.Option(help="Only at the event of this slug or id.")] = None,
     reason: Annotated[

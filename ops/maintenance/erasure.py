@@ -39,7 +39,10 @@ _EVENT_OF = text("""
 """)
 _ENDED = text("""
     SELECT id FROM event
-    WHERE closes_at < now() - make_interval(days => :days) AND (CAST(:id AS uuid) IS NULL OR id = :id)
+    WHERE CASE WHEN deleted OR archived THEN updated_at
+               WHEN closes_at IS NOT NULL THEN greatest(closes_at, promote_until, cancel_until)
+          END < now() - make_interval(days => :days)
+      AND (CAST(:id AS uuid) IS NULL OR id = :id)
     ORDER BY id
 """)
 _REGISTRATIONS = text("""

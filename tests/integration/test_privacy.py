@@ -188,6 +188,24 @@ def test_an_erasure_reaches_a_deleted_registration(private: Private) -> None:
     assert (entry["kind"], entry["registrationId"]) == ("erase", None)
 
 
+def test_an_erasure_reaches_corrections(private: Private) -> None:
+    (name, address), (other_name, other_address) = person(), person()
+    event = private.create_event()
+    path = f"/api/events/{event['id']}/registrations"
+    with private.client() as client:
+        added = client.post(path, json={"name": name, "email": address}, headers=private.admin).json()
+        held = f"{path}/{added['registration']['id']}"
+        for change in ({"name": other_name, "email": other_address}, {"name": f"{name} {other_name}"}):
+            assert client.patch(held, json=change, headers=private.admin).status_code == 200
+        assert client.post(f"{held}/receipt", json={}, headers=private.admin).status_code == 201
+        client.delete(f"/api/events/{event['id']}", headers=private.admin)
+
+    private.erase(address=other_address)
+
+    kept_now = private.database()
+    assert kept(kept_now, name, address) == kept(kept_now, other_name, other_address) == []
+
+
 def test_an_ended_event_is_erased_by_age(private: Private) -> None:
     names = [person() for _ in range(3)]
     ended, open_ = private.create_event(), private.create_event()
