@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> Front:
     lists = (app.routes, *(router.routes for router in routers))
     routes = [route for routes in lists for route in routes if isinstance(route, Route)]
     app.state.routes = routes
-    origins = Origins(settings.cors_origins or ())
+    origins = Origins(settings.cors_origins) if settings.cors_origins else None
     return Front(app, registrations.direct, routes, error_handlers.problem, origins)
 
 

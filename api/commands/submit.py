@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from uuid import UUID
 
+import msgspec
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
+from api.edge.schemas import Receipt
 from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
@@ -113,6 +115,15 @@ class Submission:
             read_by=deadline.read_by(),
             replayed=acceptance.replayed,
         )
+
+    async def as_it_is_now(self, first: Receipt, decided: Decided, event_id: UUID) -> Receipt:
+        """Return the receipt of a first outcome with the registration of now; null if it is gone.
+
+        It is null as well if its holder has been given a newer receipt since.
+        """
+        found = await shown(decided, self.receipts.find(event_id, decided.receipt_id, decided.read_by))
+        registration = None if found.receipt is None else found.receipt.registration
+        return msgspec.structs.replace(first, registration=registration)
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
         metrics.ledger_reads.inc()

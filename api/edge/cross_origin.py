@@ -32,7 +32,7 @@ class Origins:
         self._allowed: dict[bytes, _Headers] = {
             origin.encode(): ((_ALLOW_ORIGIN, origin.encode()), *_VARY, *_EXPOSED) for origin in allowed
         }
-        self._others: _Headers = _VARY if self._allowed else ()
+        self._others: _Headers = _VARY
         if _ANY.encode() in self._allowed:
             self._others = ((_ALLOW_ORIGIN, _ANY.encode()), *_EXPOSED)
             self._allowed = {}

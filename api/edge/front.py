@@ -52,7 +52,7 @@ class Front:
         direct: Direct,
         routes: Sequence[Route],
         problem: Callable[[Request, Exception], Response],
-        origins: Origins,
+        origins: Origins | None,
     ) -> None:
         self.app = app
         self._direct = direct
@@ -72,7 +72,7 @@ class Front:
         request_id = sent.get(_REQUEST_ID) or b"%032x" % random.getrandbits(128)
         own_headers = [
             (_REQUEST_ID, request_id),
-            *self._origins.headers(scope["path"], sent.get(b"origin")),
+            *(self._origins.headers(scope["path"], sent.get(b"origin")) if self._origins else ()),
         ]
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)

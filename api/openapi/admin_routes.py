@@ -37,6 +37,7 @@ CREATE_EVENT = _write(
     {
         201: builders.answer("Created.", schemas.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE),
     },
+    ProblemType.EVENT_NOT_FOUND,
     ProblemType.SLUG_TAKEN,
     ProblemType.IDEMPOTENCY_KEY_REUSED,
     ProblemType.ACCEPTANCE_UNKNOWN,

@@ -28,7 +28,7 @@ _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :d
 _EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
 _SLUG_IS_HELD = text("""
     SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
-                   AND slug_released_at > clock_timestamp() - make_interval(secs => :held_seconds))
+                   AND slug_released_at > now() - make_interval(secs => :held_seconds))
 """)
 _EVENTS = text(f"""
     SELECT {_EVENT_COLUMNS} FROM event

@@ -27,7 +27,7 @@ _SEEN_SECONDS = 5
 """The time for which a slug that was given up is looked for, and forgotten again."""
 _GIVEN_UP = text("""
     SELECT unnest(former_slugs) AS slug FROM event
-    WHERE slug_released_at > clock_timestamp() - make_interval(secs => :seconds)
+    WHERE slug_released_at > now() - make_interval(secs => :seconds)
 """)
 
 

@@ -83,6 +83,8 @@ async def add_registration(
     if isinstance(decided, Response):
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
+    if decided.replayed:
+        content = await services.submission.as_it_is_now(content, decided, event_id)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 

@@ -70,7 +70,7 @@ async def create_event(services: Provided, request: Request, actor: str = writer
         except IntegrityError as error:
             raise _creation_problem(error, new_event.slug) from error
         # After the insertion, which has waited for any other change of this slug.
-        if await events.slug_is_held(connection, new_event.slug):
+        if created and await events.slug_is_held(connection, new_event.slug):
             raise ProblemType.SLUG_TAKEN.error(f"An event gave up {new_event.slug!r} just now; ask again.")
         event = await events.event_by_id(connection, id_)
         try:
@@ -81,8 +81,9 @@ async def create_event(services: Provided, request: Request, actor: str = writer
         await services.intake.confirm_all({server}, due)
     except NotConfirmed as error:
         raise AcceptanceUnknown from error
-    assert event is not None, "an event that was just inserted is there"
     headers = {"location": f"/api/events/{id_}"} | ({} if created else {"idempotent-replayed": "true"})
+    if event is None:
+        raise ProblemType.EVENT_NOT_FOUND.error("The event was created, and is deleted.", headers=headers)
     return responses.body(_event(event), HTTPStatus.CREATED, headers)
 
 

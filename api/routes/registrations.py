@@ -14,13 +14,11 @@ from starlette.responses import Response
 
 from api.commands import deadline as deadlines
 from api.commands import retry_after, submit
-from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
-from api.queries.receipts import Found
 from api.services import Provided, Services
 from shared.domain import commands
 from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Register, Status
@@ -65,9 +63,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
-        now = (await _found(services, decided, event_id, decided.receipt_id)).receipt
-        # The holder may have been given a newer receipt since.
-        content = msgspec.structs.replace(content, registration=None if now is None else now.registration)
+        content = await services.submission.as_it_is_now(content, decided, event_id)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 
@@ -138,7 +134,7 @@ async def _by_holder(
     decided = await services.submission.submit(submitted)
     if isinstance(decided, Response):
         return decided
-    now = (await _found(services, decided, event_id, id_)).receipt
+    now = (await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))).receipt
     if now is None:  # the holder has been given a newer one since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
     done = decided.outcome
@@ -197,10 +193,6 @@ async def _receipt(services: Services, event_id: UUID, id_: UUID, by: float) -> 
     if found.receipt is None:
         raise ProblemType.RECEIPT_NOT_FOUND.error()
     return found.receipt, found.audit_seq
-
-
-async def _found(services: Services, decided: Decided, event_id: UUID, id_: UUID) -> Found:
-    return await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))
 
 
 def _is_known(status: ReceiptStatus, tags: Iterable[str]) -> bool:

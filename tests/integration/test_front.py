@@ -1,5 +1,6 @@
 """The outermost layer: an id on every answer, and errors as problems, in direct routes too."""
 
+import asyncio
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from api.main import create_app
@@ -101,10 +103,10 @@ def test_a_settled_receipt_needs_no_wait(stage: Stage, wait: str) -> None:
 
 
 def test_a_short_wait_ends_without_an_outcome(settings: Settings, connection: Connection) -> None:
-    event = InPostgres(connection, SETTINGS).event_id  # that no worker owns
+    InPostgres(connection, SETTINGS)  # an event that no worker owns
     with TestClient(create_app(settings)) as client:
         accepted = client.post(
-            f"/api/p/{event}/register", json={"name": "User"}, headers={"prefer": "respond-async"}
+            f"/api/p/{SETTINGS['slug']}/register", json={"name": "User"}, headers={"prefer": "respond-async"}
         )
         answer = client.get(accepted.headers["location"], params={"wait": "0.5"})
 
@@ -184,9 +186,9 @@ def test_a_head_has_the_headers_of_a_get(stage: Stage, path: str) -> None:
     [
         ("/api/p/{slug}", "GET, HEAD, OPTIONS"),
         ("/api/p/{slug}/register", "OPTIONS, POST"),
-        ("/api/p/{slug}/receipts/{id}", "DELETE, GET, HEAD, OPTIONS"),
+        ("/api/p/{slug}/receipts/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/api/events", "GET, HEAD, OPTIONS, POST"),
-        ("/api/events/{id}", "GET, HEAD, OPTIONS, PATCH"),
+        ("/api/events/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/api/events/{id}/registrations/{id}", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/healthz", "GET, HEAD, OPTIONS"),
     ],
@@ -226,8 +228,8 @@ def test_pages_of_allowed_origins_may_register(
     origin: str | None,
     allowed: str | None,
 ) -> None:
-    event = InPostgres(connection, SETTINGS).event_id
-    url, mine = f"/api/p/{event}/register", {"origin": origin} if origin else {}
+    InPostgres(connection, SETTINGS)
+    url, mine = f"/api/p/{SETTINGS['slug']}/register", {"origin": origin} if origin else {}
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "idempotency-key"}
     with TestClient(create_app(settings.model_copy(update={"cors_origins": origins}))) as client:
         answers = [
@@ -296,3 +298,22 @@ def test_wrong_parameters_have_reasons_in_words(stage: Stage, path: str, reasons
 
     assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
     assert {error["field"]: error["reason"] for error in answer.json()["errors"]} == reasons
+
+
+def test_a_head_ends_before_the_body(settings: Settings) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "HEAD", "path": "/healthz", "headers": [], "query_string": b""}
+    asyncio.run(create_app(settings)(scope, receive, send))
+
+    assert [(message["type"], message.get("body", b"")) for message in sent] == [
+        ("http.response.start", b""),
+        ("http.response.body", b""),
+    ]
+    assert scope["method"] == "HEAD", "by which the server knows that there is no body"

@@ -96,6 +96,19 @@ def test_a_replayed_registration_is_shown_as_it_is_now(stage: Stage) -> None:
     assert deleted["registration"] is None
 
 
+def test_a_replayed_addition_is_shown_as_it_is_now(stage: Stage) -> None:
+    event = stage.create_event(capacity=1)
+    path = f"/api/events/{event['id']}/registrations"
+    with stage.client() as client:
+        headers = {**stage.admin, **key_of("add")}
+        first = client.post(path, json={"name": "Guest"}, headers=headers).json()
+        patch(stage, event, first, "CANCELLED")
+        again = client.post(path, json={"name": "Guest"}, headers=headers)
+
+    assert (again.status_code, again.json()["status"]) == (201, "CONFIRMED")
+    assert again.json()["registration"]["status"] == "CANCELLED"
+
+
 def test_a_replayed_deletion_is_found(stage: Stage) -> None:
     event = stage.create_event()
     held = register(stage, event, spotsCount=2)
@@ -155,6 +168,20 @@ def change_event(stage: Stage, event: Json, **headers: str) -> httpx2.Response:
     with stage.client() as client:
         headers = {**stage.admin, **headers}
         return client.patch(f"/api/events/{event['id']}", json={"title": "New"}, headers=headers)
+
+
+def test_the_key_of_a_deleted_event_makes_no_other(stage: Stage) -> None:
+    body, key = drop(), key_of(secrets.token_hex(8))
+    created = create(stage, body, **key).json()
+    with stage.client() as client:
+        client.patch(f"/api/events/{created['id']}", json={"slug": f"{body['slug']}-2"}, headers=stage.admin)
+        moved = create(stage, body, **key)
+        client.delete(f"/api/events/{created['id']}", headers=stage.admin)
+    deleted = create(stage, body, **key)
+
+    assert (moved.status_code, moved.json()["slug"]) == (201, f"{body['slug']}-2")
+    assert (deleted.status_code, deleted.json()["code"]) == (404, "EVENT_NOT_FOUND")
+    assert deleted.headers["idempotent-replayed"] == "true"
 
 
 def test_a_taken_slug_releases_the_key_of_the_event(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from api.edge.schemas import Availability
-from api.queries import availability
+from api.queries import availability, events
 from shared.domain import offer
 from tests.simulation import histories, worlds
 from tests.simulation.histories import HISTORIES, History, change, history, move, register
@@ -75,7 +75,9 @@ async def read(database: str, event_id: UUID) -> Availability:
     engine = create_async_engine(database.replace("+psycopg", "+psycopg_async"))
     try:
         async with engine.connect() as connection:
-            (found,) = (await availability.read(connection, [str(event_id)])).values()
+            slug = await events.event_slug(connection, event_id)
+            assert slug is not None
+            (found,) = (await availability.read(connection, [slug])).values()
     finally:
         await engine.dispose()
     return found

@@ -7,7 +7,7 @@ SELECT EXISTS (SELECT FROM command WHERE event_id = :'event_id'::uuid AND kind <
            LEFT JOIN LATERAL (SELECT id FROM event WHERE event.slug = asked.slug OFFSET 0) AS holder ON true
            LEFT JOIN LATERAL (
                SELECT id FROM event
-               WHERE slug_released_at > clock_timestamp() - make_interval(secs => :'held_seconds'::float8)
+               WHERE slug_released_at > now() - make_interval(secs => :'held_seconds'::float8)
                  AND asked.slug = ANY(former_slugs) AND id <> :'event_id'::uuid
                LIMIT 1
            ) AS former ON true
