@@ -123,7 +123,9 @@ def subjects(
         if registration is not None:
             first = registration.int >> 80 << 80
             span = {"first": UUID(int=first), "last": UUID(int=first + (1 << 80) - 1)}
-            events = connection.execute(_EVENT_OF, {"id": registration, **span}).scalars()
+            events = connection.execute(_EVENT_OF, {"id": registration, **span}).scalars().all()
+            if not events:
+                raise ErasureError(f"there is no trace of a registration {registration}")
             return [Subject(event_id=id_, registration_id=registration) for id_ in events]
     key = texts.email_key(texts.printable(address or ""))
     if not key:

@@ -241,6 +241,11 @@ def test_an_address_needs_a_key_of_digests(private: Private) -> None:
         erasure.subjects(without, registration=None, address="a@example.org", ended_days=None, event=None)
 
 
+def test_an_unknown_registration_is_an_error(private: Private) -> None:
+    with pytest.raises(erasure.ErasureError, match="no trace"):
+        private.erase(registration=UUID(int=1))
+
+
 def test_an_erasure_holds_a_digest_of_the_address(private: Private) -> None:
     name, address = person()
     event = private.create_event()
