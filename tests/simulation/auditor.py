@@ -96,9 +96,12 @@ def _erased(now: Snapshot, told: Told, entries: list[Entry]) -> Iterator[str]:
     counted = len(named) == told.outcome["registrations"] and len(entries) == max(len(named), 1)
     if not counted or any(entry.from_status != entry.to_status for entry in entries):
         yield f"4: {told.kind} was answered {told.outcome}, and did {[_told_by(entry) for entry in entries]}"
-    erased = {entry.registration_id for entry in named}
+    again = {entry.registration_id for entry in now.entries if entry.kind == "correct_registration"}
+    erased = {entry.registration_id for entry in named} - again
     yield from (
-        f"15: {row.id} was erased and has {row.email}" for row in now.rows if row.id in erased and row.email
+        f"15: {row.id} was erased and has {row.name} {row.email}"
+        for row in now.rows
+        if row.id in erased and (row.name or row.email)
     )
 
 
@@ -197,7 +200,8 @@ def _unserved(now: Snapshot) -> Iterator[str]:
     put_there = {
         entry.registration_id: entry.kind == "change_status" or entry.command_id in added
         for entry in now.entries
-        if entry.to_status == "WAITLIST" and entry.kind not in ("correct_registration", "give_receipt")
+        if entry.to_status == "WAITLIST"
+        and entry.kind not in ("correct_registration", "give_receipt", "erase")
     }
     until = now.settings["promoteUntil"]
     if until and any(told.accepted_at >= until for told in now.commands):

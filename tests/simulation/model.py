@@ -75,7 +75,6 @@ class Party:
     email: str | None
     spots: int
     status: str
-    erased: bool = False
 
 
 class Model:
@@ -337,9 +336,9 @@ class Model:
 
     def _erase(self, told: Told) -> Json:
         named = told.payload["registrationIds"]
-        parties = [party for id_ in named for party in self.parties if party.id == id_ and not party.erased]
+        parties = [party for id_ in named for party in self.parties if party.id == id_ and party.name]
         for party in parties:
-            party.erased, party.email = True, None
+            party.name, party.email = "", None
             self._write(told, registrationId=party.id, fromStatus=party.status, toStatus=party.status)
         if not parties:
             self._write(told)
