@@ -13,6 +13,7 @@ from shared.domain.commands import Status
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
 _OTHER = UUID(int=0)
+_MOVES = ("change_status", "add_registration")
 
 ENTRIES_MAX = 100_000
 """An explanation looks at so many of the event's newest entries, which have no index by registration."""
@@ -203,4 +204,5 @@ def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any]
 
 
 def _moved_by(steps: Sequence[ExplanationStep]) -> str:
-    return f"It was moved by {steps[-1].actor}" if steps else "It was moved"
+    moved = next((step for step in reversed(steps) if step.kind in _MOVES), None)
+    return "It was moved" if moved is None else f"It was moved by {moved.actor}"

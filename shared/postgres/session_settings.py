@@ -16,6 +16,7 @@ _FORMS = {
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
 }
 _RULES = {
     "search_path": "public",

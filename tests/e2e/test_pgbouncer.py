@@ -23,7 +23,10 @@ PAGE = (CHECKOUT / "docs/operating.md").read_text(encoding="utf-8").partition("\
 ROLES = (CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
 ROLE = "admitone_api"
 Bouncer = Callable[[str], str]
-_WORKERS = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {locks.WORKER}"
+_WORKERS = f"""
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE locktype = 'advisory' AND classid::bigint = {locks.WORKER} AND datname = current_database()
+"""
 
 
 def block(language: str) -> str:

@@ -109,13 +109,11 @@ def test_servers_that_a_killed_run_left_are_stopped_by_the_next(tmp_path: Path) 
         assert query(servers, "SELECT 1") == [(1,)]
 
 
-@pytest.mark.parametrize(
-    "content", ["", "12", f"{os.getpid()}\n/elsewhere\n1\n5432\n", "garbage\n", "999999999\n"]
-)
+@pytest.mark.parametrize("content", ["", "12", "{pid}\n/elsewhere\n1\n5432\n", "garbage\n", "999999999\n"])
 def test_a_stale_partial_or_reused_pid_file_is_no_obstacle(tmp_path: Path, content: str, whole: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(whole, data, symlinks=True)
-    (data / "postgres" / "postmaster.pid").write_text(content)
+    (data / "postgres" / "postmaster.pid").write_text(content.format(pid=os.getpid()))
     with one_postgres(data):
         assert query(embedded.addresses(data), "SELECT 1") == [(1,)]
 

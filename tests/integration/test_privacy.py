@@ -172,6 +172,18 @@ def test_what_an_erasure_leaves_is_whole(private: Private) -> None:
     assert again["status"] == "WAITLIST", "the address is free again"
 
 
+def test_an_erasure_is_not_taken_for_a_move(private: Private) -> None:
+    event = private.create_event()
+    told = private.register(event, *person())
+    path = f"/api/events/{event['id']}/registrations/{told['registration']['id']}"
+    with private.client() as client:
+        client.patch(path, json={"status": "WAITLIST"}, headers=private.admin)
+
+    private.erase(registration=UUID(told["registration"]["id"]))
+
+    assert private.get(f"{path}/explain")["sentences"][-1].startswith("It was moved by admin to the waitlist")
+
+
 def test_an_erasure_reaches_a_deleted_registration(private: Private) -> None:
     name, address = person()
     event = private.create_event()
