@@ -177,13 +177,9 @@ def erase(  # noqa: PLR0913 - one parameter for each option
     *,
     registration: Annotated[UUID | None, typer.Option(help="The id of a registration.")] = None,
     address: Annotated[str | None, typer.Option(help="An email address; - reads it from the input.")] = None,
-    ended_days: Annotated[
-        int | None, typer.Option(min=0, help="All of the events that ended so many days ago.")
-    ] = None,
+    ended_days: Annotated[int | None, typer.Option(min=0, help="All at events that ended before.")] = None,
     event: Annotated[str | None, typer.Option(help="Only at the event of this slug or id.")] = None,
-    reason: Annotated[
-        str | None, typer.Option(help="For the audit trail, where it stays: nothing personal.")
-    ] = None,
+    reason: Annotated[str | None, typer.Option(help="For the audit trail; nothing personal.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
     data: Data = _DATA,
     as_json: AsJson = False,
