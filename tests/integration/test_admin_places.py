@@ -43,7 +43,8 @@ def test_busy_admins_leave_the_public_alone(busy: TestClient, connection: Connec
         "/export": (503, "EXPORT_BUSY"),
     }
     assert all("retry-after" in answer.headers for path, answer in answers.items() if path)
-    assert busy.get(f"/api/p/{event}").status_code == 200
-    receipt = busy.post(f"/api/p/{event}/register", json={"name": "A"}, headers={"prefer": "respond-async"})
+    slug = answers[""].json()["slug"]
+    assert busy.get(f"/api/p/{slug}").status_code == 200
+    receipt = busy.post(f"/api/p/{slug}/register", json={"name": "A"}, headers={"prefer": "respond-async"})
     assert receipt.status_code == 202
     assert busy.get(receipt.headers["location"]).json()["status"] == "PENDING"

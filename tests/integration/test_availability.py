@@ -71,7 +71,9 @@ async def find(asking: Availabilities, slug: str = "drop") -> Json | None:
 
 @pytest.mark.usefixtures("event")
 @pytest.mark.parametrize("slug", ["drop", "no-such-event"])
-def test_a_crowd_shares_one_read(settings: Settings, slug: str) -> None:
+def test_a_crowd_shares_one_read(settings: Settings, slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availabilities, "AGE_SECONDS_MAX", 3_600)
+
     async def crowd(asking: Availabilities) -> list[Any]:
         first = await asyncio.gather(*(asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)))
         return [*first, *[await asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)]]

@@ -156,7 +156,8 @@ def test_metrics_outlive_a_worker_and_a_restart(breakable: Breakable) -> None:
     stage = breakable(workers=2)
     event = stage.create_event()
     register(stage, event, 5)
-    assert value(scrape(stage), "admitone_events_owned") == 1
+    while value(scrape(stage), "admitone_events_owned") != 1:
+        time.sleep(0.1)  # it is noted at a tick
     stage.kill_worker(0)
     stage.kill_worker(0)
     found = scrape(stage)
