@@ -1,6 +1,7 @@
 """Translates every error into a problem: the service's, the framework's, the ledger's and all others."""
 
 import random
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _RETRY_SECONDS_MAX = 5
+_RECEIPT = re.compile(r"/receipts/[^/]+")
 """Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
 _WORDS = {
     "uuid_parsing": "must be an id, such as 01a21425-ecb9-728d-8e9f-f73da8bf37ea",
@@ -116,7 +118,8 @@ def _command_rejected(_: Request, __: Exception) -> ProblemError:
 
 def _unforeseen(request: Request, error: Exception) -> ProblemError:
     incident_id = ids.new_id()
-    log.error("unforeseen_error", path=request.url.path, incident_id=str(incident_id), exc_info=error)
+    path = _RECEIPT.sub("/receipts/...", request.url.path)
+    log.error("unforeseen_error", path=path, incident_id=str(incident_id), exc_info=error)
     return ProblemType.INTERNAL_ERROR.error(incident_id=incident_id)
 
 

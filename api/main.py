@@ -34,6 +34,8 @@ def create_app(settings: Settings) -> Front:
         app.state.services = services = open_services(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="admin routes take API keys only; see ADMITONE_ADMIN_KEY")
+        if settings.secret_key is None:
+            log.warning("no_secret_key", effect="digests of requests can be guessed; set ADMITONE_SECRET_KEY")
         services.addresses.start()
         memory.freeze()
         try:

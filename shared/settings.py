@@ -82,6 +82,8 @@ class Settings(DatabaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 9000
     admin_key: Key | None = None
     viewer_key: Key | None = None
+    secret_key: Key | None = None
+    second_secret_key: Key | None = None
     metrics_folder: DirectoryPath | None = None
     worker_metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["console", "json"] = "console"
@@ -145,6 +147,13 @@ class Settings(DatabaseSettings):
     def _domains(cls, value: frozenset[str] | None) -> frozenset[str] | None:
         return _all_like(_DOMAIN, value, "domains such as example.org, the international ones as xn--…")
 
+    @property
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The keys of digests: new digests are made with the first, which is empty if it is not set."""
+        keys = (self.secret_key, self.second_secret_key)
+        first, second = (key.get_secret_value().encode() if key else b"" for key in keys)
+        return (first, second) if second else (first,)
+
     @model_validator(mode="after")
     def _neighbours(self) -> Self:
         """Refuse limits that contradict each other."""
@@ -164,6 +173,8 @@ class Settings(DatabaseSettings):
             raise ValueError(
                 "ADMITONE_RESULT_KEEP_SECONDS must be at least twice ADMITONE_ANSWER_WAIT_SECONDS_MAX"
             )
+        if self.secret_key is not None and self.secret_key == self.second_secret_key:
+            raise ValueError("ADMITONE_SECOND_SECRET_KEY equals ADMITONE_SECRET_KEY")
         return self
 
 

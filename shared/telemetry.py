@@ -1,11 +1,16 @@
 """Logs: one event a line, as JSON for machines or as text for people, with the ids bound to it.
 
+What follows the first line of an error is left out: there PostgreSQL tells the values of a row, and libraries
+their parameters, which can be personal. No entry has a command's id, which is a receipt; it has its digest.
+
 A trouble that lasts is logged once a minute and not at each try; `/metrics` counts every entry.
 """
 
 import logging
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +24,9 @@ _CHATTY = ("celery.app.trace", "celery.worker.strategy")
 _QUIET_SECONDS = 60
 _LINES_MAX = 10
 """Lines of one event in that time, such as for different ids."""
+_ERRORS_MAX = 20
+"""Errors of one chain that a traceback shows."""
+_LINE_END = re.compile(r"\n|\\n")
 _TROUBLES = ("warning", "error", "critical")
 
 
@@ -72,6 +80,25 @@ def _line(entry: structlog.typing.EventDict) -> tuple[str, ...]:
     )
 
 
+def without_details(_: object, __: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut the words of an error after their first line."""
+    if "error" in entry:
+        entry["error"] = _LINE_END.split(str(entry["error"]), 1)[0]
+    return entry
+
+
+def traceback_of(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return the traceback of an error and of those that led to it, each with the first line of its words."""
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None and len(parts) < _ERRORS_MAX:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        words = f"{type(error).__module__}.{type(error).__qualname__}: {_LINE_END.split(str(error), 1)[0]}"
+        parts.append(f"Traceback (most recent call last):\n{frames}{words}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nThat led to:\n\n".join(reversed(parts))
+
+
 def configure(settings: Settings) -> None:
     """Send this process's logs, and those of the libraries in it, to standard error."""
     level = logging.getLevelName(settings.log_level)
@@ -81,11 +108,13 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    render_errors = structlog.processors.ExceptionRenderer(traceback_of)
     structlog.configure(
         processors=[
             *shared,
             Repeats(time.monotonic),
-            structlog.processors.format_exc_info,
+            without_details,
+            render_errors,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -100,7 +129,7 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            foreign_pre_chain=[*shared, render_errors],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -38,6 +38,7 @@ class Stage:
     ) -> None:
         self.servers = servers
         self.database_url = database_url
+        self.more_environment: dict[str, str] = {}
         self.key = secrets.token_urlsafe(24)
         self.viewer_key = secrets.token_urlsafe(24)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -82,6 +83,7 @@ class Stage:
             "ADMITONE_RESULT_URL": self.servers.result_url,
             "ADMITONE_ADMIN_KEY": self.key,
             "ADMITONE_VIEWER_KEY": self.viewer_key,
+            **self.more_environment,
             "ADMITONE_METRICS_FOLDER": str(self.metrics),
             "PYTHONPATH": str(CHECKOUT),
         }

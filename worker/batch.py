@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from shared import metrics
-from shared.domain import commands, ids, promotion
+from shared.domain import audit, commands, ids, promotion
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from shared.postgres import connections
@@ -37,7 +37,7 @@ class Incident(NamedTuple):
         assert isinstance(self.settled.outcome, Failed), "an incident is a failure"
         log.error(
             "command_failed",
-            command_id=str(self.settled.command_id),
+            command_digest=audit.command_digest(self.settled.command_id),
             incident_id=str(self.settled.outcome.incident_id),
             exc_info=self.error,
         )

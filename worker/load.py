@@ -21,8 +21,10 @@ from shared.domain.commands import (
     AddRegistration,
     ChangeEvent,
     ChangeStatus,
+    Command,
     CorrectRegistration,
     DeleteRegistration,
+    Erase,
     GiveReceipt,
     HealCounter,
     PendingCommand,
@@ -60,8 +62,7 @@ _WAITERS_READ_MAX = 10_000
 _RECOUNT_SECONDS_MAX = 300
 """The time-out of a recount, which reads all rows of an event: about a second for a million rows."""
 
-_ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist", "give_receipt"})
-_OF_ONE_REGISTRATION = ChangeStatus | CorrectRegistration | GiveReceipt | DeleteRegistration
+_ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist", "give_receipt", "erase"})
 
 _SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
@@ -141,7 +142,8 @@ def lock_events(
     The events have at most `commands_max` commands in all; with very many events none has more than a share.
     A heal is alone, because it counts the rows before all other commands of a batch (decision 0029); so is a
     follow-up, because its many promotions would delay the answers to the other commands (decision 0034), and
-    a new receipt, because the original place of its registration is found by the command before (0051). A
+    a new receipt, because the original place of its registration is found by the command before (0051); and
+    an erasure, because the commands that it empties must be settled (0063). A
     command of a newer version than this worker knows stays pending, and all commands behind it. The scope's
     patience holds for the later statements of the transaction. Raises `Overtaken` if the statement read the
     ledger before another session changed an event's row, and `UnreadableEvent`.
@@ -198,11 +200,7 @@ def rosters(
     named: list[list[Registration]] = []
     emails: set[tuple[UUID, str]] = set()
     for event, pending in decidable:
-        ids = [
-            command.command.registration_id
-            for command in pending
-            if isinstance(command.command, _OF_ONE_REGISTRATION)
-        ]
+        ids = [id_ for command in pending for id_ in _named(command.command)]
         named.append(
             _registrations(session, FIND_REGISTRATIONS, event.id, ids=arrays.uuids(ids)) if ids else []
         )
@@ -248,6 +246,17 @@ def rosters(
     return loaded
 
 
+def _named(command: Command) -> Sequence[UUID]:
+    """Return the registrations that a command names."""
+    match command:
+        case ChangeStatus() | CorrectRegistration() | GiveReceipt() | DeleteRegistration():
+            return (command.registration_id,)
+        case Erase(registration_ids=ids):
+            return ids
+        case _:
+            return ()
+
+
 def _waiters(
     session: Session,
     event: LockedEvent,
@@ -261,6 +270,8 @@ def _waiters(
     A batch ends before its promotions take twice `PROMOTED_SPOTS_MAX` spots, and one command stops at half
     of that.
     """
+    if any(isinstance(command.command, Erase) for command in pending):
+        return []  # it is alone, and moves no registration
     only_registers = all(isinstance(command.command, Register) for command in pending)
     if only_registers and event.spots_reserved >= event.settings.capacity:
         return []  # no spot is free and none will be: no registration can pass another

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from shared.domain import texts
 from shared.domain.commands import Status
-from shared.domain.event import EventChanges, EventSettings, FollowUp, Recount, Registration
+from shared.domain.event import Erasure, EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
 from shared.postgres import arrays, statements
 from worker.load import LoadedEvent, Overtaken, Session
@@ -27,6 +27,7 @@ SAVE_FOLLOW_UP = statements.load(_SQL / "save_follow_up.sql")
 SAVE_SETTINGS = statements.load(_SQL / "save_settings.sql")
 HEAL_COUNTERS = statements.load(_SQL / "heal_counters.sql")
 DELETE_REGISTRATIONS = statements.load(_SQL / "delete_registrations.sql")
+ERASE = statements.load(_SQL / "erase.sql")
 CORRECT_REGISTRATION = statements.load(_SQL / "correct_registration.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
 NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
@@ -59,12 +60,7 @@ class BatchWriter:
         """Send the events' changes since they were last sent, and these outcomes."""
         taken = [(event, event.roster.take_changes()) for event in events if event.roster.changes]
         for event, changes in taken:
-            if changes.recount is not None:
-                self._heal(event.id, changes.recount)
-            if changes.settings is not None:
-                self._save_settings(event.id, changes.settings, changes)
-            if changes.follow_up is not None:
-                self._save_follow_up(event.id, changes.follow_up)
+            self._save_rare(event.id, changes)
         if any(changes.deleted or changes.updated or changes.corrected for _, changes in taken):
             self._change_registrations(taken)
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
@@ -75,6 +71,17 @@ class BatchWriter:
                 rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
                 taken[number] = event, rest
         self._save(moved, taken, settled)
+
+    def _save_rare(self, event_id: UUID, changes: EventChanges) -> None:
+        """Send the changes for which `save_batch.sql` has no room, if there are any."""
+        if changes.recount is not None:
+            self._heal(event_id, changes.recount)
+        if changes.settings is not None:
+            self._save_settings(event_id, changes.settings, changes)
+        if changes.follow_up is not None:
+            self._save_follow_up(event_id, changes.follow_up)
+        if changes.erasure is not None:
+            self._erase(event_id, changes.erasure)
 
     def _change_registrations(self, taken: Sequence[_Taken]) -> None:
         """Send the registrations that leave first: then their email addresses are free for the others.
@@ -129,6 +136,14 @@ class BatchWriter:
     def _save_follow_up(self, event_id: UUID, follow_up: FollowUp) -> None:
         parameters = {"event_id": event_id, **msgspec.structs.asdict(follow_up)}
         self._send(SAVE_FOLLOW_UP, parameters, 1, Overtaken)
+
+    def _erase(self, event_id: UUID, erasure: Erasure) -> None:
+        parameters = {
+            "event_id": event_id,
+            "registration_ids": arrays.uuids(erasure.registration_ids),
+            "command_ids": arrays.uuids(erasure.command_ids),
+        }
+        self._send(ERASE, parameters, len(erasure.registration_ids), Overtaken)
 
     def _delete(self, deleted: Sequence[tuple[UUID, UUID]]) -> None:
         parameters = {

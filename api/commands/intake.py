@@ -19,6 +19,7 @@ from psycopg import DataError, IntegrityError
 
 from api.tasks import SingleTask
 from shared import metrics
+from shared.domain import audit
 from shared.postgres import connections, durability, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import NotConfirmed
@@ -183,7 +184,8 @@ class Intake:
             acceptances = await self._commit([command for command, *_ in batch])
         except (DataError, IntegrityError):
             if len(batch) == 1:
-                log.exception("command_rejected", command_id=str(batch[0][0].id))
+                digest = audit.command_digest(batch[0][0].id)
+                log.exception("command_rejected", command_digest=digest)
                 _fail(batch, CommandRejected())
                 return False
             half = len(batch) // 2
@@ -224,7 +226,7 @@ class Intake:
                 again = not connections.is_read_only(error)
             else:
                 try:
-                    return await _write_confirmed(session, new)
+                    return await self._write_confirmed(session, new)
                 except (DataError, IntegrityError):
                     raise
                 except (psycopg.Error, OSError) as error:
@@ -237,18 +239,17 @@ class Intake:
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 
+    async def _write_confirmed(self, session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
+        if new:
+            return await ledger.accept(session, new, self._settings.secret_keys)
+        session.confirmed_below = await durability.confirm(session)
+        return []
+
     async def _connected(self) -> BoundedSession:
         """Return a connection of the intake's own: no read delays a command."""
         if self._session is None or self._session.has_ended():
             self._session = await ledger.open_session(self._settings)
         return self._session
-
-
-async def _write_confirmed(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
-    if new:
-        return await ledger.accept(session, new)
-    session.confirmed_below = await durability.confirm(session)
-    return []
 
 
 def _is_certain(error: Exception) -> bool:

@@ -17,6 +17,7 @@ from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
+    Erased,
     EventChanged,
     Failed,
     Outcome,
@@ -108,7 +109,7 @@ def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
             status = ReceiptStatus.APPLIED
         case RegistrationDeleted():
             status = ReceiptStatus.DELETED
-        case EventChanged() | CounterHealed() | WaitlistPromoted():
+        case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():
             status = ReceiptStatus.APPLIED
         case Refused(code=code, detail=detail):
             status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)

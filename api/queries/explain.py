@@ -13,6 +13,7 @@ from shared.domain.commands import Status
 from shared.domain.promotion import Policy, Waiter, Waitlist
 
 _OTHER = UUID(int=0)
+_MOVES = ("change_status", "add_registration")
 
 ENTRIES_MAX = 100_000
 """An explanation looks at so many of the event's newest entries, which have no index by registration."""
@@ -116,6 +117,8 @@ def _past(step: ExplanationStep) -> str:
     if step.kind == "correct_registration":
         parts = " and ".join(step.corrected)
         return f"Corrected in {parts} by {step.actor}{because}: since then it needs {needs}."
+    if step.kind == "erase":
+        return f"Its name and address were erased by {step.actor}{because}."
     before = step.spots_reserved - step.spots_delta
     counter = f"{before} of {step.capacity} spots were confirmed and it needs {needs}"
     if step.from_status is None:
@@ -205,4 +208,5 @@ def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any]
 
 
 def _moved_by(steps: Sequence[ExplanationStep]) -> str:
-    return f"It was moved by {steps[-1].actor}" if steps else "It was moved"
+    moved = next((step for step in reversed(steps) if step.kind in _MOVES), None)
+    return "It was moved" if moved is None else f"It was moved by {moved.actor}"

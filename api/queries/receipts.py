@@ -18,7 +18,7 @@ from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
-from shared.domain import ids, outcomes
+from shared.domain import audit, ids, outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
@@ -162,7 +162,9 @@ class Receipts:
         try:
             outcome = outcomes.decode(row.outcome)
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
-            log.warning("outcome_unreadable", command_id=str(row.receipt_id), error=str(error))
+            log.warning(
+                "outcome_unreadable", command_digest=audit.command_digest(row.receipt_id), error=str(error)
+            )
             return Found(None, readable=False)
         is_holders = isinstance(outcome, Confirmed | Waitlisted | ReceiptGiven) and row.id is not None
         if is_holders and row.newest_receipt_id != row.receipt_id:

@@ -1,7 +1,7 @@
--- Database roles for the parts of a running service, each with what its statements need and no more.
+-- Database roles for the parts of a running service and for the nightly job, each with what its statements need and no more.
 --
 --   psql "$ADMITONE_DATABASE_URL" --file docs/sql/roles.sql      as the owner of the tables, after migrating
---   ALTER ROLE admitone_api LOGIN PASSWORD '…';                   and the same for admitone_worker
+--   ALTER ROLE admitone_api LOGIN PASSWORD '…';                   and the same for the other two
 --
 -- Safe to run again. The owner runs the migrations. No role, the owner included, can change or remove
 -- an audit entry: a trigger refuses it, and these roles are not even allowed to try.
@@ -14,9 +14,12 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'admitone_worker') THEN
         CREATE ROLE admitone_worker;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'admitone_tidy') THEN
+        CREATE ROLE admitone_tidy;
+    END IF;
 END $$;
 
-GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker;
+GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker, admitone_tidy;
 GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
     idempotency_key, ledger_mark, trouble, organiser, api_key TO admitone_api, admitone_worker;
 
@@ -35,7 +38,14 @@ GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
 GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
+-- And it empties payloads, when it erases what is personal.
+GRANT UPDATE (payload) ON command TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
+
+-- The nightly job forgets: it deletes refused commands, old keys and notes, and empties payloads.
+GRANT SELECT ON command, outcome, idempotency_key, trouble TO admitone_tidy;
+GRANT UPDATE (payload) ON command TO admitone_tidy;
+GRANT DELETE ON command, outcome, idempotency_key, trouble TO admitone_tidy;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
 GRANT pg_read_all_stats TO admitone_api, admitone_worker;

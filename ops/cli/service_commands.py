@@ -1,4 +1,4 @@
-"""The commands for operators of a service: status, verify, audit, rehearse, adopt, tidy.
+"""The commands for operators of a service: status, verify, audit, rehearse, adopt, tidy, erase.
 
 They work on the service that `ADMITONE_DATABASE_URL` and the other URLs name, or else on the stack that runs
 in the data folder.
@@ -6,9 +6,11 @@ in the data folder.
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -31,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(rehearse)
     app.command()(adopt)
     app.command()(tidy)
+    app.command()(erase)
     app.add_typer(audit, name="audit")
 
 
@@ -153,23 +156,61 @@ def adopt(  # noqa: PLR0913 - one parameter for each option
 
 def tidy(
     *,
-    days: Annotated[int, typer.Option(min=1, help="Keep keys at least this long.")] = 30,
+    days: Annotated[int, typer.Option(min=0, help="Keep everything at least this long.")] = 30,
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Delete idempotency keys that are too old for a retry; for a nightly job."""
-    from ops.maintenance import prune_keys  # noqa: PLC0415
+    """Forget old idempotency keys, payloads, and refused or failed commands; for a nightly job."""
+    from ops.maintenance import retention  # noqa: PLC0415
 
-    forgotten = prune_keys.forget_keys(service(data).database_url, days)
+    forgotten = retention.tidy(service(data).database_url, days)
     if as_json:
-        print_json({"forgotten": forgotten})
+        print_json(asdict(forgotten))
     else:
-        print(f"{forgotten} idempotency keys forgotten.")
+        print(
+            f"Forgotten: {forgotten.keys} idempotency keys. Emptied: {forgotten.payloads} payloads. "
+            f"Deleted: {forgotten.commands} refused or failed commands."
+        )
+
+
+def erase(  # noqa: PLR0913 - one parameter for each option
+    *,
+    registration: Annotated[UUID | None, typer.Option(help="The id of a registration.")] = None,
+    address: Annotated[str | None, typer.Option(help="An email address; - reads it from the input.")] = None,
+    ended_days: Annotated[int | None, typer.Option(min=0, help="All at events that ended before.")] = None,
+    event: Annotated[str | None, typer.Option(help="Only at the event of this slug or id.")] = None,
+    reason: Annotated[str | None, typer.Option(help="For the audit trail; nothing personal.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
+    data: Data = _DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Erase names and addresses, by registration, address or age; registrations and spots stay."""
+    from ops.maintenance import erasure  # noqa: PLC0415
+
+    if sum(option is not None for option in (registration, address, ended_days)) != 1:
+        raise typer.BadParameter("give one of --registration, --address and --ended-days")
+    settings = service(data)
+    found = erasure.subjects(
+        settings,
+        registration=registration,
+        address=sys.stdin.readline() if address == "-" else address,
+        ended_days=ended_days,
+        event=event,
+    )
+    report = erasure.erase(settings, found, reason, dry_run=dry_run)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print(
+            f"Registrations {'to erase' if dry_run else 'erased'}: {report.registrations}. "
+            f"Payloads {'to empty' if dry_run else 'emptied'}: {report.commands}. "
+            f"Commands that are pending: {report.pending}."
+        )
 
 
 def service(data: Path) -> "Settings":
     """Return the settings of the environment's service, or else of the running stack."""
-    from ops.stack import state_file  # noqa: PLC0415
+    from ops.stack import programs, state_file  # noqa: PLC0415
     from shared import settings  # noqa: PLC0415
 
     if "ADMITONE_DATABASE_URL" not in os.environ:
@@ -180,6 +221,7 @@ def service(data: Path) -> "Settings":
                 "start ./admitone up, name its folder with --data, or set the variable"
             )
         os.environ.update(running.environment())
+        os.environ[programs.DIGEST_KEY_VARIABLE] = state_file.secret_key(data)
     return settings.load(settings.Settings)
 
 

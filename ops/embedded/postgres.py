@@ -29,6 +29,10 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",
+    # No values of rows or parameters in the log: they can be personal.
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
     "logging_collector": "off",
     "update_process_title": "on",
 }

@@ -31,6 +31,7 @@ _INDEXES = {
         registration USING gin (search_words(event_id, name, email)) WITH (fastupdate = off)
     """,
     "event_created_idx": "event (created_at, id) WHERE NOT deleted",
+    "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
 }
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2

@@ -3,31 +3,22 @@
 A counter that differs is healed by the event's owner, the numbering here.
 """
 
-import asyncio
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
-import msgspec
-import psycopg
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, Row, text
 
-from shared.domain import commands, ids
+from ops.maintenance import decisions
 from shared.domain.commands import HealCounter
-from shared.domain.outcomes import CounterHealed, Outcome
+from shared.domain.outcomes import CounterHealed
 from shared.errors import ExpectedError
-from shared.messaging import queues
-from shared.postgres import connections, ledger, locks
-from shared.postgres.ledger import NewCommand
+from shared.postgres import connections, ledger
 from shared.settings import Settings
 
 ACTOR = "verify"
-HEAL_SECONDS_MAX = 30
-_POLL_SECONDS = 0.1
 
 _EVENTS = text("""
     SELECT event.id, event.slug, event.title, event.capacity, event.spots_reserved, event.waitlist_length,
@@ -109,10 +100,8 @@ def _events(
     drifted = [event for event in verified if not event.in_sync]
     if not (heal and drifted):
         return verified
-    if not locks.workers(connection):
-        raise VerificationError("healing is a command, and no worker is running to decide it: start a worker")
     connection.rollback()
-    asyncio.run(_heal(settings, drifted))
+    _heal(settings, drifted)
     return verify(connection, names)
 
 
@@ -172,39 +161,8 @@ def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> 
     )
 
 
-async def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
-    engine = connections.async_engine(settings)
-    celery = queues.celery_app(settings)
+def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
     heal = HealCounter(reason="found by verify")
-    new = [
-        NewCommand(
-            event_id=event.id,
-            id=ids.new_id(),
-            kind=commands.KINDS[type(heal)],
-            payload=msgspec.json.encode(heal),
-            actor=ACTOR,
-        )
-        for event in drifted
-    ]
-    try:
-        async with await ledger.open_session(settings) as session:
-            await ledger.accept(session, new)
-    except psycopg.Error as error:
-        raise VerificationError(f"the ledger does not take the commands: {error}") from error
-    for command in new:
-        with suppress(Exception):  # without the broker the owner's tick finds the command
-            queues.wake(celery, queues.event_queue_name(command.event_id), [command.event_id])
-    deadline = time.monotonic() + HEAL_SECONDS_MAX
-    outcomes: dict[UUID, Outcome] = {}
-    while len(outcomes) < len(new):
-        if time.monotonic() > deadline:
-            raise VerificationError(
-                f"the heals were not decided within {HEAL_SECONDS_MAX} s; they stay in the ledger"
-            )
-        await asyncio.sleep(_POLL_SECONDS)
-        async with engine.connect() as connection:
-            recorded = await ledger.outcomes_of(connection, [(c.event_id, c.id) for c in new])
-            outcomes = {id_: settled.outcome for id_, settled in recorded.items()}
-    await engine.dispose()
-    if not all(isinstance(outcome, CounterHealed) for outcome in outcomes.values()):
+    outcomes = decisions.decide(settings, [(event.id, heal) for event in drifted], ACTOR)
+    if not all(isinstance(outcome, CounterHealed) for outcome in outcomes):
         raise VerificationError(f"some counters were not healed: {outcomes}")

@@ -15,6 +15,7 @@ MARK = "ADMITONE_DATA"
 """The variable by which a later start recognises a child of the stack in this data folder."""
 GATE = "ADMITONE_GATE"
 KEY_VARIABLE = "ADMITONE_ADMIN_KEY"
+DIGEST_KEY_VARIABLE = "ADMITONE_SECRET_KEY"
 LEFTOVER_SECONDS_MAX = 5.0
 
 

@@ -80,7 +80,10 @@ class _Stack:
         self.postgres, self.valkey = embedded.Postgres(data), embedded.Valkey(data)
         self.workers = [Program(f"worker-{n + 1}", ["worker"], data=data) for n in range(plan.workers)]
         self.key = state_file.admin_key(data)
-        secrets = {programs.KEY_VARIABLE: self.key.secret}
+        secrets = {
+            programs.KEY_VARIABLE: self.key.secret,
+            programs.DIGEST_KEY_VARIABLE: state_file.secret_key(data),
+        }
         serve = ["api", "--fd", str(listener.fileno())]
         self.apis = [
             Program(f"api-{n + 1}", serve, data=data, pass_fds=[listener.fileno()], secrets=secrets)

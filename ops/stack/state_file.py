@@ -1,4 +1,4 @@
-"""The files of a stack in its data folder: the admin key, and its state for other commands."""
+"""The files of a stack in its data folder: its keys, and its state for other commands."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Self
 
 from ops.embedded.data_dir import Servers
 from ops.embedded.unprivileged import EmbeddedError
-from ops.stack.programs import KEY_VARIABLE
+from ops.stack.programs import DIGEST_KEY_VARIABLE, KEY_VARIABLE
 
 KEY_BYTES = 32
 KEY_LENGTH_MIN = 16
@@ -28,9 +28,17 @@ class AdminKey:
 
 def admin_key(data: Path) -> AdminKey:
     """Return the environment's key, else the folder's, which the first call makes for its owner alone."""
-    if secret := os.environ.get(KEY_VARIABLE):
+    return _key(data / "admin.key", KEY_VARIABLE)
+
+
+def secret_key(data: Path) -> str:
+    """Return the key of digests: the environment's, else the folder's, which the first call makes."""
+    return _key(data / "secret.key", DIGEST_KEY_VARIABLE).secret
+
+
+def _key(path: Path, variable: str) -> AdminKey:
+    if secret := os.environ.get(variable):
         return AdminKey(secret=secret, kept_in=None)
-    path = data / "admin.key"
     try:
         secret = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:

@@ -21,6 +21,7 @@ NAME_LENGTH_MAX = 200
 EMAIL_LENGTH_MAX = 320
 REASON_LENGTH_MAX = 500
 SLUG_LENGTH_MAX = 100
+ERASED_AT_ONCE_MAX = 500
 
 # Any printable text that is not only white space: PostgreSQL's jsonb cannot hold all control characters.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
@@ -66,6 +67,7 @@ Kind = Literal[
     "correct_registration",
     "give_receipt",
     "delete_registration",
+    "erase",
     "change_event",
     "delete_event",
     "heal_counter",
@@ -147,6 +149,20 @@ class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forb
     reason: Reason | None = None
 
 
+class Erase(
+    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    """Erase what is personal of registrations, and the payloads of settled commands; all else stays.
+
+    `subject` is a keyed digest of the address that was asked for, never the address itself.
+    """
+
+    registration_ids: Annotated[tuple[UUID, ...], Meta(max_length=ERASED_AT_ONCE_MAX)] = ()
+    command_ids: Annotated[tuple[UUID, ...], Meta(max_length=ERASED_AT_ONCE_MAX)] = ()
+    subject: str | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+
+
 class ChangeEvent(
     Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -206,6 +222,7 @@ Command: TypeAlias = (
     | CorrectRegistration
     | GiveReceipt
     | DeleteRegistration
+    | Erase
     | ChangeEvent
     | DeleteEvent
     | HealCounter
@@ -233,6 +250,7 @@ KINDS: Mapping[type[Command], Kind] = {
     CorrectRegistration: "correct_registration",
     GiveReceipt: "give_receipt",
     DeleteRegistration: "delete_registration",
+    Erase: "erase",
     ChangeEvent: "change_event",
     DeleteEvent: "delete_event",
     HealCounter: "heal_counter",
@@ -241,7 +259,7 @@ KINDS: Mapping[type[Command], Kind] = {
 """The words under which the ledger files the commands."""
 
 
-_SINCE_VERSION_2 = (AddRegistration, CorrectRegistration, GiveReceipt, DeleteEvent)
+_SINCE_VERSION_2 = (AddRegistration, CorrectRegistration, GiveReceipt, Erase, DeleteEvent)
 _OF_EVENT_SINCE_VERSION_2 = ("slug", "archived", "allow_overbooked", "promote_until", "cancel_until")
 
 

@@ -1,6 +1,6 @@
 """An event while its owner decides: settings, registrations and changes (pure)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -99,6 +99,11 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
 
     @property
+    def erased(self) -> "Registration":
+        """The registration with an empty name, which no client can send, and without an address."""
+        return msgspec.structs.replace(self, name="", email=None)
+
+    @property
     def spots_held(self) -> int:
         """Spots of the capacity that the registration takes."""
         return self.spots_count if self.status is Status.CONFIRMED else 0
@@ -148,13 +153,20 @@ class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: datetime
 
 
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """Registrations that lose what is personal, and settled commands that lose their payload."""
+
+    registration_ids: Sequence[UUID]
+    command_ids: Sequence[UUID]
+
+
 class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
     """The changes of decisions that are not saved yet.
 
     `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
     deltas then count from the recount. `overbooked_from` is the highest capacity that a decision lowered
     below the confirmed spots, None if none did. `follow_up` is the command that promotes further, if any has
-    to.
+    to; `erasure` is there after an `Erase`.
     """
 
     changes: list[Change]
@@ -162,6 +174,7 @@ class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
     updated: list[Registration]
     corrected: list[Registration]
     deleted: list[UUID]
+    erasure: Erasure | None
     settings: EventSettings | None
     overbooked_from: int | None
     recount: Recount | None

@@ -102,6 +102,12 @@ class RegistrationDeleted(
     spots_freed: int
 
 
+class Erased(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="erased"):
+    """Nothing personal is left of the command's registrations; `registrations` counts those that had any."""
+
+    registrations: int
+
+
 class EventChanged(
     Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome", tag="event_changed"
 ):
@@ -166,6 +172,7 @@ Outcome: TypeAlias = (
     | RegistrationCorrected
     | ReceiptGiven
     | RegistrationDeleted
+    | Erased
     | EventChanged
     | CounterHealed
     | WaitlistPromoted

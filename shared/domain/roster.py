@@ -37,6 +37,7 @@ from shared.domain.commands import (
     CorrectRegistration,
     DeleteEvent,
     DeleteRegistration,
+    Erase,
     GiveReceipt,
     HealCounter,
     Kind,
@@ -48,6 +49,7 @@ from shared.domain.commands import (
 from shared.domain.event import (
     PROMOTION,
     Change,
+    Erasure,
     EventChanges,
     EventSettings,
     FollowUp,
@@ -57,6 +59,7 @@ from shared.domain.event import (
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
+    Erased,
     EventChanged,
     Outcome,
     RegistrationDeleted,
@@ -99,6 +102,7 @@ class Roster:
     changed: set[UUID] = field(default_factory=set)
     corrected: dict[UUID, None] = field(default_factory=dict)
     deleted: set[UUID] = field(default_factory=set)
+    erasure: Erasure | None = None
     overbooked_from: int | None = None
 
     @property
@@ -123,6 +127,7 @@ class Roster:
                 if id_ not in self.entered and id_ not in self.deleted
             ],
             deleted=list(self.deleted - self.entered),
+            erasure=self.erasure,
             settings=None if kinds.isdisjoint(_OF_SETTINGS) else self.settings,
             overbooked_from=self.overbooked_from,
             recount=self.recount if healed else None,
@@ -134,14 +139,14 @@ class Roster:
             ),
             follow_up=self.new_follow_up,
         )
-        self.new_follow_up = self.overbooked_from = None
+        self.new_follow_up = self.overbooked_from = self.erasure = None
         self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
         self.corrected = {}
         return taken
 
     def decide(self, pending: PendingCommand) -> Outcome:  # noqa: C901 - a case for each command
         """Return the outcome of a command, and note its changes."""
-        if self.settings.deleted and not isinstance(pending.command, HealCounter | PromoteWaitlist):
+        if self.settings.deleted and not isinstance(pending.command, Erase | HealCounter | PromoteWaitlist):
             return rules.EVENT_DELETED
         match pending.command:
             case Register() as command:
@@ -156,6 +161,8 @@ class Roster:
                 return corrections.give_receipt(self, pending, command)
             case DeleteRegistration() as command:
                 return self._delete(pending, command)
+            case Erase() as command:
+                return self._erase(pending, command)
             case ChangeEvent() as command:
                 return self._change_event(pending, command)
             case DeleteEvent() as command:
@@ -250,6 +257,24 @@ class Roster:
         return RegistrationDeleted(
             registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
         )
+
+    def _erase(self, pending: PendingCommand, command: Erase) -> Outcome:
+        """Note an entry for each registration that has anything personal, or one without a registration."""
+        named = [self.registrations[id_] for id_ in command.registration_ids if id_ in self.registrations]
+        erased = [before for before in named if before != before.erased]
+        reason = command.reason or None
+        for before in erased:
+            self.registrations[before.id] = before.erased
+            if before.email is not None and before.status is not Status.CANCELLED:
+                self.holders.pop(email_key(before.email), None)
+            status = before.status
+            self.note(pending, reason=reason, registration_id=before.id, from_status=status, to_status=status)
+        if not erased:
+            self.note(pending, reason=reason)
+        self.erasure = Erasure(
+            registration_ids=[before.id for before in erased], command_ids=command.command_ids
+        )
+        return Erased(registrations=len(erased))
 
     def _change_event(self, pending: PendingCommand, command: ChangeEvent) -> Outcome:
         before, after = self.settings, self.settings.changed(command)

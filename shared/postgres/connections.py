@@ -69,6 +69,7 @@ def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine
         max_overflow=0,
         pool_timeout=_ADMIN_WAIT_SECONDS_MAX if for_admins else settings.statement_timeout_seconds,
         pool_pre_ping=False,
+        hide_parameters=True,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )
     event.listen(engine.sync_engine, "handle_error", _replace_session)
@@ -123,7 +124,7 @@ def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any
     target = _WRITES if writes else _READS if several else {}
     arguments["options"] = f"{_OPTIONS} -c statement_timeout=0 {arguments.get('options', '')}"
     connect_args = {**session_settings.ARGUMENTS, **arguments, **target}
-    return create_engine(database_url, poolclass=NullPool, connect_args=connect_args)
+    return create_engine(database_url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
 
 
 def must_be_replaced(error: BaseException) -> bool:

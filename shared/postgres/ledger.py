@@ -26,7 +26,8 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.domain import outcomes
+from shared import keyed_digests
+from shared.domain import audit, outcomes
 from shared.domain.outcomes import Outcome
 from shared.postgres import arrays, connections, durability, statements
 from shared.postgres.bounded import BoundedSession
@@ -63,7 +64,7 @@ Session = psycopg.AsyncConnection[TupleRow]
 
 
 class NewCommand(Struct, frozen=True, kw_only=True):
-    """A command on its way into the ledger; `payload` is its JSON, key and fingerprint are digests.
+    """A command on its way into the ledger; `payload` is its JSON, key and fingerprint are SHA-256.
 
     `version` is the version of the commands' format that a worker must know to read it.
     """
@@ -123,13 +124,16 @@ async def prepare(session: BoundedSession) -> None:
         raise NumberingBehind
 
 
-async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
+async def accept(
+    session: BoundedSession, new: Sequence[NewCommand], secret_keys: Sequence[bytes] = (b"",)
+) -> list[Acceptance]:
     """Write commands into the ledger, in this order; return an acceptance for each, in this order.
 
     Nothing is accepted before the commit: the statement's own, unless the caller began a transaction. Raises
     psycopg's errors, of which only `AcceptanceNotConfirmed` may come after a commit.
     Accepting the same ids, or the same idempotency keys, again changes nothing and returns the acceptances of
-    the commands in the ledger. Raises `NumberingBehind`.
+    the commands in the ledger. Raises `NumberingBehind`. Fingerprints are made with the first of the secret
+    keys, and compared with all of them.
     """
     parameters = {
         "event_ids": arrays.uuids(command.event_id for command in new),
@@ -139,7 +143,10 @@ async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acc
         "actors": arrays.texts(command.actor for command in new),
         "versions": arrays.numbers(command.version for command in new),
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
-        "fingerprints": arrays.digests(command.fingerprint for command in new),
+        "fingerprints": arrays.digests(
+            command.fingerprint and keyed_digests.fingerprint(secret_keys, command.fingerprint)
+            for command in new
+        ),
     }
     while True:
         with durability.commit_watch(session) as cut_off:
@@ -149,7 +156,7 @@ async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acc
         if written == len(new) and not cut_off:
             return [Acceptance(command_id=command.id) for command in new]
         try:
-            acceptances = await _find(session, new)
+            acceptances = await _find(session, new, secret_keys)
             if acceptances is not None:
                 await durability.confirm(session)  # commands that were there already were not written now
                 return acceptances
@@ -161,7 +168,9 @@ async def accept(session: BoundedSession, new: Sequence[NewCommand]) -> list[Acc
         # Else a key was released between the two statements: the next attempt may write it.
 
 
-async def _find(session: Session, new: Sequence[NewCommand]) -> list[Acceptance] | None:
+async def _find(
+    session: Session, new: Sequence[NewCommand], secret_keys: Sequence[bytes]
+) -> list[Acceptance] | None:
     """Return the acceptances of commands that the ledger has, None if it has not all of them."""
     parameters = {
         "event_ids": arrays.uuids(command.event_id for command in new),
@@ -174,7 +183,7 @@ async def _find(session: Session, new: Sequence[NewCommand]) -> list[Acceptance]
         if accepted:  # written now, or by an earlier attempt of this process
             acceptances.append(Acceptance(command_id=command.id))
         elif id_ is not None:
-            same = fingerprint == command.fingerprint
+            same = keyed_digests.is_of(fingerprint, secret_keys, command.fingerprint or b"")
             acceptances.append(Acceptance(command_id=id_, replayed=True, same_request=same))
         else:
             return None
@@ -201,7 +210,7 @@ async def outcomes_of(
         try:
             settled[row.id] = RecordedOutcome(outcomes.decode(row.outcome), row.to_confirm)
         except ValidationError as error:  # an outcome that was written by hand must not hide the others
-            log.warning("outcome_unreadable", command_id=str(row.id), error=str(error))
+            log.warning("outcome_unreadable", command_digest=audit.command_digest(row.id), error=str(error))
     return settled
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0015"
+REVISION = "0016"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 SLUG_HELD_SECONDS = 1.0
@@ -233,6 +233,7 @@ command = Table(
         comment="the version of the commands' format that a reader must know",
     ),
     PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
+    Index("command_payload_idx", "accepted_at", postgresql_where=text("payload <> '{}'::jsonb")),
 )
 
 pending_command = Table(
@@ -267,7 +268,9 @@ idempotency_key = Table(
     Column("event_id", Uuid, nullable=False),
     Column("key", LargeBinary, nullable=False, comment="SHA-256 of the client's key"),
     Column("command_id", Uuid, nullable=False),
-    Column("fingerprint", LargeBinary, nullable=False, comment="SHA-256 of what was asked under that key"),
+    Column(
+        "fingerprint", LargeBinary, nullable=False, comment="keyed digest of what was asked under that key"
+    ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("event_id", "key", name="idempotency_key_pkey"),
     UniqueConstraint("event_id", "command_id", name="idempotency_key_command_key"),

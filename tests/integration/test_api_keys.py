@@ -19,7 +19,7 @@ from api.main import create_app
 from api.queries.keys import Keys
 from api.queries.reader import Reader
 from ops.cli import main as cli
-from ops.maintenance import prune_keys, status
+from ops.maintenance import retention, status
 from shared.domain import access
 from shared.domain.access import Principal, Scope
 from shared.postgres import connections
@@ -410,6 +410,6 @@ def test_ended_keys_are_tidied(database: str) -> None:
                ('valid', '\\x04', 'a', '{}', 'test', now() + interval '1 day', NULL)
         """,
     )
-    prune_keys.forget_keys(database, 30)
+    retention.tidy(database, 30)
     left = run(database, "SELECT prefix FROM api_key ORDER BY prefix")
     assert [row.prefix for row in left] == ["lately", "valid"]

@@ -1,5 +1,6 @@
 """One transaction a batch, on real PostgreSQL: what goes wrong with one command stays with that one."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -110,7 +111,7 @@ def test_an_unreadable_command_fails_alone(
     (incident,) = logs
     failed = world.snapshot().commands[1].outcome
     assert failed == {"outcome": "failed", "incidentId": str(incident["incident_id"])}
-    assert incident["command_id"] == middle.id
+    assert incident["command_digest"] == hashlib.sha256(UUID(middle.id).bytes).hexdigest()
     assert why in str(incident["exc_info"])
 
 

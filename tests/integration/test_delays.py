@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
-from ops.maintenance import delays, prune_keys, status
+from ops.maintenance import delays, retention, status
 from ops.maintenance.delays import Delay
 from ops.maintenance.status import FailedStatus
 from tests.databases import run
@@ -95,7 +95,7 @@ def test_old_notes_of_troubles_are_deleted(database: str) -> None:
     for days in (0, 2):
         note = "INSERT INTO trouble (event_id, error, tried_at) VALUES (gen_random_uuid(), :error, "
         run(database, f"{note} now() - make_interval(days => {days}))", error=str(days))
-    prune_keys.forget_keys(database, 30)
+    retention.tidy(database, 30)
     assert [row.error for row in run(database, "SELECT error FROM trouble")] == ["0"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
-from ops.maintenance import audit, prune_keys, schema, status, verification
+from ops.maintenance import audit, retention, schema, status, verification
 from ops.maintenance.schema import UnsuitableDatabase
 from shared.settings import Settings
 from tests.integration.test_service_readiness import NO_WORKER, checking, read
@@ -91,7 +91,7 @@ def test_defaults_of_a_database_change_nothing(servers: Servers, strange: str, t
     assert [found.problems for found in audit.check(strange)] == [[]]
     assert audit.replay(strange, event["slug"]).problems == []
     assert status.read(strange).failed.count == 0
-    assert prune_keys.forget_keys(strange, 1) == 0
+    assert retention.tidy(strange, 1).keys == 0
 
 
 @pytest.fixture(params=["SQL_ASCII", "LATIN1"])

@@ -44,6 +44,7 @@ REVISIONS = (
         "0012",
         "0013",
         "0015",
+        "0016",
     ),
 )
 STEPS = tuple(pairwise(REVISIONS))

@@ -248,6 +248,13 @@ CASES = {
         command_id=_key(0x700000000),
         original_seq="400000",
     ),
+    "erase": _case(
+        "command_pkey pending_command_pkey idempotency_key_command_key registration_pkey",
+        6 * COUNT,
+        event_id=_FIRST_EVENT,
+        registration_ids=_OLD_IDS,
+        command_ids=_OLD_IDS,
+    ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
         "command_pkey",

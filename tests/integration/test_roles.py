@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -13,11 +14,13 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from ops.embedded import Servers
-from ops.maintenance import audit, prune_keys, status, verification, worker_health
+from ops.maintenance import audit, erasure, retention, status, verification, worker_health
+from ops.maintenance.erasure import Report, Subject
+from ops.maintenance.retention import Forgotten
 from shared import processes
 from shared.domain import commands, ids
 from shared.domain.access import Principal, Scope
-from shared.domain.commands import Register
+from shared.domain.commands import Erase, Register
 from shared.postgres import connections, keys, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import NewCommand
@@ -45,26 +48,24 @@ def as_role(database: str, role: str) -> Connection:
     return as_worker(database, options=f"-c role={role}")
 
 
-def accept_as_api(
-    database: str, idempotency_key: bytes | None = None, fingerprint: bytes | None = None
-) -> NewCommand:
+def accept_as_api(database: str, **asked: Any) -> NewCommand:
     """Create an event and a command with the API's role."""
     command = Register(name="User", email="user@example.org")
-    one = NewCommand(
-        event_id=ids.new_id(),
-        id=ids.new_id(),
-        kind=commands.KINDS[type(command)],
-        payload=msgspec.json.encode(command),
-        actor="public",
-        idempotency_key=idempotency_key,
-        fingerprint=fingerprint,
-    )
+    given = {
+        "event_id": ids.new_id(),
+        "kind": commands.KINDS[type(command)],
+        "payload": msgspec.json.encode(command),
+    }
+    one = NewCommand(id=ids.new_id(), actor="public", **{**given, **asked})
 
     async def accept() -> None:
         plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
         session = await BoundedSession.connect(plain, options="-c role=admitone_api")
         async with session:
-            statement = b"INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)"
+            statement = b"""
+                INSERT INTO event (id, slug, title, capacity) VALUES (%s, %s, 'A drop', 5)
+                ON CONFLICT DO NOTHING
+            """
             await session.execute(statement, [one.event_id, str(one.event_id)])
             await ledger.prepare(session)
             assert await ledger.accept(session, [one]) == [ledger.Acceptance(command_id=one.id)]
@@ -78,6 +79,16 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
 
     with as_role(granted, "admitone_worker") as worker:
         (settled,) = isolation.apply(session_of(worker), [asked.event_id], 10).settled
+
+        erased = msgspec.json.encode(
+            Erase(registration_ids=(ids.registration_id(asked.id),), command_ids=(asked.id,))
+        )
+        accept_as_api(granted, event_id=asked.event_id, kind="erase", payload=erased)
+        isolation.apply(session_of(worker), [asked.event_id], 10)
+        told = worker.execute(
+            text("SELECT payload::text, name FROM command JOIN registration ON command_id = command.id")
+        )
+        assert told.all() == [('{"erased": true}', "")]
 
     assert settled.command_id == asked.id
 
@@ -97,7 +108,7 @@ def settings_of(granted: str, servers: Servers) -> Callable[[str], Settings]:
     """A function that returns the settings of a part that logs in with a role."""
     plain = make_url(granted).set(drivername="postgresql")
     with psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True) as connection:
-        for role in ("admitone_api", "admitone_worker"):
+        for role in ("admitone_api", "admitone_worker", "admitone_tidy"):
             connection.execute(f"ALTER ROLE {role} LOGIN".encode())
 
     def settings(role: str) -> Settings:
@@ -147,10 +158,30 @@ def test_the_api_role_can_heal_a_counter(
     assert healing.result().in_sync
 
 
-def test_the_worker_role_can_tidy(settings_of: Callable[[str], Settings]) -> None:
-    accept_as_api(settings_of("admitone_api").database_url, idempotency_key=b"k", fingerprint=b"f")
+def test_its_role_can_tidy(settings_of: Callable[[str], Settings], connection: Connection) -> None:
+    asked = accept_as_api(settings_of("admitone_api").database_url, idempotency_key=b"k", fingerprint=b"f")
+    isolation.apply(session_of(connection), [asked.event_id], 10)
 
-    assert prune_keys.forget_keys(settings_of("admitone_worker").database_url, 1) == 0
+    forgotten = retention.tidy(settings_of("admitone_tidy").database_url, 0)
+
+    assert forgotten == Forgotten(keys=1, payloads=1)
+
+
+def test_the_api_role_can_erase(settings_of: Callable[[str], Settings]) -> None:
+    settings = settings_of("admitone_api")
+    asked = accept_as_api(settings.database_url)
+    with (
+        ThreadPoolExecutor() as pool,
+        connections.worker_session(settings_of("admitone_worker")) as worker,
+    ):
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        isolation.apply(worker, [asked.event_id], 10)
+        subject = Subject(event_id=asked.event_id)
+        erasing = pool.submit(erasure.erase, settings, [subject], None, dry_run=False)
+        while not erasing.done():
+            isolation.apply(worker, [asked.event_id], 10)
+
+    assert erasing.result() == Report(events=1, registrations=1, commands=1)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +191,7 @@ def test_the_worker_role_can_tidy(settings_of: Callable[[str], Settings]) -> Non
         ("admitone_worker", "DELETE FROM audit_entry"),
         ("admitone_worker", "TRUNCATE audit_entry"),
         ("admitone_worker", "DELETE FROM command"),
-        ("admitone_worker", "UPDATE command SET payload = '{}'"),
+        ("admitone_worker", "UPDATE command SET kind = 'heal_counter'"),
         ("admitone_worker", "UPDATE outcome SET body = '{}'"),
         ("admitone_api", "UPDATE event SET spots_reserved = 0"),
         ("admitone_api", "UPDATE registration SET status = 'CONFIRMED'"),
@@ -194,7 +225,7 @@ def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Co
         )
         connection.execute(statement, {"id": old.id})
 
-    assert [prune_keys.forget_keys(granted, 30), prune_keys.forget_keys(granted, 30)] == [1, 0]
+    assert [retention.tidy(granted, 30).keys, retention.tidy(granted, 30).keys] == [1, 0]
 
     with connection.begin():
         kept = connection.execute(text("SELECT command_id FROM idempotency_key")).scalars()

@@ -16,6 +16,7 @@ settings, and says of everything that does not follow which invariant it breaks,
 11. Spots are taken and released once: every delta is what the registration held after less what before.
 12. One active registration per email address.
 14. No command promotes more than a bounded number of spots.
+15. Nothing personal is left of a registration that was erased.
 """
 
 import hashlib
@@ -72,7 +73,9 @@ def _effects(now: Snapshot) -> Iterator[str]:
     for told in now.commands:
         entries = [entry for entry in now.entries if entry.command_id == told.id]
         effects = [_told_by(entry) for entry in entries if entry.kind != "promotion"]
-        if effects != _promised(told):
+        if told.kind == "erase":
+            yield from _erased(now, told, entries)
+        elif effects != _promised(told):
             number = 9 if told.outcome and told.outcome["outcome"] in ("refused", "failed") else 4
             yield f"{number}: {told.kind} was answered {told.outcome}, and did {effects}"
         elif _number_promised(told) not in (None, len(entries) - len(effects)):
@@ -83,6 +86,23 @@ def _effects(now: Snapshot) -> Iterator[str]:
         f"4: command {command_id} made {n} registrations" for command_id, n in made_by.items() if n > 1
     )
     yield from (f"4: idempotency key {key!r} names {n} commands" for key, n in keys.items() if n > 1)
+
+
+def _erased(now: Snapshot, told: Told, entries: list[Entry]) -> Iterator[str]:
+    """Say where an erasure did anything but name the registrations that it erased, each as it stood."""
+    if told.outcome is None:
+        return
+    named = [entry for entry in entries if entry.registration_id is not None]
+    counted = len(named) == told.outcome["registrations"] and len(entries) == max(len(named), 1)
+    if not counted or any(entry.from_status != entry.to_status for entry in entries):
+        yield f"4: {told.kind} was answered {told.outcome}, and did {[_told_by(entry) for entry in entries]}"
+    again = {entry.registration_id for entry in now.entries if entry.kind == "correct_registration"}
+    erased = {entry.registration_id for entry in named} - again
+    yield from (
+        f"15: {row.id} was erased and has {row.name} {row.email}"
+        for row in now.rows
+        if row.id in erased and (row.name or row.email)
+    )
 
 
 def _told_by(entry: Entry) -> tuple[object, ...]:
@@ -180,7 +200,8 @@ def _unserved(now: Snapshot) -> Iterator[str]:
     put_there = {
         entry.registration_id: entry.kind == "change_status" or entry.command_id in added
         for entry in now.entries
-        if entry.to_status == "WAITLIST" and entry.kind not in ("correct_registration", "give_receipt")
+        if entry.to_status == "WAITLIST"
+        and entry.kind not in ("correct_registration", "give_receipt", "erase")
     }
     until = now.settings["promoteUntil"]
     if until and any(told.accepted_at >= until for told in now.commands):

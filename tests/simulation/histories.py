@@ -112,6 +112,10 @@ def delete(back: int) -> Request:
     return Request(kind="delete_registration", payload={}, back=back)
 
 
+def erase(back: int) -> Request:
+    return Request(kind="erase", payload={}, back=back)
+
+
 def change(**settings: object) -> Request:
     return Request(kind="change_event", payload=settings)
 
@@ -170,6 +174,7 @@ _CORRECT = st.fixed_dictionaries(
 )
 _CANCEL = st.builds(cancel, _BACK)
 _DELETE = st.builds(delete, _BACK)
+_ERASE = st.builds(erase, _BACK)
 _CAPACITY = st.builds(change, capacity=st.integers(2, 12))
 _OVERBOOK = st.builds(change, capacity=st.integers(0, 6), allowOverbooked=st.just(True))
 _CHANGE = st.fixed_dictionaries(
@@ -203,6 +208,7 @@ _KINDS = [
     _ADD,
     st.builds(give_receipt, _BACK),
     _DELETE,
+    _ERASE,
     _CAPACITY,
     _OVERBOOK,
     _CHANGE,
@@ -257,10 +263,10 @@ def long(seed: int) -> History:
     return History(settings=settings, batches=batches, promoted_spots_max=seeded.choice([1, 3, 2_000]))
 
 
-def _crowd(seeded: random.Random) -> Request:
+def _crowd(seeded: random.Random) -> Request:  # noqa: C901 - a case for each kind
     back = seeded.randint(1, 15)
     weights = {"register": 45, "move": 25, "place": 5, "correct": 8, "add": 4, "receipt": 2}
-    weights |= {"delete": 5, "capacity": 5, "change": 5, "heal": 3}
+    weights |= {"delete": 5, "capacity": 5, "change": 5, "heal": 3, "erase": 3}
     match seeded.choices(list(weights), list(weights.values()))[0]:
         case "register":
             email = seeded.choice(EMAILS)
@@ -287,5 +293,7 @@ def _crowd(seeded: random.Random) -> Request:
                 waitlistEnabled=seeded.random() < 0.8,
                 paused=seeded.random() < 0.1,
             )
+        case "erase":
+            return erase(back)
         case _:
             return heal()

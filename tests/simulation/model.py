@@ -27,7 +27,10 @@ keeps them. Where the rules leave something open, it is decided like this:
 - A correction promotes if the size changed. A party that grows takes spots as a newcomer does; on the
   waitlist it goes to the tail. Holders only shrink. A cancelled party may have any address.
 - A slug is fixed by any command but a change of the event, whatever became of that command.
-- A deleted event refuses everything but a heal and a follow-up. Nor does it, or an archived one, promote.
+- A deleted event refuses everything but an erasure, a heal and a follow-up. Nor does it, or an archived one,
+  promote.
+- An erasure takes name and address from a registration and leaves everything else; the address is free then.
+  It writes an entry for each registration that had either, and one entry without a registration if none had.
 """
 
 from dataclasses import dataclass
@@ -117,8 +120,8 @@ class Model:
         self.overbooked = min(self.overbooked, max(-self.free(), 0))
         return outcome
 
-    def _decide(self, told: Told) -> Json:  # noqa: C901 - a case for each command
-        if self.settings["deleted"] and told.kind not in ("heal_counter", "promote_waitlist"):
+    def _decide(self, told: Told) -> Json:  # noqa: C901, PLR0912 - a case for each command
+        if self.settings["deleted"] and told.kind not in ("erase", "heal_counter", "promote_waitlist"):
             return refused("REGISTRATION_CLOSED")
         match told.kind:
             case "register":
@@ -135,6 +138,8 @@ class Model:
                 return self._delete_event(told)
             case "delete_registration":
                 return self._delete(told)
+            case "erase":
+                return self._erase(told)
             case "change_event":
                 return self._change_event(told)
             case "heal_counter":
@@ -328,6 +333,16 @@ class Model:
             "fromStatus": before,
             "spotsFreed": party.spots if before == "CONFIRMED" else 0,
         }
+
+    def _erase(self, told: Told) -> Json:
+        named = told.payload["registrationIds"]
+        parties = [party for id_ in named for party in self.parties if party.id == id_ and party.name]
+        for party in parties:
+            party.name, party.email = "", None
+            self._write(told, registrationId=party.id, fromStatus=party.status, toStatus=party.status)
+        if not parties:
+            self._write(told)
+        return {"outcome": "erased", "registrations": len(parties)}
 
     def _change_event(self, told: Told) -> Json:
         after = dict(self.settings)

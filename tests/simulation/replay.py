@@ -71,7 +71,11 @@ class Replay:
         if entry.kind == "promotion":
             self._promotion(entry, one, told)
         held = one.held
-        if entry.to_status == "WAITLIST" and entry.kind not in ("correct_registration", "give_receipt"):
+        if entry.to_status == "WAITLIST" and entry.kind not in (
+            "correct_registration",
+            "give_receipt",
+            "erase",
+        ):
             one.place = one.original_place if told.payload.get("place") == "original" else told.seq
         if entry.kind == "give_receipt":
             one.receipt = told.id

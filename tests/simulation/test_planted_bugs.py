@@ -20,6 +20,7 @@ from tests.simulation.histories import (
     correct,
     delete,
     delete_event,
+    erase,
     give_receipt,
     heal,
     history,
@@ -346,6 +347,12 @@ IN_TRANSACTIONS = [
         ),
         history=history(register(2), delete(1), limit=1),
         caught=frozenset({"2", "10", "model"}),
+    ),
+    Bug(
+        name="an erased registration keeps its address",
+        plant=mutants.statement("ERASE", ("email = NULL, email_key", "email_key")),
+        history=history(register(1, "ada@example.org"), erase(1), limit=1),
+        caught=frozenset({"15", "model"}),
     ),
 ]
 

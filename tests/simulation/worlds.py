@@ -121,7 +121,8 @@ def asked(history: History) -> Iterator[Told]:
         if request.back is not None:
             known = request.back <= len(registrations)
             named = registrations[-request.back] if known else str(histories.NOBODY)
-            payload = {**payload, "registrationId": named}
+            naming = {"registrationIds": [named]} if request.kind == "erase" else {"registrationId": named}
+            payload = {**payload, **naming}
         id_ = command_id(number)
         registration_id = str(ids.registration_id(id_))
         if request.kind in ("register", "add_registration"):

@@ -16,6 +16,7 @@ from shared.domain.commands import (
     CorrectRegistration,
     DeleteEvent,
     DeleteRegistration,
+    Erase,
     GiveReceipt,
     HealCounter,
     Kind,
@@ -32,6 +33,8 @@ EVERY_COMMAND = [
     ("register", Register(name="Ada")),
     ("change_status", ChangeStatus(registration_id=SOMEBODY, status=Status.CANCELLED, reason="Ill")),
     ("delete_registration", DeleteRegistration(registration_id=SOMEBODY)),
+    ("erase", Erase(registration_ids=(SOMEBODY,), command_ids=(SOMEBODY,), subject="02ab")),
+    ("erase", Erase()),
     (
         "change_event",
         ChangeEvent(capacity=5, waitlist_limit=None, opens_at=datetime(2026, 12, 1, tzinfo=UTC)),

@@ -133,7 +133,7 @@ def test_no_secret_stands_in_the_compose_file() -> None:
         for key, value in service.get("environment", {}).items()
         if SECRET.search(key)
     }
-    assert len(secrets) == 6
+    assert len(secrets) == 8
     for value in secrets.values():
         # Without a value it is handed on from outside, or not set.
         assert value is None or FROM_OUTSIDE.fullmatch(value)

@@ -11,6 +11,7 @@ from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
+    Erased,
     EventChanged,
     Failed,
     Outcome,
@@ -58,6 +59,7 @@ EVERY_OUTCOME = [
         RegistrationDeleted(registration_id=SOMEBODY, from_status=Status.CONFIRMED, spots_freed=2),
         f'{{"outcome":"deleted","registrationId":{ID},"fromStatus":"CONFIRMED","spotsFreed":2}}',
     ),
+    (Erased(registrations=2), '{"outcome":"erased","registrations":2}'),
     (
         EventChanged(changed=("capacity",), promoted=1),
         '{"outcome":"event_changed","changed":["capacity"],"promoted":1,"moreFollow":false}',

@@ -10,6 +10,7 @@ GOOD = {
     "ADMITONE_BROKER_URL": "redis://localhost/0",
     "ADMITONE_RESULT_URL": "redis://localhost/1",
 }
+DIGEST_KEY = "the key of digests"
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +151,8 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_CORS_ORIGINS", "shop.example", "must list origins such as"),
         ("ADMITONE_EMAIL_DOMAINS_REFUSED", "trash.example,@x.example", "must list domains such as"),
         ("ADMITONE_EMAIL_DOMAINS_REFUSED", "trash.example,", "must list domains such as"),
+        ("ADMITONE_SECRET_KEY", "short", "at least 16"),
+        ("ADMITONE_SECOND_SECRET_KEY", DIGEST_KEY, "ADMITONE_SECOND_SECRET_KEY equals"),
         ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
         ("ADMITONE_EVENT_PENDING_MAX", "300000", "is above ADMITONE_PENDING_MAX"),
         ("ADMITONE_INTAKE_BATCH_MAX", "6000", "is above ADMITONE_INTAKE_WAITING_MAX"),
@@ -159,6 +162,7 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
     ],
 )
 def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    environment.setenv("ADMITONE_SECRET_KEY", DIGEST_KEY)
     environment.setenv(name, value)
 
     with pytest.raises(SettingsError, match=said):

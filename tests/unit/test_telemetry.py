@@ -1,12 +1,14 @@
-"""A trouble that lasts is logged once a minute, and counted each time."""
+"""Logs: a trouble that lasts is one line a minute, and nothing personal is in any."""
 
+import ast
 from typing import Any
 
 import pytest
 import structlog
 
 from shared import metrics
-from shared.telemetry import Repeats
+from shared.telemetry import Repeats, traceback_of, without_details
+from tests.stage import CHECKOUT
 
 
 class Clock:
@@ -72,3 +74,43 @@ def test_news_and_incidents_are_always_logged(repeats: Repeats) -> None:
     for number in range(100):
         assert logged(repeats, "worker_joined", "info")
         assert logged(repeats, "command_failed", "error", incident_id=str(number))
+
+
+def refuse(name: str) -> None:
+    words = f"a row is refused\nDETAIL:  Failing row contains ({name})."
+    raise ValueError(words)
+
+
+def write(name: str) -> None:
+    try:
+        refuse(name)
+    except ValueError as error:
+        words = f"not written\n[parameters: {name}]"
+        raise RuntimeError(words) from error
+
+
+def test_a_traceback_ends_each_error_at_its_first_line() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        write("Ada")
+    shown = traceback_of((raised.type, raised.value, raised.tb))
+
+    assert "Ada" not in shown.replace('write("Ada")', "")
+    assert shown.count("Traceback (most recent call last):") == 2
+    assert shown.index("builtins.ValueError: a row is refused") < shown.index("builtins.RuntimeError")
+
+
+@pytest.mark.parametrize("error", [ValueError("refused\nDETAIL: Ada"), "refused\nDETAIL: Ada"])
+def test_an_entry_has_the_first_line_of_its_error(error: object) -> None:
+    for words in (str(error), repr(error)):
+        entry = without_details(None, "warning", {"event": "x", "error": words})
+        assert "refused" in entry["error"]
+        assert "Ada" not in entry["error"]
+
+
+def test_no_entry_names_a_command_by_its_id() -> None:
+    for folder in ("api", "worker", "shared", "ops"):
+        for path in CHECKOUT.glob(f"{folder}/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log."):
+                    named = {keyword.arg for keyword in node.keywords}
+                    assert not named & {"command_id", "receipt_id", "name", "email"}, path
