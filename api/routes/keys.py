@@ -50,7 +50,7 @@ async def create_key(services: Provided, request: Request, principal: Principal 
         key, stored = await services.write(create, due)
     except KeyRefused as error:
         raise ProblemType.API_KEY_REFUSED.error(str(error)) from error
-    log.info("api_key_created", prefix=stored["prefix"], name=stored["name"], by=principal.name)
+    log.info("api_key_created", prefix=stored["prefix"], key_name=stored["name"], by=principal.name)
     return responses.body(CreatedApiKey(key=key, api_key=ApiKey(**stored)), HTTPStatus.CREATED)
 
 
@@ -82,5 +82,5 @@ async def revoke_key(
     )
     if revoked is None:
         raise ProblemType.API_KEY_NOT_FOUND.error()
-    log.info("api_key_revoked", prefix=prefix, name=revoked["name"], by=principal.name)
+    log.info("api_key_revoked", prefix=prefix, key_name=revoked["name"], by=principal.name)
     return responses.body(ApiKey(**revoked))
