@@ -33,7 +33,7 @@ GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 -- the commands that follow from commands.
 GRANT UPDATE ON event TO admitone_worker;
 GRANT INSERT ON outcome TO admitone_worker;
-GRANT DELETE ON pending_command, idempotency_key, api_key TO admitone_worker;
+GRANT DELETE ON pending_command, idempotency_key TO admitone_worker;
 GRANT UPDATE ON ledger_mark TO admitone_worker;
 GRANT SELECT ON SEQUENCE command_seq_seq TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON registration TO admitone_worker;
@@ -42,10 +42,10 @@ GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
 GRANT UPDATE (payload) ON command TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
--- The nightly job forgets: it deletes refused commands, old keys and notes, and empties payloads.
-GRANT SELECT ON command, outcome, idempotency_key, trouble TO admitone_tidy;
+-- The nightly job forgets: it deletes refused commands, old keys, ended API keys, notes, and empties payloads.
+GRANT SELECT ON command, outcome, idempotency_key, trouble, api_key TO admitone_tidy;
 GRANT UPDATE (payload) ON command TO admitone_tidy;
-GRANT DELETE ON command, outcome, idempotency_key, trouble TO admitone_tidy;
+GRANT DELETE ON command, outcome, idempotency_key, trouble, api_key TO admitone_tidy;
 
 -- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
 GRANT pg_read_all_stats TO admitone_api, admitone_worker;
