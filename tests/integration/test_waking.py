@@ -297,9 +297,9 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
 def test_a_message_wakes_the_owner(
     servers: Servers, database: str, connection: Connection, tmp_path: Path
 ) -> None:
-    event_id = InPostgres(connection, SETTINGS).event_id  # there before the workers look for the first time
+    InPostgres(connection, SETTINGS)  # there before the workers look for the first time
     with SlowTicks(servers, database, tmp_path) as stage, stage.client() as client:
-        path = f"/api/p/{event_id}/register"
+        path = f"/api/p/{SETTINGS['slug']}/register"
         answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [201] * 3, stage.log()
@@ -352,9 +352,9 @@ class _OthersVariables(SlowTicks):
 def test_variables_of_others_lead_no_message_astray(
     servers: Servers, database: str, connection: Connection, tmp_path: Path
 ) -> None:
-    event_id = InPostgres(connection, SETTINGS).event_id
+    InPostgres(connection, SETTINGS)
     with _OthersVariables(servers, database, tmp_path) as stage, stage.client() as client:
-        path = f"/api/p/{event_id}/register"
+        path = f"/api/p/{SETTINGS['slug']}/register"
         answers = [client.post(path, json={"name": "User"}) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [201] * 3, stage.log()
