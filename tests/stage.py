@@ -234,6 +234,24 @@ class SlowTicks(Stage):
         slow = {"ADMITONE_TICK_SECONDS": "60", "ADMITONE_OWNER_SILENCE_SECONDS_MAX": "240"}
         return {**super().environment(), **slow}
 
+    def __enter__(self) -> Self:
+        """Start the service, and wait until the API process knows the owners of events."""
+        super().__enter__()
+        try:
+            while not self._knows_owners():
+                pass
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def _knows_owners(self) -> bool:
+        event = self.create_event()
+        with self.client() as client:
+            wait = {"prefer": "wait=1"}
+            answer = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}, headers=wait)
+        return answer.status_code == 201
+
 
 def python_of(checkout: Path) -> str:
     """Return the Python that has a checkout's packages."""

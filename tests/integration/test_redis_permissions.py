@@ -34,7 +34,9 @@ def users(servers: Servers) -> Iterator[Servers]:
 
 
 def test_the_documented_users_may_do_everything(users: Servers, database: str, tmp_path: Path) -> None:
-    with Stage(users, database, tmp_path) as stage:
+    unstarted = Stage(users, database, tmp_path)
+    unstarted.more_environment = {"ADMITONE_SECRET_KEY": "a secret key of the tests"}
+    with unstarted as stage:
         event = stage.create_event()
         answers = stage.register_at_once(event, [{"name": f"User {n}"} for n in range(12)])
         checks = stage.get("/readyz")
