@@ -28,20 +28,20 @@ _SLUG = re.compile(commands.SLUG)
 class Availabilities:
     """Answers with what the public may know of an event.
 
-    `kept` has by slug the latest answer, None where there is no such event, and the time until which the
-    answer may be told. It has at most `_KEPT_MAX` slugs.
+    `kept` has by slug the latest answer, and the time until which it may be told, of at most `_KEPT_MAX`
+    events. That there is no such event is not kept: the event may be made next.
     """
 
     def __init__(self, reader: Reader) -> None:
-        self.kept: dict[str, tuple[float, Response | None]] = {}
+        self.kept: dict[str, tuple[float, Response]] = {}
         self._reader = reader
         self._loader: BatchLoader[str, Response | None] = BatchLoader(self._read, _ASKED_PER_READ_MAX)
 
     async def tell(self, slug: str, seconds_max: float) -> Response | None:
         """Return the answer, None if there is no such event; raises `TimeoutError` after `seconds_max`."""
-        until, answer = self.kept.get(slug, (0.0, None))
-        if time.monotonic() < until:
-            return answer
+        kept = self.kept.get(slug)
+        if kept is not None and time.monotonic() < kept[0]:
+            return kept[1]
         if not _SLUG.fullmatch(slug):
             return None
         async with asyncio.timeout(seconds_max):
@@ -50,9 +50,8 @@ class Availabilities:
     async def _read(self, slugs: Sequence[str]) -> list[Response | None]:
         until = time.monotonic() + AGE_SECONDS_MAX
         found = await self._reader.read(lambda connection: availability.read(connection, slugs))
-        answers: dict[str, Response | None] = dict.fromkeys(slugs)
-        answers |= {slug: responses.body(told, headers=_HEADERS) for slug, told in found.items()}
+        answers = {slug: responses.body(told, headers=_HEADERS) for slug, told in found.items()}
         if len(self.kept) + len(answers) > _KEPT_MAX:
             self.kept.clear()
         self.kept.update((slug, (until, answer)) for slug, answer in answers.items())
-        return [answers[slug] for slug in slugs]
+        return [answers.get(slug) for slug in slugs]

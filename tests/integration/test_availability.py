@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import make_url
+from starlette.testclient import TestClient
 
+from api.main import create_app
 from api.queries import availabilities
 from api.queries.availabilities import Availabilities
 from api.queries.reader import Query, Reader
@@ -70,13 +73,15 @@ async def find(asking: Availabilities, slug: str = "drop") -> Json | None:
 
 
 @pytest.mark.usefixtures("event")
-@pytest.mark.parametrize("slug", ["drop", "no-such-event"])
-def test_a_crowd_shares_one_read(settings: Settings, slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("slug", "later"), [("drop", CROWD), ("no-such-event", 0)])
+def test_a_crowd_shares_one_read(
+    settings: Settings, slug: str, later: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(availabilities, "AGE_SECONDS_MAX", 3_600)
 
     async def crowd(asking: Availabilities) -> list[Any]:
         first = await asyncio.gather(*(asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)))
-        return [*first, *[await asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)]]
+        return [*first, *[await asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(later)]]
 
     answers, _, reads = asked(settings, crowd)
 
@@ -152,3 +157,14 @@ def test_the_answer_says_as_of_when(stage: Stage) -> None:
     assert unknown.json()["code"] == "EVENT_NOT_FOUND"
     now = stage.query("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS now")
     assert event["createdAt"] < answer.json()["asOf"] <= now[0]["now"]
+
+
+def test_a_new_event_is_told_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availabilities, "AGE_SECONDS_MAX", 3_600)
+    key = "an admin key of this test"
+    with TestClient(create_app(settings.model_copy(update={"admin_key": SecretStr(key)}))) as client:
+        before = client.get("/api/p/made-now").status_code
+        made = {"slug": "made-now", "title": "A drop", "capacity": 1}
+        client.post("/api/events", json=made, headers={"authorization": f"Bearer {key}"})
+        after = client.get("/api/p/made-now").status_code
+    assert (before, after) == (HTTPStatus.NOT_FOUND, HTTPStatus.OK)
