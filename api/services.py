@@ -79,7 +79,6 @@ class Services:
     keys: Keys
     wrong_keys: WrongKeys
     slugs: Slugs
-    event_ids: dict[str, UUID]
     availabilities: Availabilities
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
@@ -199,7 +198,6 @@ def open_services(settings: Settings) -> Services:
         pace=pace,
         full_events=full_events,
         slugs=slugs,
-        event_ids=slugs.event_ids,
         availabilities=Availabilities(reader),
         submission=Submission(
             limit=limit,

@@ -48,7 +48,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     """
     command = await request_bodies.read(request, _REGISTER, services.settings)
     deadline = request_bodies.deadline_of(request, services.settings)
-    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
+    event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
     )
@@ -76,7 +76,7 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
     id_ = _receipt_id(receipt_id)
     wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
     deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
-    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
+    event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
     known_tags, seconds, watched = request_bodies.known_tags(request), deadline.seconds_left, False
     if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
@@ -121,7 +121,7 @@ async def _by_holder(
     """Submit a command about the registration of a receipt, and show the receipt as of then."""
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
-    event_id = services.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
+    event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     async with asyncio.timeout_at(deadline.accept_by):
         registration_id = await services.receipts.held(event_id, id_)
         if registration_id is None:
