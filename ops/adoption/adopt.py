@@ -15,13 +15,14 @@ import json
 from contextlib import closing
 from pathlib import Path
 
-from ops.adoption import links, mapping, printing
+from ops.adoption import links, printing
 from ops.adoption.cleaning import adopted_id
 from ops.adoption.events import EventReader
 from ops.adoption.links import AdoptionError
 from ops.adoption.report import Report
 from ops.adoption.run import Adoption
-from ops.adoption.source import Source
+from ops.adoption.sources import mapping
+from ops.adoption.sources.source import Source
 from ops.adoption.target import Target
 
 __all__ = ["AdoptionError", "Report", "adopt", "adopted_id", "command", "print_mapping"]

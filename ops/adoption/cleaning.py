@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from uuid import UUID, uuid5
 
-from ops.adoption import values
-from ops.adoption.mapping import SourceMapping
-from ops.adoption.meanings import NOT_UNDERSTOOD
 from ops.adoption.report import Code, Problem
-from ops.adoption.source import RawRegistration
-from ops.adoption.values import UnclearValueError
+from ops.adoption.sources import values
+from ops.adoption.sources.mapping import SourceMapping
+from ops.adoption.sources.meanings import NOT_UNDERSTOOD
+from ops.adoption.sources.source import RawRegistration
+from ops.adoption.sources.values import UnclearValueError
 from shared.domain import texts
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 

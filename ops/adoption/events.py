@@ -8,13 +8,13 @@ from datetime import datetime, tzinfo
 from typing import Any
 from uuid import UUID
 
-from ops.adoption import values
 from ops.adoption.cleaning import adopted_id
-from ops.adoption.mapping import SourceMapping
-from ops.adoption.meanings import NOT_UNDERSTOOD
 from ops.adoption.report import Code, Problem
-from ops.adoption.source import RawEvent
-from ops.adoption.values import UnclearValueError
+from ops.adoption.sources import values
+from ops.adoption.sources.mapping import SourceMapping
+from ops.adoption.sources.meanings import NOT_UNDERSTOOD
+from ops.adoption.sources.source import RawEvent
+from ops.adoption.sources.values import UnclearValueError
 from shared.domain import texts
 from shared.domain.commands import NAME_LENGTH_MAX, SPOTS_MAX, SPOTS_PER_COMMAND_MAX
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ops.adoption.meanings import IGNORED, NOT_UNDERSTOOD
 from ops.adoption.report import MENDED, AdoptedEvent, Fate, Report
+from ops.adoption.sources.meanings import IGNORED, NOT_UNDERSTOOD
 
 PROBLEMS_SHOWN_MAX = 50
 

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import psycopg
 
-from ops.adoption import cleaning, links, source, values
+from ops.adoption import cleaning, links
 from ops.adoption.cleaning import CleanRegistration, adopted_id
 from ops.adoption.events import CleanEvent, EventReader
 from ops.adoption.printing import Bar
 from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report
-from ops.adoption.source import RawEvent, RawRegistration, Source
+from ops.adoption.sources import source, values
+from ops.adoption.sources.source import RawEvent, RawRegistration, Source
 from ops.adoption.target import State, Target
 from ops.adoption.writing import Writing
 

@@ -300,7 +300,7 @@ def test_an_event_of_many_registrations_is_adopted_in_bounded_transactions(
 def test_an_event_is_opened_by_its_last_chunk(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     add_event(source, "e")
     add_many(source, "e", count)
 
@@ -314,7 +314,7 @@ def test_an_event_is_opened_by_its_last_chunk(
 def test_between_two_chunks_the_event_is_closed_and_consistent(
     oversold: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     seen = []
 
     def between() -> None:
@@ -345,11 +345,11 @@ def test_an_event_whose_adoption_stopped_is_adopted_to_the_end(
     adopt(oversold, module_database)
     expected = adopt(oversold, database, dry_run=True)
     with monkeypatch.context() as stopped:
-        stopped.setattr("ops.adoption.source.BATCH_ROWS", 3)
+        stopped.setattr("ops.adoption.sources.source.BATCH_ROWS", 3)
         stop_before(stopped, chunk, lambda: assert_consistent(database))
         with pytest.raises(KeyboardInterrupt):
             adopt(oversold, database)
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 4)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 4)
 
     report = adopt(oversold, database)
 
@@ -367,7 +367,7 @@ def test_a_killed_adoption_goes_on_within_an_event(source: str, database: str) -
         database,
         before="""
 import os
-from ops.adoption import source
+from ops.adoption.sources import source
 from ops.adoption.target import Writing
 source.BATCH_ROWS, add = 10, Writing.add
 def add_or_die(writing, batch):
@@ -394,7 +394,7 @@ Writing.add = add_or_die
 def test_what_admins_decide_between_two_runs_is_kept(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     add_event(source, "e", capacity=3)
     add_many(source, "e", 6)
     stop_before(monkeypatch, 3, lambda: None)
@@ -415,7 +415,7 @@ def test_what_admins_decide_between_two_runs_is_kept(
 def test_an_event_that_was_opened_meanwhile_is_not_touched_further(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     add_event(source, "e")
     add_many(source, "e", 3)
     transaction = Target.transaction
@@ -437,7 +437,7 @@ def test_an_event_that_was_opened_meanwhile_is_not_touched_further(
 def test_an_event_that_is_refused_midway_stays_closed_until_it_is_mended(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     add_event(source, "e")
     for number in range(4):
         made = f"2026-01-01 12:0{number}"
@@ -565,7 +565,7 @@ def test_the_earliest_active_registration_keeps_an_address_that_several_have(
 def test_an_address_is_compared_with_those_of_batches_before(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 1)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 1)
     add_event(source, "e")
     for number in range(3):
         add_registration(

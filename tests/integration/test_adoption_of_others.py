@@ -415,7 +415,7 @@ def test_all_events_can_be_adopted_closed_first(source: str, database: str) -> N
 def test_a_second_run_brings_an_event_up_to_date(
     source: str, database: str, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", batch_rows)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", batch_rows)
     columns(source, "Event", 'ADD "closesAt" timestamp')
     add_event(source, "e", capacity=5)
     for number, (status, email) in enumerate(
@@ -488,7 +488,7 @@ def interrupt() -> None:
 
 def moved_on(source: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adopt six that wait; then all are cancelled in the source, and two are new."""
-    monkeypatch.setattr("ops.adoption.source.BATCH_ROWS", 2)
+    monkeypatch.setattr("ops.adoption.sources.source.BATCH_ROWS", 2)
     add_event(source, "e")
     for number in range(6):
         add_registration(source, f"r{number}", "e", status="WAITLIST", createdAt=f"2026-01-0{number + 1}")

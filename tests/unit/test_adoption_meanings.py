@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ops.adoption import meanings, values
-from ops.adoption.meanings import IGNORED, KNOWN, Column
 from ops.adoption.report import Code
-from ops.adoption.values import UnclearValueError
+from ops.adoption.sources import meanings, values
+from ops.adoption.sources.meanings import IGNORED, KNOWN, Column
+from ops.adoption.sources.values import UnclearValueError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/migrating.md"
 

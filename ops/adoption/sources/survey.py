@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from ops.adoption.links import AdoptionError, Link
-from ops.adoption.meanings import TABLES, Column, normal
+from ops.adoption.sources.meanings import TABLES, Column, normal
 
 STATUSES_MAX = 50
 

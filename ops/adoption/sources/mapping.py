@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from ops.adoption import meanings, survey
 from ops.adoption.links import AdoptionError, Link
-from ops.adoption.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
 from ops.adoption.report import ReportedColumn
-from ops.adoption.survey import Surveyed
+from ops.adoption.sources import meanings, survey
+from ops.adoption.sources.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
+from ops.adoption.sources.survey import Surveyed
 
 
 class _TableFile(msgspec.Struct, forbid_unknown_fields=True):

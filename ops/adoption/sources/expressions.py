@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from ops.adoption.mapping import TableMapping
+from ops.adoption.sources.mapping import TableMapping
 
 _ONE_EVENT_VALUES = ("capacity", "spotsReserved", "opensAt", "waitlistLimit", "maxSpotsPerRegistration")
 _FLAGS = ("paused", "closed", "deleted", "unlimited")

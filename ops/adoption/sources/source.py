@@ -8,10 +8,11 @@ from typing import Any
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
-from ops.adoption import expressions, links
-from ops.adoption.expressions import Expressions
+from ops.adoption import links
 from ops.adoption.links import AdoptionError, Link
-from ops.adoption.mapping import SourceMapping, TableMapping
+from ops.adoption.sources import expressions
+from ops.adoption.sources.expressions import Expressions
+from ops.adoption.sources.mapping import SourceMapping, TableMapping
 
 BATCH_ROWS = 5_000
 """The most registrations in memory at once, and in one transaction of the target."""
