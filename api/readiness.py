@@ -136,7 +136,7 @@ class ReadinessCheck:
         if not serves:
             return {"database": database, "schema": "run admitone migrate"}
         ticking = any(
-            worker.silent_seconds < self._silence_seconds_max for worker in locks.workers(connection)
+            worker.spoke_within(self._silence_seconds_max) for worker in locks.workers(connection)
         )
         behind = ledger.numbering_is_behind(connection)
         risks = "; ".join(durability.read(connection).warnings)
