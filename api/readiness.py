@@ -135,9 +135,7 @@ class ReadinessCheck:
             serves = False
         if not serves:
             return {"database": database, "schema": "run admitone migrate"}
-        ticking = any(
-            worker.spoke_within(self._silence_seconds_max) for worker in locks.workers(connection)
-        )
+        ticking = any(worker.spoke_within(self._silence_seconds_max) for worker in locks.workers(connection))
         behind = ledger.numbering_is_behind(connection)
         risks = "; ".join(durability.read(connection).warnings)
         return {

@@ -97,7 +97,7 @@ def route(
 
 
 def by_header(described: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of a receipt's route whose receipt is in the header, not in the path."""
+    """Return the description of a receipt's route with the receipt in the header, not in the path."""
     return {
         **described,
         "responses": described["responses"] | problems(ProblemType.UNAUTHORIZED),

@@ -98,7 +98,7 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
 
 @router.get("/api/p/{slug}/receipt", **public_routes.RECEIPT_BY_HEADER)
 async def read_receipt_by_header(slug: str, services: Provided, request: Request) -> Response:
-    """Return the state of the command whose receipt is in the header `Authorization`, as of now."""
+    """Return the state of a command as of now, by its receipt in the header `Authorization`."""
     return await read_receipt(slug, _bearer(request), services, request)
 
 

@@ -161,7 +161,9 @@ def _reason(
         return "no worker runs"
     if holder is not None:
         who = f"process {holder.pid}" if holder.pid else f"prepared transaction {holder.gid}"
-        called = f" ({holder.application or 'unnamed'}, {holder.state or 'state not told'})" if holder.pid else ""
+        called = (
+            f" ({holder.application or 'unnamed'}, {holder.state or 'state not told'})" if holder.pid else ""
+        )
         lasted = "" if holder.open_seconds is None else f" for {holder.open_seconds:.0f} s"
         return f"{who}{called} has locked the event's row{lasted}"
     if not is_owned:

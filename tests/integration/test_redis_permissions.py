@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 from redis.exceptions import NoPermissionError, RedisError
 
 from ops.embedded import Servers
@@ -39,10 +40,10 @@ def users(servers: Servers) -> Iterator[Users]:
             made[name] = f"{name}-{suffix}"
             part = name.removeprefix("admitone_").upper()
             rules = [rule.replace(f"{part}_PASSWORD_SHA256", digest) for rule in rules]
-            server.execute_command("ACL", "SETUSER", made[name], *rules)  # type: ignore[no-untyped-call]
+            server.execute_command("ACL", "SETUSER", made[name], *rules)
         yield made
         for name in made.values():
-            server.execute_command("ACL", "DELUSER", name)  # type: ignore[no-untyped-call]
+            server.execute_command("ACL", "DELUSER", name)
 
 
 class AsUsers(Stage):
@@ -87,7 +88,7 @@ def test_the_documented_users_may_do_no_more(servers: Servers, users: Users, use
     with results.connect(url) as client:
         assert client.ping()
         with pytest.raises(NoPermissionError):
-            client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+            client.execute_command(*command.split())
 
 
 @pytest.mark.parametrize("use", USERS.values(), ids=USERS)
@@ -95,7 +96,10 @@ def test_every_library_reads_an_awkward_password(servers: Servers, users: Users,
     def try_with(password: str) -> None:
         url = servers.result_url.replace("://", f"://{users['admitone_api']}@")
         settings = Settings(
-            database_url="postgresql://nowhere/none", broker_url=url, result_url=url, password=password
+            database_url="postgresql://nowhere/none",
+            broker_url=url,
+            result_url=url,
+            password=SecretStr(password),
         )
         use(queues.celery_app(settings), settings)
 
