@@ -205,6 +205,7 @@ def test_each_part_logs_in_as_itself(service: Composed) -> None:
         {"part": "admitone-worker", "usename": "admitone_worker"},
     ]
     assert '"level": "warning"' not in service.log()
+    assert not [part for part in ("API", "WORKER", "DATABASE") if f"{part}{AWKWARD[:6]}" in service.log()]
     with redis.Redis(port=service.place.redis_port) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
 
