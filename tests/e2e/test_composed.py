@@ -174,8 +174,9 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             superuser.set(database="postgres"),
             f"CREATE ROLE an_owner LOGIN CREATEROLE PASSWORD '{quoted}'",
             f"CREATE ROLE admitone_nothing LOGIN PASSWORD '{quoted}'",
-            f"CREATE DATABASE admitone OWNER {owner.username}",
+            *(f"CREATE DATABASE {name} OWNER {owner.username}" for name in ("admitone", "old")),
         )
+        postgres_clusters.execute(owner.set(database="old"), PRISMA)
         place = Place(owner=owner, redis_port=free_port())
         start_redis(place, folder, stack)
         database = superuser.set(database="admitone").render_as_string(hide_password=False)
@@ -260,11 +261,6 @@ def break_what_heals(service: Composed, role: str, event: Json) -> None:
 
 @pytest.mark.parametrize("service", WITH_CREATEROLE, indirect=True)
 def test_every_command_works_in_its_role(service: Composed, request: pytest.FixtureRequest) -> None:
-    postgres_clusters.execute(
-        service.place.owner.set(username=postgres_clusters.SUPERUSER, database="postgres"),
-        f"CREATE DATABASE old OWNER {service.place.owner.username}",
-    )
-    postgres_clusters.execute(service.place.owner.set(database="old"), PRISMA)
     event = service.create_event()
     found: dict[tuple[str, str], str] = {}
     for command, roles in ROLES.items():
