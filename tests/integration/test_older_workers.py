@@ -69,7 +69,7 @@ def test_an_event_with_known_settings_is_created(stage: Stage) -> None:
 @pytest.mark.parametrize("settings", NEWER_SETTINGS, ids=lambda settings: next(iter(settings)))
 def test_an_event_with_newer_settings_is_refused(stage: Stage, settings: Json) -> None:
     assert create(stage, **settings) == (503, "WORKERS_OUTDATED")
-    assert stage.query("SELECT FROM event WHERE slug = 'newer'") == []
+    assert stage.query("SELECT id FROM event WHERE slug = 'newer'") == []
 
 
 @pytest.mark.parametrize("change", NEWER_CHANGES, ids=str)
