@@ -49,9 +49,9 @@ _LOCKS = text(f"SELECT count(*) FROM ({locks.HELD}) AS held")
 
 
 class Ticks(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The milliseconds of the workers' ticks, and the advisory locks that all workers hold together.
+    """The milliseconds of workers' ticks, and the advisory locks that all workers hold together.
 
-    `cpu_ms` is the processor time of a tick, in PostgreSQL and in the worker: other programs hardly change it.
+    `cpu_ms` is the processor time of a tick in PostgreSQL and in the worker; other programs hardly change it.
     """
 
     events: int
@@ -140,5 +140,5 @@ def _line(found: Ticks) -> str:
     return (
         f"{found.events:,} events, {found.active:,} of them with a pending command, {found.workers} workers: "
         f"a tick takes {found.median_ms:.1f} ms (median of {found.ticks:,}), {found.p95_ms:.1f} ms (p95), "
-        f"{found.most_ms:.1f} ms at most, of which {found.cpu_ms:.1f} ms are processor time. All workers together hold {found.locks} locks."
+        f"{found.most_ms:.1f} ms at most, and {found.cpu_ms:.1f} ms of processor time. All workers together hold {found.locks} locks."
     )
