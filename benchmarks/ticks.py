@@ -140,5 +140,6 @@ def _line(found: Ticks) -> str:
     return (
         f"{found.events:,} events, {found.active:,} of them with a pending command, {found.workers} workers: "
         f"a tick takes {found.median_ms:.1f} ms (median of {found.ticks:,}), {found.p95_ms:.1f} ms (p95), "
-        f"{found.most_ms:.1f} ms at most, and {found.cpu_ms:.1f} ms of processor time. All workers together hold {found.locks} locks."
+        f"{found.most_ms:.1f} ms at most, and {found.cpu_ms:.1f} ms of processor time. "
+        f"All workers together hold {found.locks} locks."
     )
