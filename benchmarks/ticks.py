@@ -1,4 +1,4 @@
-"""What a worker's tick costs at rest: many events that exist, some that are active, and many workers.
+"""The cost of a worker's tick at rest: many events that exist, some that are active, and many workers.
 
 Each worker is a database session of its own in this process, with the worker's own class for its buckets.
 In a tick, every half second, such a worker learns which workers live, takes or gives up buckets, and reads
