@@ -17,6 +17,7 @@ from shared.domain.commands import (
     ChangeStatus,
     Command,
     DeleteRegistration,
+    Erase,
     HealCounter,
     Register,
     Status,
@@ -25,7 +26,8 @@ from shared.postgres import ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
-from tests.databases import run, settle_all
+from tests.databases import as_worker, run, session_of, settle_all
+from worker import isolation
 
 OLD = timedelta(days=31)
 YOUNG = timedelta(days=29)
@@ -194,6 +196,29 @@ def test_an_unsettled_follow_up_stays_pending(database: str, event_id: UUID) -> 
 
     assert retention.tidy(database, 30) == Forgotten()
     assert len(run(database, "SELECT FROM outcome")) == 1, "without it the event would wait for it for ever"
+
+
+def test_an_erasure_leaves_a_pending_command_whole(database: str, event_id: UUID) -> None:
+    """An owner decides the erasure first; the command that it names is accepted, and comes after it."""
+    later = NewCommand(
+        event_id=event_id,
+        id=ids.new_id(),
+        kind="register",
+        payload=msgspec.json.encode(Register(name="Ada")),
+        actor="public",
+        idempotency_key=_KEY,
+        fingerprint=_KEY,
+    )
+    accept(database, event_id, Erase(command_ids=(later.id,)), YOUNG)
+    asyncio.run(_accept(database, later, ()))
+
+    with as_worker(database) as owner:
+        assert len(isolation.apply(session_of(owner), [event_id], 1).settled) == 1
+        before = payloads(database)[later.id], len(run(database, "SELECT key FROM idempotency_key"))
+    settle_all(database, event_id, 1)
+
+    assert before == ({"name": "Ada", "spotsCount": 1, "email": None}, 1)
+    assert [row.name for row in run(database, "SELECT name FROM registration")] == ["Ada"]
 
 
 @pytest.mark.parametrize(
