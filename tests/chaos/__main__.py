@@ -26,6 +26,9 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
     faults: Annotated[int, typer.Option(min=0, help="The run ends after so many faults, ")] = 200,
     minutes: Annotated[float, typer.Option(min=0, help="or after so many minutes.")] = 5.0,
     rate: Annotated[float, typer.Option(min=1, help="About so many operations a second.")] = 200.0,
+    backlog: Annotated[
+        int, typer.Option(min=0, help="So many commands drain before and after the faults; 0: none.")
+    ] = 20_000,
     untimed: Annotated[
         bool, typer.Option("--untimed", help="Judge no times, because this machine is busy.")
     ] = False,
@@ -42,6 +45,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         minutes=minutes,
         per_second=rate,
         timed=not untimed,
+        backlog=backlog,
     )
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]

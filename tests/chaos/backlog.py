@@ -8,7 +8,7 @@ import psycopg
 
 from tests.chaos.history import History, Made, Operation
 from tests.chaos.service import POLL_SECONDS, Service
-from tests.chaos.workload import SETTINGS
+from tests.chaos.wishes import SETTINGS
 
 EVENTS = 20
 DRAIN_SECONDS_MAX = 120.0
@@ -35,7 +35,9 @@ _OF_EVENT = "SELECT count(*) FROM command WHERE event_id = %s"
 
 
 def drain(service: Service, count: int) -> float:
-    """Return how many commands a second the workers decide from a backlog of so many, on events of its own."""
+    """Return how many commands a second the workers decide from a backlog on events of its own."""
+    if count < EVENTS:
+        return 0.0
     service.wait_joined()
     for name in service.workers:
         service.signal(name, signal.SIGSTOP)

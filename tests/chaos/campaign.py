@@ -31,10 +31,12 @@ ALL_UP_SHARE = 0.7
 RESUMES_SECONDS_MAX = 2 * 0.5
 """Two ticks."""
 DRAIN_SHARE_MIN = 0.8
+WARM_UP_PART = 10
+"""A backlog of this part goes before the one that is measured."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A run ends after so many faults, or so many minutes, whichever is first; `timed`: judge times as well."""
+    """A run ends after so many faults or so many minutes; `timed`: times are judged as well."""
 
     seed: int
     faults: int = 200
@@ -66,7 +68,7 @@ def run(plan: Plan, folder: Path) -> Result:
     began = time.monotonic()
     with Service(folder) as service:
         service.wait_joined()
-        backlog.drain(service, plan.backlog // 10)
+        backlog.drain(service, plan.backlog // WARM_UP_PART)
         before = backlog.drain(service, plan.backlog)
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
         workload.start()
@@ -141,8 +143,8 @@ def _strike(faults: list[Fault], chance: random.Random, *, all_up: bool) -> list
         try:
             fault.strike()
         except Missed:
-            fault.heal()
             continue
+        began = fault.struck_at or began
         done = Struck(
             name=fault.name,
             target=", ".join(sorted(fault.parts)),

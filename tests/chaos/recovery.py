@@ -43,7 +43,7 @@ class Summary(Struct, kw_only=True, rename="camel"):
 
 
 def add_event(struck: Sequence[Struck], commands: Sequence[Command]) -> None:
-    """Note how long an event's commands waited after each of the faults, which are in the order of `since`."""
+    """Note how long an event's commands waited after each fault; the faults are in order of `since`."""
     settled = sorted((c.accepted_at.timestamp(), c.settled_at.timestamp()) for c in commands if c.settled_at)
     if not settled:
         return
@@ -75,7 +75,7 @@ def summarise(struck: Sequence[Struck]) -> Iterator[Summary]:
             worst=_rank(alone, 1.0),
             bar_seconds=bar,
             late=[
-                f"{name} ({fault.target}): {fault.recovery_seconds:.2f} s to the next decision, at most {bar:g} s"
+                f"{name} ({fault.target}): {fault.recovery_seconds:.2f} s to the next decision, not {bar:g} s"
                 for fault in faults
                 if fault.alone and fault.recovery_seconds > bar
             ],

@@ -7,7 +7,8 @@ cuts. A trap waits for a text in a request, and kills, stops or cuts off the pro
     answered    the server has answered, and the program has not heard it
     told        the program has just heard it
 
-Commands come as lines of JSON on standard input; a trap that was sprung is told as one on standard output.
+Commands come as lines of JSON on standard input. Standard output tells of each command that is done, and of
+each trap that was sprung.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import uvloop
@@ -119,7 +121,7 @@ class Pair:
                     os.kill(trap["pid"], signal.SIGSTOP)
                 self.held = True
                 self._queue(to, data)
-            case "cut":
+            case _:
                 self.cut()
         print(json.dumps({"sprung": trap["id"], "at": time.time()}), flush=True)  # noqa: T201
 
@@ -153,7 +155,7 @@ class End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.pair.take(self.other, data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         if not self.pair.closed:
             self.pair.take(self.other, b"")
         if self.name == "program" and self.other not in self.pair.ends:
@@ -162,19 +164,18 @@ class End(asyncio.Protocol):
             self.pair.link.pairs.discard(self.pair)
 
 
+def _accept(link: Link) -> End:
+    return End(Pair(link), "program")
+
+
 async def serve(links: dict[str, Link]) -> None:
     """Serve all links until the end of standard input."""
     loop = asyncio.get_running_loop()
     for link in links.values():
         with suppress(FileNotFoundError):
             os.unlink(link.path)  # noqa: PTH108 - the path of a socket
-        server = await loop.create_unix_server(
-            lambda link=link: End(Pair(link), "program"),
-            link.path,
-            backlog=512,  # type: ignore[misc]
-        )
+        await loop.create_unix_server(partial(_accept, link), link.path, backlog=512)
         os.chmod(link.path, 0o777)  # noqa: PTH101, S103 - its folder is private
-        assert server.is_serving()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print(json.dumps({"ready": True}), flush=True)  # noqa: T201
@@ -185,6 +186,7 @@ async def serve(links: dict[str, Link]) -> None:
             link.trap = command["trap"]
         else:
             link.change(command["mode"], command.get("seconds", 0.0))
+        print(json.dumps({"done": command["number"]}), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Relays:
         self._log = log
         self._numbers = count()
         self._sprung: dict[int, float] = {}
+        self._done = -1
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -59,6 +60,9 @@ class Relays:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         child_processes.stop(self._process, signal.SIGKILL, 1)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
     def change(self, link: str, mode: Mode, seconds: float = 0.0) -> None:
         """Let a link do this from now on; `seconds` is the delay of everything that passes."""
@@ -83,9 +87,15 @@ class Relays:
         return self._sprung.pop(number, None)
 
     def _tell(self, command: Mapping[str, Any]) -> None:
+        """Send a command, and return once it is done."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        number = next(self._numbers)
+        self._process.stdin.write(json.dumps({**command, "number": number}).encode() + b"\n")
         self._process.stdin.flush()
+        until = time.monotonic() + START_SECONDS_MAX
+        while self._done < number:
+            assert time.monotonic() < until, f"the relays do not answer{child_processes.tail(self._log)}"
+            self._read(until - time.monotonic())
 
     def _read(self, seconds_max: float) -> bool:
         assert self._process.stdout is not None
@@ -98,4 +108,5 @@ class Relays:
         for line in map(json.loads, lines):
             if "sprung" in line:
                 self._sprung[line["sprung"]] = line["at"]
+            self._done = line.get("done", self._done)
         return bool(lines)

@@ -101,13 +101,10 @@ def never_struck(result: Result) -> list[str]:
 
 def _sentences(result: Result) -> Iterator[str]:
     verdict = result.verdict
-    parts = ", ".join(f"{times:,} {name}" for name, times in verdict.outcomes.most_common())
-    yield f"{len(result.struck)} faults in {result.seconds:,.0f} s; AdmitOne {version()}; " + ", ".join(
-        machine().values()
-    )
-    yield f"{verdict.operations:,} operations at {verdict.events:,} events; {verdict.commands:,} commands: {parts}"
-    yield (
-        f"judged in {verdict.seconds:.1f} s; {verdict.decided_again:,} commands were decided again by the model"
-    )
-    yield f"a backlog drained at {result.drained_before:,.0f}/s before and {result.drained_after:,.0f}/s after"
+    outcomes = ", ".join(f"{times:,} {name}" for name, times in verdict.outcomes.most_common())
+    yield f"AdmitOne {version()} on {', '.join(machine().values())}"
+    yield f"{len(result.struck)} faults in {result.seconds:,.0f} s, at {verdict.events:,} events"
+    yield f"{verdict.operations:,} operations, {verdict.commands:,} commands: {outcomes}"
+    yield f"judged in {verdict.seconds:.1f} s; the model decided {verdict.decided_again:,} commands again"
+    yield f"a backlog drained at {result.drained_before:,.0f}/s before, {result.drained_after:,.0f}/s after"
     yield f"deciding resumed {result.resumed_seconds:.2f} s after the last fault"

@@ -58,7 +58,7 @@ class Service:
         self.postgres, self.valkey = embedded.Postgres(self.data), embedded.Valkey(self.data)
         self.workers = [f"worker-{n + 1}" for n in range(workers)]
         self.apis = [f"api-{n + 1}" for n in range(api_processes)]
-        self.key = secrets.token_urlsafe(24)
+        self.key, self._secret_key = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self._programs: dict[str, Program] = {}
         sockets = data_dir.sockets(self.data)
         targets = {
@@ -109,7 +109,7 @@ class Service:
         self._ends.close()
 
     def start(self, name: str, *, clock_ahead: float = 0.0) -> None:
-        """Start a program, as soon as it has ended, with a clock so many seconds ahead; do not wait for it."""
+        """Start a program once it has ended, with a clock so many seconds ahead; do not wait for it."""
         if (before := self._programs.get(name)) is not None:
             assert before.process is not None
             before.process.wait(STOP_SECONDS_MAX)
@@ -222,7 +222,7 @@ class Service:
             "ADMITONE_LOG_FORMAT": "json",
         }
         if name in self.apis:
-            variables["ADMITONE_ADMIN_KEY"] = self.key
+            variables |= {"ADMITONE_ADMIN_KEY": self.key, "ADMITONE_SECRET_KEY": self._secret_key}
         if clock_ahead:
             variables["PYTHONPATH"] = f"{Path(__file__).parent / 'clock'}{os.pathsep}{CHECKOUT}"
             variables["CHAOS_CLOCK_SECONDS"] = str(clock_ahead)

@@ -12,7 +12,7 @@ from shared.domain import ids
 from tests.chaos.history import Operation
 from tests.chaos.judge import again, judge, replay
 from tests.chaos.judge.evidence import Command, Entry, EventEvidence, Row
-from tests.chaos.workload import SETTINGS
+from tests.chaos.wishes import SETTINGS
 from tests.simulation.model import Json, Model, Told
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -93,7 +93,9 @@ def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
         )
         for party in model.parties
     ]
-    columns = {"".join(f"_{c.lower()}" if c.isupper() else c for c in n): v for n, v in model.settings.items()}
+    columns = {
+        "".join(f"_{c.lower()}" if c.isupper() else c for c in n): v for n, v in model.settings.items()
+    }
     counters = {
         "spots_reserved": model.confirmed_spots(),
         "waitlist_length": len(model.waiting()),

@@ -6,12 +6,14 @@ So the programs need no failpoints, and nothing of this is in the code that runs
 import signal
 from typing import ClassVar
 
-from tests.chaos.faults.fault import SILENCE_SECONDS, Fault, Missed
+from tests.chaos.faults.fault import SILENCE_SECONDS, Fault, Missed, Since
 from tests.chaos.faults.processes import WORKER_KILLED_SECONDS_MAX
 from tests.chaos.relays import Point, Then
 
 STEP_SECONDS_MAX = 3.0
 """The step must come within this time; else the fault does not strike."""
+LAST_MOMENT_SECONDS = 0.5
+"""A trap may be sprung while it is taken away."""
 _TEXT_OF_COMMAND, _TEXT_OF_WAKING = '"spotsCount"', "LPUSH"
 _TEXT_OF_COMMIT, _TEXT_OF_PUBLISHING = "COMMIT", "celery-task-meta-"
 
@@ -35,8 +37,11 @@ class AtAStep(Fault):
     def strike(self) -> None:
         relays, link = self.service.relays, f"{self.program}/{self.server}"
         number = relays.set_trap(link, self.text, self.point, self.then, self.service.pid(self.program))
-        if relays.sprung(number, STEP_SECONDS_MAX) is None:
+        self.struck_at = relays.sprung(number, STEP_SECONDS_MAX)
+        if self.struck_at is None:
             relays.take_away(link)
+            self.struck_at = relays.sprung(number, LAST_MOMENT_SECONDS)
+        if self.struck_at is None:
             raise Missed
 
     def heal(self) -> None:
@@ -46,7 +51,7 @@ class AtAStep(Fault):
             case "stop":
                 self.service.signal(self.program, signal.SIGCONT)
                 self.service.relays.change(f"{self.program}/{self.server}", "pass")
-            case "cut":
+            case "cut":  # the program connects again by itself
                 pass
 
 
@@ -125,7 +130,7 @@ class WorkerStoppedInTransaction(_Applying):
     )
     then = "stop"
     lasts = (0.2, 2.0)
-    recovers_from = "end"
+    recovers_from: ClassVar[Since] = "end"
 
 
 class WorkerHungInTransaction(WorkerStoppedInTransaction):

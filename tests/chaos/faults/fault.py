@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from tests.chaos.service import Service
 from tests.chaos.workload import Workload
 
+Since = Literal["strike", "end"]
 TICK_SECONDS = 0.5
 SILENCE_SECONDS = 10.0
 """The service's own defaults: an event without a message is decided at the next tick."""
@@ -26,12 +27,14 @@ class Fault(ABC):
     name: ClassVar[str]
     meaning: ClassVar[str]
     lasts: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    recovers_from: ClassVar[Literal["strike", "end"]] = "strike"
+    recovers_from: ClassVar[Since] = "strike"
     bar_seconds: ClassVar[float] = 1.0
 
     def __init__(self, service: Service, workload: Workload, chance: random.Random) -> None:
         self.service, self.workload, self.chance = service, workload, chance
         self.seconds = chance.uniform(*self.lasts)
+        self.struck_at: float | None = None
+        """The time of the strike, where that is not the moment at which `strike` is called."""
         self.parts = self.draw()
 
     @abstractmethod

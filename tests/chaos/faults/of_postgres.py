@@ -2,14 +2,15 @@
 
 import time
 from contextlib import ExitStack
+from typing import ClassVar
 
-from tests.chaos.faults.fault import SILENCE_SECONDS, TICK_SECONDS, Fault, Missed
+from tests.chaos.faults.fault import SILENCE_SECONDS, TICK_SECONDS, Fault, Missed, Since
 
 WRITABLE_SECONDS_MAX = 3.0
 
 
 class OfPostgres(Fault):
-    recovers_from = "end"
+    recovers_from: ClassVar[Since] = "end"
     bar_seconds = WRITABLE_SECONDS_MAX
 
     def draw(self) -> set[str]:

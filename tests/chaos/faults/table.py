@@ -1,4 +1,4 @@
-"""The table of all faults; a run draws from it like from a deck, so that each comes before any comes again."""
+"""The table of all faults; a run draws from it as from a deck: each comes before any comes again."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.chaos.faults import at_a_step, of_postgres, of_redis, processes
 from tests.chaos.faults.fault import Fault
 from tests.chaos.service import Service
-from tests.chaos.workload import BURST_CLIENTS, Workload
+from tests.chaos.workload import CROWD, Workload
 
 
 class Poison(Fault):
@@ -17,7 +17,7 @@ class Poison(Fault):
         return {"poison"}
 
     def strike(self) -> None:
-        self.workload.poisonous = self.chance.randint(1, 3)
+        self.workload.wishes.poisonous = self.chance.randint(1, 3)
 
 
 class Overload(Fault):
@@ -31,10 +31,10 @@ class Overload(Fault):
         return {"crowd"}
 
     def strike(self) -> None:
-        self.workload.burst = BURST_CLIENTS
+        self.workload.crowd = CROWD
 
     def heal(self) -> None:
-        self.workload.burst = 0
+        self.workload.crowd = 0
 
 
 FAULTS: list[type[Fault]] = [
@@ -45,7 +45,7 @@ FAULTS: list[type[Fault]] = [
     Poison,
     Overload,
 ]
-SLOW = frozenset(kind for kind in FAULTS if kind.lasts[1] > 5)  # noqa: PLR2004 - seconds
+SLOW = frozenset(kind for kind in FAULTS if kind.lasts[1] > 5)
 """Faults that last longer than a worker's silence: each comes once in a deck of three."""
 
 

@@ -1,4 +1,4 @@
-"""The clients' answers beside the ledger: nothing is lost, doubled, altered or unasked, and no party overtaken."""
+"""The clients' answers beside the ledger: nothing is lost, doubled, altered, unasked or overtaken."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tests.chaos.history import Operation
 from tests.chaos.judge.evidence import Command, EventEvidence, Json
 from tests.chaos.judge.replay import Replay
+from tests.chaos.wishes import by_holder
 
 _NONE_HAD_AN_EFFECT = frozenset(("refused", "failed"))
 
@@ -61,21 +62,23 @@ def _tellable(outcome: Json, replay: Replay) -> set[str]:
             return {"DONE", "APPLIED"}
         case "pending":
             return set()
-    had = replay.statuses[str(outcome["registrationId"])]
-    return {str(status or "DELETED") for status in had} | {"DONE"}
+        case _:
+            had = replay.statuses[str(outcome["registrationId"])]
+            return {str(status or "DELETED") for status in had} | {"DONE"}
 
 
 def _at_rest(outcome: Json, replay: Replay) -> set[str]:
     """Return what a receipt shows once all commands are decided."""
     match outcome["outcome"]:
         case "refused" | "failed":
-            return {outcome["outcome"].upper()}
+            return _tellable(outcome, replay)
         case "event_changed" | "counter_healed":
             return {"APPLIED"}
         case "pending":
             return {"PENDING"}
-    party = replay.parties.get(str(outcome["registrationId"]))
-    return {"DELETED" if party is None else str(party.status)}
+        case _:
+            party = replay.parties.get(str(outcome["registrationId"]))
+            return {"DELETED" if party is None else str(party.status)}
 
 
 def _hidden(event: EventEvidence, outcome: Json) -> set[str]:
@@ -86,7 +89,7 @@ def _hidden(event: EventEvidence, outcome: Json) -> set[str]:
 
 
 def _marks(event: EventEvidence) -> Iterator[str]:
-    """Compare the operations and the commands of each mark: no command without a wish, none had an effect twice."""
+    """Compare the wishes and the commands of each mark: no command without a wish, no wish done twice."""
     wishes: defaultdict[str, list[Operation]] = defaultdict(list)
     for operation in event.operations:
         wishes[operation.mark].append(operation)
@@ -120,12 +123,12 @@ def mark_of(command: Command) -> str:
     """Return the text by which an operation of this command is found."""
     payload = command.payload
     if command.actor == "holder":
-        return f"{command.kind} by holder of {payload['registrationId']}"
+        return by_holder(command.kind, payload["registrationId"])
     return str(payload.get("name") if "name" in payload else payload.get("reason"))
 
 
 def fifo(event: EventEvidence) -> Iterator[str]:
-    """Check that an operation accepted before another one began has the lower place, and is decided before it.
+    """Check that what was accepted before an operation began has a lower place, and is decided before it.
 
     The witness of each step is the operation with the highest place among those that were answered by then:
     so one comparison for each operation is enough.
@@ -145,6 +148,6 @@ def fifo(event: EventEvidence) -> Iterator[str]:
         own = by_id[str(operation.receipt)]
         number = numbers.get(own.id, highest_number)
         if own.seq < highest_seq:
-            yield f"overtaken: {operation.mark} has place {own.seq}, and began after {highest_seq} was accepted"
+            yield f"overtaken: {operation.mark} has place {own.seq}, and began after place {highest_seq}"
         elif number < highest_number:
-            yield f"overtaken: {operation.mark} is decided ahead of a command that was accepted before it began"
+            yield f"overtaken: {operation.mark} is decided ahead of a command accepted before it began"

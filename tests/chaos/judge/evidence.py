@@ -1,7 +1,8 @@
 """The evidence of a run: all tables, read event by event, beside what the clients saw of each event."""
 
 import hashlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -83,8 +84,8 @@ class Entry(Struct, kw_only=True):
 class EventEvidence(Struct, kw_only=True):
     """One event: its settings at first and its row now, its tables, and the operations of its clients.
 
-    Commands and registrations are in order of `seq`, audit entries of `number`. Commands that were `set_aside`
-    for a while are decided later than their places say.
+    Commands and registrations are in order of `seq`, audit entries of `number`. Commands that were
+    `set_aside` for a while are decided later than their places say.
     """
 
     id: str
@@ -101,7 +102,7 @@ def read(
     session: "psycopg.Connection[tuple[Any, ...]]",
     first: dict[str, Json],
     operations: Sequence[Operation],
-    set_aside: Set[str] = frozenset(),
+    set_aside: AbstractSet[str] = frozenset(),
 ) -> Iterator[EventEvidence]:
     """Yield every event of a database at rest, in one snapshot; `first` are the settings as created.
 

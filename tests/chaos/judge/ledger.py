@@ -1,4 +1,4 @@
-"""The ledger beside its effects: each command is settled once, and did what its outcome says, no less or more."""
+"""The ledger beside its effects: each command is settled once, and did what its outcome says."""
 
 from collections.abc import Iterator
 from unittest.mock import ANY
