@@ -30,7 +30,10 @@ class Struck(Struct, kw_only=True, rename="camel"):
 
 
 class Summary(Struct, kw_only=True, rename="camel"):
-    """Faults of one type; recoveries are of those that were alone, None if none was."""
+    """Faults of one type; recoveries are of those that were alone, None if none was.
+
+    `late` names the faults beyond the bar, if the p99 is beyond it.
+    """
 
     name: str
     struck: int
@@ -65,20 +68,22 @@ def summarise(struck: Sequence[Struck]) -> Iterator[Summary]:
         by_name[fault.name].append(fault)
     for name, faults in sorted(by_name.items()):
         alone = sorted(fault.recovery_seconds for fault in faults if fault.alone)
-        bar = faults[0].bar_seconds
+        bar, p99 = faults[0].bar_seconds, _rank(alone, 0.99)
         yield Summary(
             name=name,
             struck=len(faults),
             alone=len(alone),
             p50=_rank(alone, 0.5),
-            p99=_rank(alone, 0.99),
+            p99=p99,
             worst=_rank(alone, 1.0),
             bar_seconds=bar,
             late=[
                 f"{name} ({fault.target}): {fault.recovery_seconds:.2f} s to the next decision, not {bar:g} s"
                 for fault in faults
                 if fault.alone and fault.recovery_seconds > bar
-            ],
+            ]
+            if p99 is not None and p99 > bar
+            else [],
         )
 
 

@@ -60,7 +60,8 @@ def show(result: Result, folder: str | None) -> None:
     console.print(table)
     for line in _sentences(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for text in [*verdict.violations[:SHOWN_MAX], *result.late]:
+    late = [f"late{'' if result.plan.timed else ', not judged'}: {text}" for text in result.late]
+    for text in [*verdict.violations[:SHOWN_MAX], *late]:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     if len(verdict.violations) > SHOWN_MAX:
         console.print(f"and {len(verdict.violations) - SHOWN_MAX:,} more (--json has them all)")

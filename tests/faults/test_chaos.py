@@ -85,6 +85,17 @@ def test_a_deck_has_every_fault_once() -> None:
     assert sorted(names) == sorted(kind.name for kind in table.FAULTS)
 
 
+def test_every_fault_is_in_the_fault_model() -> None:
+    page = (CHECKOUT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    since = {"strike": "", "end": " of its end"}
+
+    assert {name.strip("`"): words for name, *words in rows} == {
+        kind.name: [kind.meaning, f"{kind.bar_seconds:g} s{since[kind.recovers_from]}"]
+        for kind in table.FAULTS
+    }
+
+
 def test_every_fault_has_words_and_a_bar() -> None:
     assert len({kind.name for kind in table.FAULTS}) == len(table.FAULTS)
     assert all(kind.meaning and kind.bar_seconds > 0 for kind in table.FAULTS)

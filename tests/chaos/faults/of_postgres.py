@@ -7,6 +7,12 @@ from typing import ClassVar
 from tests.chaos.faults.fault import SILENCE_SECONDS, TICK_SECONDS, Fault, Missed, Since
 
 WRITABLE_SECONDS_MAX = 3.0
+_REFUSE = """
+    CREATE OR REPLACE FUNCTION chaos_no_space() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
+    CREATE TRIGGER chaos_no_space BEFORE INSERT ON {table}
+    FOR EACH STATEMENT EXECUTE FUNCTION chaos_no_space();
+"""
 
 
 class OfPostgres(Fault):
@@ -164,6 +170,31 @@ class RegistrationsLocked(Locked):
     lock = "SELECT FROM registration WHERE event_id = %s FOR UPDATE SKIP LOCKED"
 
 
+class NoSpace(OfPostgres):
+    """A table refuses all new rows with the error of a full disk (53100)."""
+
+    lasts = (0.3, 2.0)
+    table: ClassVar[str]
+
+    def strike(self) -> None:
+        self.service.query(_REFUSE.format(table=self.table))
+
+    def heal(self) -> None:
+        self.service.query(f"DROP TRIGGER chaos_no_space ON {self.table}")
+
+
+class NoSpaceAtAccepting(NoSpace):
+    name = "no space at accepting"
+    meaning = "the ledger refuses new commands as on a full disk"
+    table = "command"
+
+
+class NoSpaceAtApplying(NoSpace):
+    name = "no space at applying"
+    meaning = "the ledger refuses outcomes as on a full disk"
+    table = "outcome"
+
+
 class Checkpointed(OfPostgres):
     name = "checkpoint and vacuum"
     meaning = "CHECKPOINT, and VACUUM of the ledger's tables"
@@ -189,5 +220,7 @@ FAULTS: list[type[Fault]] = [
     PostgresSlow,
     EventLocked,
     RegistrationsLocked,
+    NoSpaceAtAccepting,
+    NoSpaceAtApplying,
     Checkpointed,
 ]
