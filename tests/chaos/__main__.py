@@ -15,6 +15,7 @@ from ops.rehearsal import temporary_stack
 from shared.errors import ExpectedError
 from tests.chaos import campaign, report
 from tests.chaos.campaign import Plan
+from tests.chaos.faults import table
 
 FOREIGN = ("ADMITONE_", "PG")
 """Variables of another installation, which the service's programs would inherit."""
@@ -29,6 +30,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
     backlog: Annotated[
         int, typer.Option(min=0, help="So many commands drain before and after the faults; 0: none.")
     ] = 20_000,
+    only: Annotated[str, typer.Option(help="Only faults with this text in their names.")] = "",
     untimed: Annotated[
         bool, typer.Option("--untimed", help="Judge no times, because this machine is busy.")
     ] = False,
@@ -39,6 +41,8 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
 
     Exit status 0: every promise was kept; 1: one was not; 2: the run could not begin.
     """
+    if not any(only in kind.name for kind in table.FAULTS):
+        raise typer.BadParameter(f"no fault has {only!r} in its name")
     plan = Plan(
         seed=random.randrange(1_000_000) if seed is None else seed,  # noqa: S311 - printed, to be repeated
         faults=faults,
@@ -46,6 +50,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         per_second=rate,
         timed=not untimed,
         backlog=backlog,
+        only=only,
     )
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]

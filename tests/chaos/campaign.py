@@ -26,7 +26,7 @@ SETTLED_SECONDS_MAX = 45.0
 PAUSE_SECONDS = 0.3
 AT_ONCE = (1, 1, 1, 2, 3)
 """So many faults strike at once, drawn from this."""
-ALL_UP_SHARE = 0.7
+ALL_UP_SHARE = 0.5
 """So often the next faults wait until all workers are back."""
 RESUMES_SECONDS_MAX = 2 * 0.5
 """Two ticks."""
@@ -44,6 +44,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     per_second: float = 200.0
     timed: bool = True
     backlog: int = 20_000
+    only: str = ""
 
 
 class Result(Struct, kw_only=True):
@@ -109,7 +110,7 @@ def run(plan: Plan, folder: Path) -> Result:
 def strike_all(plan: Plan, service: Service, workload: Workload, stuck: list[str]) -> list[Struck]:
     """Strike and heal faults, a few at once, until the plan's end; note where deciding did not go on."""
     chance = random.Random(f"{plan.seed} faults")  # noqa: S311 - a run must be repeatable
-    deck = table.deck(service, workload, chance)
+    deck = table.deck(service, workload, chance, plan.only)
     until = time.monotonic() + 60 * plan.minutes
     struck: list[Struck] = []
     while len(struck) < plan.faults and time.monotonic() < until and not stuck:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ops.stack.programs import CHECKOUT
-from tests.chaos.faults import table
+from tests.chaos.faults import at_a_step, table
 from tests.chaos.faults.fault import Fault
 from tests.chaos.relays import Relays
 
@@ -79,10 +79,11 @@ def test_a_seed_draws_the_same_faults_again() -> None:
     assert drawn(SEED, 200) != drawn(SEED + 1, 200)
 
 
-def test_a_deck_has_every_fault_once() -> None:
-    names = [description.partition(" (")[0] for description in drawn(SEED, len(table.FAULTS))]
+def test_a_round_has_every_fault() -> None:
+    count = len(table.FAULTS) + len(at_a_step.FAULTS)
+    names = {description.partition(" (")[0] for description in drawn(SEED, count)}
 
-    assert sorted(names) == sorted(kind.name for kind in table.FAULTS)
+    assert names == {kind.name for kind in table.FAULTS}
 
 
 def test_every_fault_is_in_the_fault_model() -> None:

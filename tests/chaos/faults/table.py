@@ -1,4 +1,4 @@
-"""The table of all faults; a run draws from it as from a deck: each comes before any comes again."""
+"""The table of all faults; a run draws from it as from a deck, so that each comes once in each round."""
 
 import random
 from collections.abc import Iterator
@@ -46,14 +46,18 @@ FAULTS: list[type[Fault]] = [
     Overload,
 ]
 SLOW = frozenset(kind for kind in FAULTS if kind.lasts[1] > 5)
-"""Faults that last longer than a worker's silence: each comes once in a deck of three."""
+"""Faults that last longer than a worker's silence: each comes in every third round only."""
 
 
-def deck(service: Service, workload: Workload, chance: random.Random) -> Iterator[Fault]:
-    """Yield faults without end."""
+def deck(service: Service, workload: Workload, chance: random.Random, only: str = "") -> Iterator[Fault]:
+    """Yield faults without end, of the types with this text in their names.
+
+    Those at a step come twice as often: each breaks one promise most directly, and takes little time.
+    """
+    named = [kind for kind in (*FAULTS, *at_a_step.FAULTS) if only in kind.name]
     round_ = 0
     while True:
-        kinds = [kind for kind in FAULTS if kind not in SLOW or round_ % 3 == 0]
+        kinds = [kind for kind in named if kind not in SLOW or only or round_ % 3 == 0]
         for kind in chance.sample(kinds, len(kinds)):
             yield kind(service, workload, chance)
         round_ += 1

@@ -11,7 +11,7 @@ from tests.chaos.judge.evidence import Command, EventEvidence
 from tests.chaos.judge.replay import PROMOTED_SPOTS_MAX
 from tests.simulation.model import Model, Told
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 15.0
 COMMANDS_MAX = 600
 DIFFERENCES_MAX = 3
 _NEVER = datetime.max.replace(tzinfo=UTC)

@@ -14,14 +14,15 @@ _NONE_HAD_AN_EFFECT = frozenset(("refused", "failed"))
 def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
     """Yield a sentence for each promise to a client that the service broke."""
     commands = {command.id: command for command in event.commands}
+    given = {str(c.payload["registrationId"]) for c in event.commands if c.kind == "give_receipt"}
     for operation in event.operations:
-        yield from _answers(event, operation, commands, replay)
+        yield from _answers(operation, commands, replay, _hidden(event, operation, commands, given))
     yield from _marks(event)
     yield from fifo(event)
 
 
 def _answers(
-    event: EventEvidence, operation: Operation, commands: dict[str, Command], replay: Replay
+    operation: Operation, commands: dict[str, Command], replay: Replay, hidden: set[str]
 ) -> Iterator[str]:
     about = f"{operation.kind} {operation.number} ({operation.mark}, receipt {operation.receipt})"
     if operation.receipt is None:
@@ -37,7 +38,6 @@ def _answers(
         yield f"unanswered: {about} was never told its outcome"
     outcome = command.outcome or {"outcome": "pending"}
     allowed = _tellable(outcome, replay)
-    hidden = _hidden(event, outcome)
     for told in operation.told:
         if told not in allowed | hidden:
             yield f"altered: {about} was told {told}, its outcome is {outcome}"
@@ -81,11 +81,14 @@ def _at_rest(outcome: Json, replay: Replay) -> set[str]:
             return {"DELETED" if party is None else str(party.status)}
 
 
-def _hidden(event: EventEvidence, outcome: Json) -> set[str]:
+def _hidden(
+    event: EventEvidence, operation: Operation, commands: dict[str, Command], given: set[str]
+) -> set[str]:
     """Return the answers that hide an outcome: the event is deleted, or the holder has a newer receipt."""
     hidden = {"404 EVENT_NOT_FOUND"} if event.now["deleted"] else set()
-    given = (c.payload.get("registrationId") for c in event.commands if c.kind == "give_receipt")
-    return hidden | ({"404 RECEIPT_NOT_FOUND"} if outcome.get("registrationId", "") in given else set())
+    command = commands.get(operation.receipt or "")
+    made = ((command and command.outcome) or {}).get("registrationId")
+    return hidden | ({"404 RECEIPT_NOT_FOUND"} if made in given else set())
 
 
 def _marks(event: EventEvidence) -> Iterator[str]:
