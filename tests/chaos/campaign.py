@@ -72,13 +72,15 @@ def run(plan: Plan, folder: Path) -> Result:
         backlog.drain(service, plan.backlog // WARM_UP_PART)
         before = backlog.drain(service, plan.backlog)
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
-        workload.start()
         stuck: list[str] = []
         try:
+            workload.start()
             struck = strike_all(plan, service, workload, stuck)
-        finally:
             service.wait_ready()
             workload.stop()
+        except BaseException:
+            workload.abandon()
+            raise
         left = service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX)
         after = backlog.drain(service, plan.backlog)
         history = workload.history

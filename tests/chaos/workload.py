@@ -54,6 +54,8 @@ class Workload:
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
         self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start all clients; return once there are events."""
@@ -68,6 +70,12 @@ class Workload:
         if self._error is not None:
             raise self._error
 
+    def abandon(self) -> None:
+        """End all clients at once; their history is of no use then."""
+        if self._loop is not None and self._main is not None:
+            self._loop.call_soon_threadsafe(self._main.cancel)
+            self._thread.join(POLL_SECONDS)
+
     def _run(self) -> None:
         try:
             uvloop.run(self._all())
@@ -78,6 +86,7 @@ class Workload:
         return Connection(self._url, request_seconds_max=REQUEST_SECONDS_MAX)
 
     async def _all(self) -> None:
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         chance = random.Random(f"{self._seed} events")  # noqa: S311 - a run must be repeatable
         async with self._connection() as desk:
             for _ in range(EVENTS):

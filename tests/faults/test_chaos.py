@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ops import child_processes
 from ops.stack.programs import CHECKOUT
 from tests.chaos.faults import at_a_step, table
 from tests.chaos.faults.fault import Fault
@@ -59,6 +60,36 @@ def test_a_short_run_breaks_no_promise() -> None:
     assert report["commands"] >= report["decidedAgain"] > 100
     kinds = set(report["outcomes"])
     assert {"confirmed", "waitlisted", "refused", "status_changed", "event_changed"} <= kinds
+
+
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "tests.chaos", "--backlog", "0"],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        assert b" s  " in process.stderr.readline(), "a fault was struck"
+        assert processes_of(tmp_path) != []
+        process.terminate()
+        _, log = process.communicate(timeout=RUN_SECONDS_MAX)
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert process.returncode == 130, log
+    assert processes_of(tmp_path) == []
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return all processes that have something to do with this folder."""
+    text = str(folder)
+    return child_processes.find(
+        lambda pid, argv: text in "".join(argv) or text in "".join(child_processes.environment(pid).values())
+    )
 
 
 class Nowhere:
