@@ -18,7 +18,7 @@ from tests.chaos.judge import evidence, judge
 from tests.chaos.judge.evidence import EventEvidence
 from tests.chaos.judge.judge import Verdict
 from tests.chaos.recovery import Struck
-from tests.chaos.service import Service
+from tests.chaos.service import HarnessError, Service
 from tests.chaos.workload import Workload
 
 SETTLED_SECONDS_MAX = 45.0
@@ -68,28 +68,26 @@ def run(plan: Plan, folder: Path) -> Result:
     """Run in this folder, which keeps the servers' data and all logs."""
     began = time.monotonic()
     with Service(folder) as service:
-        service.wait_joined()
         backlog.drain(service, plan.backlog // WARM_UP_PART)
         before = backlog.drain(service, plan.backlog)
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
-        stuck: list[str] = []
+        struck: list[Struck] = []
         try:
             workload.start()
-            struck = strike_all(plan, service, workload, stuck)
-            service.wait_ready()
+            found = [*strike_all(plan, service, workload, struck), *_not_ready(service)]
             workload.stop()
         except BaseException:
             workload.abandon()
             raise
-        left = service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX)
-        after = backlog.drain(service, plan.backlog)
+        if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
+            found.append(f"unanswered: {left} commands are pending at the end")
+        after = before if found else backlog.drain(service, plan.backlog)
         history = workload.history
-        ended = struck[-1].ended if struck else time.time()
+        ended = max((fault.ended for fault in struck), default=time.time())
         resumed = Struck(name="", target="", began=ended, ended=ended, since=ended, bar_seconds=0, alone=True)
         verdict = _judged(service, workload, struck, resumed)
-    verdict.violations += stuck
+    verdict.violations += found
     verdict.violations += [f"internal error: {text}" for text in history.internal_errors]
-    verdict.violations += [f"unanswered: {left} commands are pending at the end"] if left else []
     late = [text for summary in recovery.summarise(struck) for text in summary.late]
     if resumed.recovery_seconds > RESUMES_SECONDS_MAX:
         late.append(
@@ -109,23 +107,38 @@ def run(plan: Plan, folder: Path) -> Result:
     )
 
 
-def strike_all(plan: Plan, service: Service, workload: Workload, stuck: list[str]) -> list[Struck]:
-    """Strike and heal faults, a few at once, until the plan's end; note where deciding did not go on."""
+def strike_all(plan: Plan, service: Service, workload: Workload, struck: list[Struck]) -> list[str]:
+    """Strike and heal faults, a few at once, and add them to `struck`; return what went wrong meanwhile.
+
+    Ends early where deciding does not go on.
+    """
     chance = random.Random(f"{plan.seed} faults")  # noqa: S311 - a run must be repeatable
     deck = table.deck(service, workload, chance, plan.only)
     until = time.monotonic() + 60 * plan.minutes
-    struck: list[Struck] = []
-    while len(struck) < plan.faults and time.monotonic() < until and not stuck:
+    found: list[str] = []
+    while len(struck) < plan.faults and time.monotonic() < until and not found:
         if chance.random() < ALL_UP_SHARE:
-            service.wait_joined()
+            found += _not_ready(service)
         count = min(chance.choice(AT_ONCE), plan.faults - len(struck))
-        struck += _strike(list(_apart(islice(deck, count))), chance, all_up=service.joined())
-        seq = service.last_seq()
-        if left := service.wait_settled(seq, SETTLED_SECONDS_MAX):
-            faults = ", ".join(fault.name for fault in struck[-count:])
-            stuck.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {faults}")
-        time.sleep(chance.uniform(0.5, 1.5) * PAUSE_SECONDS)
-    return struck
+        pause_seconds = chance.uniform(0.5, 1.5) * PAUSE_SECONDS
+        faults = list(_apart(islice(deck, count)))
+        struck += _strike(faults, all_up=service.joined())
+        names = ", ".join(fault.name for fault in faults)
+        if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
+            found.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {names}")
+        found += [f"counter drift: event {id_} in a snapshot after {names}" for id_ in service.drifting()]
+        time.sleep(pause_seconds)
+    return found
+
+
+def _not_ready(service: Service) -> list[str]:
+    """Wait until all workers have joined and the service is ready; return a sentence if it never is."""
+    try:
+        service.wait_joined()
+        service.wait_ready()
+    except HarnessError as error:
+        return [f"stuck: {str(error).splitlines()[0]}"]
+    return []
 
 
 def _apart(faults: Iterator[Fault]) -> Iterator[Fault]:
@@ -137,7 +150,7 @@ def _apart(faults: Iterator[Fault]) -> Iterator[Fault]:
             yield fault
 
 
-def _strike(faults: list[Fault], chance: random.Random, *, all_up: bool) -> list[Struck]:
+def _strike(faults: list[Fault], *, all_up: bool) -> list[Struck]:
     """Let the faults strike, one soon after the other, and heal each when its time is over."""
     struck: list[Struck] = []
     healing: list[tuple[float, Fault, Struck]] = []
@@ -159,7 +172,7 @@ def _strike(faults: list[Fault], chance: random.Random, *, all_up: bool) -> list
         )
         struck.append(done)
         healing.append((time.monotonic() + fault.seconds, fault, done))
-        time.sleep(chance.uniform(0.0, 0.1))
+        time.sleep(fault.chance.uniform(0.0, 0.1))
     for due, fault, done in sorted(healing, key=lambda item: item[0]):
         time.sleep(max(due - time.monotonic(), 0))
         fault.heal()

@@ -121,8 +121,10 @@ class Pair:
                     os.kill(trap["pid"], signal.SIGSTOP)
                 self.held = True
                 self._queue(to, data)
-            case _:
+            case "cut":
                 self.cut()
+            case then:
+                self.link.change(then)
         print(json.dumps({"sprung": trap["id"], "at": time.time()}), flush=True)  # noqa: T201
 
 

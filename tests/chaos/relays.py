@@ -18,7 +18,7 @@ from ops.stack.programs import CHECKOUT
 
 Mode = Literal["pass", "hold", "refuse", "cut"]
 Point = Literal["before", "answered", "told"]
-Then = Literal["kill", "stop", "cut"]
+Then = Literal["kill", "stop", "cut", "refuse"]
 START_SECONDS_MAX = 30.0
 
 

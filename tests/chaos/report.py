@@ -107,5 +107,6 @@ def _sentences(result: Result) -> Iterator[str]:
     yield f"{len(result.struck)} faults in {result.seconds:,.0f} s, at {verdict.events:,} events"
     yield f"{verdict.operations:,} operations, {verdict.commands:,} commands: {outcomes}"
     yield f"judged in {verdict.seconds:.1f} s; the model decided {verdict.decided_again:,} commands again"
-    yield f"a backlog drained at {result.drained_before:,.0f}/s before, {result.drained_after:,.0f}/s after"
+    if result.plan.backlog:
+        yield f"a backlog drained at {result.drained_before:,.0f}/s, then at {result.drained_after:,.0f}/s"
     yield f"deciding resumed {result.resumed_seconds:.2f} s after the last fault"

@@ -39,6 +39,16 @@ _POISON = f"""
     FOR EACH ROW WHEN (NEW.name LIKE '{POISON}%') EXECUTE FUNCTION chaos_poison();
 """
 _PENDING = "SELECT count(*), coalesce(max(seq), 0) FROM pending_command WHERE seq <= %s"
+_DRIFTING = """
+    SELECT id::text FROM event
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(spots_count) FILTER (WHERE status = 'CONFIRMED'), 0) AS confirmed,
+               count(*) FILTER (WHERE status = 'WAITLIST') AS waiting
+        FROM registration WHERE event_id = event.id
+    ) AS found
+    WHERE updated_at > now() - interval '1 minute'
+      AND (spots_reserved, waitlist_length) IS DISTINCT FROM (confirmed::integer, waiting::integer)
+"""
 _LAST_SEQ = "SELECT last_value FROM command_seq_seq"
 _SESSIONS = """
     SELECT pid FROM pg_stat_activity
@@ -176,6 +186,10 @@ class Service:
             if left:
                 time.sleep(POLL_SECONDS)
         return left
+
+    def drifting(self) -> list[str]:
+        """Return the events of the last minute of which a snapshot's counters differ from its rows."""
+        return [id_ for (id_,) in self.query(_DRIFTING)]
 
     def wait_writable(self) -> None:
         """Return once PostgreSQL takes writes."""

@@ -61,6 +61,7 @@ SETTINGS: Json = {
 """The settings that a new event has where its maker says nothing else."""
 EMAIL_SHARE, EMAILS = 0.15, 20
 LARGE_PARTY = 150
+TRUSTING_SHARE = 0.3
 _JSON = {"content-type": "application/json"}
 
 
@@ -79,7 +80,7 @@ class Event:
 
 
 class Wish(NamedTuple):
-    """A request, and the operation that it is."""
+    """A request, and the operation that it is; one that is `trusting` believes a 503 and ends there."""
 
     operation: Operation
     event: Event
@@ -87,6 +88,7 @@ class Wish(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
+    trusting: bool
 
 
 class Drawn(NamedTuple):
@@ -137,7 +139,8 @@ class Wishes:
         )
         self._history.operations.append(operation)
         body = b"" if drawn.body is None else msgspec.json.encode(drawn.body)
-        return Wish(operation, event, drawn.method, drawn.path, headers, body)
+        trusting = chance.random() < TRUSTING_SHARE
+        return Wish(operation, event, drawn.method, drawn.path, headers, body, trusting)
 
 
 def by_holder(kind: str, registration_id: str) -> str:

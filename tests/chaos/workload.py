@@ -165,7 +165,7 @@ class Workload:
                 operation.doubtful = True
             else:
                 again = self._note(operation, answer, first=True)
-            again = again and operation.keyed
+            again = again and operation.keyed and not (wish.trusting and operation.state == "rejected")
             await asyncio.sleep(pause if again else 0)
             pause = min(2 * pause, 1.0)
         while operation.receipt is not None and not operation.told and time.monotonic() < until:

@@ -51,6 +51,8 @@ class AtAStep(Fault):
             case "stop":
                 self.service.signal(self.program, signal.SIGCONT)
                 self.service.relays.change(f"{self.program}/{self.server}", "pass")
+            case "refuse":
+                self.service.relays.change(f"{self.program}/{self.server}", "pass")
             case "cut":  # the program connects again by itself
                 pass
 
@@ -91,6 +93,14 @@ class AcceptanceUnsent(_Accepting):
     then = "cut"
 
 
+class AcceptanceUnheardAndAway(_Accepting):
+    name = "COMMIT unheard at accepting, then no PostgreSQL"
+    meaning = "committed, and the way refused for longer than the intake's patience"
+    point, then = "answered", "refuse"
+    lasts = (2.5, 4.0)
+    recovers_from: ClassVar[Since] = "end"
+
+
 class _Applying(AtAStep):
     kind, text = "worker", _TEXT_OF_COMMIT
 
@@ -122,6 +132,13 @@ class CommitUnsent(_Applying):
     then = "cut"
 
 
+class CommitUnheardAndAway(_Applying):
+    name = "COMMIT unheard at applying, then no PostgreSQL"
+    meaning = "committed, and the worker's way refused for a while"
+    point, then = "answered", "refuse"
+    lasts = (1.0, 3.0)
+
+
 class WorkerStoppedInTransaction(_Applying):
     name, meaning, point = (
         "worker stopped in a transaction",
@@ -149,12 +166,14 @@ FAULTS: list[type[Fault]] = [
     ApiKilledAfterWaking,
     AcceptanceUnheard,
     AcceptanceUnsent,
+    AcceptanceUnheardAndAway,
     WorkerKilledBeforeCommit,
     WorkerKilledAfterCommit,
     WorkerKilledBeforePublishing,
     WorkerKilledAtPublishing,
     CommitUnheard,
     CommitUnsent,
+    CommitUnheardAndAway,
     WorkerStoppedInTransaction,
     WorkerHungInTransaction,
 ]
