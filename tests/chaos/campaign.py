@@ -115,13 +115,14 @@ def strike_all(plan: Plan, service: Service, workload: Workload, struck: list[St
     chance = random.Random(f"{plan.seed} faults")  # noqa: S311 - a run must be repeatable
     deck = table.deck(service, workload, chance, plan.only)
     until = time.monotonic() + 60 * plan.minutes
+    postponed: list[Fault] = []
     found: list[str] = []
     while len(struck) < plan.faults and time.monotonic() < until and not found:
         if chance.random() < ALL_UP_SHARE:
             found += _not_ready(service)
         count = min(chance.choice(AT_ONCE), plan.faults - len(struck))
         pause_seconds = chance.uniform(0.5, 1.5) * PAUSE_SECONDS
-        faults = list(_apart(islice(deck, count)))
+        faults = _drawn(deck, postponed, count)
         struck += _strike(faults, all_up=service.joined())
         names = ", ".join(fault.name for fault in faults)
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
@@ -141,13 +142,15 @@ def _not_ready(service: Service) -> list[str]:
     return []
 
 
-def _apart(faults: Iterator[Fault]) -> Iterator[Fault]:
-    """Yield the faults that touch no part that one before them touches."""
-    touched: set[str] = set()
-    for fault in faults:
-        if not touched & fault.parts:
-            touched |= fault.parts
-            yield fault
+def _drawn(deck: Iterator[Fault], postponed: list[Fault], count: int) -> list[Fault]:
+    """Draw as many faults; one that touches a part that another one touches is postponed."""
+    candidates = [*postponed, *islice(deck, count)]
+    postponed.clear()
+    drawn: list[Fault] = []
+    for fault in candidates:
+        apart = all(fault.parts.isdisjoint(other.parts) for other in drawn)
+        (drawn if apart and len(drawn) < count else postponed).append(fault)
+    return drawn
 
 
 def _strike(faults: list[Fault], *, all_up: bool) -> list[Struck]:

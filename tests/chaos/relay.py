@@ -1,7 +1,8 @@
 """The relays between the service's programs and its servers, in a process of their own.
 
-Each program has a link of its own to each server. A link passes everything, or it holds, refuses, delays or
-cuts. A trap waits for a text in a request, and kills, stops or cuts off the program at one of three points:
+Each program has a link of its own to each server. A link passes everything, or it holds, refuses, delays,
+cuts, or puts wake messages into other queues. A trap waits for a text in a request, and kills, stops or cuts
+off the program at one of three points:
 
     before      the request has not left
     answered    the server has answered, and the program has not heard it
@@ -24,6 +25,8 @@ from typing import Any, cast
 
 import uvloop
 
+MISDIRECTED = {b"event.": b"evemt.", b"worker.": b"wprker."}
+"""The names of the queues, and those to which a link misdirects the messages."""
 TOLD_SECONDS = 0.0005
 """The time in which a program can take one more step after an answer, before its trap is sprung."""
 
@@ -43,7 +46,7 @@ class Link:
         for pair in list(self.pairs):
             if mode in {"refuse", "cut"}:
                 pair.cut()
-            elif mode == "pass":
+            elif mode in {"pass", "misdirect"}:
                 pair.release()
         if mode == "cut":
             self.mode = "pass"
@@ -62,6 +65,9 @@ class Pair:
 
     def take(self, to: str, data: bytes) -> None:
         """Take data on its way; no data is the end of the stream."""
+        if to == "server" and self.link.mode == "misdirect":
+            for queue, other in MISDIRECTED.items():
+                data = data.replace(b"\r\n" + queue, b"\r\n" + other)
         trap = self.link.trap
         if to == "server" and trap is not None and trap["text"].encode() in data:
             if trap["point"] == "before":

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from ops import child_processes
 from ops.stack.programs import CHECKOUT
 
-Mode = Literal["pass", "hold", "refuse", "cut"]
+Mode = Literal["pass", "hold", "refuse", "cut", "misdirect"]
 Point = Literal["before", "answered", "told"]
 Then = Literal["kill", "stop", "cut", "refuse"]
 START_SECONDS_MAX = 30.0

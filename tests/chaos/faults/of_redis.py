@@ -4,10 +4,14 @@ import os
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 import redis
 
 from tests.chaos.faults.fault import Fault
+from tests.chaos.relay import MISDIRECTED
+
+EVENTS_FORGED = 8
 
 
 class OfRedis(Fault):
@@ -128,67 +132,87 @@ class RedisSlow(OfWay):
 
 
 class OfMessages(OfRedis):
-    """A fault of the wake messages, again and again while it lasts."""
+    """A fault of the wake messages: all that are sent while it lasts come to the harness instead."""
 
-    lasts = (0.2, 0.2)
-    ROUNDS, ROUND_SECONDS = 40, 0.025
+    lasts = (0.5, 2.0)
+    ROUND_SECONDS = 0.01
 
     def strike(self) -> None:
-        with self.service.redis() as client:
-            for _ in range(self.ROUNDS):
-                with suppress(redis.RedisError):
-                    for queue in client.keys("event.*") + client.keys("worker.*"):
-                        self.spoil(client, queue)
+        self.kept: list[tuple[str, bytes]] = []
+        until = time.monotonic() + self.seconds
+        self.seconds = 0.0
+        for name in self.service.apis:
+            self.service.relays.change(f"{name}/redis", "misdirect")
+        with self.service.redis() as client, suppress(redis.RedisError):
+            while time.monotonic() < until:
+                for queue, message in self.taken(client):
+                    self.send(queue, message)
                 time.sleep(self.ROUND_SECONDS)
 
-    def spoil(self, client: "redis.Redis", queue: bytes) -> None:
-        raise NotImplementedError
+    def heal(self) -> None:
+        for name in self.service.apis:
+            self.service.relays.change(f"{name}/redis", "pass")
+        with self.service.redis() as client, suppress(redis.RedisError):
+            self.kept += self.taken(client)
+            self.end(client)
+
+    def taken(self, client: "redis.Redis") -> list[tuple[str, bytes]]:
+        """Take all messages out of the wrong queues; return each with the name of its own."""
+        found: list[tuple[str, bytes]] = []
+        for queue, other in MISDIRECTED.items():
+            names: list[Any] = client.keys(other.decode() + "*")
+            for name in names:
+                messages: list[Any] = client.lrange(name, 0, -1)
+                client.delete(name)
+                own = (queue + name.removeprefix(other)).decode()
+                found += [(own, message) for message in messages]
+        return found
+
+    def send(self, queue: str, message: bytes) -> None:
+        """Do what the fault does with a message."""
+
+    def end(self, client: "redis.Redis") -> None:
+        """Send what was kept."""
 
 
 class MessagesLost(OfMessages):
     name = "messages lost"
-    meaning = "for a second, each message that no worker has read yet is deleted"
-
-    def spoil(self, client: "redis.Redis", queue: bytes) -> None:
-        client.delete(queue)
+    meaning = "for a moment, no message arrives"
 
 
 class MessagesDoubled(OfMessages):
     name = "messages doubled"
-    meaning = "for a second, each message that no worker has read yet is there ten times more"
+    meaning = "for a moment, each message arrives ten times"
 
-    def spoil(self, client: "redis.Redis", queue: bytes) -> None:
-        for message in client.lrange(queue, 0, 5):
+    def send(self, queue: str, message: bytes) -> None:
+        with self.service.redis() as client:
             client.lpush(queue, *[message] * 10)
 
 
 class MessagesReordered(OfMessages):
     name = "messages reordered"
-    meaning = "for a second, the messages of each queue are shuffled, and some put into others"
+    meaning = "all messages of a moment arrive late, shuffled, some in another event's queue"
 
-    def spoil(self, client: "redis.Redis", queue: bytes) -> None:
-        messages = client.lrange(queue, 0, -1)
-        client.delete(queue)
-        queues = client.keys("event.*") or [queue]
-        for message in self.chance.sample(messages, len(messages)):
-            client.lpush(self.chance.choice([queue, *queues]), message)
+    def send(self, queue: str, message: bytes) -> None:
+        self.kept.append((queue, message))
+
+    def end(self, client: "redis.Redis") -> None:
+        queues = [queue for queue, _ in self.kept]
+        for queue, message in self.chance.sample(self.kept, len(self.kept)):
+            client.lpush(self.chance.choice((queue, self.chance.choice(queues))), message)
 
 
-class MessagesForged(OfMessages):
+class MessagesForged(OfRedis):
     name = "messages forged"
-    meaning = "for a second, queues get garbage"
-    ROUNDS = 10
+    meaning = "the queues of events and workers get garbage"
+    lasts = (0.0, 0.0)
     GARBAGE = (b"\x00", b"\xff\xfe", b"7", b"{}", b"[" * 10_000, b'{"properties": {}}', b"A" * 100_000)
 
-    def spoil(self, client: "redis.Redis", queue: bytes) -> None:
-        client.lpush(queue, self.chance.choice(self.GARBAGE))
-
     def strike(self) -> None:
+        events = [f"event.{id_}" for id_ in list(self.workload.history.events)[-EVENTS_FORGED:]]
         with self.service.redis() as client, suppress(redis.RedisError):
-            for _ in range(self.ROUNDS):
-                for event in list(self.workload.history.events.values())[-4:]:
-                    self.spoil(client, f"event.{event.id}".encode())
-                time.sleep(self.ROUND_SECONDS)
+            for queue in [*events, *client.keys("worker.*")]:
+                client.lpush(queue, *self.GARBAGE)
 
 
 FAULTS: list[type[Fault]] = [
