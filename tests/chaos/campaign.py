@@ -189,12 +189,11 @@ def _strike(faults: list[Fault], *, all_up: bool) -> list[Struck]:
 def _judged(service: Service, workload: Workload, struck: list[Struck], resumed: Struck) -> Verdict:
     history = workload.history
     backlog.add_to(history, service)
-    first = {made.id: made.settings for made in history.events.values()}
     by_since = sorted([*struck, resumed], key=lambda fault: fault.since)
     with service.session() as session:
 
         def events() -> Iterator[EventEvidence]:
-            for event in evidence.read(session, first, history.operations, _set_aside(service)):
+            for event in evidence.read(session, history, _set_aside(service)):
                 recovery.add_event(by_since, event.commands)
                 yield event
 

@@ -9,6 +9,7 @@ Times are seconds of one monotonic clock of one process. An operation is one of
     unknown     no answer says whether it was accepted
 """
 
+import time
 from typing import Any
 
 from msgspec import Struct, field
@@ -58,8 +59,12 @@ class Made(Struct, kw_only=True):
 
 
 class History(Struct, kw_only=True):
-    """All events and operations of a run, and the answers that no client should ever get."""
+    """All events and operations of a run, and the answers that no client should ever get.
+
+    `epoch` is the zero of the operations' clock, in seconds since 1970.
+    """
 
     events: dict[str, Made] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     internal_errors: list[str] = field(default_factory=list)
+    epoch: float = field(default_factory=lambda: time.time() - time.monotonic())

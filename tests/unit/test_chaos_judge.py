@@ -103,7 +103,13 @@ def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
         "audit_seq": len(entries),
     }
     made = EventEvidence(
-        id=EVENT, first=first, now=columns | counters, commands=commands, rows=rows, operations=operations
+        id=EVENT,
+        first=first,
+        now=columns | counters,
+        commands=commands,
+        rows=rows,
+        operations=operations,
+        epoch=START.timestamp(),
     )
     return chained(made, entries)
 
@@ -329,6 +335,14 @@ PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     "released-twice": (released_twice, "spots taken or released twice"),
     "counter-drift": (lambda: with_counter(FULL, spots_reserved=1), "counter drift"),
     "waitlist-length": (lambda: with_counter(FULL, waitlist_length=3), "counter drift"),
+    "told-before-decided": (
+        lambda: with_command(FULL, 3, settled_at=START + timedelta(seconds=4)),
+        "told too early",
+    ),
+    "accepted-before-written": (
+        lambda: with_command(FULL, 3, accepted_at=START + timedelta(seconds=4)),
+        "told too early",
+    ),
     "position": (
         lambda: with_command(FULL, 3, outcome={**(FULL.commands[3].outcome or {}), "position": 1}),
         "position",

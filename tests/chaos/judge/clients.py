@@ -8,6 +8,8 @@ from tests.chaos.judge.evidence import Command, EventEvidence, Json
 from tests.chaos.judge.replay import Replay
 from tests.chaos.wishes import by_holder
 
+CLOCK_SECONDS = 0.1
+"""By so much the clocks of the clients and the database may differ: they are of one machine."""
 _NONE_HAD_AN_EFFECT = frozenset(("refused", "failed"))
 
 
@@ -16,9 +18,26 @@ def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
     commands = {command.id: command for command in event.commands}
     given = {str(c.payload["registrationId"]) for c in event.commands if c.kind == "give_receipt"}
     for operation in event.operations:
+        yield from _times(event, operation, commands.get(operation.receipt or ""))
         yield from _answers(operation, commands, replay, _hidden(event, operation, commands, given))
     yield from _marks(event)
     yield from fifo(event)
+
+
+def _times(event: EventEvidence, operation: Operation, command: Command | None) -> Iterator[str]:
+    """Check that no answer came before what it tells: its command's acceptance, and its decision.
+
+    The ledger's times are those at which the transactions wrote and began, before they were committed.
+    """
+    if command is None:
+        return
+    accepted, decided = (at and at + event.epoch for at in (operation.accepted, operation.decided))
+    written = command.accepted_at.timestamp()
+    settled = command.settled_at and command.settled_at.timestamp()
+    if accepted and accepted < written - CLOCK_SECONDS:
+        yield f"told too early: {operation.mark} was accepted {written - accepted:.2f} s before it was written"
+    if decided and settled and decided < settled - CLOCK_SECONDS:
+        yield f"told too early: {operation.mark} was decided {settled - decided:.2f} s before it was settled"
 
 
 def _answers(

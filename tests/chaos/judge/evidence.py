@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from tests.chaos.history import Operation
+from tests.chaos.history import History, Operation
 
 Json = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Entry(Struct, kw_only=True):
 
 
 class EventEvidence(Struct, kw_only=True):
-    """One event: its settings at first and its row now, its tables, and the operations of its clients.
+    """One event: its settings as created and its row now, its tables, and the operations of its clients.
 
     Commands and registrations are in order of `seq`, audit entries of `number`. Commands that were
     `set_aside` for a while are decided later than their places say.
@@ -96,20 +96,20 @@ class EventEvidence(Struct, kw_only=True):
     entries: Sequence[Entry] = ()
     operations: Sequence[Operation] = ()
     set_aside: frozenset[str] = frozenset()
+    epoch: float
 
 
 def read(
     session: "psycopg.Connection[tuple[Any, ...]]",
-    first: dict[str, Json],
-    operations: Sequence[Operation],
+    history: History,
     set_aside: AbstractSet[str] = frozenset(),
 ) -> Iterator[EventEvidence]:
-    """Yield every event of a database at rest, in one snapshot; `first` are the settings as created.
+    """Yield every event of a database at rest, in one snapshot.
 
     `set_aside` are the digests of the commands that the workers' logs name.
     """
     of_event: dict[str, list[Operation]] = {}
-    for operation in operations:
+    for operation in history.operations:
         of_event.setdefault(operation.event_id, []).append(operation)
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -118,12 +118,13 @@ def read(
             of_ledger = [_command(row) for row in commands.of(id_)]
             yield EventEvidence(
                 id=id_,
-                first=first.get(id_, {}),
+                first=history.events[id_].settings if id_ in history.events else {},
                 now=msgspec.json.decode(now),
                 commands=of_ledger,
                 rows=[Row(**dict(zip(Row.__struct_fields__, row[1:], strict=True))) for row in rows.of(id_)],
                 entries=[_entry(row) for row in entries.of(id_)],
                 operations=of_event.get(id_, ()),
+                epoch=history.epoch,
                 set_aside=frozenset(c.id for c in of_ledger if set_aside and digest_of(c.id) in set_aside),
             )
 
