@@ -62,6 +62,7 @@ def test_a_short_run_breaks_no_promise() -> None:
     assert {"confirmed", "waitlisted", "refused", "status_changed", "event_changed"} <= kinds
 
 
+@pytest.mark.timeout(240)
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.chaos", "--backlog", "0"],

@@ -35,9 +35,9 @@ def _times(event: EventEvidence, operation: Operation, command: Command | None) 
     written = command.accepted_at.timestamp()
     settled = command.settled_at and command.settled_at.timestamp()
     if accepted and accepted < written - CLOCK_SECONDS:
-        yield f"told too early: {operation.mark} was accepted {written - accepted:.2f} s before it was written"
+        yield f"told too early: {operation.mark} was accepted {written - accepted:.2f} s before its row"
     if decided and settled and decided < settled - CLOCK_SECONDS:
-        yield f"told too early: {operation.mark} was decided {settled - decided:.2f} s before it was settled"
+        yield f"told too early: {operation.mark} was told {settled - decided:.2f} s before it was settled"
 
 
 def _answers(
