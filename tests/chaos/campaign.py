@@ -87,7 +87,7 @@ def run(plan: Plan, folder: Path) -> Result:
         resumed = Struck(name="", target="", began=ended, ended=ended, since=ended, bar_seconds=0, alone=True)
         verdict = _judged(service, workload, struck, resumed)
     verdict.violations += found
-    verdict.violations += [f"internal error: {text}" for text in history.internal_errors]
+    verdict.violations += [f"unexpected: {text}" for text in history.unexpected]
     late = [text for summary in recovery.summarise(struck) for text in summary.late]
     if resumed.recovery_seconds > RESUMES_SECONDS_MAX:
         late.append(

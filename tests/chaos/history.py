@@ -66,5 +66,5 @@ class History(Struct, kw_only=True):
 
     events: dict[str, Made] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
-    internal_errors: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     epoch: float = field(default_factory=lambda: time.time() - time.monotonic())

@@ -17,6 +17,8 @@ from tests.chaos.campaign import Result
 from tests.chaos.faults import table as faults
 
 SHOWN_MAX = 20
+WIDTH_MIN = 120
+"""The names of faults are long, and a pipe has only 80 columns."""
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +52,8 @@ def as_json(result: Result) -> str:
 
 def show(result: Result, folder: str | None) -> None:
     """Print the report for people; `folder` has the logs and the data, if they are kept."""
-    console, verdict = Console(), result.verdict
+    verdict = result.verdict
+    console = Console(width=max(Console().width, WIDTH_MIN))
     table = Table(title=f"Chaos, seed {result.plan.seed}", title_justify="left")
     for column in ("fault", "struck", "alone", "p50 s", "p99 s", "worst s", "bar s"):
         table.add_column(column, justify="left" if column == "fault" else "right")

@@ -37,6 +37,8 @@ _MAKES_PARTY = frozenset(("register", "add_registration"))
 _HIDDEN = frozenset(("EVENT_NOT_FOUND", "RECEIPT_NOT_FOUND"))
 """A change was made, and what it changed cannot be shown any longer."""
 _TRY_AGAIN = frozenset((429, 503, 504))
+_REJECTIONS = frozenset((404, 409))
+"""A party or event is gone, or an event is full and the request has no key; all else is a right request."""
 _SERVER_ERRORS = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
@@ -191,13 +193,15 @@ class Workload:
             operation.rejected = f"{answer.status} {code}"
             return operation.receipt is None
         if answer.status >= _SERVER_ERRORS and code != "COMMAND_FAILED":
-            self.history.internal_errors.append(f"{operation.mark} was answered {answer.status} {body}")
+            self.history.unexpected.append(f"{operation.mark} was answered {answer.status} {body}")
             operation.doubtful = True
             return False
         if answer.status == HTTPStatus.ACCEPTED or body.get("status") == "PENDING":
             return False
         if operation.receipt is None:
             operation.rejected = f"{answer.status} {code}"
+            if answer.status not in _REJECTIONS:
+                self.history.unexpected.append(f"{operation.mark} was answered {answer.status} {body}")
             return False
         operation.registration_id = (body.get("registration") or {}).get("id") or operation.registration_id
         told = _told(answer, body, first=first)
