@@ -36,6 +36,8 @@ class Link:
 
     def __init__(self, path: str, target: str) -> None:
         self.path, self.target = path, target
+        self.server: asyncio.Server | None = None
+        """Kept here: uvloop stops listening when a server is collected as garbage."""
         self.pairs: set[Pair] = set()
         self.mode = "pass"
         self.delay_seconds = 0.0
@@ -182,7 +184,7 @@ async def serve(links: dict[str, Link]) -> None:
     for link in links.values():
         with suppress(FileNotFoundError):
             os.unlink(link.path)  # noqa: PTH108 - the path of a socket
-        await loop.create_unix_server(partial(_accept, link), link.path, backlog=512)
+        link.server = await loop.create_unix_server(partial(_accept, link), link.path, backlog=512)
         os.chmod(link.path, 0o777)  # noqa: PTH101, S103 - its folder is private
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
