@@ -63,6 +63,7 @@ class Pair:
         self.waiting: deque[tuple[float, str, bytes]] = deque()
         self.held = False
         self.answering: dict[str, Any] | None = None
+        self.connecting: asyncio.Task[None] | None = None
         self.closed = False
 
     def take(self, to: str, data: bytes) -> None:
@@ -152,7 +153,7 @@ class End(asyncio.Protocol):
         self.pair.ends[self.name] = made
         if self.name == "program":
             self.pair.link.pairs.add(self.pair)
-            self.pair.connecting = asyncio.create_task(self._connect())  # type: ignore[attr-defined]
+            self.pair.connecting = asyncio.create_task(self._connect())
         self.pair.flush()
 
     async def _connect(self) -> None:

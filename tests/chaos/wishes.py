@@ -60,7 +60,7 @@ SETTINGS: Json = {
 }
 """The settings that a new event has where its maker says nothing else."""
 EMAIL_SHARE, EMAILS = 0.15, 20
-LARGE_PARTY = 150
+LARGE_PARTY, LARGE_CHANGES_SHARE = 150, 0.1
 TRUSTING_SHARE = 0.3
 _JSON = {"content-type": "application/json"}
 
@@ -113,9 +113,9 @@ class Wishes:
         self._history = history
         self._admin = {**_JSON, "authorization": f"Bearer {key}"}
 
-    def new_event(self, slug: str, chance: random.Random) -> tuple[Json, dict[str, str]]:
-        """Return body and headers of a request for an event."""
-        asked = {"slug": slug, "title": "Chaos", **chance.choice(SHAPES)}
+    def new_event(self, slug: str, place: int) -> tuple[Json, dict[str, str]]:
+        """Return body and headers of a request for an event; those of neighbouring places differ in shape."""
+        asked = {"slug": slug, "title": "Chaos", **SHAPES[place % len(SHAPES)]}
         return asked, {**self._admin, "idempotency-key": slug}
 
     def draw(self, name: str, event: Event, chance: random.Random) -> Wish:

@@ -91,8 +91,8 @@ class Workload:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         chance = random.Random(f"{self._seed} events")  # noqa: S311 - a run must be repeatable
         async with self._connection() as desk:
-            for _ in range(EVENTS):
-                self._events.append(await self._create(desk, chance))
+            for place in range(EVENTS):
+                self._events.append(await self._create(desk, place, chance))
         async with asyncio.TaskGroup() as tasks:
             for number in range(CLIENTS):
                 tasks.create_task(self._client(number))
@@ -100,9 +100,9 @@ class Workload:
                 tasks.create_task(self._one_of_crowd(number))
         await self._read_again()
 
-    async def _create(self, desk: Connection, chance: random.Random) -> Event:
+    async def _create(self, desk: Connection, place: int, chance: random.Random) -> Event:
         slug = f"chaos-{len(self.history.events) + 1}-{chance.randrange(10**9)}"
-        asked, headers = self.wishes.new_event(slug, chance)
+        asked, headers = self.wishes.new_event(slug, place)
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             with suppress(ConnectionLost):
@@ -122,7 +122,7 @@ class Workload:
                 event = self._events[place]
                 if event.left == 0:
                     event.left = -1  # no other client replaces it
-                    self._events[place] = await self._create(connection, chance)
+                    self._events[place] = await self._create(connection, place, chance)
                     if chance.random() < DELETED_SHARE:
                         await self._perform(connection, self.wishes.draw(wishes.DELETE_EVENT, event, chance))
                 elif (wish := self._drawn(event, chance)) is not None:
@@ -144,6 +144,8 @@ class Workload:
     def _drawn(self, event: Event, chance: random.Random) -> Wish | None:
         """Return the next wish of a client; None if it needs a party and none is known."""
         (name,) = chance.choices(list(wishes.DRAWN), list(wishes.DRAWN.values()))
+        if event.is_large and chance.random() < wishes.LARGE_CHANGES_SHARE:
+            name = "change capacity"
         if name in wishes.OF_PARTY and not event.parties:
             return None
         wish = self.wishes.draw(name, event, chance)
