@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight, schemas_keys
+from api.edge import schemas, schemas_insight, schemas_keys, schemas_service
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain.commands import AddRegistration, ChangeEvent, Register
@@ -22,7 +22,7 @@ APPLICATION: dict[str, Any] = {
         "Every change is a command. It is written into a ledger before it is answered, decided in the "
         "ledger's order by the one worker that owns the event, and has exactly one outcome."
     ),
-    "docs_url": "/docs",
+    "docs_url": None,  # `api/routes/pages.py` has a page that loads nothing from elsewhere
     "redoc_url": None,
 }
 
@@ -148,6 +148,36 @@ SHRINK_BY_HEADER = builders.by_header(SHRINK)
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
+INDEX = builders.route(
+    {
+        200: {
+            "description": "What answers here; a page for clients that prefer `text/html`.",
+            "content": {
+                "application/json": {
+                    "schema": builders.reference(schemas_service.Index),
+                    "examples": {"index": {"value": examples.INDEX}},
+                },
+                "text/html": {"schema": {"type": "string"}},
+            },
+        }
+    }
+)
+
+SECURITY_CONTACT = builders.route(
+    {
+        200: {
+            "description": "The contact of `ADMITONE_SECURITY_CONTACT`, good for 90 days (RFC 9116).",
+            "content": {
+                "text/plain": {
+                    "example": "Contact: mailto:security@example.org\nExpires: 2027-02-22T00:00:00Z\n"
+                }
+            },
+        }
+    },
+    ProblemType.NOT_FOUND,
+    response_class=PlainTextResponse,
+)
+
 HEALTH = builders.route(
     {
         200: {
@@ -214,7 +244,8 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
 
 def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) -> None:
     """Restore the routes' own answers in the document: FastAPI leaves every null out of an example."""
-    for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+    routes = (route for router in routers for route in router.routes if isinstance(route, APIRoute))
+    for route in (route for route in routes if route.include_in_schema):
         for method in route.methods or ():
             described = document["paths"][route.path_format][method.lower()]["responses"]
             for status, answer in route.responses.items():
@@ -228,7 +259,8 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for name, body in (vars(schemas) | vars(schemas_insight) | vars(schemas_keys)).items()
+            for module in (schemas, schemas_insight, schemas_keys, schemas_service)
+            for name, body in vars(module).items()
             if not name.startswith("_")
             and isinstance(body, type)
             and issubclass(body, schemas.Wire)
