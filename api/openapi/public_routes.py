@@ -22,6 +22,7 @@ APPLICATION: dict[str, Any] = {
         "Every change is a command. It is written into a ledger before it is answered, decided in the "
         "ledger's order by the one worker that owns the event, and has exactly one outcome."
     ),
+    "generate_unique_id_function": lambda route: route.name,
     "docs_url": None,  # `api/routes/pages.py` has a page that loads nothing from elsewhere
     "redoc_url": None,
 }
@@ -42,13 +43,15 @@ REGISTER = builders.route(
             builders.LOCATION,
             confirmed=examples.CONFIRMED,
             waitlisted=examples.WAITLIST,
-        ),
+        )
+        | builders.links(builders.OF_RECEIPT, "read_receipt", "cancel", "shrink"),
         202: builders.answer(
             "Accepted; not decided yet.",
             schemas.Receipt,
             {**builders.LOCATION, **builders.RETRY_AFTER},
             pending=examples.PENDING,
-        ),
+        )
+        | builders.links(builders.OF_RECEIPT, "read_receipt"),
     },
     ProblemType.REGISTRATION_CLOSED,
     ProblemType.REGISTRATION_NOT_OPEN,
@@ -87,9 +90,7 @@ RECEIPT = builders.route(
     *builders.READ_PROBLEMS,
     parameters=[
         builders.WAIT,
-        builders.header(
-            "If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'
-        ),
+        builders.header("If-None-Match", "The `ETag` of an earlier answer."),
     ],
 )
 
@@ -217,6 +218,7 @@ METRICS = builders.route(
     },
     *builders.KEY_PROBLEMS,
     response_class=PlainTextResponse,
+    without_key=True,  # for clients of the same machine
 )
 
 
@@ -236,6 +238,7 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
             components.setdefault("schemas", {}).update(_components())
             components.setdefault("securitySchemes", {}).update(builders.RECEIPT_SCHEME)
             _restore_examples(document, routers)
+            _allow_blanks(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -250,6 +253,14 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
             described = document["paths"][route.path_format][method.lower()]["responses"]
             for status, answer in route.responses.items():
                 described[str(status)].update(answer)
+
+
+def _allow_blanks(document: dict[str, Any]) -> None:
+    """Say of each query parameter that a blank one is as good as none (see `Front`), but for receipts."""
+    for path, methods in document["paths"].items():
+        for parameter in (parameter for route in methods.values() for parameter in route.get("parameters", [])):
+            if parameter["in"] == "query" and not path.startswith("/api/p/"):
+                parameter["allowEmptyValue"] = True
 
 
 def _components() -> dict[str, Any]:
