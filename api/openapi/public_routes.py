@@ -12,7 +12,25 @@ from starlette.responses import PlainTextResponse
 from api.edge import schemas, schemas_insight, schemas_keys, schemas_service
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
+from shared.domain import commands, texts
 from shared.domain.commands import AddRegistration, ChangeEvent, Register
+
+_LEDGERS_PATTERN = commands.PRINTABLE + commands.AT_THE_END
+"""The pattern of texts in the ledger, which has more than clients may send: earlier versions took more."""
+
+_STATUS_OR_CORRECTION: dict[str, Any] = {
+    "if": {"required": ["status"]},
+    "then": {
+        "properties": dict.fromkeys(("name", "email", "spotsCount"), False),
+        "if": {"required": ["place"]},
+        "then": {"properties": {"status": {"const": "WAITLIST"}}},
+    },
+    "else": {
+        "properties": {"place": False},
+        "anyOf": [{"required": [name]} for name in ("name", "email", "spotsCount")],
+    },
+}
+"""What `RegistrationChange` checks itself."""
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -258,7 +276,9 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
 def _allow_blanks(document: dict[str, Any]) -> None:
     """Say of each query parameter that a blank one is as good as none (see `Front`), but for receipts."""
     for path, methods in document["paths"].items():
-        for parameter in (parameter for route in methods.values() for parameter in route.get("parameters", [])):
+        for parameter in (
+            parameter for route in methods.values() for parameter in route.get("parameters", [])
+        ):
             if parameter["in"] == "query" and not path.startswith("/api/p/"):
                 parameter["allowEmptyValue"] = True
 
@@ -279,4 +299,9 @@ def _components() -> dict[str, Any]:
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    for property_ in (part for body in components.values() for part in body.get("properties", {}).values()):
+        for schema in (property_, *property_.get("anyOf", ())):
+            if schema.get("pattern") == _LEDGERS_PATTERN:
+                schema["pattern"] = texts.PATTERN
+    components["RegistrationChange"] |= _STATUS_OR_CORRECTION
     return components
