@@ -8,7 +8,7 @@ from schemathesis import Case, HookContext
 
 
 @schemathesis.hook
-def filter_case(context: HookContext, case: Case) -> bool:  # noqa: ARG001 - the tool's own signature
+def filter_case(context: HookContext, case: Case[Any]) -> bool:  # noqa: ARG001 - the tool's own signature
     """Leave out blank texts, which forms send for nothing and the API takes so, and windows without time.
 
     The document says neither: its schemas are for programs, and compare no two fields.
@@ -20,8 +20,8 @@ def filter_case(context: HookContext, case: Case) -> bool:  # noqa: ARG001 - the
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:  # noqa: ARG001 - likewise
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:  # noqa: ARG001 - likewise
     """Give each request a key of its own: one that was used to ask for something else is refused."""
-    key = (case.headers or {}).get("Idempotency-Key")
+    key = case.headers.get("Idempotency-Key") if case.headers else None
     if isinstance(key, str) and key and key.isascii() and key.isprintable():
         case.headers["Idempotency-Key"] = str(uuid4())

@@ -45,9 +45,11 @@ def must_find_nothing(service: Stage, folder: Path, key: str | None, *options: s
     config = folder / "schemathesis.toml"
     sent = "" if key is None else f'[auth.openapi.key]\nbearer = "{key}"\n'
     config.write_text(CONFIG + sent, encoding="utf-8")
-    command = [Path(sys.executable).with_name("schemathesis"), "--no-color", "--config-file", config]
     found = subprocess.run(
-        [*command, "run", f"{service.url}/openapi.json", "--seed", "1", *options],
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "--no-color", "--config-file", config),
+            *("run", f"{service.url}/openapi.json", "--seed", "1", *options),
+        ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT), "SCHEMATHESIS_HOOKS": "tests.edge.schemathesis_hooks"},
         stdout=subprocess.PIPE,
