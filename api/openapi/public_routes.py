@@ -41,6 +41,7 @@ APPLICATION: dict[str, Any] = {
         "ledger's order by the one worker that owns the event, and has exactly one outcome."
     ),
     "generate_unique_id_function": lambda route: route.name,
+    "redirect_slashes": False,  # a redirection would lead to the host that the client names
     "docs_url": None,  # `api/routes/pages.py` has a page that loads nothing from elsewhere
     "redoc_url": None,
 }
