@@ -257,7 +257,7 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
             components.setdefault("schemas", {}).update(_components())
             components.setdefault("securitySchemes", {}).update(builders.RECEIPT_SCHEME)
             _restore_examples(document, routers)
-            _allow_blanks(document)
+            _describe_parameters(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -274,14 +274,17 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
                 described[str(status)].update(answer)
 
 
-def _allow_blanks(document: dict[str, Any]) -> None:
-    """Say of each query parameter that a blank one is as good as none (see `Front`), but for receipts."""
+def _describe_parameters(document: dict[str, Any]) -> None:
+    """Say of query parameters that a blank one is as good as none (`Front`), and show a slug to try."""
     for path, methods in document["paths"].items():
+        is_public = path.startswith("/api/p/")
         for parameter in (
-            parameter for route in methods.values() for parameter in route.get("parameters", [])
+            parameter for route in methods.values() for parameter in route.get("parameters", ())
         ):
-            if parameter["in"] == "query" and not path.startswith("/api/p/"):
+            if parameter["in"] == "query" and not is_public:
                 parameter["allowEmptyValue"] = True
+            elif parameter["name"] == "slug" and is_public:
+                parameter["example"] = "demo"
 
 
 def _components() -> dict[str, Any]:
