@@ -14,7 +14,7 @@ class IndexLinks(Wire, frozen=True, kw_only=True, rename="camel"):
 
 
 class Index(Wire, frozen=True, kw_only=True, rename="camel"):
-    """What answers here, and where its parts are."""
+    """The name and the version of this service, and the places of its parts."""
 
     service: str = "AdmitOne"
     version: str
