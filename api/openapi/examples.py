@@ -111,3 +111,14 @@ FAILED_EXAMPLE = {
     "settledAt": NOW,
     "incidentId": REGISTRATION_ID,
 }
+INDEX = {
+    "service": "AdmitOne",
+    "version": "0.1.0",
+    "links": {
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/healthz",
+        "readiness": "/readyz",
+        "demo": "/api/p/demo",
+    },
+}
