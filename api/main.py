@@ -46,7 +46,8 @@ def create_app(settings: Settings) -> Front:
         finally:
             await services.close()
 
-    app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
+    # A redirect to the path without its last slash would lead to the host that the client names.
+    app = FastAPI(lifespan=lifespan, redirect_slashes=False, **public_routes.APPLICATION)
     parts = (registrations, events, changes, insight, keys, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:

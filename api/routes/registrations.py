@@ -5,6 +5,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,9 @@ router = APIRouter(tags=["Registering"])
 _REGISTER = msgspec.json.Decoder(Register)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 _BEARER = re.compile(r"bearer +([^ ,]+)", re.IGNORECASE)  # RFC 6750; one line, one receipt
+# Python would take "+1", " 1", "1_0" and the digits of all scripts as well.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_ID = re.compile("[0-9a-fA-F-]{32,36}")
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -188,11 +192,8 @@ def _wait_seconds(request: Request) -> float:
     text = request.query_params.get("wait")
     if text is None:
         return 0
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.inf
+    if seconds == math.inf:
         raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
@@ -207,10 +208,10 @@ def _bearer(request: Request) -> str:
 
 
 def _receipt_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ProblemType.RECEIPT_NOT_FOUND.error() from None
+    with suppress(ValueError):
+        if _ID.fullmatch(text):
+            return UUID(text)
+    raise ProblemType.RECEIPT_NOT_FOUND.error()
 
 
 async def _event_id(services: Services, slug: str, by: float) -> UUID:
