@@ -22,7 +22,7 @@ from api.queries import rosters
 from api.queries.batch_loader import BatchLoader
 from api.queries.rosters import EventAsRead
 from shared.domain import outcomes
-from shared.domain.commands import HOLDER, ChangeStatus, CorrectRegistration, PendingCommand, Register
+from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
 from shared.domain.event import Registration
 from shared.domain.outcomes import Outcome, RefusalCode, Refused
 
@@ -56,7 +56,7 @@ _REGISTRATION = msgspec.json.Decoder(Registration)
 
 
 async def holders_outcome(
-    connection: AsyncConnection, event_id: UUID, receipt_id: UUID, command: ChangeStatus | CorrectRegistration
+    connection: AsyncConnection, event_id: UUID, receipt_id: UUID, command: HoldersCommand
 ) -> Outcome | None:
     """Return the outcome that a holder's command would certainly have without any change, or None."""
     asked = {"event_id": event_id, "receipt_id": receipt_id, "registration_id": command.registration_id}

@@ -24,7 +24,7 @@ from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
 from api.openapi import public_routes
 from api.services import Provided, Services
 from shared.domain import commands
-from shared.domain.commands import ChangeStatus, CorrectRegistration, Register, Status
+from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Register, Status
 from shared.domain.outcomes import Refused, StatusChanged
 
 router = APIRouter(tags=["Registering"])
@@ -145,7 +145,7 @@ async def _by_holder(
     request: Request,
     slug: str,
     receipt_id: str,
-    command_for: Callable[[UUID], ChangeStatus | CorrectRegistration],
+    command_for: Callable[[UUID], HoldersCommand],
 ) -> Response:
     """Submit a command about the registration of a receipt, and show the receipt as of then.
 
