@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
 from api.commands import wake_senders
-from api.commands.early_refusal import FullEvents
+from api.commands.early_answers import RefusingEvents
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
@@ -73,7 +73,7 @@ class Services:
     figures: Figures
     exports: Exports
     pace: Pace
-    full_events: FullEvents
+    refusing_events: RefusingEvents
     submission: Submission
     readiness: ReadinessCheck
     keys: Keys
@@ -172,11 +172,11 @@ def open_services(settings: Settings) -> Services:
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     slugs = Slugs(autocommit, reader)
-    limit, receipts, pace, full_events = (
+    limit, receipts, pace, refusing_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
         Pace(autocommit),
-        FullEvents(autocommit),
+        RefusingEvents(autocommit),
     )
     return Services(
         settings=settings,
@@ -199,7 +199,7 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader, admin_reader),
         exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,
-        full_events=full_events,
+        refusing_events=refusing_events,
         slugs=slugs,
         availabilities=Availabilities(reader),
         submission=Submission(
@@ -207,7 +207,7 @@ def open_services(settings: Settings) -> Services:
             intake=intake,
             waker=waker,
             waiter=waiter,
-            full_events=full_events,
+            refusing_events=refusing_events,
             reader=reader,
             receipts=receipts,
             pace=pace,

@@ -77,6 +77,13 @@ http_requests = _counter("http_requests", "Answers of the API.", "route", "statu
 http_seconds = _distribution(
     "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS, "route"
 )
+connections = Gauge(
+    "admitone_connections",
+    "Open connections of clients.",
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+connections_ended = _counter("connections_ended", "Connections that the API ended, by reason.", "reason")
 wakes_sent = _counter("wakes_sent", "Wake messages that the broker took.")
 ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, where Redis had none in time.")
 

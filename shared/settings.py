@@ -103,6 +103,10 @@ class Settings(DatabaseSettings):
     security_contact: str | None = None
     email_domains_refused: Names = None
 
+    client_connections_max: Count = 5_000
+    head_seconds_max: Seconds = 20
+    body_seconds_max: Seconds = 20
+    idle_seconds_max: Seconds = 75
     body_bytes_max: Count = 16_384
     database_connections_max: Annotated[int, Field(ge=3, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10
