@@ -268,6 +268,7 @@ def command(  # noqa: PLR0913, PLR0917 - the parts of a command
     payload: Json | None = None,
     key: str | None = None,
     body: str = "body",
+    former_key: str | None = None,
 ) -> NewCommand:
     """Return a command with the id of this number."""
     return NewCommand(
@@ -277,6 +278,7 @@ def command(  # noqa: PLR0913, PLR0917 - the parts of a command
         payload=msgspec.json.encode(payload or {"name": f"guest {number}"}),
         actor="simulation",
         idempotency_key=None if key is None else key.encode(),
+        former_key=None if former_key is None else former_key.encode(),
         fingerprint=None if key is None else body.encode(),
     )
 

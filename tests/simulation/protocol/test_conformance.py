@@ -398,7 +398,9 @@ def a_random_history(stand: Stand, dice: random.Random) -> list[Any]:
             number += 1
             kind, payload = _asked(dice, number)
             key = dice.choice([None, "k", "l", f"key {number}"])
-            new.append(command(dice.choice(events), number, kind, payload, key))
+            former_key = dice.choice([None, "k", "l"]) if key is not None else None
+            asked = command(dice.choice(events), number, kind, payload, key, former_key=former_key)
+            new.append(asked)
         seen.append(accept(stand, dice.choice(sessions), *new))
         if dice.random() < 0.3:
             seen.append(accept(stand, dice.choice(sessions), *new))

@@ -11,24 +11,22 @@ from tests.simulation.protocol.memory.rows import Command, Parameters, Read, ins
 
 async def accept(tx: Transaction, p: Parameters) -> Read:
     """`accept_commands.sql`."""
-    new = list(
-        zip(
-            *(p[name] for name in ("event_ids", "ids", "kinds", "payloads", "actors", "versions")),
-            *(p[name] for name in ("idempotency_keys", "fingerprints")),
-            strict=True,
-        )
-    )
+    columns = ("event_ids", "ids", "kinds", "payloads", "actors", "versions", "idempotency_keys")
+    new = list(zip(*(p[name] for name in columns), p["former_keys"], p["fingerprints"], strict=True))
     if tx.database.last_number < p["last_number"]:
         return [(0, None, 1)]
     there = known(tx, [(event_id, id_) for event_id, id_, *_ in new])
+    # A key of an earlier version's spelling is only looked for, at the statement's beginning.
+    keyed = [
+        one for one in new if one[6] is not None and (one[7] is None or tx.get("key", one[0], one[7]) is None)
+    ]
     bound = set()
-    keyed = sorted((one for one in new if one[6] is not None), key=lambda one: (one[0], one[6]))
-    for event_id, id_, *_, key, fingerprint in keyed:
+    for event_id, id_, *_, key, _, fingerprint in sorted(keyed, key=lambda one: (one[0], one[6])):
         if (event_id, id_) not in there and await inserted(tx, "key", event_id, key, (id_, fingerprint)):
             bound.add(id_)
     seqs = []
     in_vain: list[UUID] = []
-    for event_id, id_, kind, payload, actor, version, key, _ in new:
+    for event_id, id_, kind, payload, actor, version, key, *_ in new:
         if key is not None and id_ not in bound:
             continue
         tx.database.last_number += 1  # a number is drawn before the conflict is seen
@@ -64,14 +62,13 @@ def known(tx: Transaction, commands: Iterable[tuple[UUID, UUID]]) -> set[tuple[U
 
 async def find_commands(tx: Transaction, p: Parameters) -> Read:
     """`find_commands.sql`."""
-    asked = zip(p["event_ids"], p["ids"], p["idempotency_keys"], strict=True)
-    return [
-        (
-            tx.get("command", event_id, id_) is not None,
-            *((key is not None and tx.get("key", event_id, key)) or (None, None)),
-        )
-        for event_id, id_, key in asked
-    ]
+    asked = zip(p["event_ids"], p["ids"], p["former_keys"], p["idempotency_keys"], strict=True)
+    found = []
+    for event_id, id_, *keys in asked:
+        rows = (tx.get("key", event_id, key) for key in keys if key is not None)
+        named = next((row for row in rows if row is not None), (None, None))
+        found.append((tx.get("command", event_id, id_) is not None, *named))
+    return found
 
 
 async def draw(tx: Transaction, _: Parameters) -> Read:
