@@ -200,7 +200,8 @@ def rosters(
     named: list[list[Registration]] = []
     emails: set[tuple[UUID, str]] = set()
     for event, pending in decidable:
-        ids = [id_ for command in pending for id_ in _named(command.command)]
+        others = [command.command for command in pending if not isinstance(command.command, Register)]
+        ids = [id_ for command in others for id_ in _named(command)]
         named.append(
             _registrations(session, FIND_REGISTRATIONS, event.id, ids=arrays.uuids(ids)) if ids else []
         )

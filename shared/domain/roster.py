@@ -182,7 +182,7 @@ class Roster:
             settings.waitlist_limit, settings.capacity
         )
         second = rules.against_second_registration(command.email, None, self.holders)
-        if has_room and second is None:
+        if self.waitlist.length and has_room and second is None:
             self.promote(pending)
         may_confirm = promotion.newcomer_may_confirm(
             settings.promotion_policy,

@@ -152,11 +152,11 @@ async def accept(
         ),
     }
     while True:
-        with durability.commit_watch(session) as cut_off:
-            cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
-            written, last = await cursor.fetchone() or (0, None)
+        session.cut_off.clear()
+        cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
+        written, last = await cursor.fetchone() or (0, None)
         session.last_number = max(session.last_number, last or 0)
-        if written == len(new) and not cut_off:
+        if written == len(new) and not session.cut_off:
             return [Acceptance(command_id=command.id) for command in new]
         try:
             acceptances = await _find(session, new, secret_keys)
