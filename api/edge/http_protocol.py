@@ -3,11 +3,16 @@
 This file relies on how uvicorn 0.54 uses httptools 0.9, and both are pinned to these lines. The parser calls
 `on_message_begin`, `on_headers_complete` and `on_message_complete` of the protocol. It takes what follows a
 head with `Upgrade` for another protocol: it completes the message without its body, and raises
-`HttpParserUpgrade` with the place where it stopped.
+`HttpParserUpgrade` with the place where it stopped. uvicorn's protocol makes a cycle for each request, by the
+name `RequestResponseCycle` in its module, and the cycle writes the answer.
 """
 
+from io import BytesIO
+
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.edge import responses
 from api.edge.problems import ProblemType
@@ -119,6 +124,35 @@ class HttpProtocol(HttpToolsProtocol):
         # A socket that is closed with unread bytes takes the answer back: the rest is read, and dropped.
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+class AnswerCycle(RequestResponseCycle):
+    """Writes the head of an answer together with its body: a write costs a system call (0078)."""
+
+    _head = b""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Keep the head for the body; write it at once if the answer is chunked, or one to `HEAD`."""
+        if self.response_started:
+            if self._head and message["type"] == "http.response.body":
+                message = {**message, "body": self._head + message.get("body", b"")}
+                self.expected_content_length += len(self._head)
+                self._head = b""
+            await super().send(message)
+            return
+        transport, head = self.transport, BytesIO()
+        self.transport = head  # type: ignore[assignment]  # it is written to, and nothing else
+        try:
+            await super().send(message)
+        finally:
+            self.transport = transport
+        if self.chunked_encoding or self.scope["method"] == "HEAD":
+            transport.write(head.getvalue())
+        else:
+            self._head = head.getvalue()
+
+
+httptools_impl.RequestResponseCycle = AnswerCycle  # type: ignore[misc]
 
 
 class _HeadTooLargeError(Exception):
