@@ -9,7 +9,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from api.commands.deadline import Deadline
 from api.commands.submit import CommandRequest
@@ -51,8 +51,13 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
     if declared.isdigit() and int(declared) > settings.body_bytes_max:
         raise _too_large(settings.body_bytes_max)
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(content) > settings.body_bytes_max:
             raise _too_large(settings.body_bytes_max)
     content = content.removeprefix(_BYTE_ORDER_MARK)

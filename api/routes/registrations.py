@@ -65,7 +65,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
         content = await services.submission.as_it_is_now(content, decided, event_id)
-    return responses.body(content, HTTPStatus.CREATED, decided.headers)
+    return Response(msgspec.json.encode(content), HTTPStatus.CREATED, decided.headers, "application/json")
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
