@@ -146,10 +146,10 @@ class AnswerCycle(RequestResponseCycle):
             await super().send(message)
         finally:
             self.transport = transport
-        if self.chunked_encoding or self.scope["method"] == "HEAD":
-            transport.write(head.getvalue())
-        else:
-            self._head = head.getvalue()
+        self._head = head.getvalue()  # empty if the client is gone
+        if self._head and (self.chunked_encoding or self.scope["method"] == "HEAD"):
+            transport.write(self._head)
+            self._head = b""
 
 
 httptools_impl.RequestResponseCycle = AnswerCycle  # type: ignore[misc]
