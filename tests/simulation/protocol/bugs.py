@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from api.commands import intake
-from api.commands.early_refusal import FullEvents
-from api.commands.intake import Intake, LedgerUnavailable
+from api.commands.early_answers import RefusingEvents
+from api.commands.intake import LedgerUnavailable
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.submit import Submission
 from api.commands.waker import Waker
@@ -154,13 +154,21 @@ def publishes_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accepts_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = Intake._commit
+    accept = ledger.accept
+    accepting: dict[Any, asyncio.Task[Any]] = {}
 
-    async def mutant(self: Intake, new: Sequence[NewCommand]) -> list[Acceptance]:
-        self.committing = asyncio.create_task(commit(self, new))  # type: ignore[attr-defined]
+    async def mutant(session: Any, new: Sequence[NewCommand], keys: Any) -> list[Acceptance]:
+        before = accepting.get(session)
+
+        async def accept_later() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            await accept(session, new, keys)
+
+        accepting[session] = asyncio.create_task(accept_later())
         return [Acceptance(command_id=command.id) for command in new]
 
-    monkeypatch.setattr(Intake, "_commit", mutant)
+    monkeypatch.setattr(ledger, "accept", mutant)
 
 
 def tries_again_under_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,10 +227,10 @@ def wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = FullEvents._read
+    read = RefusingEvents._read
     kept: dict[Any, tuple[float, Any]] = {}
 
-    async def mutant(self: FullEvents, event_id: UUID, batch: Any) -> Any:
+    async def mutant(self: RefusingEvents, event_id: UUID, batch: Any) -> Any:
         now = asyncio.get_running_loop().time()
         at, refusals = kept.get((self, event_id), (-1.0, [None]))
         if now - at > 1 or None in refusals:
@@ -230,15 +238,15 @@ def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[self, event_id] = now, refusals
         return [refusals[0]] * len(batch)
 
-    monkeypatch.setattr(FullEvents, "_read", mutant)
+    monkeypatch.setattr(RefusingEvents, "_read", mutant)
 
 
 def tells_the_outcome_of_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     read = results.read
 
-    async def mutant(client: Any, keys: Sequence[str]) -> Any:
-        found = [outcome for outcome in await read(client, keys) if outcome is not None]
-        return found + [None] * (len(keys) - len(found))
+    async def mutant(client: Any, command_ids: Collection[UUID]) -> Any:
+        found = [outcome for outcome in await read(client, command_ids) if outcome is not None]
+        return found + [None] * (len(command_ids) - len(found))
 
     monkeypatch.setattr(results, "read", mutant)
 
