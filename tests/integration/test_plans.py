@@ -382,7 +382,7 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
         executes: dict[str, Execute] = {name: in_worker if name in in_files else in_api for name in sources}
         filling.execute(_KEY.encode())
         filling.execute(_FILL_EVENTS.format(events="0, 0").encode())  # others refer to it
-        for table in BIG_TABLES:  # only the test itself renews statistics
+        for table in (*BIG_TABLES, "outcome"):  # only the test itself renews statistics, and so plans
             filling.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)".encode())
         for name, source in sources.items():
             prepare(executes[name], name, source)
