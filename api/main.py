@@ -75,7 +75,7 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
-        proxy_headers=False,  # nothing here depends on the client's address
+        proxy_headers=False,  # `api/protection/addresses.py` reads them, behind trusted proxies only
     )
     sockets = None if fd is None else [socket.socket(fileno=fd)]
     _Server(config, app.app).run(sockets=sockets)

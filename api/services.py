@@ -29,6 +29,9 @@ from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
+from api.protection.addresses import Addresses
+from api.protection.client_limits import ClientLimits
+from api.protection.shared_memory import SharedMemory
 from api.queries import events
 from api.queries.availabilities import Availabilities
 from api.queries.exports import Exports
@@ -78,6 +81,8 @@ class Services:
     readiness: ReadinessCheck
     keys: Keys
     wrong_keys: WrongKeys
+    clients: Addresses
+    limits: ClientLimits
     slugs: Slugs
     availabilities: Availabilities
 
@@ -136,6 +141,7 @@ class Services:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
         await self.limit.close()
+        await self.limits.close()
         self.readiness.close()
         await self.intake.close()
         await self.waker.close()
@@ -169,6 +175,8 @@ def open_services(settings: Settings) -> Services:
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     slugs = Slugs(autocommit, reader)
+    clients = Addresses(settings.trusted_proxies or ())
+    shared = SharedMemory(redis_client, settings.secret_keys[0])
     limit, receipts, pace, full_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
@@ -212,6 +220,8 @@ def open_services(settings: Settings) -> Services:
         readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
+        clients=clients,
+        limits=ClientLimits(settings, clients, shared),
     )
 
 

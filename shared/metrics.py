@@ -77,6 +77,9 @@ http_requests = _counter("http_requests", "Answers of the API.", "route", "statu
 http_seconds = _distribution(
     "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS, "route"
 )
+limited = _counter(
+    "requests_limited", "Requests that were answered 429, by the limit of their client.", "limit"
+)
 wakes_sent = _counter("wakes_sent", "Wake messages that the broker took.")
 ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, where Redis had none in time.")
 

@@ -118,6 +118,12 @@ class ProblemType(Enum):
         (),
         _RETRY,
     )
+    TOO_MANY_REQUESTS = (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "Too many requests; the limit is 500 in 10 s.",
+        (),
+        _RETRY,
+    )
     COMMAND_FAILED = (
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "The command could not be decided and changed nothing.",

@@ -144,13 +144,16 @@ SHRINK = builders.route(
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
+_PROBE_PROBLEMS = (ProblemType.INTERNAL_ERROR,)
+
 HEALTH = builders.route(
     {
         200: {
             "description": "The process answers.",
             "content": {"application/json": {"example": {"status": "ok"}}},
         }
-    }
+    },
+    every=_PROBE_PROBLEMS,
 )
 
 READINESS = builders.route(
@@ -170,7 +173,8 @@ READINESS = builders.route(
             schemas.Readiness,
             no_worker={"ready": False, "degraded": [], "checks": {**_READY, "worker": "no worker ticks"}},
         ),
-    }
+    },
+    every=_PROBE_PROBLEMS,
 )
 
 

@@ -1,0 +1,65 @@
+"""The memory of clients that all API processes share, in Redis; without Redis each remembers alone.
+
+Written in Redis, with a time to live and by digests under the secret key (`docs/privacy.md`):
+
+- `LIMITS:LIMITER/…`: the requests of a client in a window, by the library `limits`;
+- `admitone.spots.<event id>.<digest>`: the spots that an address asked for at an event, by request;
+- `admitone.solved.<nonce>`: the request that a challenge was solved for.
+
+No request waits long for Redis: an answer that does not come soon counts as none, and for a moment after a
+failure Redis is not asked.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar
+
+import redis
+import redis.asyncio
+import structlog
+from limits.aio.storage import RedisStorage
+
+log = structlog.get_logger(__name__)
+
+_ANSWER_SECONDS_MAX = 0.3
+_PAUSE_SECONDS = 1.0
+_DIGEST_DIGITS = 32
+
+_Answer = TypeVar("_Answer")
+
+
+class SharedMemory:
+    """Asks Redis, unless it failed a moment ago."""
+
+    def __init__(self, client: "redis.asyncio.Redis", secret_key: bytes) -> None:
+        self.client = client
+        self.storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            connection_pool=client.connection_pool,  # type: ignore[arg-type]  # as its documentation has it
+        )
+        self._secret_key = secret_key
+        self._asks_from = -float("inf")
+
+    @property
+    def is_away(self) -> bool:
+        """True while Redis is not asked."""
+        return monotonic() < self._asks_from
+
+    def digest(self, text: str) -> str:
+        """Return the digest under which Redis knows a client."""
+        return hmac.digest(self._secret_key, text.encode(), "sha256").hex()[:_DIGEST_DIGITS]
+
+    async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
+        """Return the answer, None if Redis gives none in time."""
+        if self.is_away:
+            return None
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+                return await question()
+        except (redis.RedisError, OSError) as error:  # a time-out is an OSError
+            self._asks_from = monotonic() + _PAUSE_SECONDS
+            log.warning("clients_not_shared", error=repr(error))
+            return None
