@@ -14,7 +14,7 @@ from api.edge.cross_origin import Origins
 from api.edge.front import Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
-from api.routes import changes, events, health, insight, keys, metrics, registrations
+from api.routes import changes, events, health, insight, keys, metrics, protection, registrations
 from api.services import open_services
 from shared import memory, telemetry
 from shared.settings import Settings
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Front:
             await services.close()
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    parts = (registrations, events, changes, insight, keys, health, metrics)
+    parts = (registrations, events, protection, changes, insight, keys, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api import observations
 from api.commands import wake_senders
 from api.commands.early_refusal import FullEvents
+from api.commands.entrance import Entrance
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
@@ -29,7 +30,9 @@ from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
+from api.protection.address_spots import AddressSpots
 from api.protection.addresses import Addresses
+from api.protection.challenges import Challenges
 from api.protection.client_limits import ClientLimits
 from api.protection.shared_memory import SharedMemory
 from api.queries import events
@@ -37,6 +40,7 @@ from api.queries.availabilities import Availabilities
 from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.keys import Keys
+from api.queries.protections import Protections
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from api.queries.slugs import Slugs
@@ -83,6 +87,8 @@ class Services:
     wrong_keys: WrongKeys
     clients: Addresses
     limits: ClientLimits
+    protections: Protections
+    entrance: Entrance
     slugs: Slugs
     availabilities: Availabilities
 
@@ -183,6 +189,16 @@ def open_services(settings: Settings) -> Services:
         Pace(autocommit),
         FullEvents(autocommit),
     )
+    submission = Submission(
+        limit=limit,
+        intake=intake,
+        waker=waker,
+        waiter=waiter,
+        full_events=full_events,
+        reader=reader,
+        receipts=receipts,
+        pace=pace,
+    )
     return Services(
         settings=settings,
         engine=engine,
@@ -207,21 +223,19 @@ def open_services(settings: Settings) -> Services:
         full_events=full_events,
         slugs=slugs,
         availabilities=Availabilities(reader),
-        submission=Submission(
-            limit=limit,
-            intake=intake,
-            waker=waker,
-            waiter=waiter,
-            full_events=full_events,
-            reader=reader,
-            receipts=receipts,
-            pace=pace,
-        ),
+        submission=submission,
         readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,
         limits=ClientLimits(settings, clients, shared),
+        protections=Protections(reader),
+        entrance=Entrance(
+            challenges=Challenges(settings.secret_keys, settings.api_processes, shared),
+            spots=AddressSpots(shared),
+            submission=submission,
+            reader=reader,
+        ),
     )
 
 

@@ -9,10 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight, schemas_keys
+from api.edge import schemas, schemas_insight, schemas_keys, schemas_protection
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
-from shared.domain.commands import AddRegistration, ChangeEvent, Register
+from shared.domain.commands import AddRegistration, ChangeEvent
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -56,14 +56,31 @@ REGISTER = builders.route(
     ProblemType.TOO_MANY_SPOTS,
     ProblemType.EVENT_FULL,
     ProblemType.ALREADY_REGISTERED,
+    ProblemType.TOO_MANY_SPOTS_OF_ADDRESS,
+    ProblemType.CHALLENGE_REQUIRED,
+    ProblemType.CHALLENGE_FAILED,
     *builders.BODY_PROBLEMS,
     *builders.CHANGE_PROBLEMS,
-    body=Register,
+    body=schemas_protection.Registering,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
         "a party": {"value": {"name": "User B", "spotsCount": 4, "email": "user.b@example.org"}},
     },
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+)
+
+_CHALLENGE_SCHEMA = {"type": "object", "required": ["parameters", "signature"]}
+
+CHALLENGE = builders.route(
+    {
+        200: {
+            "description": "A challenge, in the form of ALTCHA.",
+            "content": {"application/json": {"schema": _CHALLENGE_SCHEMA, "example": examples.CHALLENGE}},
+        },
+    },
+    ProblemType.EVENT_NOT_FOUND,
+    ProblemType.NO_CHALLENGE,
+    *builders.READ_PROBLEMS,
 )
 
 _ETAG = {"ETag": {"description": "Changes with the receipt.", "schema": {"type": "string"}}}
@@ -222,12 +239,14 @@ def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) ->
 
 def _components() -> dict[str, Any]:
     bodies = [
-        Register,
+        schemas_protection.Registering,
         AddRegistration,
         ChangeEvent,
         *(
             body
-            for name, body in (vars(schemas) | vars(schemas_insight) | vars(schemas_keys)).items()
+            for name, body in (
+                vars(schemas) | vars(schemas_insight) | vars(schemas_keys) | vars(schemas_protection)
+            ).items()
             if not name.startswith("_")
             and isinstance(body, type)
             and issubclass(body, schemas.Wire)

@@ -15,14 +15,14 @@ from starlette.testclient import TestClient
 
 from api.edge.problems import ProblemType
 from api.main import create_app
-from api.routes import changes, events, health, insight, keys, registrations
+from api.routes import changes, events, health, insight, keys, protection, registrations
 from shared.domain.outcomes import RefusalCode
 from shared.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROUTES = [
     route
-    for module in (registrations, events, changes, insight, keys, health)
+    for module in (registrations, events, protection, changes, insight, keys, health)
     for route in module.router.routes
     if isinstance(route, APIRoute)
 ]
@@ -43,6 +43,7 @@ IMPOSSIBLE = {
     *(
         ("readyz", code) for code in ("INVALID_REQUEST", "LEDGER_UNAVAILABLE")
     ),  # a check's failure is its state
+    ("challenge", "ANSWER_UNAVAILABLE"),  # it finds an event, and no receipt
     *((probe, "TOO_MANY_REQUESTS") for probe in ("healthz", "readyz")),  # probes are not limited
 }
 """Problems that the code leads to, by route, but not with what this route asks for."""
