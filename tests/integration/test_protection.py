@@ -54,7 +54,7 @@ def post(stage: Stage, event: Json, address: str = "127.0.0.1", key: str | None 
 
 def codes(answers: list[Json]) -> Counter[str]:
     """Return how many answers had each code, or status where there is none."""
-    return Counter(answer.get("code", answer["status"]) for answer in answers)
+    return Counter(str(answer.get("code", answer["status"])) for answer in answers)
 
 
 def challenge(stage: Stage, event: Json) -> altcha.Challenge:

@@ -77,7 +77,7 @@ def test_a_challenge_expires(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "expired" in problem.detail
 
     # The library has a clock of its own, which is ahead of this one.
-    monkeypatch.setattr(altcha.v2.time, "time", lambda: NOW)
+    monkeypatch.setattr("altcha.v2.time.time", lambda: NOW)
     with_challenges(test, monkeypatch)
 
 
@@ -90,7 +90,7 @@ def test_two_secret_keys_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
         forged = solved(make(b"").give(EVENT))
         assert await make(b"").fault(EVENT, forged, "d") is not None
 
-    monkeypatch.setattr(altcha.v2.time, "time", lambda: NOW)
+    monkeypatch.setattr("altcha.v2.time.time", lambda: NOW)
     with_challenges(test, monkeypatch)
 
 
@@ -104,5 +104,5 @@ def test_a_solution_is_remembered_until_its_end(monkeypatch: pytest.MonkeyPatch)
         assert await made.fault(EVENT, given, "d") is not None
         assert len(made._solved) <= 2  # noqa: SLF001 - what it remembers
 
-    monkeypatch.setattr(altcha.v2.time, "time", lambda: NOW)
+    monkeypatch.setattr("altcha.v2.time.time", lambda: NOW)
     with_challenges(test, monkeypatch)
