@@ -6,8 +6,8 @@ Written in Redis, with a time to live and by digests under the secret key (`docs
 - `admitone.spots.<event id>.<digest>`: the spots that an address asked for at an event, by request;
 - `admitone.solved.<nonce>`: the request that a challenge was solved for.
 
-No request waits long for Redis: an answer that does not come soon counts as none, and for a moment after a
-failure Redis is not asked.
+No request waits long for Redis: an answer that does not come within a second counts as none, and for two
+seconds after a failure Redis is not asked.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from limits.aio.storage import RedisStorage
 
 log = structlog.get_logger(__name__)
 
-_ANSWER_SECONDS_MAX = 0.3
-_PAUSE_SECONDS = 1.0
+_ANSWER_SECONDS_MAX = 1.0
+_PAUSE_SECONDS = 2.0
 _DIGEST_DIGITS = 32
 
 _Answer = TypeVar("_Answer")
 
 
 class SharedMemory:
-    """Asks Redis, unless it failed a moment ago."""
+    """Asks Redis, unless it failed a moment ago; it `is_away` from a failure to the next answer."""
 
     def __init__(self, client: "redis.asyncio.Redis", secret_key: bytes) -> None:
         self.client = client
@@ -41,12 +41,8 @@ class SharedMemory:
             connection_pool=client.connection_pool,  # type: ignore[arg-type]  # as its documentation has it
         )
         self._secret_key = secret_key
-        self._asks_from = -float("inf")
-
-    @property
-    def is_away(self) -> bool:
-        """True while Redis is not asked."""
-        return monotonic() < self._asks_from
+        self.is_away = False
+        self._asks_from = 0.0
 
     def digest(self, text: str) -> str:
         """Return the digest under which Redis knows a client."""
@@ -54,12 +50,14 @@ class SharedMemory:
 
     async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer | None:
         """Return the answer, None if Redis gives none in time."""
-        if self.is_away:
+        if self.is_away and monotonic() < self._asks_from:
             return None
         try:
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
-                return await question()
+                answer = await question()
         except (redis.RedisError, OSError) as error:  # a time-out is an OSError
-            self._asks_from = monotonic() + _PAUSE_SECONDS
+            self.is_away, self._asks_from = True, monotonic() + _PAUSE_SECONDS
             log.warning("clients_not_shared", error=repr(error))
             return None
+        self.is_away = False
+        return answer
