@@ -224,7 +224,9 @@ def open_services(settings: Settings) -> Services:
         slugs=slugs,
         availabilities=Availabilities(reader),
         submission=submission,
-        readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
+        readiness=ReadinessCheck(
+            autocommit, settings.owner_silence_seconds_max, sender, redis_client, shared
+        ),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,

@@ -26,6 +26,15 @@ log = structlog.get_logger(__name__)
 _ANSWER_SECONDS_MAX = 1.0
 _PAUSE_SECONDS = 2.0
 _DIGEST_DIGITS = 32
+_PROBE_SECONDS = 1
+_PROBE = """
+redis.call('HEXISTS', KEYS[1], 'probe')
+redis.call('HSET', KEYS[1], 'probe', 1)
+redis.call('HVALS', KEYS[1])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
+redis.call('GET', KEYS[2])
+"""
 
 _Answer = TypeVar("_Answer")
 
@@ -43,6 +52,13 @@ class SharedMemory:
         self._secret_key = secret_key
         self.is_away = False
         self._asks_from = 0.0
+
+    async def probe(self) -> None:
+        """Do what the counts need of Redis, for a client that does not exist; raises `redis.RedisError`."""
+        await self.storage.incr("LIMITER/probe", _PROBE_SECONDS)
+        keys = ("admitone.spots.probe", "admitone.solved.probe")
+        await self.client.eval(_PROBE, len(keys), *keys, _PROBE_SECONDS)
+        await self.client.hdel(keys[0], "probe")
 
     def digest(self, text: str) -> str:
         """Return the digest under which Redis knows a client."""
