@@ -143,9 +143,7 @@ class ReadinessCheck:
             serves = False
         if not serves:
             return {"database": database, "schema": "run admitone migrate"}
-        ticking = any(
-            worker.silent_seconds < self._silence_seconds_max for worker in locks.workers(connection)
-        )
+        ticking = any(worker.spoke_within(self._silence_seconds_max) for worker in locks.workers(connection))
         behind = ledger.numbering_is_behind(connection)
         risks = "; ".join(durability.read(connection).warnings)
         return {
@@ -163,6 +161,8 @@ def _reason(error: BaseException) -> str:
         return str(error.orig).partition("\n")[0][:_REASON_LENGTH_MAX]
     if isinstance(error, OperationalError) and _REFUSED_BY_POOLER in str(error):
         return "PgBouncer needs the line ignore_startup_parameters = options"
+    if isinstance(error.__cause__, redis.AuthenticationError):
+        error = error.__cause__
     if isinstance(error, _OF_A_CLUSTER) or "in cluster mode" in str(error):
         return "is a node of a cluster, which is not supported"
     if isinstance(error, redis.ResponseError | redis.AuthenticationError):

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -58,6 +59,7 @@ class DatabaseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ADMITONE_", frozen=True, extra="ignore")
 
+    password: SecretStr | None = None
     database_url: str
 
     @field_validator("*", mode="before")
@@ -70,6 +72,12 @@ class DatabaseSettings(BaseSettings):
             if _CONTROL.search(value):
                 raise ValueError("has a line break or another control character in it")
         return value
+
+    @field_validator("database_url", "broker_url", "result_url", check_fields=False)
+    @classmethod
+    def _with_password(cls, value: str, others: ValidationInfo) -> str:
+        password = others.data.get("password")
+        return value if password is None else urls.with_password(value, password.get_secret_value())
 
     @field_validator("database_url")
     @classmethod

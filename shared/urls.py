@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
@@ -40,6 +40,12 @@ _TLS_PARAMETERS = frozenset(
 _CERTIFICATES = {"required", "optional", "none"}
 _BOOLEANS = {"true", "false"}
 _NO_HOST = "/nonexistent"
+_USER_ALONE = re.compile(r"(?<=://)[^:@/?#;]+(?=@)")
+
+
+def with_password(value: str, password: str) -> str:
+    """Return a URL, or several, with this password where it names a user and no password."""
+    return _USER_ALONE.sub(lambda user: f"{user[0]}:{quote(password, safe='')}", value)
 
 
 def database(value: str) -> str:

@@ -88,6 +88,11 @@ class Stage:
             "PYTHONPATH": str(CHECKOUT),
         }
 
+    def environment_of(self, command: str) -> dict[str, str]:
+        """The environment of the process that runs this command: `api` or `worker`."""
+        assert command in {"api", "worker"}
+        return self.environment()
+
     def start_worker(self, checkout: Path = CHECKOUT) -> subprocess.Popen[bytes]:
         """Start one more worker, of this version or of that of another checkout."""
         worker = self._start("worker", checkout=checkout)
@@ -190,7 +195,7 @@ class Stage:
             return subprocess.Popen(
                 [python_of(checkout), "-m", "ops.cli", *arguments],
                 cwd=checkout,
-                env={**self.environment(), "PYTHONPATH": str(checkout)},
+                env={**self.environment_of(arguments[0]), "PYTHONPATH": str(checkout)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

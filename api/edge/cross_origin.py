@@ -24,8 +24,11 @@ _EXPOSED: _Headers = (
     ),
 )
 _ASKED_BEFORE = {
-    # The star is for headers that tracing adds; some browsers know the names only.
-    "access-control-allow-headers": "Content-Type, Idempotency-Key, If-None-Match, Prefer, X-Request-Id, *",
+    # The star is for headers that tracing adds; some browsers know the names only, and it never stands for
+    # Authorization.
+    "access-control-allow-headers": (
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, Prefer, X-Request-Id, *"
+    ),
     "access-control-max-age": "7200",
 }
 

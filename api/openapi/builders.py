@@ -17,6 +17,14 @@ RATE_LIMIT = {
 CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
 LOCATION = {"Location": {"description": "The receipt.", "schema": {"type": "string"}}}
 
+RECEIPT_SCHEME = {
+    "receipt": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The `receiptId` of a registration: its holder's secret, and no key.",
+    }
+}
+
 
 def answer(
     description: str, body: type[msgspec.Struct], headers: dict[str, Any] | None = None, **shown: Any
@@ -96,6 +104,15 @@ def route(
         "openapi_extra": extra,
         "response_model": None,
         **more,
+    }
+
+
+def by_header(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a receipt's route with the receipt in the header, not in the path."""
+    return {
+        **described,
+        "responses": described["responses"] | problems(ProblemType.UNAUTHORIZED),
+        "openapi_extra": {**described["openapi_extra"], "security": [{name: [] for name in RECEIPT_SCHEME}]},
     }
 
 

@@ -158,6 +158,10 @@ SHRINK = builders.route(
     examples={"one fewer": {"value": {"spotsCount": 1}}},
 )
 
+RECEIPT_BY_HEADER = builders.by_header(RECEIPT)
+CANCEL_BY_HEADER = builders.by_header(CANCEL)
+SHRINK_BY_HEADER = builders.by_header(SHRINK)
+
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
@@ -219,8 +223,9 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
                 description=app.description,
                 routes=app.routes,
             )
-            components = document.setdefault("components", {}).setdefault("schemas", {})
-            components.update(_components())
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(_components())
+            components.setdefault("securitySchemes", {}).update(builders.RECEIPT_SCHEME)
             _restore_examples(document, routers)
             app.openapi_schema = document
         return app.openapi_schema

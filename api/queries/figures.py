@@ -35,11 +35,11 @@ _DRIFT = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backlog:
-    """All pending commands; the ages of the ten oldest by event; each worker's last tick."""
+    """All pending commands; the ages of the ten oldest by event; each worker's last tick, if it is known."""
 
     pending: int
     oldest_seconds: list[tuple[UUID, float]]
-    tick_ages: list[float]
+    tick_ages: list[float | None]
 
 
 class Figures:
@@ -98,7 +98,7 @@ def _backlog(connection: Connection) -> Backlog:
     return Backlog(
         pending=backlog.pending(connection),
         oldest_seconds=backlog.oldest(connection, _OLDEST_MAX),
-        tick_ages=[max(worker.silent_seconds, 0) for worker in locks.workers(connection)],
+        tick_ages=[worker.silent_seconds for worker in locks.workers(connection)],
     )
 
 

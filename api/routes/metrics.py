@@ -36,8 +36,8 @@ def _of_backlog(backlog: Backlog | None) -> list[Metric]:
         ),
         metrics.gauge("workers", "Live workers.", len(backlog.tick_ages)),
     ]
-    if backlog.tick_ages:
-        age = max(backlog.tick_ages)
+    if ages := [age for age in backlog.tick_ages if age is not None]:
+        age = max(ages)
         figures.append(metrics.gauge("tick_age_seconds", "The longest time since a worker's tick.", age))
     return figures
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from time import monotonic
@@ -30,6 +31,7 @@ router = APIRouter(tags=["Registering"])
 
 _REGISTERING = msgspec.json.Decoder(Registering)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
+_BEARER = re.compile(r"bearer +([^ ,]+)", re.IGNORECASE)  # RFC 6750; one line, one receipt
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -121,6 +123,12 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
     return _unless_known(known_tags, receipt, headers)
 
 
+@router.get("/api/p/{slug}/receipt", **public_routes.RECEIPT_BY_HEADER)
+async def read_receipt_by_header(slug: str, services: Provided, request: Request) -> Response:
+    """Return the state of a command as of now, by its receipt in the header `Authorization`."""
+    return await read_receipt(slug, _bearer(request), services, request)
+
+
 @router.delete("/api/p/{slug}/receipts/{receipt_id}", **public_routes.CANCEL)
 async def cancel(slug: str, receipt_id: str, services: Provided, request: Request) -> Response:
     """Cancel a registration; its receipt is the permission."""
@@ -129,6 +137,12 @@ async def cancel(slug: str, receipt_id: str, services: Provided, request: Reques
         return ChangeStatus(registration_id=registration_id, status=Status.CANCELLED)
 
     return await _by_holder(services, request, slug, receipt_id, cancellation)
+
+
+@router.delete("/api/p/{slug}/receipt", **public_routes.CANCEL_BY_HEADER)
+async def cancel_by_header(slug: str, services: Provided, request: Request) -> Response:
+    """Cancel the registration with the receipt that is in the header `Authorization`."""
+    return await cancel(slug, _bearer(request), services, request)
 
 
 @router.patch("/api/p/{slug}/receipts/{receipt_id}", **public_routes.SHRINK)
@@ -140,6 +154,12 @@ async def shrink(slug: str, receipt_id: str, services: Provided, request: Reques
         return CorrectRegistration(registration_id=registration_id, spots_count=asked.spots_count)
 
     return await _by_holder(services, request, slug, receipt_id, correction)
+
+
+@router.patch("/api/p/{slug}/receipt", **public_routes.SHRINK_BY_HEADER)
+async def shrink_by_header(slug: str, services: Provided, request: Request) -> Response:
+    """Make the party smaller that has the receipt in the header `Authorization`."""
+    return await shrink(slug, _bearer(request), services, request)
 
 
 async def _by_holder(
@@ -187,6 +207,8 @@ def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | No
             return challenge, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
             return read_receipt, {"slug": slug, "receipt_id": receipt_id}
+        case "GET", ["", "api", "p", slug, "receipt"] if slug:
+            return read_receipt_by_header, {"slug": slug}
     return None
 
 
@@ -202,6 +224,15 @@ def _wait_seconds(request: Request) -> float:
     if not 0 <= seconds < math.inf:
         raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
+
+
+def _bearer(request: Request) -> str:
+    """Return the receipt of the header `Authorization`, on which the answer depends; 401 without one."""
+    request.scope[responses.ANSWER_HEADERS].append((b"vary", b"Authorization"))
+    credentials = _BEARER.fullmatch(", ".join(request.headers.getlist("authorization")))
+    if credentials is None:
+        raise ProblemType.UNAUTHORIZED.error("Send the receipt as Authorization: Bearer <receiptId>.")
+    return credentials[1]
 
 
 def _receipt_id(text: str) -> UUID:

@@ -1,10 +1,11 @@
--- Database roles for the parts of a running service and for the nightly job, each with what its statements need and no more.
+-- Database roles for the parts of a running service and for the nightly job, each with what its statements
+-- need and no more.
 --
---   psql "$ADMITONE_DATABASE_URL" --file docs/sql/roles.sql      as the owner of the tables, after migrating
---   ALTER ROLE admitone_api LOGIN PASSWORD '…';                   and the same for the other two
+--   psql "$ADMITONE_DATABASE_URL" --file docs/sql/roles.sql --file docs/sql/passwords.sql
 --
--- Safe to run again. The owner runs the migrations. No role, the owner included, can change or remove
--- an audit entry: a trigger refuses it, and these roles are not even allowed to try.
+-- as the owner of the tables, after migrating. To make the roles it needs CREATEROLE, and nothing once they are
+-- there. Safe to run again. No role, the owner included, can change or remove an audit entry: a trigger refuses
+-- it, and these roles are not even allowed to try.
 
 DO $$
 BEGIN
@@ -49,5 +50,11 @@ GRANT SELECT ON command, outcome, idempotency_key, trouble, api_key TO admitone_
 GRANT UPDATE (payload) ON command TO admitone_tidy;
 GRANT DELETE ON command, outcome, idempotency_key, trouble, api_key TO admitone_tidy;
 
--- Readiness and `admitone status` look at the workers' sessions, which belong to another role.
-GRANT pg_read_all_stats TO admitone_api, admitone_worker;
+-- Readiness and `admitone status` look at sessions of other roles. Without this they work, and do not tell how
+-- long a session has been silent. From PostgreSQL 16 on, CREATEROLE alone may not grant it: a superuser can.
+DO $$
+BEGIN
+    GRANT pg_read_all_stats TO admitone_api, admitone_worker;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'pg_read_all_stats is not granted: a superuser can GRANT it TO admitone_api, admitone_worker';
+END $$;

@@ -19,7 +19,11 @@ from shared.errors import ExpectedError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-_UNKNOWN_TO_THE_DATABASE = {"42P01", "42703", "42883"}  # a table, a column, a function
+_ADVICE = {
+    **dict.fromkeys(("42P01", "42703", "42883"), "; has ./admitone migrate been run?"),  # an unknown name
+    "42501": '; docs/operating.md has the roles of each command, under "Roles"',  # a missing right
+}
+"""The words behind an error of the database, by its SQLSTATE."""
 
 app = typer.Typer(
     add_completion=False,
@@ -130,8 +134,7 @@ def main() -> None:
         if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
             raise
         message = str(error.orig).partition("\n")[0]
-        unmigrated = getattr(error.orig, "sqlstate", None) in _UNKNOWN_TO_THE_DATABASE
-        _end(f"the database: {message}" + ("; has ./admitone migrate been run?" if unmigrated else ""), 1)
+        _end(f"the database: {message}{_ADVICE.get(getattr(error.orig, 'sqlstate', None) or '', '')}", 1)
 
 
 def _end(message: str, status: int) -> NoReturn:

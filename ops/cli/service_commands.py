@@ -206,6 +206,12 @@ def erase(  # noqa: PLR0913 - one parameter for each option
             f"Payloads {'to empty' if dry_run else 'emptied'}: {report.commands}. "
             f"Commands that are pending: {report.pending}."
         )
+    if report.samples_stay:
+        print(
+            "PostgreSQL's statistics may still have samples of the values, which this role may not renew: "
+            "run ANALYZE registration, command as the owner of the tables.",
+            file=sys.stderr,
+        )
 
 
 def service(data: Path) -> "Settings":

@@ -44,7 +44,8 @@ async def _decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], act
             async with await ledger.open_session(settings) as session:
                 await ledger.accept(session, new)
         except psycopg.Error as error:
-            raise DecisionError(f"the ledger does not take the commands: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise DecisionError(f"the ledger does not take the commands: {reason}") from error
         celery = queues.celery_app(settings)
         for event_id in {command.event_id for command in new}:
             with suppress(Exception):  # without the broker the owner's tick finds the command

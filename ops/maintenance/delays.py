@@ -161,8 +161,11 @@ def _reason(
         return "no worker runs"
     if holder is not None:
         who = f"process {holder.pid}" if holder.pid else f"prepared transaction {holder.gid}"
-        called = f" ({holder.application or 'unnamed'}, {holder.state})" if holder.pid else ""
-        return f"{who}{called} has locked the event's row for {holder.open_seconds or 0:.0f} s"
+        called = (
+            f" ({holder.application or 'unnamed'}, {holder.state or 'state not told'})" if holder.pid else ""
+        )
+        lasted = "" if holder.open_seconds is None else f" for {holder.open_seconds:.0f} s"
+        return f"{who}{called} has locked the event's row{lasted}"
     if not is_owned:
         return "no worker owns the event"
     if troubles:

@@ -11,8 +11,10 @@ from itertools import zip_longest
 from typing import TypeVar
 from uuid import UUID
 
+import psycopg
 from msgspec import UNSET, UnsetType
-from sqlalchemy import Connection, Row, text
+from psycopg.errors import Diagnostic
+from sqlalchemy import Connection, Engine, Row, text
 
 from ops.maintenance import decisions
 from shared import keyed_digests
@@ -87,12 +89,16 @@ class Subject:
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """The numbers of what was erased, or would be; a `pending` command keeps its payload."""
+    """The numbers of what was erased, or would be; a `pending` command keeps its payload.
+
+    `samples_stay` is true if the database role may not renew the planner's statistics.
+    """
 
     events: int = 0
     registrations: int = 0
     commands: int = 0
     pending: int = 0
+    samples_stay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +158,19 @@ def erase(settings: Settings, erased: Sequence[Subject], reason: str | None, *, 
             raise ErasureError(f"after {ROUNDS_MAX} rounds new data still come in: run it again later")
         report.pending += sum(len(at.pending) for at in found.values())
     if report.events and not dry_run:
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(_ANALYZE)
+        report.samples_stay = _samples_stay(engine)
     return report
+
+
+def _samples_stay(engine: Engine) -> bool:
+    """Renew the planner's statistics; return True if PostgreSQL warns that this role may not."""
+    warnings: list[Diagnostic] = []
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        session = connection.connection.driver_connection
+        assert isinstance(session, psycopg.Connection), "the driver is psycopg"
+        session.add_notice_handler(warnings.append)
+        connection.execute(_ANALYZE)
+    return bool(warnings)
 
 
 def _find(connection: Connection, subject: Subject) -> dict[UUID, _Found]:

@@ -39,7 +39,7 @@ _FAILED = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """A live worker; `tick_age_seconds` is the time since its last statement.
+    """A live worker; `tick_age_seconds` is the time since its last statement, None if it may not be known.
 
     `buckets` is how many of the `locks.BUCKETS` buckets of events the worker owns. `events` are those of its
     events that have pending commands, or are among the `_NAMED_EVENTS_MAX` events that changed last.
@@ -47,7 +47,7 @@ class WorkerStatus:
 
     host: str
     pid: int
-    tick_age_seconds: float
+    tick_age_seconds: float | None
     buckets: int
     events: list[str]
 
@@ -139,7 +139,7 @@ def show(status: Status) -> None:
             f"{worker.host}/{worker.pid}",
             f"{worker.buckets}/{locks.BUCKETS} of the events",
             ", ".join(worker.events) or "-",
-            f"{worker.tick_age_seconds:.1f} s ago",
+            "not told to this role" if (age := worker.tick_age_seconds) is None else f"{age:.1f} s ago",
         )
     console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
     table = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")
@@ -176,7 +176,7 @@ def _worker(worker: locks.Worker, slugs: dict[UUID, str]) -> WorkerStatus:
     return WorkerStatus(
         host=worker.host,
         pid=worker.pid,
-        tick_age_seconds=round(max(worker.silent_seconds, 0), 3),
+        tick_age_seconds=None if worker.silent_seconds is None else round(worker.silent_seconds, 3),
         buckets=len(worker.buckets),
         events=sorted(slug for id_, slug in slugs.items() if worker.owns(id_)),
     )

@@ -32,6 +32,6 @@ def worker_is_alive(settings: Settings) -> bool:
         return False
     visible = frozenset(processes.visible_numbers())
     return any(
-        worker.number in visible and worker.silent_seconds < settings.owner_silence_seconds_max
+        worker.number in visible and worker.spoke_within(settings.owner_silence_seconds_max)
         for worker in workers
     )

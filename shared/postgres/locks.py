@@ -60,17 +60,24 @@ _WORKERS = text(f"""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """A live worker: its host and process, its number, the seconds since its last statement, its buckets."""
+    """A live worker: its host and process, its number, the seconds since its last statement, its buckets.
+
+    `silent_seconds` is None if the reader's database role may not know it.
+    """
 
     host: str
     pid: int
     number: int
-    silent_seconds: float
+    silent_seconds: float | None
     buckets: frozenset[int]
 
     def owns(self, event_id: UUID) -> bool:
         """Return True if this worker decides the event's commands."""
         return bucket(event_id) in self.buckets
+
+    def spoke_within(self, seconds: float) -> bool:
+        """Return True unless the worker is silent for longer; it may then have lost its session already."""
+        return self.silent_seconds is None or self.silent_seconds < seconds
 
 
 def bucket(event_id: UUID) -> int:
@@ -89,16 +96,16 @@ async def version_known_by_all(connection: AsyncConnection) -> int:
 
 
 def workers(connection: Connection) -> list[Worker]:
-    """Return all live workers; needs the workers' own database role, or `pg_read_all_stats`."""
+    """Return all live workers; their silence to the workers' own database role and `pg_read_all_stats`."""
     return [_worker(row) for row in connection.execute(_WORKERS)]
 
 
-def _worker(row: Row[tuple[str, int, Collection[int], float]]) -> Worker:
+def _worker(row: Row[tuple[str, int, Collection[int], float | None]]) -> Worker:
     _, host, pid = row.name.split("/")
     return Worker(
         host=host,
         pid=int(pid),
         number=row.number,
-        silent_seconds=row.silent_seconds,
+        silent_seconds=None if row.silent_seconds is None else max(row.silent_seconds, 0),
         buckets=frozenset(row.buckets),
     )

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -16,6 +16,7 @@ from sqlalchemy import URL, make_url
 from ops.embedded import Servers, unprivileged
 from shared.postgres import locks
 from shared.settings import Settings
+from tests.e2e.stacks import wait_for
 from tests.integration.test_service_readiness import read
 from tests.stage import CHECKOUT, Stage
 
@@ -33,11 +34,6 @@ def block(language: str) -> str:
     found = re.search(rf"```{language}(?: norun)?\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     return found[1]
-
-
-def answers(port: int) -> bool:
-    with closing(socket.socket()) as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -64,11 +60,7 @@ def bouncer(database: str, tmp_path: Path) -> Iterator[Bouncer]:
             process = subprocess.Popen([*way.prefix, program, str(ini)], stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.kill)
-            until = time.monotonic() + 10
-            while not answers(port):
-                assert process.poll() is None, (tmp_path / "pgbouncer.log").read_text()
-                assert time.monotonic() < until
-                time.sleep(0.02)
+            wait_for(process, port, tmp_path / "pgbouncer.log")
             url = URL.create("postgresql", ROLE, None, "127.0.0.1", port, direct.database)
             return url.render_as_string(hide_password=False)
 

@@ -1,16 +1,12 @@
 """The result backend: outcomes in Celery's own format, and receipts nowhere."""
 
-import base64
-import codecs
 import json
-import re
 import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from uuid import UUID
 
 import pytest
 import redis
@@ -21,7 +17,7 @@ from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
 from shared.messaging.results import ResultWriter
 from shared.settings import Settings
-from tests.stage import Json, Stage
+from tests.stage import Json
 
 KEEP_SECONDS = 60
 CLOSED_SECONDS = 0.1
@@ -137,60 +133,3 @@ def test_celery_reads_the_outcome(settings: Settings) -> None:
     assert outcomes.decode(json.dumps(result.result)) == command.outcome
     with results.connect(settings.result_url) as client:
         assert 0 < client.pttl(results.key(command.command_id)) <= KEEP_SECONDS * 1000
-
-
-def test_a_task_id_does_not_contain_its_receipt() -> None:
-    command_id = ids.new_id()
-    task_id, key = ids.task_id(command_id), results.key(command_id)
-
-    assert task_id == ids.task_id(command_id) != ids.task_id(ids.new_id())
-    assert key.endswith(task_id)
-    assert not any(spelling in key.encode() + UUID(task_id).bytes for spelling in spellings(command_id))
-
-
-def test_redis_never_sees_a_receipt(stage: Stage) -> None:
-    """From Redis' own monitor: all that is written, read and published for one registration."""
-    event = stage.create_event()
-    client = results.connect(stage.servers.result_url)
-    with client.monitor() as monitor, stage.client() as browser:  # type: ignore[no-untyped-call]
-        answer = browser.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).json()
-        client.echo(event["slug"])  # the last that the monitor tells
-        seen = b""
-        while f'"ECHO" "{event["slug"]}"'.encode() not in seen:
-            seen += _unescaped(monitor.connection.read_response()) + b"\n"
-        keys = b"\n".join(key for key in client.scan_iter() if isinstance(key, bytes))
-        channel = results.channel(client)
-    client.close()
-
-    receipt, event_id = UUID(answer["receiptId"]), UUID(event["id"])
-    seen += keys + b"\n".join(_decoded_parts(seen))
-    assert answer["status"] == "CONFIRMED"
-    assert ids.task_id(receipt).encode() in seen, "the result was written"
-    assert f'[["{event_id}"]]'.encode() in seen, "the wake message was sent, in base64"
-    assert f'"PUBLISH" "{channel}" "["{event_id}"]"'.encode() in seen, "the batch was announced"
-    assert not [spelling for spelling in spellings(receipt) if spelling in seen]
-
-
-def spellings(id_: UUID) -> list[bytes]:
-    """Return an id as text, as bytes, and as the base64 of both wherever they begin in a longer value."""
-    plain = [str(id_).encode(), id_.hex.encode(), id_.bytes]
-    in_base64 = []
-    for value in plain:
-        for before in range(3):
-            encoded = base64.b64encode(bytes(before) + value).rstrip(b"=")
-            in_base64.append(encoded[4 * (before > 0) : -1])  # the ends mix with their neighbours
-    return plain + in_base64
-
-
-def _unescaped(line: bytes) -> bytes:
-    """Return a line of the monitor with its arguments as they were sent."""
-    unescaped, _ = codecs.escape_decode(line)
-    assert isinstance(unescaped, bytes)
-    return unescaped
-
-
-def _decoded_parts(seen: bytes) -> Iterator[bytes]:
-    """Yield all that is base64."""
-    for part in re.findall(rb"[A-Za-z0-9+/]{8,}={0,2}", seen):
-        with suppress(ValueError):
-            yield base64.b64decode(part)

@@ -18,13 +18,15 @@ from ruamel.yaml import YAML
 from typer.main import get_command
 
 from ops.cli import main as cli
-from shared.settings import DatabaseSettings, Settings
+from shared.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.executable).parent
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(CHECKOUT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+ONCE = {"migrate", "roles", "tidy"}
+"""The services that run once and end."""
 ENTRYPOINT = ["python", "-P", "-m", "ops.cli"]
 FROM_OUTSIDE = re.compile(r"\$\{[A-Z_]+:\?[^}]+\}")
 SECRET = re.compile(r"PASSWORD|KEY|SECRET|TOKEN")
@@ -53,9 +55,7 @@ def test_the_image_starts_the_command_line_and_each_part_is_one_of_its_commands(
     assert f"ENTRYPOINT {json.dumps(ENTRYPOINT)}" in lines_of("Dockerfile")
     commands = get_command(cli.app).commands  # type: ignore[attr-defined]  # a typer application is a group
     assert {name: service["command"] for name, service in OURS.items()} == {
-        "migrate": ["migrate"],
-        "api": ["api"],
-        "worker": ["worker"],
+        name: [name] for name in ("migrate", "api", "worker", "tidy")
     }
     for service in OURS.values():
         assert set(service["command"]) <= set(commands)
@@ -106,7 +106,7 @@ def test_every_service_runs_without_rights_that_it_does_not_need(name: str) -> N
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert service["stop_grace_period"]
-    assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
+    assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
 
 
 def test_only_the_api_can_be_reached_and_by_default_only_from_this_machine() -> None:
@@ -117,13 +117,15 @@ def test_only_the_api_can_be_reached_and_by_default_only_from_this_machine() -> 
 
 
 def test_whoever_depends_waits_until_the_other_is_healthy_or_has_completed() -> None:
-    for service in OURS.values():
-        for other, wait in service["depends_on"].items():
-            completes = other == "migrate"
+    for service in SERVICES.values():
+        for other, wait in service.get("depends_on", {}).items():
+            completes = other in ONCE
             assert wait["condition"] == ("service_completed_successfully" if completes else "service_healthy")
             assert completes or "healthcheck" in SERVICES[other]
-    assert set(SERVICES["api"]["depends_on"]) == set(SERVICES["worker"]["depends_on"])
-    assert all("healthcheck" in service for name, service in SERVICES.items() if name != "migrate")
+    for name in ("api", "worker", "tidy"):
+        assert set(SERVICES[name]["depends_on"]) == {"roles", "postgres", "redis"}
+    assert set(SERVICES["roles"]["depends_on"]) == {"migrate"}
+    assert all("healthcheck" in service for name, service in SERVICES.items() if name not in ONCE)
 
 
 def test_no_secret_stands_in_the_compose_file() -> None:
@@ -133,7 +135,7 @@ def test_no_secret_stands_in_the_compose_file() -> None:
         for key, value in service.get("environment", {}).items()
         if SECRET.search(key)
     }
-    assert len(secrets) == 8
+    assert len(secrets) == 15
     for value in secrets.values():
         # Without a value it is handed on from outside, or not set.
         assert value is None or FROM_OUTSIDE.fullmatch(value)
@@ -144,12 +146,24 @@ def test_no_secret_stands_in_the_compose_file() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_in_the_compose_file_is_one_that_the_service_reads(name: str) -> None:
-    kind = DatabaseSettings if name == "migrate" else Settings
-    known = {f"ADMITONE_{field.upper()}": field for field in kind.model_fields}
-    given = {key: value for key, value in SERVICES[name]["environment"].items() if key != "PGPASSWORD"}
+    known = {f"ADMITONE_{field.upper()}": field for field in Settings.model_fields}
+    given = SERVICES[name]["environment"]
     assert set(given) <= set(known)
     values = {known[key]: re.sub(r"\$\{.*?(:-(.*))?\}", r"\2", value or "") for key, value in given.items()}
-    kind.model_validate({field: value for field, value in values.items() if value})
+    Settings.model_validate({field: value for field, value in values.items() if value})
+
+
+def test_only_migrations_and_roles_log_in_as_the_superuser() -> None:
+    with_its_password = {
+        name
+        for name, service in SERVICES.items()
+        if "ADMITONE_DATABASE_PASSWORD" in str(service.get("environment"))
+    }
+    assert with_its_password == {"postgres", "migrate", "roles"}
+    for name in ("api", "worker", "tidy"):
+        given = SERVICES[name]["environment"]
+        assert given["ADMITONE_DATABASE_URL"].startswith(f"postgresql://admitone_{name}@")
+        assert given["ADMITONE_PASSWORD"].startswith(f"${{ADMITONE_{name.upper()}_PASSWORD:?")
 
 
 def test_the_image_is_made_with_the_uv_that_is_locked() -> None:

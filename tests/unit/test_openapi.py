@@ -29,7 +29,11 @@ ROUTES = [
 LIBRARY_ERRORS = {"execute": ("DBAPIError", "DataError"), "stream": ("ClientDisconnect",)}
 """What the libraries' methods raise of what the API turns into problems."""
 IMPOSSIBLE = {
-    *(("cancel", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other statuses
+    *(
+        (name, code)  # only for other statuses
+        for name in ("cancel", "cancel_by_header")
+        for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")
+    ),
     *(
         (route.name, "EVENT_NOT_FOUND")
         for route in ROUTES
@@ -37,7 +41,11 @@ IMPOSSIBLE = {
     ),
     ("create_key", "EVENT_NOT_FOUND"),
     ("revoke_key", "EVENT_NOT_FOUND"),
-    *(("shrink", code) for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")),  # only for other corrections
+    *(
+        (name, code)  # only for other corrections
+        for name in ("shrink", "shrink_by_header")
+        for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")
+    ),
     ("change_registration", "CANCELLATION_CLOSED"),  # only for holders
     ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
     *(

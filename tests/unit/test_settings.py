@@ -86,6 +86,43 @@ def test_a_database_url_is_read_once(environment: pytest.MonkeyPatch, given: str
 
 
 @pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgresql://user@h/n", " %2F p@s:s/w?o#r;d&=+,é%"),
+        ("postgresql://user@a:1,b:2/n", "p@s"),
+        ("postgresql://user@/n?host=a&host=b", "p/s"),
+        ("postgresql://user@%2Frun%2Fpg:5433/n", "p:s"),
+    ],
+)
+def test_a_password_stands_beside_the_url(environment: pytest.MonkeyPatch, url: str, password: str) -> None:
+    environment.setenv("ADMITONE_DATABASE_URL", url)
+    environment.setenv("ADMITONE_PASSWORD", f"{password}\n")
+
+    found = urls.libpq_arguments(load(DatabaseSettings).database_url)
+
+    assert (found["user"], found["password"]) == ("user", password.strip())
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("redis://user@h/1", "redis://user:p%3Bs@h/1"),
+        ("redis://user:own@h/1", "redis://user:own@h/1"),
+        ("redis://h/1", "redis://h/1"),
+        ("redis+socket://user@/run/r.sock", "redis+socket://user:p%3Bs@/run/r.sock?virtual_host=0"),
+        ("amqp://user@a//;amqp://user@b//", "amqp://user:p%3Bs@a//;amqp://user:p%3Bs@b//"),
+    ],
+)
+def test_a_password_is_added_to_a_user_without_one(
+    environment: pytest.MonkeyPatch, url: str, read: str
+) -> None:
+    environment.setenv("ADMITONE_BROKER_URL", url)
+    environment.setenv("ADMITONE_PASSWORD", "p;s")
+
+    assert load(Settings).broker_url == read
+
+
+@pytest.mark.parametrize(
     ("given", "read"),
     [
         ("redis://h", "redis://h/0"),
