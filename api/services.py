@@ -131,7 +131,10 @@ class Services:
         return id_
 
     async def must_be_known(self, command: Command) -> None:
-        """Refuse a command of a version that a live worker does not know: it would stay pending."""
+        """Refuse a command of a version that a live worker does not know: it would stay pending.
+
+        Settings of a new event are refused as a change of them would be: such a worker would not obey them.
+        """
         version = commands.version_of(command)
         if version > 1 and version > await self.read(locks.version_known_by_all):
             raise ProblemType.WORKERS_OUTDATED.error()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import day as days
-from benchmarks import run
+from benchmarks import run, ticks
 from benchmarks.judge import run as judge_run
 
 
@@ -24,6 +24,9 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     day: Annotated[
         int | None, typer.Option(min=1, help="Only this: so many commands, and what they do to the tables.")
     ] = None,
+    idle: Annotated[
+        int | None, typer.Option(min=1, help="Only this: so many events, and what a tick of a worker costs.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(metavar="REV", help="Judge this version beside that git revision, in turns.")
     ] = None,
@@ -39,6 +42,8 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     """Measure this service and the other ways of registering, side by side on this machine."""
     if day is not None:
         raise typer.Exit(days.command(day, as_json=as_json))
+    if idle is not None:
+        raise typer.Exit(ticks.command(idle, as_json=as_json))
     if against is not None:
         if any(option is not None for option in (connections, rows, events, rounds, drop)):
             raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")

@@ -183,7 +183,7 @@ class Stage:
         url = make_url(self.database_url).set(drivername="postgresql")
         with psycopg.connect(url.render_as_string(hide_password=False), row_factory=dict_row) as connection:
             found = connection.execute(statement, parameters)
-            return found.fetchall() if found.description else []
+            return found.fetchall() if found.description is not None else []
 
     def log(self) -> str:
         """Return what all processes have written to their logs."""

@@ -161,7 +161,7 @@ class ProblemType(Enum):
     )
     WORKERS_OUTDATED = (
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "A worker of an earlier version still runs, which does not know this command; nothing was accepted.",
+        "A worker of an earlier version still runs, which does not know what is asked; nothing was accepted.",
         (),
         _RETRY,
     )

@@ -81,7 +81,8 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
     # No public key is the key of an admin, for any characters.
-    key = key_digest(request, "" if actor in PUBLIC_ACTORS else "admin\0")
+    prefix = "" if actor in PUBLIC_ACTORS else "admin\0"
+    key = key_digest(request, prefix)
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -89,6 +90,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         payload=payload,
         actor=actor,
         idempotency_key=key,
+        former_key=None if key is None or prefix else _former_key_digest(request, key),
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
         version=commands.version_of(command),
         slug=slug,
@@ -112,6 +114,15 @@ def key_digest(request: Request, prefix: str) -> bytes | None:
         rule = f"must be one key of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable ASCII characters"
         raise body_fields.invalid({"Idempotency-Key": rule})
     return hashlib.sha256(f"{prefix}{key}".encode()).digest()
+
+
+def _former_key_digest(request: Request, digest: bytes) -> bytes | None:
+    """Return the digest of the key as versions up to migration 0008 took it, None if that is the same.
+
+    They took the first line as it came, the quotes of a string included.
+    """
+    former = hashlib.sha256(request.headers["idempotency-key"].encode()).digest()
+    return None if former == digest else former
 
 
 def deadline_of(request: Request, settings: Settings) -> Deadline:

@@ -4,10 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from shared.domain import commands
 from shared.domain.commands import (
+    ChangeEvent,
     ChangeStatus,
     CorrectRegistration,
     Email,
@@ -69,6 +70,16 @@ class NewEvent(
         )
         if opens_at and closes_at and closes_at <= opens_at:
             raise ValueError("closesAt must be after opensAt")
+
+    def settings(self) -> ChangeEvent:
+        """Return the settings that are no defaults, the slug apart, as a command that sets them."""
+        return ChangeEvent(
+            **{
+                field.name: value
+                for field in structs.fields(type(self))
+                if (value := getattr(self, field.name)) != field.default and field.name != "slug"
+            }
+        )
 
 
 class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):

@@ -41,6 +41,7 @@ CREATE_EVENT = _write(
     ProblemType.SLUG_TAKEN,
     ProblemType.IDEMPOTENCY_KEY_REUSED,
     ProblemType.ACCEPTANCE_UNKNOWN,
+    ProblemType.WORKERS_OUTDATED,
     *builders.BODY_PROBLEMS,
     *builders.READ_PROBLEMS,
     body=schemas.NewEvent,

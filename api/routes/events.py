@@ -1,5 +1,6 @@
 """The admin routes: events, their registrations, audit trail and counter."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
@@ -59,6 +60,8 @@ async def create_event(
     """
     new_event = await request_bodies.read(request, _NEW_EVENT, services.settings)
     due = request_bodies.deadline_of(request, services.settings).accept_by
+    async with asyncio.timeout_at(due):
+        await services.must_be_known(new_event.settings())
     organiser_id = principal.organiser_id
     key = request_bodies.key_digest(request, f"event\0{organiser_id or access.ADMIN.name}\0")
     id_ = ids.new_id() if key is None else ids.event_id(key)

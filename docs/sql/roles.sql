@@ -45,8 +45,9 @@ GRANT INSERT ON command, pending_command, audit_entry TO admitone_worker;
 GRANT UPDATE (payload) ON command TO admitone_worker;
 GRANT INSERT, UPDATE, DELETE ON trouble TO admitone_worker;
 
--- The nightly job forgets: it deletes refused commands, old keys, ended API keys, notes, and empties payloads.
+-- The nightly job forgets: it deletes refused commands and those of deleted registrations, old keys, ended API keys, notes, and empties payloads.
 GRANT SELECT ON command, outcome, idempotency_key, trouble, api_key TO admitone_tidy;
+GRANT SELECT (id, closes_at, promote_until, cancel_until, archived, deleted, updated_at) ON event TO admitone_tidy;
 GRANT UPDATE (payload) ON command TO admitone_tidy;
 GRANT DELETE ON command, outcome, idempotency_key, trouble, api_key TO admitone_tidy;
 

@@ -20,5 +20,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX IF EXISTS command_payload_idx")
+    op.execute("DROP INDEX IF EXISTS command_payload_idx, command_deletion_idx")
     op.execute(_FINGERPRINT.format("SHA-256 of what was asked under that key"))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ops.adoption.report import MENDED, AdoptedEvent, Fate, Report
+from ops.adoption.report import GONE, MENDED, AdoptedEvent, Fate, Report
 from ops.adoption.sources.meanings import IGNORED, NOT_UNDERSTOOD
 
 PROBLEMS_SHOWN_MAX = 50
@@ -100,8 +100,8 @@ def _numbers(event: AdoptedEvent) -> list[str]:
 def _problems(report: Report) -> Table:
     table = Table("problem", "", "event", "registration", "what", title="Problems", title_justify="left")
     for problem in report.problems[:PROBLEMS_SHOWN_MAX]:
-        taken = "taken"
-        if problem.code not in MENDED:
+        taken = "gone from the source" if problem.code in GONE else "taken"
+        if problem.code not in MENDED | GONE:
             taken = f"left out: {problem.registrations} registrations, {problem.spots} spots"
         ids = problem.event_id or "-", problem.registration_id or "-"
         table.add_row(problem.code.value, taken, *ids, problem.detail)
@@ -119,5 +119,7 @@ def _sentence(report: Report) -> str:
         f"Left out: {left.problems}, with {left.registrations} registrations and {left.spots} spots. "
         f"Mended: {report.mended}."
     )
+    if report.gone:
+        problems += f" Gone from the source since an earlier run: {report.gone}."
     end = "" if report.complete else " The adoption stopped before its end: run it again to go on."
     return f"{taken} {problems}{end}"

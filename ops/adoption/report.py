@@ -24,6 +24,8 @@ class Code(StrEnum):
     CAPACITY_UNCLEAR = "CAPACITY_UNCLEAR"
     EVENT_REFUSED = "EVENT_REFUSED"
     NOT_IN_TARGET = "NOT_IN_TARGET"
+    EVENT_GONE = "EVENT_GONE"
+    REGISTRATION_GONE = "REGISTRATION_GONE"
     STATUS_UNKNOWN = "STATUS_UNKNOWN"
     SPOTS_COUNT_INVALID = "SPOTS_COUNT_INVALID"
     NAME_EMPTY = "NAME_EMPTY"
@@ -60,6 +62,9 @@ MENDED = frozenset(
 DELETED = frozenset({Code.EVENT_DELETED, Code.REGISTRATION_DELETED})
 """Left out because the source had deleted it: all that counts there was taken."""
 
+GONE = frozenset({Code.EVENT_GONE, Code.REGISTRATION_GONE})
+"""An earlier run took it, and the source has it no longer: there is nothing to take."""
+
 
 class Fate(StrEnum):
     """The result of the adoption of an event."""
@@ -74,7 +79,8 @@ class Fate(StrEnum):
 class Problem:
     """A problem in the source, by the source's ids. `detail` holds no personal data.
 
-    `registrations` and `spots` count what is left out for it: a registration, or those of an event.
+    A registration that is gone from the source is named by its id in the target. `registrations` and `spots`
+    count what is left out or gone: a registration, or those of an event.
     """
 
     code: Code
@@ -154,12 +160,12 @@ class Report:
     @property
     def all_taken(self) -> bool:
         """True if nothing was left out but what the source had deleted."""
-        return not self.totals.keys() - MENDED - DELETED
+        return not self.totals.keys() - MENDED - DELETED - GONE
 
     @property
     def left_out(self) -> Total:
         """The sum of all that was left out."""
-        totals = [total for code, total in self.totals.items() if code not in MENDED]
+        totals = [total for code, total in self.totals.items() if code not in MENDED | GONE]
         return Total(
             problems=sum(total.problems for total in totals),
             registrations=sum(total.registrations for total in totals),
@@ -170,6 +176,11 @@ class Report:
     def mended(self) -> int:
         """The number of changes without which something could not have been taken."""
         return sum(total.problems for code, total in self.totals.items() if code in MENDED)
+
+    @property
+    def gone(self) -> int:
+        """The number of events and registrations that the source had, and has no longer."""
+        return sum(total.problems for code, total in self.totals.items() if code in GONE)
 
     @property
     def registrations(self) -> int:
@@ -196,8 +207,11 @@ class Report:
             "events": [_plain(asdict(event)) for event in self.events],
             "problemCounts": {code: total.problems for code, total in sorted(self.totals.items())},
             "leftOutCounts": {
-                code: asdict(total) for code, total in sorted(self.totals.items()) if code not in MENDED
+                code: asdict(total)
+                for code, total in sorted(self.totals.items())
+                if code not in MENDED | GONE
             },
+            "goneCounts": {code: asdict(self.totals[code]) for code in sorted(GONE & self.totals.keys())},
             "problems": [
                 _plain({**asdict(problem), "taken": problem.code in MENDED}) for problem in self.problems
             ],

@@ -15,7 +15,7 @@ from ops.adoption.printing import Bar
 from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report
 from ops.adoption.sources import source, values
 from ops.adoption.sources.source import RawEvent, RawRegistration, Source
-from ops.adoption.target import State, Target
+from ops.adoption.target import EventInUse, State, Target
 from ops.adoption.writing import Writing
 
 
@@ -35,11 +35,13 @@ class Adoption:
     def run(self) -> None:
         """Adopt event after event; a dry run undoes the transaction of each."""
         self._bar.expect(self._source.rows)
+        there: set[UUID] = set()
         for source_id in self._source.event_ids():
             with self._source.snapshot():
                 raw = self._source.event(source_id)
                 if raw is None:
                     continue
+                there.add(adopted_id(raw.id))
                 if self._report.dry_run:
                     with self._target.transaction(undo=True):
                         self._event(raw)
@@ -49,6 +51,7 @@ class Adoption:
             for batch in self._source.registrations_of_no_event():
                 self._report.note(_without_event(raw) for raw in batch)
                 self._bar.advance(len(batch))
+        self._report.note(_event_gone(event) for event in self._target.in_use() if event.id not in there)
         self._report.complete = True
 
     def _event(self, raw: RawEvent) -> None:
@@ -79,7 +82,9 @@ class Adoption:
 
     def _taken_over(self, raw: RawEvent, slug: str) -> None:
         event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
-        registrations, spots = self._sums(raw.id, self._target.adopted(event.id))
+        adopted = self._target.adopted(event.id)
+        registrations, spots, there = self._sums(raw.id, adopted)
+        self._note_gone(raw.id, event.id, adopted - there)
         if registrations:
             detail = (
                 f"{registrations} of its registrations are not in the target: left out before, or made since"
@@ -90,7 +95,7 @@ class Adoption:
 
     def _leave_out(self, raw: RawEvent, problems: Sequence[Problem]) -> None:
         """Note the problems; the one that leaves the event out counts its registrations and spots."""
-        registrations, spots = self._sums(raw.id, ())
+        registrations, spots, _ = self._sums(raw.id, ())
         reason = next(problem for problem in problems if problem.code not in MENDED)
         counted = replace(reason, registrations=registrations, spots=spots)
         self._report.note(counted if problem is reason else problem for problem in problems)
@@ -126,6 +131,10 @@ class Adoption:
                 writing.remove_gone(source.BATCH_ROWS)
                 if not writing.has_gone:
                     writing.finish()
+        self._note_gone(event.source_id, event.id, writing.kept)
+        self._report.note(
+            _registration_gone(event.source_id, *row, "it is removed here") for row in writing.removed
+        )
         if writing.left_alone:
             self._report.note([_left_alone(event, writing)])
         if not writing.wrote:
@@ -147,18 +156,32 @@ class Adoption:
         self._report.note(problems)
         return kept
 
-    def _sums(self, source_id: str, but: Collection[UUID]) -> tuple[int, int]:
-        """Return the number and the spots of an event's registrations that the source has not deleted."""
+    def _note_gone(self, source_id: str, event_id: UUID, ids: Collection[UUID]) -> None:
+        """Note those of these registrations, gone from the source, that are active in the target."""
+        detail = "it is kept here, as commands have changed the event: cancel or delete it if that is right"
+        self._report.note(
+            _registration_gone(source_id, *row, detail) for row in self._target.active(event_id, ids)
+        )
+
+    def _sums(self, source_id: str, but: Collection[UUID]) -> tuple[int, int, set[UUID]]:
+        """Return the number and the spots of an event's registrations that the source has not deleted.
+
+        Those in `but` are not counted; the third value has the ones of them that are there.
+        """
         registrations = spots = 0
+        there = set()
         with closing(self._source.registrations(source_id)) as batches:
             for batch in batches:
                 for raw in batch:
-                    if cleaning.status(raw, self._mapping) == "DELETED" or adopted_id(raw.id) in but:
+                    if cleaning.status(raw, self._mapping) == "DELETED":
+                        continue
+                    if (id_ := adopted_id(raw.id)) in but:
+                        there.add(id_)
                         continue
                     registrations += 1
                     spots += cleaning.spots_asked(raw)
                 self._bar.advance(len(batch))
-        return registrations, spots
+        return registrations, spots, there
 
 
 def _against_id(event: CleanEvent, there: tuple[str, datetime] | None) -> list[Problem]:
@@ -177,6 +200,25 @@ def _left_alone(event: CleanEvent, writing: Writing) -> Problem:
         registrations=writing.left_alone,
         spots=writing.spots_left_alone,
     )
+
+
+def _registration_gone(source_id: str, id_: UUID, spots: int, detail: str) -> Problem:
+    return Problem(
+        code=Code.REGISTRATION_GONE,
+        event_id=source_id,
+        registration_id=str(id_),
+        detail=detail,
+        registrations=1,
+        spots=spots,
+    )
+
+
+def _event_gone(event: EventInUse) -> Problem:
+    detail = (
+        f"{event.slug} was adopted, and the source has it no longer; it is {event.state} here, with "
+        f"{event.spots_reserved} spots confirmed and {event.waitlist_length} registrations waiting"
+    )
+    return Problem(code=Code.EVENT_GONE, event_id=event.source_id or str(event.id), detail=detail)
 
 
 def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:

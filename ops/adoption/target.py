@@ -1,9 +1,10 @@
 """The target of an adoption: what of an event is there already, and whether it may still be written."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum, auto
+from typing import NamedTuple
 from uuid import UUID
 
 from ops.adoption import links, statements
@@ -11,6 +12,7 @@ from ops.adoption.events import CleanEvent
 from ops.adoption.links import AdoptionError, Link
 from ops.adoption.trail import ACTOR
 from ops.adoption.writing import Writing
+from shared.domain import commands
 from shared.postgres import locks, tables
 
 _IS_MIGRATED = "SELECT to_regclass('alembic_version') IS NOT NULL"
@@ -24,6 +26,16 @@ _STATE = """
            EXISTS (SELECT FROM audit_entry WHERE event_id = event.id AND actor <> %(actor)s) AS changed
     FROM event LEFT JOIN adoption ON adoption.event_id = event.id
     WHERE event.id = %(event_id)s
+"""
+_IN_USE = """
+    SELECT event.id, slug, source_id, spots_reserved, waitlist_length,
+           CASE WHEN closes_at <= now() THEN 'closed' WHEN paused THEN 'paused' ELSE 'not closed' END AS state
+    FROM adoption JOIN event ON event.id = adoption.event_id
+    WHERE NOT deleted AND NOT archived ORDER BY event.created_at, event.id
+"""
+_ACTIVE = """
+    SELECT id, spots_count FROM registration
+    WHERE event_id = %s AND id = ANY(%s) AND status <> 'CANCELLED' ORDER BY seq
 """
 _SLUG_OF_ANOTHER = "SELECT count(*) FROM event WHERE slug = %s AND id <> %s"
 
@@ -40,6 +52,17 @@ class State(Enum):
     """Changed by commands, opened by an admin, or not adopted at all: a later run leaves it alone."""
 
 
+class EventInUse(NamedTuple):
+    """An adopted event of the target; its `source_id` is None if it was adopted before 0013."""
+
+    id: UUID
+    slug: str
+    source_id: str | None
+    spots_reserved: int
+    waitlist_length: int
+    state: str
+
+
 class Target:
     """The target database, for one adoption at a time; `AdoptionError` without this version's schema."""
 
@@ -52,6 +75,11 @@ class Target:
         if revision[0] != tables.REVISION:
             raise AdoptionError(
                 f"the target is at migration {revision[0]}, not {tables.REVISION}: run `admitone migrate`"
+            )
+        # A worker of an earlier version would promote after an event's end.
+        if links.number(self._link.execute(locks.KNOWN_BY_ALL)) < commands.VERSION:
+            raise AdoptionError(
+                "a worker of an older version runs, which does not know all settings: replace it"
             )
         if not links.number(self._link.execute(_LOCK, [locks.ADOPTION])):
             raise AdoptionError("another adoption into the target is running")
@@ -86,6 +114,14 @@ class Target:
     def writing(self, event: CleanEvent) -> Writing:
         """Return the writer of an event."""
         return Writing(self._link, event)
+
+    def in_use(self) -> list[EventInUse]:
+        """Return the events that were adopted, and are neither archived nor deleted here."""
+        return [EventInUse._make(row) for row in self._link.execute(_IN_USE)]
+
+    def active(self, event_id: UUID, ids: Collection[UUID]) -> list[tuple[UUID, int]]:
+        """Return those of these registrations of an event that are active, with their spots."""
+        return self._link.execute(_ACTIVE, [event_id, list(ids)]).fetchall() if ids else []
 
     def adopted(self, event_id: UUID) -> set[UUID]:
         """Return the registrations that an event was adopted with."""

@@ -1,6 +1,6 @@
 """Writes an adopted event: its settings and its registrations, chunk by chunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +41,12 @@ class Writing:
         self.promotable = 0
         self.left_alone = 0
         self.spots_left_alone = 0
+        self.removed: list[tuple[UUID, int]] = []
+
+    @property
+    def kept(self) -> Collection[UUID]:
+        """The registrations of earlier runs that the source no longer has, if commands changed the event."""
+        return self._earlier if self._is_changed else ()
 
     @property
     def has_gone(self) -> bool:
@@ -106,6 +112,7 @@ class Writing:
         self._link.execute(statements.DELETE, [self._event.id, ids])
         self.trail.record([self.trail.moved(id_, row, None) for id_, row in rows.items()])
         self.registrations -= len(rows)
+        self.removed += [(id_, row.spots_count) for id_, row in rows.items()]
         self._earlier.difference_update(ids)
 
     def finish(self) -> None:

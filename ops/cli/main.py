@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Registration for ticket drops: never oversold, never lost, answered once.",
-    epilog="In a checkout there are also test, bench and check; each takes --help.",
+    epilog="In a checkout there are also test, bench, chaos and check; each takes --help.",
 )
 
 

@@ -160,7 +160,7 @@ def tidy(
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Forget old idempotency keys, payloads, and refused or failed commands; for a nightly job."""
+    """Forget old idempotency keys, payloads, and commands that have no effect left; for a nightly job."""
     from ops.maintenance import retention  # noqa: PLC0415
 
     forgotten = retention.tidy(service(data).database_url, days)
@@ -169,7 +169,8 @@ def tidy(
     else:
         print(
             f"Forgotten: {forgotten.keys} idempotency keys. Emptied: {forgotten.payloads} payloads. "
-            f"Deleted: {forgotten.commands} refused or failed commands."
+            f"Deleted: {forgotten.commands} refused or failed commands, and those of "
+            f"{forgotten.deletions} deleted registrations."
         )
 
 

@@ -17,6 +17,7 @@ from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, Engine, Row, text
 
 from ops.maintenance import decisions
+from ops.maintenance.retention import EVENT_ENDED
 from shared import keyed_digests
 from shared.domain import ids, texts
 from shared.domain.commands import ERASED_AT_ONCE_MAX, Erase
@@ -39,11 +40,9 @@ _EVENT_OF = text("""
     WHERE EXISTS (SELECT FROM registration WHERE event_id = event.id AND id = :id)
        OR EXISTS (SELECT FROM command WHERE event_id = event.id AND id BETWEEN :first AND :last)
 """)
-_ENDED = text("""
+_ENDED = text(f"""
     SELECT id FROM event
-    WHERE CASE WHEN deleted OR archived THEN updated_at
-               WHEN closes_at IS NOT NULL THEN greatest(closes_at, promote_until, cancel_until)
-          END < now() - make_interval(days => :days)
+    WHERE {EVENT_ENDED} < now() - make_interval(days => :days)
       AND (CAST(:id AS uuid) IS NULL OR id = :id)
     ORDER BY id
 """)

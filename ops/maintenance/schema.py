@@ -32,6 +32,7 @@ _INDEXES = {
     """,
     "event_created_idx": "event (created_at, id) WHERE NOT deleted",
     "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
+    "command_deletion_idx": "command (accepted_at) WHERE kind = 'delete_registration'",
 }
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2

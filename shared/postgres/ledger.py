@@ -64,9 +64,10 @@ Session = psycopg.AsyncConnection[TupleRow]
 
 
 class NewCommand(Struct, frozen=True, kw_only=True):
-    """A command on its way into the ledger; `payload` is its JSON, key and fingerprint are SHA-256.
+    """A command on its way into the ledger; `payload` is its JSON, keys and fingerprint are SHA-256.
 
-    `version` is the version of the commands' format that a worker must know to read it.
+    `version` is the version of the commands' format that a worker must know to read it. A command that an
+    earlier version accepted under the `former_key` is the same as one under the `idempotency_key`.
     """
 
     event_id: UUID
@@ -75,6 +76,7 @@ class NewCommand(Struct, frozen=True, kw_only=True):
     payload: bytes
     actor: str
     idempotency_key: bytes | None = None
+    former_key: bytes | None = None
     fingerprint: bytes | None = None
     version: int = 1
 
@@ -143,6 +145,7 @@ async def accept(
         "actors": arrays.texts(command.actor for command in new),
         "versions": arrays.numbers(command.version for command in new),
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
+        "former_keys": arrays.digests(command.former_key for command in new),
         "fingerprints": arrays.digests(
             command.fingerprint and keyed_digests.fingerprint(secret_keys, command.fingerprint)
             for command in new
@@ -176,6 +179,7 @@ async def _find(
         "event_ids": arrays.uuids(command.event_id for command in new),
         "ids": arrays.uuids(command.id for command in new),
         "idempotency_keys": arrays.digests(command.idempotency_key for command in new),
+        "former_keys": arrays.digests(command.former_key for command in new),
     }
     rows = await (await session.execute(_FIND, parameters)).fetchall()
     acceptances = []

@@ -43,13 +43,14 @@ _BY_WORKER = f"""
     GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
 """
 _OWNERS = text(f"SELECT number, buckets FROM ({_BY_WORKER}) AS worker")
-_KNOWN_BY_ALL = text(f"""
+KNOWN_BY_ALL = f"""
     SELECT coalesce(min(version), 2147483647) FROM (
         SELECT coalesce(max(number) FILTER (WHERE lock_class = {KNOWS}), 1) AS version
         FROM ({HELD}) AS held
         GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
     ) AS worker
-""")
+"""
+"""A query for the highest version of the commands' format that every live worker knows."""
 _WORKERS = text(f"""
     SELECT activity.application_name AS name, worker.number, worker.buckets,
            extract(epoch FROM clock_timestamp() - activity.state_change)::float8 AS silent_seconds
@@ -92,7 +93,7 @@ async def owners(connection: AsyncConnection) -> dict[int, int]:
 
 async def version_known_by_all(connection: AsyncConnection) -> int:
     """Return the highest version of the commands' format that every live worker knows."""
-    return int((await connection.execute(_KNOWN_BY_ALL)).scalar_one())
+    return int((await connection.execute(text(KNOWN_BY_ALL))).scalar_one())
 
 
 def workers(connection: Connection) -> list[Worker]:

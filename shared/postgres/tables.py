@@ -234,6 +234,7 @@ command = Table(
     ),
     PrimaryKeyConstraint("event_id", "id", name="command_pkey"),
     Index("command_payload_idx", "accepted_at", postgresql_where=text("payload <> '{}'::jsonb")),
+    Index("command_deletion_idx", "accepted_at", postgresql_where=text("kind = 'delete_registration'")),
 )
 
 pending_command = Table(

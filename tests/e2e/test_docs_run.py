@@ -54,6 +54,7 @@ NOT_RUN = {
         "it needs Docker",
     ],
     "docs/performance.md": ["it measures for minutes"],
+    "docs/reliability.md": ["it breaks things for minutes"],
 }
 """The blocks that no test can run, and why."""
 REGISTRATIONS = 'SELECT * FROM "Registration" ORDER BY id'
@@ -196,6 +197,11 @@ def test_the_privacy_page_runs_as_printed(stack: Up, checkout: Path) -> None:
 
     names = query(running(stack).database_url, NAMES_AT_DEMO)
     assert ("A person that leaves",) not in names
+
+
+@pytest.mark.usefixtures("readme")
+def test_the_reliability_page_runs_as_printed(stack: Up, checkout: Path) -> None:
+    check_answers("docs/reliability.md", follow("docs/reliability.md", stack, checkout))
 
 
 @pytest.mark.usefixtures("readme")

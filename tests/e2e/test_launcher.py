@@ -260,12 +260,15 @@ def test_a_url_that_cannot_work_is_one_line() -> None:
 
 def test_the_help_names_the_launchers_commands() -> None:
     said = " ".join(command_line("--help").stdout.split())
-    assert said.endswith("there are also test, bench and check; each takes --help.")
+    assert said.endswith("there are also test, bench, chaos and check; each takes --help.")
 
 
-@pytest.mark.parametrize(("command", "module"), [("test", "pytest"), ("bench", "benchmarks")])
+@pytest.mark.parametrize(
+    ("command", "module"), [("test", "pytest"), ("bench", "benchmarks"), ("chaos", "tests/chaos")]
+)
 def test_a_developers_command_gets_its_arguments(machine: Machine, command: str, module: str) -> None:
     machine.is_installed()
+    (machine.checkout / "tests").mkdir()
     (machine.checkout / f"{module}.py").write_text(ECHO)
     arguments = ["-k", "not this", ""]
     folder = machine.checkout if command == "test" else machine.place

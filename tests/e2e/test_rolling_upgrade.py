@@ -55,6 +55,10 @@ def promised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return version("promised", PROMISED, tmp_path_factory)
 
 
+SPELLINGS = ("{}", '"{}"', '"{}";ordered')
+"""Ways to send a key; a client keeps to one of them."""
+
+
 class Crowd:
     """Clients that register with keys, each key several times, and remember what they were told."""
 
@@ -73,7 +77,7 @@ class Crowd:
                 answer = client.post(
                     f"/api/p/{self.event['slug']}/register",
                     json=body,
-                    headers={"idempotency-key": key, "prefer": prefer},
+                    headers={"idempotency-key": spelled(key), "prefer": prefer},
                 )
         except httpx2.HTTPError as error:
             with self._lock:
@@ -89,6 +93,11 @@ class Crowd:
         """Register under all of these keys, several at once."""
         with ThreadPoolExecutor(CLIENTS) as clients:
             list(clients.map(self.register, keys, [prefer] * len(keys)))
+
+
+def spelled(key: str) -> str:
+    """Return the header in the spelling of the client that made up this key."""
+    return SPELLINGS[int(key, 16) % len(SPELLINGS)].format(key)
 
 
 def keys() -> list[str]:
@@ -174,8 +183,11 @@ def refuse_what_a_worker_does_not_know(stage: Stage, event: Json) -> None:
     """Ask for something that only the newer version knows."""
     with stage.client() as client:
         newer = {"capacity": CAPACITY, "allowOverbooked": True}
-        answer = client.patch(f"/api/events/{event['id']}", json=newer, headers=stage.admin)
-    assert (answer.status_code, answer.json()["code"]) == (503, "WORKERS_OUTDATED")
+        changed = client.patch(f"/api/events/{event['id']}", json=newer, headers=stage.admin)
+        ending = {"slug": "ending", "title": "E", "capacity": 1, "promoteUntil": "2126-01-01T00:00:00Z"}
+        created = client.post("/api/events", json=ending, headers=stage.admin)
+    for answer in (changed, created):
+        assert (answer.status_code, answer.json()["code"]) == (503, "WORKERS_OUTDATED")
 
 
 def administer(stage: Stage, event: Json) -> None:

@@ -37,7 +37,7 @@ def run(url: str, statement: str, *parameters: Any) -> list[Any]:
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain, row_factory=namedtuple_row) as connection:
         cursor = connection.execute(statement, parameters or None)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
 
 def add_event(source: str, id_: str, *, slug: str | None = None, **more: Any) -> None:

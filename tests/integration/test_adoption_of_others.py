@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError, adopted_id
 from ops.adoption.cleaning import CleanRegistration
-from ops.adoption.report import Report
+from ops.adoption.report import GONE, Report
 from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
 from tests.databases import as_worker, session_of
@@ -555,6 +555,65 @@ def test_an_event_deleted_since_comes_closed(source: str, database: str) -> None
 
     assert event.closed_because == ["the source has it as deleted or archived"]
     assert states(database) == {"e": "CLOSED"}
+
+
+def gone(report: Report) -> list[tuple[str, str | None, str | None, str]]:
+    """Return the problems of what the source has no longer, the beginning of their details at the end."""
+    return [
+        (problem.code.value, problem.event_id, problem.registration_id, problem.detail.partition(",")[0])
+        for problem in report.problems
+        if problem.code in GONE
+    ]
+
+
+def test_an_event_erased_in_the_source_is_named(source: str, database: str) -> None:
+    for id_ in ("stays", "goes", "archived"):
+        add_event(source, id_)
+    add_registration(source, "r", "goes", spotsCount=2)
+    adopt(source, database)
+    decide(database, adopted_id("archived"), "change_event", {"archived": True})
+    run(source, """DELETE FROM "Registration"; DELETE FROM "Event" WHERE id <> 'stays'""")
+    before = content(database)
+
+    dry, report = adopt(source, database, dry_run=True), adopt(source, database)
+
+    assert gone(report) == [("EVENT_GONE", "goes", None, "goes was adopted")]
+    (problem,) = report.problems
+    assert "it is not closed here, with 2 spots confirmed and 0 registrations waiting" in problem.detail
+    assert dry.problems == report.problems
+    assert content(database) == before, "nothing is changed by itself"
+    assert (report.all_taken, report.left_out.problems) == (True, 0)
+
+
+def test_a_registration_erased_in_the_source_is_named(source: str, database: str) -> None:
+    for event in ("ours", "theirs"):
+        add_event(source, event)
+        for name in ("stays", "goes", "cancelled"):
+            add_registration(source, f"{event}-{name}", event, spotsCount=2)
+    adopt(source, database)
+    cancelled = {"registrationId": str(adopted_id("ours-cancelled")), "status": "CANCELLED"}
+    decide(database, adopted_id("ours"), "change_status", cancelled)
+    run(source, """DELETE FROM "Registration" WHERE id NOT LIKE '%-stays'""")
+    ours = "SELECT * FROM registration WHERE event_id = %s ORDER BY id"
+    before = run(database, ours, adopted_id("ours"))
+
+    report = adopt(source, database)
+
+    assert sorted(gone(report)) == sorted(
+        [
+            ("REGISTRATION_GONE", "ours", str(adopted_id("ours-goes")), "it is kept here"),
+            ("REGISTRATION_GONE", "theirs", str(adopted_id("theirs-goes")), "it is removed here"),
+            ("REGISTRATION_GONE", "theirs", str(adopted_id("theirs-cancelled")), "it is removed here"),
+        ]
+    )
+    assert run(database, ours, adopted_id("ours")) == before
+    left = run(database, "SELECT id FROM registration WHERE event_id = %s", adopted_id("theirs"))
+    assert [row.id for row in left] == [adopted_id("theirs-stays")]
+    assert report.as_json()["goneCounts"] == {
+        "REGISTRATION_GONE": {"problems": 3, "registrations": 3, "spots": 6}
+    }
+    assert (report.all_taken, report.left_out.spots) == (True, 0)
+    assert gone(adopt(source, database)) == gone(report)[:1], "told again as long as it is kept"
 
 
 def test_a_dry_run_locks_one_event_at_a_time(source: str, database: str) -> None:

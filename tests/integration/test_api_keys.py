@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from sqlalchemy import event as sqlalchemy_events
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
+from api.edge.wrong_keys import WrongKeys
 from api.main import create_app
 from api.queries.keys import Keys
 from api.queries.reader import Reader
@@ -344,13 +346,21 @@ def test_an_event_is_given_to_an_organiser(stage: Stage) -> None:
 
 
 def test_wrong_keys_are_slowed_and_right_ones_not(settings: Settings) -> None:
-    right = "a-right-key-of-the-settings"
+    right, waits = "a-right-key-of-the-settings", list[float]()
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
     keyed = Settings(**{**settings.model_dump(), "admin_key": right})
-    with TestClient(create_app(keyed)) as client:
-        wrong = [client.get("/api/events", headers=headers(f"wrong-{n}")) for n in range(12)]
+    app = create_app(keyed)
+    with TestClient(app) as client:
+        state = app.app.state
+        state.services = replace(state.services, wrong_keys=WrongKeys(lambda: 1_000.0, wait))
+        wrong = [client.get("/api/events", headers=headers(f"wrong-{n}")).status_code for n in range(15)]
         answer = client.get("/api/events", headers=headers(right))
 
-    assert {found.status_code for found in wrong} == {401}
+    assert wrong == [401] * 14 + [429]
+    assert waits == [0.5, 1.0, 1.5, 2.0]
     assert answer.status_code == 200
 
 

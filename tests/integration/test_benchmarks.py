@@ -10,10 +10,12 @@ import psycopg
 import pytest
 
 from benchmarks import arena as arenas
-from benchmarks import bulk, checking, day, drop, measure, plan, preload, run
+from benchmarks import bulk, checking, day, drop, measure, plan, preload, run, ticks
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
 from ops.rehearsal import http_client
+from shared.postgres import locks
+from shared.settings import Settings
 
 ROWS = 20
 
@@ -150,3 +152,12 @@ def test_a_day_tells_its_state_ten_times(arena: Arena) -> None:
     assert arena.scalar("SELECT count(*) FROM outcome") == str(steps[-1].commands)
     kinds = {kind for (kind,) in arena.database.execute("SELECT body ->> 'outcome' FROM outcome")}
     assert kinds >= {"confirmed", "refused", "status_changed"}
+
+
+def test_ticks_are_measured_beside_idle_events(settings: Settings) -> None:
+    found = ticks.run(settings, events=300, workers=3, rounds=2)
+
+    assert (found.events, found.active, found.workers, found.ticks) == (300, 3, 3, 6)
+    assert 0 < found.median_ms <= found.p95_ms
+    assert found.most_ms > 0 < found.cpu_ms
+    assert found.locks == locks.BUCKETS + 2 * 3

@@ -1,5 +1,6 @@
 """What an idempotency key means: one effect at most, and the first outcome told again beside what is now."""
 
+import hashlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,48 @@ def told(answer: httpx2.Response) -> tuple[int, str | None, Json]:
     body = answer.json()
     outcome = {name: body.get(name) for name in ("changed", "fromStatus", "toStatus")}
     return answer.status_code, answer.headers.get("idempotent-replayed"), outcome
+
+
+def ask(stage: Stage, event: Json, header: str, name: str = "User") -> httpx2.Response:
+    with stage.client() as client:
+        path = f"/api/p/{event['slug']}/register"
+        return client.post(path, json={"name": name}, headers=key_of(header))
+
+
+@pytest.mark.parametrize("header", ['"k"', '"k";p=1', '"a, b"', r'"a\"b"'], ids=range(4))
+def test_a_key_of_an_earlier_version_is_found(stage: Stage, header: str) -> None:
+    """An earlier version kept the digest of the header as it came, quotes included."""
+    event = stage.create_event()
+    first = ask(stage, event, "of the earlier version").json()
+    as_it_came = hashlib.sha256(header.encode()).digest()
+    stage.query("UPDATE idempotency_key SET key = %s WHERE event_id = %s", as_it_came, event["id"])
+
+    again, other = ask(stage, event, header), ask(stage, event, header, "Another")
+
+    assert (again.json()["receiptId"], again.headers.get("idempotent-replayed")) == (
+        first["receiptId"],
+        "true",
+    )
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert len(stage.registrations(event)) == 1
+
+
+def test_an_earlier_key_is_found_before_a_newer_one(stage: Stage) -> None:
+    event = stage.create_event()
+    earlier, newer = ask(stage, event, "earlier").json(), ask(stage, event, "k").json()
+    as_it_came = hashlib.sha256(b'"k"').digest()
+    stage.query("UPDATE idempotency_key SET key = %s WHERE command_id = %s", as_it_came, earlier["receiptId"])
+
+    assert ask(stage, event, '"k"').json()["receiptId"] == earlier["receiptId"]
+    assert ask(stage, event, "k").json()["receiptId"] == newer["receiptId"]
+
+
+def test_the_spellings_of_a_key_are_one_key(stage: Stage) -> None:
+    event = stage.create_event()
+
+    answers = [ask(stage, event, header).json() for header in ('"k"', "k", '"k";p=1', '"k"')]
+
+    assert len({answer["receiptId"] for answer in answers}) == 1
 
 
 DONE = {"changed": True, "fromStatus": "CONFIRMED", "toStatus": "CANCELLED"}

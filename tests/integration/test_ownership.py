@@ -24,7 +24,8 @@ DEADLINE_SECONDS = 20
 _MANY = text("""
     WITH made AS (
         INSERT INTO event (id, slug, title, capacity)
-        SELECT gen_random_uuid(), 'e' || n, 'E', 1 FROM generate_series(1, :events) AS n RETURNING id
+        SELECT gen_random_uuid(), 'e' || gen_random_uuid(), 'E', 1 FROM generate_series(1, :events)
+        RETURNING id
     ), accepted AS (
         INSERT INTO command (event_id, id, kind, payload, actor)
         SELECT made.id, gen_random_uuid(), 'register', '{"name": "A"}', 'public'
@@ -36,6 +37,12 @@ _MANY = text("""
 _END_WORKERS = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name LIKE 'admitone-worker%' AND datname = current_database()
+"""
+_READ = b"""
+    SELECT relname, pg_stat_get_xact_blocks_fetched(relid) + coalesce((
+        SELECT sum(pg_stat_get_xact_blocks_fetched(indexrelid)) FROM pg_index WHERE indrelid = relid
+    ), 0)
+    FROM pg_stat_xact_user_tables
 """
 _LARGE = b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)"
 
@@ -134,6 +141,32 @@ def test_idle_and_pending_events_take_no_locks(connection: Connection, settings:
 
     assert [entry["event"] for entry in logs] == ["worker_joined", "buckets_moved"]
     assert held[0] == locks.BUCKETS + 2, "its number, and the version that it knows"
+
+
+def read_by_a_tick(worker: Ownership) -> dict[str, int]:
+    """Return the blocks that a tick reads of each table with its indexes, where it reads any."""
+    with worker.session.transaction():
+        worker.rebalance()
+        worker.events_pending()
+        found = worker.session.execute(_READ).fetchall()
+    return {table: int(blocks) for table, blocks in found if blocks}
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_tick_reads_no_idle_event(connection: Connection, join: Join, workers: int) -> None:
+    with connection.begin():
+        connection.execute(_MANY, {"events": EVENTS, "commands": 0})
+        connection.execute(_MANY, {"events": 60, "commands": 1})
+    connection.execute(text("VACUUM ANALYZE"))
+    joined = [join(number) for number in range(1, workers + 1)]
+    for _ in range(3):
+        tick_all(joined)
+
+    read = read_by_a_tick(joined[0])
+
+    assert read.keys() == {"ledger_mark", "pending_command"}
+    assert sum(read.values()) < 50
+    assert len(joined[0].session.execute(locks.HELD.encode()).fetchall()) == locks.BUCKETS + 2 * workers
 
 
 @pytest.mark.parametrize(("events", "commands"), [(0, 0), (19, 1), (20, 1), (30, 7), (3, 50), (4_500, 1)])

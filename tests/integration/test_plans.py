@@ -257,7 +257,7 @@ CASES = {
     ),
     "delete_registrations": _case("registration_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "accept_commands": _case(
-        "command_pkey",
+        "command_pkey idempotency_key_pkey",
         event_ids=_SAME_EVENT,
         ids=_NEW_IDS,
         kinds=_list("text", lambda _: "'register'"),
@@ -265,15 +265,17 @@ CASES = {
         actors=_list("text", lambda _: "'public'"),
         versions=_list("smallint", lambda _: "1"),
         idempotency_keys=_list("bytea", lambda i: _bytes(9_000_000 + i)),
+        former_keys=_list("bytea", lambda i: _bytes(8_000_000 + i)),
         fingerprints=_list("bytea", _bytes),
         last_number="0::bigint",
     ),
     "find_commands": _case(
         "command_pkey idempotency_key_pkey",
-        2 * COUNT,
+        3 * COUNT,
         event_ids=_SAME_EVENT,
         ids=_OLD_IDS,
         idempotency_keys=_list("bytea", lambda i: _bytes(600_000 + 6 * i)),
+        former_keys=_list("bytea", lambda i: _bytes(600_003 + 6 * i)),
     ),
 }
 STATES = ("empty", "one row", "one row's plan among a million", "a million rows")

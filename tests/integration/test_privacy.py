@@ -15,11 +15,13 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
+from ops.adoption.adopt import adopted_id
 from ops.embedded import Servers, postgres
 from ops.maintenance import audit, erasure, verification
 from ops.maintenance.erasure import Report
 from shared.messaging import results
 from shared.settings import Settings
+from tests.integration import old_systems
 from tests.stage import Json, Stage
 
 DIGEST_KEY = "a key of these tests"
@@ -231,6 +233,93 @@ def test_an_ended_event_is_erased_by_age(private: Private) -> None:
 
     assert [kept(private.database(), *each) for each in names] == [[], [], []]
     assert [row["name"] for row in private.registrations(open_)] == ["An Other"]
+
+
+def everything_of(private: Private, event: Json, name: str, address: str) -> UUID:
+    """Have a person leave traces by every way in; return the id of its registration."""
+    with private.client() as client:
+        held = private.register(event, name, address, key=secrets.token_hex(8))
+        path = f"/api/events/{event['id']}/registrations"
+        one = f"{path}/{held['registration']['id']}"
+        receipt = f"/api/p/{event['slug']}/receipts/{held['receiptId']}"
+        answers = [
+            client.patch(one, json={"name": f"{name} corrected", "spotsCount": 2}, headers=private.admin),
+            client.patch(one, json={"status": "CANCELLED"}, headers=private.admin),
+            client.patch(one, json={"status": "CONFIRMED"}, headers=private.admin),
+            client.patch(one, json={"name": name, "spotsCount": 900}, headers=private.admin),  # refused
+            client.patch(receipt, json={"spotsCount": 1}, headers={"idempotency-key": secrets.token_hex(8)}),
+            client.get(path, params={"q": address}, headers=private.admin),
+            client.get(f"/api/events/{event['id']}/export", headers=private.admin),
+        ]
+        given = client.post(f"{one}/receipt", json={}, headers=private.admin)
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 409, 200, 200, 200]
+    assert given.status_code == 201
+    return UUID(held["registration"]["id"])
+
+
+@pytest.mark.parametrize("way", ["address", "registration", "ended_days"])
+def test_a_dump_has_nothing_of_an_erased_person(private: Private, way: str) -> None:
+    name, address = person()
+    event = private.create_event(capacity=20)
+    registration = everything_of(private, event, name, address.upper())
+    others: list[Json] = []
+    if way != "registration":  # nothing else says that these were of the same person
+        others = [
+            private.register(event, f"{name} again", f" {address.lower()} "),
+            private.register(event, f"{name} crowd", address.swapcase(), key=secrets.token_hex(8)),
+        ]
+    assert [told["code"] for told in others] == ["ALREADY_REGISTERED"] * len(others)
+    private.query(
+        "UPDATE event SET closes_at = now() - interval '40 days', promote_until = NULL WHERE id = %s",
+        event["id"],
+    )
+    assert len(kept(private.database(), name, address)) > 1
+
+    asked = {"address": address, "registration": registration, "ended_days": 30}
+    private.erase(**{way: asked[way]}, event=event["slug"] if way == "ended_days" else None)
+
+    assert kept(private.database(), name, address) == []
+    assert kept(private.logs(), name, address) == []
+
+
+@pytest.mark.parametrize("way", ["address", "registration", "ended_days"])
+def test_an_adopted_person_is_erased(private: Private, empty_database: str, way: str) -> None:
+    name, address = person()
+    id_ = secrets.token_hex(8)
+    old_systems.run(empty_database, old_systems.PRISMA)
+    old_systems.add_event(empty_database, id_)
+    old_systems.add_registration(empty_database, f"{id_}-1", id_, name=name, email=address)
+    old_systems.adopt(empty_database, private.database_url)
+    private.query("UPDATE event SET closes_at = now() - interval '40 days' WHERE slug = %s", id_)
+    assert kept(private.database(), name, address)
+
+    asked = {"address": address, "registration": adopted_id(f"{id_}-1"), "ended_days": 30}
+    private.erase(**{way: asked[way]}, event=id_ if way == "ended_days" else None)
+
+    assert kept(private.database(), name, address) == []
+
+
+def test_a_pending_command_is_erased_once_decided(private: Private) -> None:
+    name, address = person()
+    event = private.create_event()
+    plain = make_url(private.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    other = private.create_event()
+    private.register(other, name, address)
+    with psycopg.connect(plain) as holder, private.client() as client:
+        holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [event["id"]])
+        waits = client.post(
+            f"/api/p/{event['slug']}/register",
+            json={"name": name, "email": address},
+            headers={"prefer": "respond-async"},
+        )
+        first = private.erase(address=address)
+    with private.client() as client:
+        decided = client.get(waits.headers["location"], params={"wait": 20}).json()
+
+    assert (first.pending, first.registrations, decided["status"]) == (1, 1, "CONFIRMED")
+    assert kept(private.database(), name, address), "it had yet to be decided"
+    assert private.erase(address=address) == Report(events=1, registrations=1, commands=1)
+    assert kept(private.database(), name, address) == []
 
 
 def test_an_erased_key_is_forgotten(private: Private) -> None:

@@ -9,15 +9,25 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from ops.maintenance import retention
+from ops.maintenance import audit, retention
 from ops.maintenance.retention import Forgotten
 from shared.domain import commands, ids
-from shared.domain.commands import ChangeStatus, Command, HealCounter, Register, Status
+from shared.domain.commands import (
+    AddRegistration,
+    ChangeStatus,
+    Command,
+    DeleteRegistration,
+    Erase,
+    HealCounter,
+    Register,
+    Status,
+)
 from shared.postgres import ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
-from tests.databases import run, settle_all
+from tests.databases import as_worker, run, session_of, settle_all
+from worker import isolation
 
 OLD = timedelta(days=31)
 YOUNG = timedelta(days=29)
@@ -108,6 +118,64 @@ def test_a_locked_command_is_left_for_the_next_night(database: str, event_id: UU
     assert retention.tidy(database, 30) == Forgotten(payloads=1)
 
 
+ENDS = {
+    "closed": "closes_at = now() - interval '{days} days'",
+    "promoting": "closes_at = '2026-01-01', promote_until = now() - interval '{days} days'",
+    "cancelling": "closes_at = '2026-01-01', cancel_until = now() - interval '{days} days'",
+    "archived": "archived = true, updated_at = now() - interval '{days} days'",
+    "deleted": "deleted = true, updated_at = now() - interval '{days} days'",
+}
+
+
+def delete_two(database: str, event_id: UUID) -> tuple[UUID, UUID, UUID]:
+    """Have three register and two of them deleted, long ago; return the receipts, that of the third last."""
+    run(database, "UPDATE event SET capacity = 9")
+    first = accept(database, event_id, Register(name="Ada"), OLD, idempotency_key=_KEY, fingerprint=_KEY)
+    added = accept(database, event_id, AddRegistration(name="Ben"), OLD)
+    third = accept(database, event_id, Register(name="Cid"), OLD)
+    settle_all(database, event_id, 10)
+    for receipt in (first, added):
+        deletion = DeleteRegistration(registration_id=ids.registration_id(receipt))
+        accept(database, event_id, deletion, OLD)
+    settle_all(database, event_id, 10)
+    return first, added, third
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_deleted_registrations_commands_go(database: str, event_id: UUID, end: str) -> None:
+    *_, third = delete_two(database, event_id)
+    entries = run(database, "SELECT * FROM audit_entry ORDER BY number")
+    run(database, f"UPDATE event SET {ENDS[end].format(days=29)}")
+    assert retention.tidy(database, 30) == Forgotten(payloads=5)
+    assert len(payloads(database)) == 5, "the event has ended lately"
+
+    run(database, f"UPDATE event SET {ENDS[end].format(days=31)}")
+    assert retention.tidy(database, 30) == Forgotten(deletions=2)
+
+    assert payloads(database) == {third: {}}
+    assert run(database, "SELECT FROM idempotency_key") == [], "it would name a command that is not there"
+    assert [row.command_id for row in run(database, "SELECT command_id FROM outcome")] == [third]
+    assert run(database, "SELECT * FROM audit_entry ORDER BY number") == entries
+    assert audit.replay(database, "e").problems == []
+    assert retention.tidy(database, 30) == Forgotten()
+
+
+def test_young_deletions_and_endless_events_stay(
+    database: str, event_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_ROWS_AT_ONCE", 1)
+    first, added, third = delete_two(database, event_id)
+    young = accept(database, event_id, DeleteRegistration(registration_id=ids.registration_id(third)), YOUNG)
+    settle_all(database, event_id, 10)
+    assert retention.tidy(database, 30).deletions == 0, "the event has no end"
+
+    run(database, f"UPDATE event SET {ENDS['closed'].format(days=31)}")
+    assert retention.tidy(database, 30).deletions == 2
+
+    assert payloads(database).keys() == {third, young}
+    assert not {first, added} & {row.command_id for row in run(database, "SELECT command_id FROM outcome")}
+
+
 def test_an_unsettled_follow_up_stays_pending(database: str, event_id: UUID) -> None:
     run(
         database,
@@ -128,6 +196,29 @@ def test_an_unsettled_follow_up_stays_pending(database: str, event_id: UUID) -> 
 
     assert retention.tidy(database, 30) == Forgotten()
     assert len(run(database, "SELECT FROM outcome")) == 1, "without it the event would wait for it for ever"
+
+
+def test_an_erasure_leaves_a_pending_command_whole(database: str, event_id: UUID) -> None:
+    """An owner decides the erasure first; the command that it names is accepted, and comes after it."""
+    later = NewCommand(
+        event_id=event_id,
+        id=ids.new_id(),
+        kind="register",
+        payload=msgspec.json.encode(Register(name="Ada")),
+        actor="public",
+        idempotency_key=_KEY,
+        fingerprint=_KEY,
+    )
+    accept(database, event_id, Erase(command_ids=(later.id,)), YOUNG)
+    asyncio.run(_accept(database, later, ()))
+
+    with as_worker(database) as owner:
+        assert len(isolation.apply(session_of(owner), [event_id], 1).settled) == 1
+        before = payloads(database)[later.id], len(run(database, "SELECT key FROM idempotency_key"))
+    settle_all(database, event_id, 1)
+
+    assert before == ({"name": "Ada", "spotsCount": 1, "email": None}, 1)
+    assert [row.name for row in run(database, "SELECT name FROM registration")] == ["Ada"]
 
 
 @pytest.mark.parametrize(

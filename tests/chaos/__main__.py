@@ -1,0 +1,80 @@
+"""The command line of the fault harness: `./admitone chaos`."""
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ops import child_processes
+from ops.rehearsal import temporary_stack
+from shared.errors import ExpectedError
+from tests.chaos import campaign, report
+from tests.chaos.campaign import Plan
+from tests.chaos.faults import table
+
+FOREIGN = ("ADMITONE_", "PG")
+"""Variables of another installation, which the service's programs would inherit."""
+
+
+def chaos(  # noqa: PLR0913 - one parameter for each option
+    *,
+    seed: Annotated[int | None, typer.Option(help="Repeats a run; without it a new one is drawn.")] = None,
+    faults: Annotated[int, typer.Option(min=0, help="The run ends after so many faults, ")] = 200,
+    minutes: Annotated[float, typer.Option(min=0, help="or after so many minutes.")] = 5.0,
+    rate: Annotated[float, typer.Option(min=1, help="About so many operations a second.")] = 200.0,
+    backlog: Annotated[
+        int, typer.Option(min=0, help="So many commands drain before and after the faults; 0: none.")
+    ] = 20_000,
+    only: Annotated[str, typer.Option(help="Only faults with this text in their names.")] = "",
+    untimed: Annotated[
+        bool, typer.Option("--untimed", help="Judge no times, because this machine is busy.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the servers' data and the logs.")] = False,
+) -> None:
+    """Break a whole service in every way that we know, under load, and judge every promise.
+
+    Exit status 0: every promise was kept; 1: one was not; 2: the run could not begin.
+    """
+    if not any(only in kind.name for kind in table.FAULTS):
+        raise typer.BadParameter(f"no fault has {only!r} in its name")
+    plan = Plan(
+        seed=random.randrange(1_000_000) if seed is None else seed,  # noqa: S311 - printed, to be repeated
+        faults=faults,
+        minutes=minutes,
+        per_second=rate,
+        timed=not untimed,
+        backlog=backlog,
+        only=only,
+    )
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    child_processes.allow_open_files()
+    folder = Path(tempfile.mkdtemp(prefix="admitone-chaos-"))
+    kept = True
+    try:
+        with temporary_stack.stopped_like_interrupted():
+            result = campaign.run(plan, folder)
+        kept = keep or not result.passed
+        if as_json:
+            print(report.as_json(result))  # noqa: T201
+        else:
+            report.show(result, str(folder) if kept else None)
+    except ExpectedError as error:
+        print(f"chaos: {error}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2) from error
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(chaos)
+if __name__ == "__main__":
+    app(prog_name="admitone chaos")

@@ -1,0 +1,64 @@
+"""The table of all faults; a run draws from it as from a deck, so that each comes once in each round."""
+
+import random
+from collections.abc import Iterator
+
+from tests.chaos.faults import at_a_step, of_postgres, of_redis, processes
+from tests.chaos.faults.fault import Fault
+from tests.chaos.service import Service
+from tests.chaos.workload import CROWD, Workload
+
+
+class Poison(Fault):
+    name = "poisoned command"
+    meaning = "a command that cannot be written: it alone fails"
+
+    def draw(self) -> set[str]:
+        return {"poison"}
+
+    def strike(self) -> None:
+        self.workload.wishes.poisonous = self.chance.randint(1, 3)
+
+
+class Overload(Fault):
+    name = "overload"
+    meaning = "a crowd sends registrations without a pause, and waits for none"
+    lasts = (1.0, 2.0)
+    recovers_from = "end"
+    bar_seconds = 5.0
+
+    def draw(self) -> set[str]:
+        return {"crowd"}
+
+    def strike(self) -> None:
+        self.workload.crowd = CROWD
+
+    def heal(self) -> None:
+        self.workload.crowd = 0
+
+
+FAULTS: list[type[Fault]] = [
+    *processes.FAULTS,
+    *of_redis.FAULTS,
+    *of_postgres.FAULTS,
+    *at_a_step.FAULTS,
+    Poison,
+    Overload,
+]
+SLOW = frozenset(kind for kind in FAULTS if kind.lasts[1] > 5)
+"""Faults that last longer than a worker's silence: each comes in every third round only."""
+
+
+def deck(service: Service, workload: Workload, chance: random.Random, only: str = "") -> Iterator[Fault]:
+    """Yield faults without end, of the types with this text in their names.
+
+    Those at a step come twice as often: each breaks one promise most directly, and takes little time.
+    """
+    named = [kind for kind in (*FAULTS, *at_a_step.FAULTS) if only in kind.name]
+    round_ = 0
+    while True:
+        kinds = [kind for kind in named if kind not in SLOW or only or round_ % 3 == 0]
+        for kind in chance.sample(kinds, len(kinds)):
+            # A source of its own: a fault that misses draws less, and must not change those after it.
+            yield kind(service, workload, random.Random(chance.random()))  # noqa: S311 - repeatable
+        round_ += 1

@@ -1,0 +1,175 @@
+"""The clients' answers beside the ledger: nothing is lost, doubled, altered, unasked or overtaken."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from tests.chaos.history import Operation
+from tests.chaos.judge.evidence import Command, EventEvidence, Json
+from tests.chaos.judge.replay import Replay
+from tests.chaos.wishes import by_holder
+
+CLOCK_SECONDS = 0.1
+"""By so much the clocks of the clients and the database may differ: they are of one machine."""
+_NONE_HAD_AN_EFFECT = frozenset(("refused", "failed"))
+
+
+def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
+    """Yield a sentence for each promise to a client that the service broke."""
+    commands = {command.id: command for command in event.commands}
+    given = {str(c.payload["registrationId"]) for c in event.commands if c.kind == "give_receipt"}
+    for operation in event.operations:
+        yield from _times(event, operation, commands.get(operation.receipt or ""))
+        yield from _answers(operation, commands, replay, _hidden(event, operation, commands, given))
+    yield from _marks(event)
+    yield from fifo(event)
+
+
+def _times(event: EventEvidence, operation: Operation, command: Command | None) -> Iterator[str]:
+    """Check that no answer came before what it tells: its command's acceptance, and its decision.
+
+    The ledger's times are those at which the transactions wrote and began, before they were committed.
+    """
+    if command is None:
+        return
+    accepted, decided = (at and at + event.epoch for at in (operation.accepted, operation.decided))
+    written = command.accepted_at.timestamp()
+    settled = command.settled_at and command.settled_at.timestamp()
+    if accepted and accepted < written - CLOCK_SECONDS:
+        yield f"told too early: {operation.mark} was accepted {written - accepted:.2f} s before its row"
+    if decided and settled and decided < settled - CLOCK_SECONDS:
+        yield f"told too early: {operation.mark} was told {settled - decided:.2f} s before it was settled"
+
+
+def _answers(
+    operation: Operation, commands: dict[str, Command], replay: Replay, hidden: set[str]
+) -> Iterator[str]:
+    about = f"{operation.kind} {operation.number} ({operation.mark}, receipt {operation.receipt})"
+    if operation.receipt is None:
+        return
+    command = commands.get(operation.receipt)
+    if command is None:
+        yield f"lost: {about} was accepted, and is not in the ledger"
+        return
+    if command.kind != operation.kind or mark_of(command) != operation.mark:
+        yield f"shared answer: {about} got the receipt of {command.kind} ({mark_of(command)})"
+        return
+    if not operation.told:
+        yield f"unanswered: {about} was never told its outcome"
+    outcome = command.outcome or {"outcome": "pending"}
+    allowed = _tellable(outcome, replay)
+    for told in operation.told:
+        if told not in allowed | hidden:
+            yield f"altered: {about} was told {told}, its outcome is {outcome}"
+    if len([told for told in operation.told if told.startswith(("REFUSED", "FAILED"))]) > 1:
+        yield f"answered twice: {about} was told {operation.told}"
+    made = outcome.get("registrationId")
+    if operation.registration_id is not None and operation.registration_id != made:
+        yield f"altered: {about} was told registration {operation.registration_id}, the outcome says {made}"
+    at_rest = _at_rest(outcome, replay)
+    if operation.read_again is not None and operation.read_again not in at_rest | hidden:
+        yield f"altered: {about} shows {operation.read_again} at rest instead of {at_rest}"
+
+
+def _tellable(outcome: Json, replay: Replay) -> set[str]:
+    """Return all that a client may be told of an outcome at any time: statuses change, outcomes never do."""
+    match outcome["outcome"]:
+        case "refused":
+            return {f"REFUSED {outcome['code']}"}
+        case "failed":
+            return {"FAILED"}
+        case "event_changed" | "counter_healed":
+            return {"DONE", "APPLIED"}
+        case "pending":
+            return set()
+        case _:
+            had = replay.statuses[str(outcome["registrationId"])]
+            return {str(status or "DELETED") for status in had} | {"DONE"}
+
+
+def _at_rest(outcome: Json, replay: Replay) -> set[str]:
+    """Return what a receipt shows once all commands are decided."""
+    match outcome["outcome"]:
+        case "refused" | "failed":
+            return _tellable(outcome, replay)
+        case "event_changed" | "counter_healed":
+            return {"APPLIED"}
+        case "pending":
+            return {"PENDING"}
+        case _:
+            party = replay.parties.get(str(outcome["registrationId"]))
+            return {"DELETED" if party is None else str(party.status)}
+
+
+def _hidden(
+    event: EventEvidence, operation: Operation, commands: dict[str, Command], given: set[str]
+) -> set[str]:
+    """Return the answers that hide an outcome: the event is deleted, or the holder has a newer receipt."""
+    hidden = {"404 EVENT_NOT_FOUND"} if event.now["deleted"] else set()
+    command = commands.get(operation.receipt or "")
+    made = ((command and command.outcome) or {}).get("registrationId")
+    return hidden | ({"404 RECEIPT_NOT_FOUND"} if made in given else set())
+
+
+def _marks(event: EventEvidence) -> Iterator[str]:
+    """Compare the wishes and the commands of each mark: no command without a wish, no wish done twice."""
+    wishes: defaultdict[str, list[Operation]] = defaultdict(list)
+    for operation in event.operations:
+        wishes[operation.mark].append(operation)
+    found: defaultdict[str, list[Command]] = defaultdict(list)
+    follow_ups = sum(bool((command.outcome or {}).get("moreFollow")) for command in event.commands)
+    for command in event.commands:
+        if command.kind == "promote_waitlist":
+            follow_ups -= 1
+        else:
+            found[mark_of(command)].append(command)
+    if follow_ups < 0:
+        yield f"unasked: event {event.id} has {-follow_ups} follow-ups without a cause"
+    for mark, commands in found.items():
+        asked = wishes.get(mark, [])
+        possible = sum(operation.attempts for operation in asked if operation.state != "rejected")
+        with_effect = [c.id for c in commands if (c.outcome or {}).get("outcome") not in _NONE_HAD_AN_EFFECT]
+        once = sum(
+            1 if operation.keyed else operation.attempts
+            for operation in asked
+            if operation.state != "rejected"
+        )
+        if not asked:
+            yield f"unasked: no client asked for {commands[0].kind} {commands[0].id} ({mark})"
+        elif possible == 0:
+            yield f"effect of a refusal: {mark} was answered {asked[0].rejected}, and is in the ledger"
+        elif len(with_effect) > once or len(commands) > possible:
+            yield f"doubled: {mark} was asked for {once} times, and is in the ledger as {with_effect}"
+
+
+def mark_of(command: Command) -> str:
+    """Return the text by which an operation of this command is found."""
+    payload = command.payload
+    if command.actor == "holder":
+        return by_holder(command.kind, payload["registrationId"])
+    return str(payload.get("name") if "name" in payload else payload.get("reason"))
+
+
+def fifo(event: EventEvidence) -> Iterator[str]:
+    """Check that what was accepted before an operation began has a lower place, and is decided before it.
+
+    The witness of each step is the operation with the highest place among those that were answered by then:
+    so one comparison for each operation is enough.
+    """
+    by_id = {command.id: command for command in event.commands}
+    numbers = {entry.command_id: entry.number for entry in reversed(event.entries)}
+    accepted = [o for o in event.operations if o.accepted is not None and o.receipt in by_id]
+    answered = sorted(accepted, key=lambda operation: operation.accepted or 0.0)
+    highest_seq = highest_number = place = 0
+    for operation in sorted(accepted, key=lambda operation: operation.begun):
+        while place < len(answered) and (answered[place].accepted or 0.0) < operation.begun:
+            receipt = str(answered[place].receipt)
+            highest_seq = max(highest_seq, by_id[receipt].seq)
+            if receipt not in event.set_aside:
+                highest_number = max(highest_number, numbers.get(receipt, 0))
+            place += 1
+        own = by_id[str(operation.receipt)]
+        number = numbers.get(own.id, highest_number)
+        if own.seq < highest_seq:
+            yield f"overtaken: {operation.mark} has place {own.seq}, and began after place {highest_seq}"
+        elif number < highest_number:
+            yield f"overtaken: {operation.mark} is decided ahead of a command accepted before it began"

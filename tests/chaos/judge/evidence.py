@@ -1,0 +1,175 @@
+"""The evidence of a run: all tables, read event by event, beside what the clients saw of each event."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+import psycopg
+from msgspec import Struct
+
+from tests.chaos.history import History, Operation
+
+Json = dict[str, Any]
+
+ROWS_AT_ONCE = 10_000
+_EVENTS = """
+    SELECT id::text, to_jsonb(event)::text FROM event ORDER BY id
+"""
+_COMMANDS = """
+    SELECT event_id::text, id::text, seq, kind, payload::text, actor, accepted_at, outcome::text, settled_at,
+           (SELECT true FROM pending_command AS pending
+            WHERE pending.event_id = ledger.event_id AND pending.seq = ledger.seq)
+    FROM ledger ORDER BY event_id, seq
+"""
+_ROWS = """
+    SELECT event_id::text, id::text, seq, command_id::text, name, email, spots_count, status
+    FROM registration ORDER BY event_id, seq
+"""
+_ENTRIES = """
+    SELECT event_id::text, number, command_id::text, kind, actor, reason, registration_id::text, from_status,
+           to_status, before_after::text, spots_delta, spots_reserved, at, hash
+    FROM audit_entry ORDER BY event_id, number
+"""
+
+
+class Command(Struct, kw_only=True):
+    """A command of the ledger; `outcome` is None while it is pending."""
+
+    id: str
+    seq: int
+    kind: str
+    payload: Json
+    actor: str
+    accepted_at: datetime
+    outcome: Json | None = None
+    settled_at: datetime | None = None
+    pending: bool = False
+
+
+class Row(Struct, kw_only=True):
+    """A registration."""
+
+    id: str
+    seq: int
+    command_id: str
+    name: str
+    email: str | None
+    spots_count: int
+    status: str
+
+
+class Entry(Struct, kw_only=True):
+    """An audit entry."""
+
+    number: int
+    command_id: str
+    kind: str
+    actor: str
+    reason: str | None
+    registration_id: str | None
+    from_status: str | None
+    to_status: str | None
+    before_after: Json | None
+    spots_delta: int
+    spots_reserved: int
+    at: datetime
+    hash: bytes
+
+
+class EventEvidence(Struct, kw_only=True):
+    """One event: its settings as created and its row now, its tables, and the operations of its clients.
+
+    Commands and registrations are in order of `seq`, audit entries of `number`. Commands that were
+    `set_aside` for a while are decided later than their places say.
+    """
+
+    id: str
+    first: Json
+    now: Json
+    commands: Sequence[Command] = ()
+    rows: Sequence[Row] = ()
+    entries: Sequence[Entry] = ()
+    operations: Sequence[Operation] = ()
+    set_aside: frozenset[str] = frozenset()
+    epoch: float
+
+
+def read(
+    session: "psycopg.Connection[tuple[Any, ...]]",
+    history: History,
+    set_aside: AbstractSet[str] = frozenset(),
+) -> Iterator[EventEvidence]:
+    """Yield every event of a database at rest, in one snapshot.
+
+    `set_aside` are the digests of the commands that the workers' logs name.
+    """
+    of_event: dict[str, list[Operation]] = {}
+    for operation in history.operations:
+        of_event.setdefault(operation.event_id, []).append(operation)
+    with session.transaction():
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        commands, rows, entries = (_Groups(session, text) for text in (_COMMANDS, _ROWS, _ENTRIES))
+        for id_, now in session.execute(_EVENTS.encode()).fetchall():
+            of_ledger = [_command(row) for row in commands.of(id_)]
+            yield EventEvidence(
+                id=id_,
+                first=history.events[id_].settings if id_ in history.events else {},
+                now=msgspec.json.decode(now),
+                commands=of_ledger,
+                rows=[Row(**dict(zip(Row.__struct_fields__, row[1:], strict=True))) for row in rows.of(id_)],
+                entries=[_entry(row) for row in entries.of(id_)],
+                operations=of_event.get(id_, ()),
+                epoch=history.epoch,
+                set_aside=frozenset(c.id for c in of_ledger if set_aside and digest_of(c.id) in set_aside),
+            )
+
+
+def digest_of(command_id: str) -> str:
+    """Return the digest that names a command in logs and in the audit trail."""
+    return hashlib.sha256(bytes.fromhex(command_id.replace("-", ""))).hexdigest()
+
+
+class _Groups:
+    """The rows of a statement in order of their events, read in portions."""
+
+    def __init__(self, session: "psycopg.Connection[tuple[Any, ...]]", statement: str) -> None:
+        cursor = session.cursor(name=f"chaos_{abs(hash(statement))}")
+        cursor.itersize = ROWS_AT_ONCE
+        cursor.execute(statement.encode())
+        self._groups = groupby(cursor, itemgetter(0))
+        self._next = next(self._groups, None)
+
+    def of(self, event_id: str) -> list[tuple[Any, ...]]:
+        """Return the rows of an event; events must be asked for in their order."""
+        if self._next is None or self._next[0] != event_id:
+            return []
+        found = list(self._next[1])
+        self._next = next(self._groups, None)
+        return found
+
+
+def _command(row: tuple[Any, ...]) -> Command:
+    _, id_, seq, kind, payload, actor, accepted_at, outcome, settled_at, pending = row
+    return Command(
+        id=id_,
+        seq=seq,
+        kind=kind,
+        payload=msgspec.json.decode(payload),
+        actor=actor,
+        accepted_at=accepted_at,
+        outcome=None if outcome is None else msgspec.json.decode(outcome),
+        settled_at=settled_at,
+        pending=bool(pending),
+    )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    facts = dict(zip(Entry.__struct_fields__, row[1:], strict=True))
+    if facts["before_after"] is not None:
+        facts["before_after"] = msgspec.json.decode(facts["before_after"])
+    return Entry(**facts)
