@@ -10,11 +10,10 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from api import error_handlers
-from api.edge.cross_origin import Origins
 from api.edge.front import Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
-from api.routes import changes, events, health, insight, keys, metrics, protection, registrations
+from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
 from api.services import open_services
 from shared import memory, telemetry
 from shared.settings import Settings
@@ -44,7 +43,7 @@ def create_app(settings: Settings) -> Front:
             await services.close()
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    parts = (registrations, events, protection, changes, insight, keys, health, metrics)
+    parts = (registrations, events, protection, changes, insight, keys, pages, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)
@@ -53,8 +52,7 @@ def create_app(settings: Settings) -> Front:
     lists = (app.routes, *(router.routes for router in routers))
     routes = [route for routes in lists for route in routes if isinstance(route, Route)]
     app.state.routes = routes
-    origins = Origins(settings.cors_origins) if settings.cors_origins else None
-    return Front(app, registrations.direct, routes, error_handlers.problem, origins)
+    return Front(app, registrations.direct, routes, error_handlers.problem, settings)
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:

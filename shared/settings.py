@@ -39,6 +39,7 @@ OFF = "off"
 _LIMIT = r"[1-9][0-9]{0,6}/[1-9][0-9]{0,3}s|off"
 Limit = Annotated[str, Field(pattern=f"^({_LIMIT})$")]
 """The requests of a client, and the seconds in which it may send them, or `off`."""
+_CONTACT = re.compile(r"(?:mailto:[^@]+@|https://|tel:\+?)[!-~]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
 
 
@@ -103,6 +104,8 @@ class Settings(DatabaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     cors_origins: Names = None
+    hsts_seconds: Annotated[int, Field(ge=0, le=86_400 * 366 * 2)] | None = None
+    security_contact: str | None = None
     email_domains_refused: Names = None
 
     trusted_proxies: Names = None
@@ -163,6 +166,13 @@ class Settings(DatabaseSettings):
     @classmethod
     def _origins(cls, value: frozenset[str] | None) -> frozenset[str] | None:
         return _all_like(_ORIGIN, value, "origins such as https://tickets.example.org, or be *")
+
+    @field_validator("security_contact")
+    @classmethod
+    def _contact(cls, value: str | None) -> str | None:
+        if value is not None and not _CONTACT.fullmatch(value):
+            raise ValueError("must be an address such as mailto:security@example.org or https://…")
+        return value
 
     @field_validator("email_domains_refused")
     @classmethod

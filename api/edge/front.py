@@ -21,17 +21,16 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from api.edge.cross_origin import Origins, methods_of, options
-from api.edge.responses import ANSWER_HEADERS
+from api.edge.responses import ANSWER_HEADERS, USUAL_HEADERS
 from api.observations import Observations
 from shared import metrics
+from shared.settings import Settings
 
 Endpoint = Callable[..., Awaitable[Response]]
 Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 """A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
-_CACHE_CONTROL = b"cache-control"
-_NO_STORE = _CACHE_CONTROL, b"no-store"
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
 
@@ -52,13 +51,16 @@ class Front:
         direct: Direct,
         routes: Sequence[Route],
         problem: Callable[[Request, Exception], Response],
-        origins: Origins | None,
+        settings: Settings,
     ) -> None:
         self.app = app
         self._direct = direct
         self._routes = routes
         self._problem = problem
-        self._origins = origins
+        self._origins = Origins(settings.cors_origins) if settings.cors_origins else None
+        self._usual_headers = [*USUAL_HEADERS]
+        if settings.hsts_seconds is not None:
+            self._usual_headers.append((b"strict-transport-security", b"max-age=%d" % settings.hsts_seconds))
         self._answered: Observations[tuple[str, int, float]] = Observations(_count)
         self._paths: Mapping[Endpoint, str] = {route.endpoint: route.path for route in routes}
 
@@ -85,9 +87,9 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = message["headers"] = [*message["headers"], *own_headers]
-                if _CACHE_CONTROL not in dict(headers):
-                    headers.append(_NO_STORE)
+                named = dict(message["headers"])
+                usual = [header for header in self._usual_headers if header[0] not in named]
+                message["headers"] = [*message["headers"], *own_headers, *usual]
             await send(message)
 
         try:

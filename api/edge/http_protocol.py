@@ -111,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
             *self.server_state.default_headers,
             *answer.raw_headers,
             (b"x-request-id", request_id.encode()),
-            (b"cache-control", b"no-store"),
+            *responses.USUAL_HEADERS,
             (b"connection", b"close"),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)

@@ -33,6 +33,16 @@ from shared.domain.outcomes import (
 ANSWER_HEADERS = "answer_headers"
 """The name under which a request's scope collects headers of its answer, for errors too."""
 
+USUAL_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    # Pages of other origins that `ADMITONE_CORS_ORIGINS` names ask in a way that this does not concern.
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""The headers that an answer has unless it has its own of that name."""
+
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
 

@@ -15,6 +15,8 @@ RATE_LIMIT = {
     "RateLimit": {"description": "Requests left, seconds to the next window.", "schema": {"type": "string"}},
 }
 CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
+OF_RECEIPT = {"slug": "$request.path.slug", "receipt_id": "$response.body#/receiptId"}
+"""The parameters of a receipt's routes, as an answer to its registration gives them."""
 LOCATION = {"Location": {"description": "The receipt.", "schema": {"type": "string"}}}
 
 RECEIPT_SCHEME = {
@@ -40,6 +42,11 @@ def answer(
             }
         },
     }
+
+
+def links(parameters: dict[str, str], *routes: str) -> dict[str, Any]:
+    """Describe which routes an answer leads to, by the parameters that it gives them."""
+    return {"links": {name: {"operationId": name, "parameters": parameters} for name in routes}}
 
 
 def problems(*types: ProblemType) -> dict[int, dict[str, Any]]:
@@ -98,6 +105,8 @@ def route(
         extra["requestBody"] = {"required": more.pop("body_required", True), "content": content}
     if "parameters" in more:
         extra["parameters"] = more.pop("parameters")
+    if more.pop("without_key", False):  # beside the key that the route's function asks for
+        extra["security"] = [{}]
     return {
         "status_code": min(usual),
         "responses": usual | problems(*problem_types, *every),
@@ -116,24 +125,22 @@ def by_header(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def header(name: str, description: str, example: str) -> dict[str, Any]:
-    """Describe a request header."""
-    schema = {"type": "string"}
-    return {"name": name, "in": "header", "description": description, "schema": schema, "example": example}
+def header(name: str, description: str, **rule: str) -> dict[str, Any]:
+    """Describe a request header; without an example, which the page `/docs` would send."""
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **rule}}
 
 
 IDEMPOTENCY_KEY = header(
     "Idempotency-Key",
-    "Asking again under the same key, quoted or bare, gives the same answer, with "
+    "Random, such as a UUID. Asking again under the same key, quoted or bare, gives the same answer, with "
     "`Idempotent-Replayed: true`.",
-    "7f9c24e8-3b12-4fef-91e0-56e5b0d1a1c4",
+    pattern=r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--~]([ !#-+\--~]{0,253}[!#-+\--~])?)$',
 )
 
 PREFER = header(
     "Prefer",
     "`respond-async` does not wait for the decision, `wait=N` waits N seconds (RFC 7240). The answer tells "
     "in `Preference-Applied` what it followed.",
-    "wait=2",
 )
 
 # The problems of every key.

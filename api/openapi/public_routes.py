@@ -9,10 +9,28 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight, schemas_keys, schemas_protection
+from api.edge import schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
+from shared.domain import commands, texts
 from shared.domain.commands import AddRegistration, ChangeEvent
+
+_LEDGERS_PATTERN = commands.PRINTABLE + commands.AT_THE_END
+"""The pattern of texts in the ledger, which has more than clients may send: earlier versions took more."""
+
+_STATUS_OR_CORRECTION: dict[str, Any] = {
+    "if": {"required": ["status"]},
+    "then": {
+        "properties": dict.fromkeys(("name", "email", "spotsCount"), False),
+        "if": {"required": ["place"]},
+        "then": {"properties": {"status": {"const": "WAITLIST"}}},
+    },
+    "else": {
+        "properties": {"place": False},
+        "anyOf": [{"required": [name]} for name in ("name", "email", "spotsCount")],
+    },
+}
+"""What `RegistrationChange` checks itself."""
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -22,7 +40,9 @@ APPLICATION: dict[str, Any] = {
         "Every change is a command. It is written into a ledger before it is answered, decided in the "
         "ledger's order by the one worker that owns the event, and has exactly one outcome."
     ),
-    "docs_url": "/docs",
+    "generate_unique_id_function": lambda route: route.name,
+    "redirect_slashes": False,  # a redirection would lead to the host that the client names
+    "docs_url": None,  # `api/routes/pages.py` has a page that loads nothing from elsewhere
     "redoc_url": None,
 }
 
@@ -42,13 +62,15 @@ REGISTER = builders.route(
             builders.LOCATION,
             confirmed=examples.CONFIRMED,
             waitlisted=examples.WAITLIST,
-        ),
+        )
+        | builders.links(builders.OF_RECEIPT, "read_receipt", "cancel", "shrink"),
         202: builders.answer(
             "Accepted; not decided yet.",
             schemas.Receipt,
             {**builders.LOCATION, **builders.RETRY_AFTER},
             pending=examples.PENDING,
-        ),
+        )
+        | builders.links(builders.OF_RECEIPT, "read_receipt"),
     },
     ProblemType.REGISTRATION_CLOSED,
     ProblemType.REGISTRATION_NOT_OPEN,
@@ -104,9 +126,7 @@ RECEIPT = builders.route(
     *builders.READ_PROBLEMS,
     parameters=[
         builders.WAIT,
-        builders.header(
-            "If-None-Match", "The `ETag` of an earlier answer.", '"WAITLIST-b2ecc7275ec16ac9b2ecc727"'
-        ),
+        builders.header("If-None-Match", "The `ETag` of an earlier answer."),
     ],
 )
 
@@ -166,6 +186,35 @@ _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability"
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
 _PROBE_PROBLEMS = (ProblemType.INTERNAL_ERROR,)
+INDEX = builders.route(
+    {
+        200: {
+            "description": "What answers here; a page for clients that prefer `text/html`.",
+            "content": {
+                "application/json": {
+                    "schema": builders.reference(schemas_service.Index),
+                    "examples": {"index": {"value": examples.INDEX}},
+                },
+                "text/html": {"schema": {"type": "string"}},
+            },
+        }
+    }
+)
+
+SECURITY_CONTACT = builders.route(
+    {
+        200: {
+            "description": "The contact of `ADMITONE_SECURITY_CONTACT`, good for 90 days (RFC 9116).",
+            "content": {
+                "text/plain": {
+                    "example": "Contact: mailto:security@example.org\nExpires: 2027-02-22T00:00:00Z\n"
+                }
+            },
+        }
+    },
+    ProblemType.NOT_FOUND,
+    response_class=PlainTextResponse,
+)
 
 HEALTH = builders.route(
     {
@@ -208,6 +257,7 @@ METRICS = builders.route(
     },
     *builders.KEY_PROBLEMS,
     response_class=PlainTextResponse,
+    without_key=True,  # for clients of the same machine
 )
 
 
@@ -227,6 +277,7 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
             components.setdefault("schemas", {}).update(_components())
             components.setdefault("securitySchemes", {}).update(builders.RECEIPT_SCHEME)
             _restore_examples(document, routers)
+            _describe_parameters(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -235,11 +286,25 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
 
 def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) -> None:
     """Restore the routes' own answers in the document: FastAPI leaves every null out of an example."""
-    for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+    routes = (route for router in routers for route in router.routes if isinstance(route, APIRoute))
+    for route in (route for route in routes if route.include_in_schema):
         for method in route.methods or ():
             described = document["paths"][route.path_format][method.lower()]["responses"]
             for status, answer in route.responses.items():
                 described[str(status)].update(answer)
+
+
+def _describe_parameters(document: dict[str, Any]) -> None:
+    """Say of query parameters that a blank one is as good as none (`Front`), and show a slug to try."""
+    for path, methods in document["paths"].items():
+        is_public = path.startswith("/api/p/")
+        for parameter in (
+            parameter for route in methods.values() for parameter in route.get("parameters", ())
+        ):
+            if parameter["in"] == "query" and not is_public:
+                parameter["allowEmptyValue"] = True
+            elif parameter["name"] == "slug" and is_public:
+                parameter["example"] = "demo"
 
 
 def _components() -> dict[str, Any]:
@@ -249,9 +314,8 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for name, body in (
-                vars(schemas) | vars(schemas_insight) | vars(schemas_keys) | vars(schemas_protection)
-            ).items()
+            for module in (schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service)
+            for name, body in vars(module).items()
             if not name.startswith("_")
             and isinstance(body, type)
             and issubclass(body, schemas.Wire)
@@ -259,4 +323,9 @@ def _components() -> dict[str, Any]:
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    for property_ in (part for body in components.values() for part in body.get("properties", {}).values()):
+        for schema in (property_, *property_.get("anyOf", ())):
+            if schema.get("pattern") == _LEDGERS_PATTERN:
+                schema["pattern"] = texts.PATTERN
+    components["RegistrationChange"] |= _STATUS_OR_CORRECTION
     return components

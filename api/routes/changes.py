@@ -47,7 +47,11 @@ _CHANGE_EVENT = msgspec.json.Decoder(ChangeEvent)
 _REGISTRATION_CHANGE = msgspec.json.Decoder(RegistrationChange)
 _ADD = msgspec.json.Decoder(AddRegistration)
 
-Reason = Annotated[str | None, BeforeValidator(texts.clean), Query(max_length=commands.REASON_LENGTH_MAX)]
+Reason = Annotated[
+    str | None,
+    BeforeValidator(texts.clean),
+    Query(max_length=commands.REASON_LENGTH_MAX, json_schema_extra={"pattern": texts.PATTERN}),
+]
 _Expected = TypeVar("_Expected")
 
 

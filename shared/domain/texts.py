@@ -14,12 +14,19 @@ _SEEN = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _UNSEEN = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u2800\u3164\ufeff\uffa0"
 )
-_SELECTORS = "\ufe00-\ufe0f\U000e0000-\U000e0fff"  # variation selectors and tags end an emoji: never trimmed
+_SELECTORS, _TAGS = "\ufe00-\ufe0f", "\U000e0000-\U000e0fff"  # both end an emoji: never trimmed
 _OUTER = "".join(re.findall(f"[{_SEEN}{_UNSEEN}]", "".join(map(chr, range(0x10000)))))
-_INVISIBLE = re.compile(f"[{_SEEN}{_UNSEEN}{_SELECTORS}]*")
+_INVISIBLE = re.compile(f"[{_SEEN}{_UNSEEN}{_SELECTORS}{_TAGS}]*")
 _SEPARATORS = re.compile("[\x85\u2028\u2029]")
-_REFUSED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_REFUSED = re.compile(f"[{_CONTROLS}]")
 """Control characters, and those that turn the direction of the text around them."""
+
+PATTERN = "".join(
+    character if " " <= character <= "~" else f"\\u{ord(character):04x}"
+    for character in f"^[^{_CONTROLS}]*[^{_CONTROLS}{_SEEN}{_UNSEEN}{_SELECTORS}][^{_CONTROLS}]*$"
+)
+"""The pattern of the texts that `clean` takes as they are, as JSON Schema writes it."""
 
 _LOCAL_PART = re.compile(r'[^\s"(),:;<>@\[\\\]]+|"(?:[^"\\]|\\.)*"')
 _LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
