@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from api.edge.schemas import Wire
-from shared.domain.commands import Register
+from shared.domain.commands import AT_THE_END, Register
 
 SPOTS_PER_ADDRESS_MAX = 10_000
 Solution = Annotated[
@@ -13,6 +13,7 @@ Solution = Annotated[
     Meta(
         min_length=1,
         max_length=4_096,
+        pattern=r"^[A-Za-z0-9+/]+={0,2}$" + AT_THE_END,
         description="the solution of a challenge, as ALTCHA's widget sends it",
         extra={"rule": "must be the solution of a challenge, in the form of ALTCHA"},
     ),

@@ -158,12 +158,12 @@ def test_a_proof_of_work_is_asked_for(two: Stage) -> None:
         answer = client.get(f"/api/p/{event['slug']}/challenge")
         assert (answer.status_code, answer.json()["code"]) == (404, "NO_CHALLENGE")
         assert client.get("/api/p/no-such-event/challenge").json()["code"] == "EVENT_NOT_FOUND"
-    assert post(two, event, altcha="ignored where none is needed")["http"] == 201
+    assert post(two, event, altcha="aWdub3JlZA==")["http"] == 201
     protect(two, event, challenge=True)
 
     refused = post(two, event)
     assert (refused["http"], refused["code"]) == (403, "CHALLENGE_REQUIRED")
-    assert post(two, event, altcha=None)["http"] == 422
+    assert [post(two, event, altcha=wrong)["http"] for wrong in (None, "%%%", 1)] == [422] * 3
     assert post(two, event, altcha=solution(challenge(two, event)))["status"] == "CONFIRMED"
     assert (
         two.query("SELECT count(*) AS count FROM command WHERE event_id = %s", event["id"])[0]["count"] == 2
@@ -209,7 +209,7 @@ def test_a_wrong_solution_is_refused(two: Stage) -> None:
         protect(two, protected, challenge=True)
     right, other_s = solution(challenge(two, event)), solution(challenge(two, other))
     wrong = {
-        "no base64": "%%%",
+        "no base64": "abcde",
         "no JSON": base64.b64encode(b"{").decode(),
         "nested": base64.b64encode(b"[" * 3_000).decode(),
         "another form": base64.b64encode(b'{"challenge":{},"solution":{}}').decode(),
