@@ -10,18 +10,21 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from api import error_handlers
+from api.edge.connections import Limits, Server
 from api.edge.front import Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
 from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
 from api.services import open_services
-from shared import memory, telemetry
+from shared import memory, open_files, telemetry
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 4_096
-_KEEP_ALIVE_SECONDS = 75  # above the 60 s after which most proxies drop an idle connection
+_OTHER_FILES = 150
+"""Open files that a process may need beside the connections of clients and those to PostgreSQL."""
+_CONNECTIONS_MIN = 10
 _SHUTDOWN_SECONDS_MAX = 3
 
 
@@ -71,19 +74,34 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         server_header=False,
         date_header=True,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
         proxy_headers=False,  # `api/protection/addresses.py` reads them, behind trusted proxies only
     )
     sockets = None if fd is None else [socket.socket(fileno=fd)]
-    _Server(config, app.app).run(sockets=sockets)
+    _Server(config, _limits(settings), app.app).run(sockets=sockets)
 
 
-class _Server(uvicorn.Server):
+def _limits(settings: Settings) -> Limits:
+    """Return the limits of the connections; the open files of this process bound their number, too."""
+    open_max = settings.client_connections_max
+    possible = open_files.raise_limit() - settings.database_connections_max - _OTHER_FILES
+    if possible < open_max:
+        open_max = max(possible, _CONNECTIONS_MIN)
+        log.warning("few_open_files", connections_max=open_max, effect="raise the limit of open files")
+    return Limits(
+        open_max=open_max,
+        head_seconds=settings.head_seconds_max,
+        body_seconds=settings.body_seconds_max,
+        idle_seconds=settings.idle_seconds_max,
+        answer_seconds=settings.export_stall_seconds_max,
+    )
+
+
+class _Server(Server):
     """A server that answers every waiting request with its receipt before it ends."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, limits: Limits, app: FastAPI) -> None:
+        super().__init__(config, limits)
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import observations
 from api.commands import wake_senders
-from api.commands.early_refusal import FullEvents
+from api.commands.early_answers import RefusingEvents
 from api.commands.entrance import Entrance
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
@@ -80,7 +80,7 @@ class Services:
     figures: Figures
     exports: Exports
     pace: Pace
-    full_events: FullEvents
+    refusing_events: RefusingEvents
     submission: Submission
     readiness: ReadinessCheck
     keys: Keys
@@ -186,18 +186,18 @@ def open_services(settings: Settings) -> Services:
     slugs = Slugs(autocommit, reader)
     clients = Addresses(settings.trusted_proxies or ())
     shared = SharedMemory(redis_client, settings.secret_keys[0])
-    limit, receipts, pace, full_events = (
+    limit, receipts, pace, refusing_events = (
         PendingLimit(autocommit, settings),
         Receipts(reader, intake.confirm),
         Pace(autocommit),
-        FullEvents(autocommit),
+        RefusingEvents(autocommit),
     )
     submission = Submission(
         limit=limit,
         intake=intake,
         waker=waker,
         waiter=waiter,
-        full_events=full_events,
+        refusing_events=refusing_events,
         reader=reader,
         receipts=receipts,
         pace=pace,
@@ -223,7 +223,7 @@ def open_services(settings: Settings) -> Services:
         figures=Figures(reader, admin_reader),
         exports=Exports(admin_engine, settings.admin_connections_max),
         pace=pace,
-        full_events=full_events,
+        refusing_events=refusing_events,
         slugs=slugs,
         availabilities=Availabilities(reader),
         submission=submission,

@@ -22,9 +22,10 @@ from sqlalchemy.pool import NullPool
 from benchmarks import cpu, plan, processes
 from benchmarks.contestants import store
 from benchmarks.processes import BenchmarkError, HttpServer, Process
-from ops import child_processes, embedded
+from ops import embedded
 from ops.embedded import Postgres, Servers, Valkey
 from ops.maintenance import schema
+from shared import open_files
 from shared.messaging import results
 from shared.postgres import locks
 
@@ -176,7 +177,7 @@ class Arena:
 @contextmanager
 def opened(workers: int) -> Iterator[Arena]:
     """Run an arena while the block lasts; raises `EmbeddedError` or `BenchmarkError` if it cannot run."""
-    child_processes.allow_open_files()
+    open_files.raise_limit()
     with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
         folder = Path(made)
         data = ends.enter_context(data_folder(folder / "data"))

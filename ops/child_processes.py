@@ -6,7 +6,6 @@ later start finds the child by its arguments: a pid file may be stale, or its nu
 """
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,8 +20,6 @@ Matches: TypeAlias = Callable[[int, Sequence[str]], bool]
 POLL_SECONDS = 0.02
 KILL_SECONDS_MAX = 5.0
 """The time in which the kernel ends a process after SIGKILL; a disk that hangs can delay it longer."""
-OPEN_FILES = 65_536
-"""The usual limit of 1,024 is too low for a drop."""
 TAIL_LINES = 12
 TAIL_BYTES = 8_192
 
@@ -122,14 +119,6 @@ def folder(pid: int) -> Path | None:
         return Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
         return None
-
-
-def allow_open_files() -> None:
-    """Raise the limit of open files for this process and its children to `OPEN_FILES`, if possible."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def size(log: Path) -> int:

@@ -80,6 +80,13 @@ http_seconds = _distribution(
 limited = _counter(
     "requests_limited", "Requests that were answered 429, by the limit of their client.", "limit"
 )
+connections = Gauge(
+    "admitone_connections",
+    "Open connections of clients.",
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+connections_ended = _counter("connections_ended", "Connections that the API ended, by reason.", "reason")
 wakes_sent = _counter("wakes_sent", "Wake messages that the broker took.")
 ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, where Redis had none in time.")
 

@@ -116,7 +116,10 @@ class Settings(DatabaseSettings):
     limit_reads: Limit | None = None
     limit_admin: Limit | None = None
     limit_keys: Limit | None = None
-
+    client_connections_max: Count = 5_000
+    head_seconds_max: Seconds = 20
+    body_seconds_max: Seconds = 20
+    idle_seconds_max: Seconds = 75
     body_bytes_max: Count = 16_384
     database_connections_max: Annotated[int, Field(ge=3, le=1_000)] = 10
     statement_timeout_seconds: Seconds = 10

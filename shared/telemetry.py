@@ -42,8 +42,8 @@ class _Window:
 class Repeats:
     """Drops a warning or an error that repeats one of the last minute; the next line has the number.
 
-    Two entries are the same if event, ids and kind of exception are. An incident is always logged, because
-    its id leads to its entry.
+    Two entries are the same if event, ids, reason and kind of exception are. An incident is always logged,
+    because its id leads to its entry.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -75,7 +75,7 @@ def _line(entry: structlog.typing.EventDict) -> tuple[str, ...]:
     error = entry.get("exc_info")
     kind = type(error) if isinstance(error, BaseException) else sys.exc_info()[0]
     return (
-        *(str(value) for name, value in entry.items() if name.endswith(("_id", "_digest"))),
+        *(str(value) for name, value in entry.items() if name.endswith(("_id", "_digest", "reason"))),
         str(error and kind),
     )
 

@@ -99,9 +99,9 @@ def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Trou
     settled: list[SettledCommand] = []
     suspects: dict[Place, BatchRefused] = {}
     size = max(count // _SMALLER, 1)
-    until = time.monotonic() + _ISOLATION_SECONDS_MAX
+    until = troubles.clock() + _ISOLATION_SECONDS_MAX
     try:
-        while suspects or time.monotonic() < until:
+        while suspects or troubles.clock() < until:
             try:
                 part = _apply_part(session, event_id, size, suspects, troubles)
             except BatchRefused:

@@ -80,7 +80,7 @@ class Troubles:
     """The commands that a worker has set aside, and its events that are `paused`, each until when."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self.commands: dict[UUID, _SetAside] = {}
         self.paused: dict[UUID, tuple[float, float]] = {}
 
@@ -89,7 +89,7 @@ class Troubles:
 
         Call this once a write about the command is committed.
         """
-        now = self._clock()
+        now = self.clock()
         command = self.commands.setdefault(place.command_id, _SetAside(place, now, _RETRY_SECONDS / 2))
         command.pause_seconds = min(2 * command.pause_seconds, _RETRY_SECONDS_MAX)
         command.tries += 1
@@ -105,7 +105,7 @@ class Troubles:
         return last and timed_out(error)
 
     def _counts(self, command: _SetAside) -> bool:
-        return command.timed_out_at is None or self._clock() - command.timed_out_at >= TIMEOUTS_APART_SECONDS
+        return command.timed_out_at is None or self.clock() - command.timed_out_at >= TIMEOUTS_APART_SECONDS
 
     def left_out(self, event_ids: Collection[UUID]) -> list[UUID]:
         """Return the commands of these events that are set aside."""
@@ -140,16 +140,16 @@ class Troubles:
         """Let an event that cannot be applied wait for a while, longer each time."""
         _, pause_seconds = self.paused.get(event_id, (0, _RETRY_SECONDS / 2))
         pause_seconds = min(2 * pause_seconds, _RETRY_SECONDS_MAX)
-        self.paused[event_id] = self._clock() + pause_seconds, pause_seconds
+        self.paused[event_id] = self.clock() + pause_seconds, pause_seconds
 
     def not_paused(self, event_ids: Collection[UUID]) -> Collection[UUID]:
         """Return the events among these that may be applied now."""
-        now = self._clock()
+        now = self.clock()
         return [id_ for id_ in event_ids if self.paused.get(id_, (0, 0))[0] <= now]
 
     def due(self) -> list[Place]:
         """Return the commands that may be tried again, the longest due first."""
-        now = self._clock()
+        now = self.clock()
         due = [command for command in self.commands.values() if command.due_at <= now]
         return [command.place for command in sorted(due, key=lambda command: command.due_at)]
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from api.commands.deadline import Deadline
-from api.commands.early_refusal import FullEvents
+from api.commands.early_answers import RefusingEvents
 from api.commands.intake import Intake
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.pending_limit import PendingLimit
@@ -25,7 +25,7 @@ from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain import commands, outcomes
+from shared.domain import commands
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
@@ -67,7 +67,7 @@ class Submission:
     intake: Intake
     waker: Waker
     waiter: OutcomeWaiter
-    full_events: FullEvents
+    refusing_events: RefusingEvents
     reader: Reader
     receipts: Receipts
     pace: Pace
@@ -104,9 +104,9 @@ class Submission:
             return await self._pending(event_id, receipt_id, headers, deadline)
         if not acceptance.replayed:
             self.answer_seconds.add(perf_counter() - accepted_at)
-        if outcome == outcomes.EVENT_FULL:
-            self.full_events.add(event_id)
         if isinstance(outcome, Refused | Failed):
+            if isinstance(outcome, Refused):
+                self.refusing_events.note(event_id, outcome)
             raise responses.unsuccessful(outcome, headers, receipt_id)
         return Decided(
             receipt_id=receipt_id,

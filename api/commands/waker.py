@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -97,7 +96,7 @@ class Waker:
 
     def _take_due(self) -> dict[UUID, set[UUID]]:
         """Take the events that are due and not paused, and begin the pause after each one's message."""
-        now = monotonic()
+        now = asyncio.get_running_loop().time()
         if len(self._pauses) > _PAUSES_MAX:
             self._pauses = {event_id: pause for event_id, pause in self._pauses.items() if pause.until > now}
         taken: dict[UUID, set[UUID]] = {}

@@ -1,5 +1,6 @@
 """Reads a body field by field: takes what forms and people send, and tells all that is wrong at once."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,8 +28,11 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
     if not isinstance(document, dict):
         raise invalid({"": "must be a JSON object"})
     fields = _fields(kind)
+    names = [name for name, _ in json.loads(content, object_pairs_hook=list, parse_int=str)]
     values, reasons = {}, {}
     for name, field in fields.items():
+        if names.count(name) > 1:
+            reasons[name] = "is there more than once"
         try:
             value = field.tidy(document.get(name, msgspec.UNSET), domains_refused)
         except ValueError as error:

@@ -8,6 +8,7 @@ application does not see these routes: all that every answer needs belongs here.
 
 import asyncio
 import random
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
@@ -31,6 +32,8 @@ Direct = Callable[[str, list[str]], tuple[Endpoint, dict[str, Any]] | None]
 """A function from a method and the parts of a path to the direct endpoint and its path parameters."""
 
 _REQUEST_ID = b"x-request-id"
+_REQUEST_ID_TAKEN = re.compile(rb"[\w.~:/+=@-]{1,128}", re.ASCII)
+"""A client's own id, which goes into answers and logs; any other one is replaced."""
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
 
@@ -71,7 +74,8 @@ class Front:
             return
         began = perf_counter()
         sent = dict(scope["headers"])
-        request_id = sent.get(_REQUEST_ID) or b"%032x" % random.getrandbits(128)
+        taken = _REQUEST_ID_TAKEN.fullmatch(sent.get(_REQUEST_ID, b""))
+        request_id = taken[0] if taken else b"%032x" % random.getrandbits(128)
         own_headers = [
             (_REQUEST_ID, request_id),
             *(self._origins.headers(scope["path"], sent.get(b"origin")) if self._origins else ()),

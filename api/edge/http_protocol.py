@@ -1,32 +1,45 @@
-"""HTTP/1.1 on a connection: uvicorn's protocol, without offers to upgrade and with a bound on the head.
+"""HTTP/1.1 on a connection: uvicorn's protocol, without offers to upgrade, and with bounds on its clients.
 
 This file relies on how uvicorn 0.54 uses httptools 0.9, and both are pinned to these lines. The parser calls
 `on_message_begin`, `on_headers_complete` and `on_message_complete` of the protocol. It takes what follows a
 head with `Upgrade` for another protocol: it completes the message without its body, and raises
 `HttpParserUpgrade` with the place where it stopped.
+
+uvicorn keeps a cycle for each request: `cycle` is that of the last head, and `pipeline` has those that wait
+for an earlier one, the last in front.
 """
 
+import asyncio
+from collections.abc import Iterable
+
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.edge import responses
+from api.edge.connections import Connections, Phase
 from api.edge.problems import ProblemType
 from shared.domain import ids
 
+log = structlog.get_logger(__name__)
+
 HEAD_BYTES_MAX = 32_768
 _BYTES_BETWEEN = 4  # of each header, beside its name and value
-_LINGER_SECONDS = 2
-"""The time in which a client can read why its request was refused, before the connection is closed."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     """Reads requests and writes answers.
 
     A request that offers another protocol means what it means without the offer (RFC 9110, section 7.8). A
-    head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed 400; both end the
-    connection. No more of a head is kept than its bound, and one read of the
-    socket if the head began behind another request.
+    head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed 400, a head or a body that
+    comes too slowly 408; each ends the connection. No more of a head is kept than its bound, and one read of
+    the socket if the head began behind another request.
     """
+
+    seen: tuple[Phase, RequestResponseCycle | None, int] | None = None
+    """The state in which `Connections` saw this connection."""
+    seen_at_look = 0
+    """The number of the look at which that state was seen first."""
 
     _read_bytes = 0
     _is_complete = True
@@ -38,12 +51,69 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     """The bytes of the unfinished head, without the read in which it began behind another request."""
     _refused = False
+    _served: RequestResponseCycle
+    """The request that the pipeline waits for, if there is a pipeline."""
+
+    @property
+    def phase(self) -> Phase:
+        """The thing that the process waits for at this connection."""
+        if self.transport.get_write_buffer_size():
+            return Phase.ANSWER
+        if self._refused or self.transport.is_closing():
+            return Phase.SERVED if self._is_served else Phase.CLOSING
+        if not self.flow.read_paused:  # else what the client has sent may not have been read
+            if self._head_bytes is not None:
+                return Phase.HEAD
+            if self._is_in_body and not self.cycle.waiting_for_100_continue:
+                return Phase.BODY
+        if self._is_served:
+            return Phase.SERVED
+        return Phase.SILENT if self._is_new else Phase.IDLE
+
+    @property
+    def _is_new(self) -> bool:
+        return self.cycle is None  # before the first request, which its type does not say
+
+    @property
+    def _is_served(self) -> bool:
+        """A request is being answered."""
+        if self._is_new:
+            return False
+        return bool(self.pipeline) or not (self.cycle.response_complete or self.cycle.disconnected)
+
+    @property
+    def _is_in_body(self) -> bool:
+        """The body of the last request is not complete."""
+        return not self._is_complete and self._head_bytes is None
+
+    def end(self, phase: Phase) -> None:
+        """End the connection: its client took too long for this phase."""
+        if phase in {Phase.HEAD, Phase.BODY}:
+            self._refuse(ProblemType.REQUEST_TIMEOUT)
+        elif phase in {Phase.ANSWER, Phase.CLOSING}:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Take the connection, unless there are too many."""
+        super().connection_made(transport)
+        assert isinstance(self.server_state, Connections), "the server is one with bounds"
+        if not self.server_state.has_room_for(self):
+            self._refuse(ProblemType.TOO_MANY_CONNECTIONS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell all requests without an answer that the client is gone; uvicorn tells the last one only."""
+        if self.pipeline:
+            log.debug("client_gone", requests=len(self.pipeline) + 1)
+            self._tell_gone([self._served, *(cycle for cycle, _ in self.pipeline)])
+            self.pipeline.clear()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent."""
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         self._read_bytes, rest = len(data), memoryview(data)
         self._begins_read, self._continues_head = self._is_complete, self._head_bytes is not None
         if self._head_bytes is not None:
@@ -71,18 +141,31 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large, or is parsed again without its offer."""
-        self._head_bytes = None
         maybe_large = self._continues_head or self._read_bytes > HEAD_BYTES_MAX
         if maybe_large and self._size_of_head() > HEAD_BYTES_MAX:
             raise _HeadTooLargeError
         if not self.parser.should_upgrade():
+            earlier = self.cycle
             super().on_headers_complete()
+            if len(self.pipeline) == 1:
+                self._served = earlier
+            self._head_bytes = None
 
     def on_message_complete(self) -> None:
         """End the body."""
         if not self.parser.should_upgrade():
             self._is_complete = True
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of the pipeline; `Connections` ends an idle connection, no timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._served, app = self.pipeline.pop()
+            self._start_asgi_task(self._served, app)
 
     def _parse_without_offer(self) -> None:
         """Parse the head that was parsed last once more, as if it had no `Upgrade`."""
@@ -99,11 +182,17 @@ class HttpProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + _BYTES_BETWEEN for name, value in self.headers)
 
     def _refuse(self, problem: ProblemType) -> None:
-        """Answer the problem unless an earlier request still has no answer, and close the connection."""
+        """Answer the problem unless an earlier request still has no answer, and end the connection."""
         self._refused = True
-        # None before the first request, which its type does not say.
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+        if self._is_in_body:
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+            self._tell_gone([self.cycle])  # the application's answer would be about half a body
+        if self._is_served:
             self.cycle.keep_alive = False
+            return
+        if self.transport.is_closing():
             return
         request_id = ids.new_id().hex
         answer = responses.problem(problem.error(), request_id)
@@ -117,8 +206,15 @@ class HttpProtocol(HttpToolsProtocol):
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + bytes(answer.body))
         # A socket that is closed with unread bytes takes the answer back: the rest is read, and dropped.
+        # `Connections` ends the connection a moment later.
         self.transport.write_eof()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    @staticmethod
+    def _tell_gone(cycles: Iterable[RequestResponseCycle]) -> None:
+        """Let requests end that have no client any more, and drop their answers."""
+        for cycle in cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
 
 class _HeadTooLargeError(Exception):

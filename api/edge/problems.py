@@ -67,6 +67,7 @@ class ProblemType(Enum):
         "This is no receipt of the event, or the holder was given a newer one.",
     )
     METHOD_NOT_ALLOWED = HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed"
+    REQUEST_TIMEOUT = HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly; nothing was accepted."
     SLUG_TAKEN = HTTPStatus.CONFLICT, "There is an event 'demo' already."
     API_KEY_REFUSED = (
         HTTPStatus.CONFLICT,
@@ -140,6 +141,12 @@ class ProblemType(Enum):
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "Something unforeseen happened; the log has the incident.",
         ("incident_id",),
+    )
+    TOO_MANY_CONNECTIONS = (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many connections are open; nothing was accepted.",
+        (),
+        _RETRY,
     )
     INTAKE_FULL = (
         HTTPStatus.SERVICE_UNAVAILABLE,

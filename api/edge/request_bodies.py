@@ -2,12 +2,16 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from email.message import Message
-from typing import TypeVar
+from functools import cache
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
+from fastapi import Query
+from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from api.commands import deadline
@@ -37,6 +41,19 @@ _ENTITY_TAG = re.compile(r'"[^"]*"')
 # A text that counts as it is: one with an @ may be an email address, which has rules.
 _PLAIN = re.compile("[!-?A-~](?:[ -?A-~]*[!-?A-~])?")
 _SECONDS = re.compile("[0-9]{1,9}")
+# Python and pydantic would take "+1", " 1", "1_0" and the digits of all scripts as well.
+_WHOLE_NUMBER = re.compile("-?[0-9]{1,18}")
+
+
+def _whole_number(parameter: object) -> object:
+    """Return a parameter of a query as it is, for pydantic to read; refuse a number in any odd spelling."""
+    if isinstance(parameter, str) and not _WHOLE_NUMBER.fullmatch(parameter):
+        raise ValueError("must be a whole number")
+    return parameter
+
+
+PageSize = Annotated[int, BeforeValidator(_whole_number), Query(ge=1, le=1_000)]
+"""The type of the parameter of a route that says how many items a page has at most."""
 
 
 async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", settings: Settings) -> _Body:
@@ -47,7 +64,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
     ):
         _check_type(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > settings.body_bytes_max:
+    if _WHOLE_NUMBER.fullmatch(declared) and int(declared) > settings.body_bytes_max:
         raise _too_large(settings.body_bytes_max)
     content = bytearray()
     async for chunk in request.stream():
@@ -58,8 +75,12 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
     try:
         with suppress(msgspec.ValidationError):
             body = decoder.decode(content)
-            if all(
-                type(value) is not str or _PLAIN.fullmatch(value) for value in msgspec.structs.astuple(body)
+            # The decoder takes the last of several fields of one name. Where a name may be spelled with a
+            # backslash, or a text looks like a name, the fields are looked at one by one.
+            if (
+                b"\\" not in content
+                and max(map(content.count, _quoted_names(decoder.type))) < 2  # noqa: PLR2004 - more than once
+                and all(type(v) is not str or _PLAIN.fullmatch(v) for v in msgspec.structs.astuple(body))
             ):
                 return body
         # The fields tell what is wrong, or take what the decoder is too strict for.
@@ -159,6 +180,12 @@ def known_tags(request: Request) -> list[str]:
 def invalid(detail: str) -> ProblemError:
     """Return the problem of a request that can never succeed."""
     return ProblemType.INVALID_REQUEST.error(detail)
+
+
+@cache
+def _quoted_names(kind: type[msgspec.Struct]) -> Sequence[bytes]:
+    """Return the names of a body's fields, as JSON has them."""
+    return [msgspec.json.encode(name) for name in kind.__struct_encode_fields__]
 
 
 def _check_type(request: Request) -> None:

@@ -282,6 +282,8 @@ def install(app: FastAPI, routers: Iterable[APIRouter]) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+    # FastAPI's own route would encode the document anew for each request; `api/routes/health.py` has another.
+    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) != app.openapi_url]
 
 
 def _restore_examples(document: dict[str, Any], routers: Iterable[APIRouter]) -> None:

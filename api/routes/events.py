@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
+from api.edge.request_bodies import PageSize
 from api.edge.schemas import (
     Event,
     EventPage,
@@ -34,13 +35,11 @@ from shared.domain.access import Principal, Scope
 from shared.domain.commands import Status
 from shared.postgres import tables
 
-PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 _SEARCH_LENGTH_MAX = 200
 _EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
-Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 Search = Annotated[str | None, Query(max_length=_SEARCH_LENGTH_MAX)]
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
@@ -93,7 +92,7 @@ async def list_events(  # noqa: PLR0913, PLR0917 - one parameter for each of the
     services: Provided,
     slug: str | None = None,
     cursor: str | None = None,
-    limit: Limit = _PAGE_DEFAULT,
+    limit: PageSize = _PAGE_DEFAULT,
     archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
     principal: Principal = events_reader,
 ) -> Response:
@@ -129,7 +128,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     status: Status | None = None,
     q: Search = None,
     cursor: str | None = None,
-    limit: Limit = _PAGE_DEFAULT,
+    limit: PageSize = _PAGE_DEFAULT,
     principal: Principal = events_reader,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
@@ -166,7 +165,7 @@ async def list_audit_entries(
     event_id: UUID,
     services: Provided,
     cursor: str | None = None,
-    limit: Limit = _PAGE_DEFAULT,
+    limit: PageSize = _PAGE_DEFAULT,
     principal: Principal = events_reader,
 ) -> Response:
     """List the audit trail by number, each entry chained to the one before; that of a deleted event, too."""
@@ -188,7 +187,7 @@ async def list_commands(
     services: Provided,
     outcome: Literal["failed"] = "failed",  # noqa: ARG001 - the only value there is
     cursor: str | None = None,
-    limit: Limit = _PAGE_DEFAULT,
+    limit: PageSize = _PAGE_DEFAULT,
 ) -> Response:
     """List the commands that failed, in ledger order; no receipt is shown, only its digest."""
     after = _after(cursor)

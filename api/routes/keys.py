@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from api.edge import request_bodies, responses
 from api.edge.problems import ProblemType
+from api.edge.request_bodies import PageSize
 from api.edge.schemas_keys import ApiKey, ApiKeyPage, CreatedApiKey, NewApiKey
 from api.edge.security import must_have, operator
 from api.openapi import key_routes
@@ -23,7 +24,6 @@ from shared.postgres.keys import KeyRefused
 
 log = structlog.get_logger(__name__)
 
-PAGE_MAX = 1_000
 _PAGE_DEFAULT = 100
 
 router = APIRouter(prefix="/api/keys", tags=["API keys"])
@@ -58,7 +58,7 @@ async def create_key(services: Provided, request: Request, principal: Principal 
 async def list_keys(
     services: Provided,
     cursor: Annotated[str, Query(max_length=access.KEY_LENGTH)] = "",
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = _PAGE_DEFAULT,
+    limit: PageSize = _PAGE_DEFAULT,
     principal: Principal = operator,
 ) -> Response:
     """List API keys by prefix, the ended and revoked ones included; with a key of an organiser its own."""

@@ -1,6 +1,7 @@
 """The metrics of this host's processes and of the whole service."""
 
 import asyncio
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 from prometheus_client.core import Metric
@@ -9,20 +10,32 @@ from starlette.responses import Response
 from api import observations
 from api.edge.security import metrics_reader
 from api.openapi import public_routes
+from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Backlog
-from api.services import Provided
+from api.services import Provided, Services
 from shared import metrics
 
 router = APIRouter(tags=["Operating"])
+
+_REQUESTS_MAX = 1_000
+"""Requests that one reading of the metrics answers."""
 
 
 @router.get("/metrics", dependencies=[metrics_reader], **public_routes.METRICS)
 async def show_metrics(services: Provided) -> Response:
     """Show all metrics, in Prometheus' text format."""
+    return Response(await _shown.load(services), media_type=metrics.CONTENT_TYPE)
+
+
+async def _show(asked: Sequence[Services]) -> Sequence[bytes]:
+    """Show the metrics once for all requests, which are of one process."""
     await observations.counted()
-    backlog, drift = await services.figures.read()
+    backlog, drift = await asked[0].figures.read()
     read_now = [*_of_backlog(backlog), *_of_drift(drift)]
-    return Response(await asyncio.to_thread(metrics.show, *read_now), media_type=metrics.CONTENT_TYPE)
+    return [await asyncio.to_thread(metrics.show, *read_now)] * len(asked)
+
+
+_shown: BatchLoader[Services, bytes] = BatchLoader(_show, _REQUESTS_MAX)
 
 
 def _of_backlog(backlog: Backlog | None) -> list[Metric]:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
@@ -15,7 +16,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.commands import deadline as deadlines
-from api.commands import retry_after, submit
+from api.commands import early_answers, retry_after, submit
+from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
@@ -24,14 +26,17 @@ from api.edge.schemas_protection import Registering
 from api.openapi import public_routes
 from api.services import Provided, Services
 from shared.domain import commands
-from shared.domain.commands import ChangeStatus, Command, CorrectRegistration, Status
-from shared.domain.outcomes import StatusChanged
+from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Status
+from shared.domain.outcomes import Refused, StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
 _REGISTERING = msgspec.json.Decoder(Registering)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 _BEARER = re.compile(r"bearer +([^ ,]+)", re.IGNORECASE)  # RFC 6750; one line, one receipt
+# Python would take "+1", " 1", "1_0" and the digits of all scripts as well.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_ID = re.compile("[0-9a-fA-F-]{32,36}")
 
 
 @router.get("/api/p/{slug}", **public_routes.AVAILABILITY)
@@ -57,10 +62,10 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
     )
-    full_event = services.full_events.loaders.get(event_id)
-    if full_event is not None and submitted.idempotency_key is None:
+    refusing_event = services.refusing_events.loaders.get(event_id)
+    if refusing_event is not None and submitted.idempotency_key is None:
         async with asyncio.timeout_at(deadline.accept_by):
-            refusal = await full_event.load(command)
+            refusal = await refusing_event.load(command)
         if refusal is not None:
             raise responses.unsuccessful(refusal, {})
     protections = services.protections
@@ -163,9 +168,16 @@ async def shrink_by_header(slug: str, services: Provided, request: Request) -> R
 
 
 async def _by_holder(
-    services: Services, request: Request, slug: str, receipt_id: str, command_for: Callable[[UUID], Command]
+    services: Services,
+    request: Request,
+    slug: str,
+    receipt_id: str,
+    command_for: Callable[[UUID], HoldersCommand],
 ) -> Response:
-    """Submit a command about the registration of a receipt, and show the receipt as of then."""
+    """Submit a command about the registration of a receipt, and show the receipt as of then.
+
+    A command that would change nothing is not made, unless the request has a key.
+    """
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
@@ -174,13 +186,26 @@ async def _by_holder(
         if registration_id is None:
             raise ProblemType.RECEIPT_NOT_FOUND.error()
         command = command_for(registration_id)
-        await services.must_be_known(command)
-    submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
-    )
-    decided = await services.submission.submit(submitted)
-    if isinstance(decided, Response):
-        return decided
+        submitted = request_bodies.command_request(
+            request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
+        )
+        known = None
+        if submitted.idempotency_key is None:
+            known = await services.read(
+                lambda connection: early_answers.holders_outcome(connection, event_id, id_, command)
+            )
+        if known is None:
+            await services.must_be_known(command)
+    if isinstance(known, Refused):
+        raise responses.unsuccessful(known, {})
+    if known is None:
+        decided = await services.submission.submit(submitted)
+        if isinstance(decided, Response):
+            return decided
+    else:
+        decided = Decided(
+            receipt_id=id_, outcome=known, headers={}, read_by=deadline.read_by(), replayed=False
+        )
     now = (await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))).receipt
     if now is None:  # the holder has been given a newer one since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
@@ -217,11 +242,8 @@ def _wait_seconds(request: Request) -> float:
     text = request.query_params.get("wait")
     if text is None:
         return 0
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.inf
+    if seconds == math.inf:
         raise body_fields.invalid({"wait": "must be a number of seconds, 0 or more"})
     return seconds
 
@@ -236,10 +258,10 @@ def _bearer(request: Request) -> str:
 
 
 def _receipt_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ProblemType.RECEIPT_NOT_FOUND.error() from None
+    with suppress(ValueError):
+        if _ID.fullmatch(text):
+            return UUID(text)
+    raise ProblemType.RECEIPT_NOT_FOUND.error()
 
 
 async def _event_id(services: Services, slug: str, by: float) -> UUID:

@@ -7,10 +7,11 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from api.edge.connections import Limits, Server
 from api.edge.http_protocol import HttpProtocol
 
 BACKLOG = 4_096
-KEEP_ALIVE_SECONDS = 75
+LIMITS = Limits(open_max=5_000, head_seconds=20, body_seconds=20, idle_seconds=75, answer_seconds=30)
 SHUTDOWN_SECONDS_MAX = 3
 SERVER_ERROR_MIN = 500
 
@@ -27,11 +28,10 @@ def serve(app: FastAPI, fd: int) -> None:
         server_header=False,
         date_header=True,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,
         proxy_headers=False,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    Server(config, LIMITS).run(sockets=[socket.socket(fileno=fd)])
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from benchmarks.judge.version import Version
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import machine, printing
 from benchmarks.report.printing import Progressed
-from ops import child_processes, embedded
+from ops import embedded
 from ops.embedded import Postgres, Valkey
 from ops.embedded.unprivileged import EmbeddedError
 from ops.rehearsal import temporary_stack
 from ops.stack.programs import CHECKOUT
+from shared import open_files
 from shared.messaging import results
 
 REPORT_FILE = "judgement.json"
@@ -161,7 +162,7 @@ def _lower_maximum(turns: list[Turned]) -> float:
 @contextmanager
 def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
     """Run both versions while the block lasts; their folder is removed at the end."""
-    child_processes.allow_open_files()
+    open_files.raise_limit()
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)
         checkout = checkouts.export(commit, folder)

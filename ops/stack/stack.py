@@ -21,6 +21,7 @@ from ops.embedded.server import Server
 from ops.stack import programs, readiness, state_file, supervisor
 from ops.stack.interrupts import Interrupts
 from ops.stack.programs import Program
+from shared import open_files
 from shared.errors import ExpectedError
 
 HOST = "127.0.0.1"
@@ -97,7 +98,7 @@ class _Stack:
         started_at = time.monotonic()
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
-        child_processes.allow_open_files()
+        open_files.raise_limit()
         os.environ.update(
             {
                 **here.environment(),

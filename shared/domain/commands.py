@@ -228,6 +228,7 @@ Command: TypeAlias = (
     | HealCounter
     | PromoteWaitlist
 )
+HoldersCommand: TypeAlias = ChangeStatus | CorrectRegistration
 
 
 class PendingCommand(Struct, frozen=True, kw_only=True):

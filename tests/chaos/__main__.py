@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ops import child_processes
 from ops.rehearsal import temporary_stack
+from shared import open_files
 from shared.errors import ExpectedError
 from tests.chaos import campaign, report
 from tests.chaos.campaign import Plan
@@ -54,7 +54,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
     )
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
-    child_processes.allow_open_files()
+    open_files.raise_limit()
     folder = Path(tempfile.mkdtemp(prefix="admitone-chaos-"))
     kept = True
     try:

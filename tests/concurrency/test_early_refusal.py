@@ -1,12 +1,22 @@
-"""A full event refuses early, without a command, and never denies a spot that was free before the request."""
+"""Requests that change nothing make no command; a spot that was free before a request is never denied."""
 
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import httpx2
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection
+from starlette.testclient import TestClient
 
+from api.main import create_app
+from shared.domain import ids
+from shared.settings import Settings
 from tests.integration.test_status_changes import patch, register
+from tests.simulation.histories import SETTINGS
+from tests.simulation.in_postgres import InPostgres
 from tests.stage import Json, Stage
 
 
@@ -38,6 +48,96 @@ def test_a_sold_out_event_refuses_without_a_command(stage: Stage) -> None:
         (409, "EVENT_FULL", False)
     }
     assert commands_of(stage, event) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"closesAt": "2020-01-01T00:00:00Z"}, "REGISTRATION_CLOSED"),
+        ({"archived": True}, "REGISTRATION_CLOSED"),
+        ({"opensAt": "2100-01-01T00:00:00Z"}, "REGISTRATION_NOT_OPEN"),
+        ({"paused": True}, "EVENT_PAUSED"),
+    ],
+)
+def test_an_event_that_takes_no_party_grows_no_ledger(stage: Stage, settings: Json, code: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        client.patch(f"/api/events/{event['id']}", json=settings, headers=stage.admin)
+        first = post(client, event, {"name": "First"})
+        before = commands_of(stage, event)
+        answers = stage.register_at_once(event, [{"name": f"User {n}"} for n in range(50)])
+        after = commands_of(stage, event)
+        again = {name: None if isinstance(value, str) else False for name, value in settings.items()}
+        client.patch(f"/api/events/{event['id']}", json=again, headers=stage.admin)
+        taken = post(client, event, {"name": "Next"})
+
+    assert (first.status_code, first.json()["code"]) == (409, code)
+    assert {(a.status_code, a.json()["code"], "receiptId" in a.json()) for a in answers} == {
+        (409, code, False)
+    }
+    assert after == before
+    assert taken.status_code == 201
+
+
+def test_a_cancelled_receipt_makes_no_command(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event)
+    path = f"/api/p/{event['slug']}/receipts/{held['receiptId']}"
+    with stage.client() as client:
+        first = client.delete(path)
+        before = commands_of(stage, event)
+        again = [client.delete(path).json() for _ in range(20)]
+        keyless = commands_of(stage, event)
+        keyed = [client.delete(path, headers={"idempotency-key": "mine"}).json() for _ in range(20)]
+
+    unchanged = {**first.json(), "changed": False, "fromStatus": "CANCELLED"}
+    assert first.json()["changed"]
+    assert again == [unchanged] * 20
+    assert keyless == before
+    assert keyed == [unchanged] * 20
+    assert commands_of(stage, event) == before + 1, "a key is always in the ledger"
+
+
+def test_a_holders_vain_commands_are_not_made(stage: Stage) -> None:
+    event = stage.create_event()
+    party, gone = (register(stage, event, spotsCount=3) for _ in range(2))
+    path, lost = (f"/api/p/{event['slug']}/receipts/{held['receiptId']}" for held in (party, gone))
+    with stage.client() as client:
+        deleted = f"/api/events/{event['id']}/registrations/{gone['registration']['id']}"
+        assert client.delete(deleted, headers=stage.admin).status_code == 200
+        before = commands_of(stage, event)
+        same, larger = (client.patch(path, json={"spotsCount": spots}) for spots in (3, 4))
+        of_none = [client.delete(lost), client.patch(lost, json={"spotsCount": 1})]
+        after = commands_of(stage, event)
+        smaller = client.patch(path, json={"spotsCount": 2})
+
+    assert (same.status_code, same.json()["registration"]["spotsCount"]) == (200, 3)
+    assert (larger.status_code, larger.json()["code"]) == (409, "TOO_MANY_SPOTS")
+    assert [(a.status_code, a.json()["code"]) for a in of_none] == [(404, "REGISTRATION_NOT_FOUND")] * 2
+    assert after == before
+    assert (smaller.status_code, smaller.json()["registration"]["spotsCount"]) == (200, 2)
+
+
+def test_a_cancellation_behind_a_pending_change_is_a_command(
+    settings: Settings, connection: Connection
+) -> None:
+    owner = InPostgres(connection, SETTINGS)
+    with_key = settings.model_copy(update={"admin_key": SecretStr("the key of an admin")})
+    later = {"prefer": "respond-async", "authorization": "Bearer the key of an admin"}
+    url = f"/api/p/{SETTINGS['slug']}"
+    with TestClient(create_app(with_key)) as client:
+        receipt = client.post(f"{url}/register", json={"name": "Ann"}, headers=later).json()["receiptId"]
+        registration = f"/api/events/{owner.event_id}/registrations/{ids.registration_id(UUID(receipt))}"
+        answers = [client.delete(f"{url}/receipts/{receipt}", headers=later)]
+        owner.apply(9)
+        answers.append(client.delete(f"{url}/receipts/{receipt}", headers=later))
+        answers.append(client.patch(registration, json={"status": "CONFIRMED"}, headers=later))
+        answers.append(client.delete(f"{url}/receipts/{receipt}", headers=later))
+        owner.apply(9)
+        last = client.get(f"{url}/receipts/{receipt}").json()
+
+    assert [answer.status_code for answer in answers] == [202, 200, 202, 202]
+    assert last["status"] == "CANCELLED", "the holder asked for it after the admin had"
 
 
 def test_early_refusals_keep_the_order_of_precedence(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -79,6 +80,80 @@ def test_every_answer_has_its_request_id(stage: Stage, method: str, path: str, s
     for answer in (mine, *others):
         if status >= 400:
             assert answer.json()["requestId"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("sent", ["a" * 128, "Root=1-67891233-abcdef012345678912345678", "YWJj+/=="])
+def test_a_client_names_its_request(stage: Stage, sent: str) -> None:
+    with stage.client() as client:
+        answer = client.get("/nowhere", headers={"x-request-id": sent})
+    assert (answer.headers["x-request-id"], answer.json()["requestId"]) == (sent, sent)
+
+
+@pytest.mark.parametrize("sent", ["", "a" * 129, "a b", 'a"', "<a>", "ä", "${a}", "a\tb", "a,b"])
+def test_an_odd_request_id_is_replaced(stage: Stage, sent: str) -> None:
+    with stage.client() as client:
+        answer = client.get("/nowhere", headers={b"x-request-id": sent.encode("latin-1")})
+    assert UUID(answer.headers["x-request-id"]) == UUID(answer.json()["requestId"])
+
+
+ODD_NUMBERS = ["1_0", "+1", " 1", "1 ", "\uff11", "\u0661", "0x1", "1e1x", "\u00b2"]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+def test_numbers_have_one_spelling(stage: Stage, number: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
+        paths = ["/api/events", "/api/keys"]
+        paths += [f"/api/events/{event['id']}/{of}" for of in ("registrations", "audit", "commands")]
+        answers = [client.get(path, params={"limit": number}, headers=stage.admin) for path in paths]
+        answers.append(client.get(receipt, params={"wait": number}))
+        cursor = client.get(f"{paths[2]}?cursor={quote(number)}", headers=stage.admin)
+
+    told = [(answer.status_code, *answer.json()["errors"]) for answer in answers]
+    limit = {"field": "limit", "reason": "must be a whole number"}
+    wait = {"field": "wait", "reason": "must be a number of seconds, 0 or more"}
+    assert told == [(422, limit)] * 5 + [(422, wait)]
+    assert cursor.status_code == 422
+
+
+def test_receipts_have_one_spelling(stage: Stage) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        url = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
+        before, _, id_ = url.rpartition("/")
+        wide = "".join(chr(ord(digit) + 0xFEE0) if digit.isdigit() else digit for digit in id_)
+        odd = [wide, f"{{{id_}}}", f"urn:uuid:{id_}", id_.replace("-", "_"), id_.replace("-", "") + "_"]
+        answers = [
+            client.request(method, f"{before}/{quote(id_)}") for id_ in odd for method in ("GET", "DELETE")
+        ]
+
+    assert [(a.status_code, a.json()["code"]) for a in answers] == [(404, "RECEIPT_NOT_FOUND")] * 10
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/events/", "/healthz/", "/docs/", "/api/p/x/register/", "//evil.example/x"]
+)
+def test_nothing_leads_to_the_host_that_a_client_names(stage: Stage, path: str) -> None:
+    with stage.client() as client:
+        for method in ("GET", "POST", "HEAD", "OPTIONS"):
+            answer = client.request(method, path, headers={"host": "evil.example", **stage.admin})
+            assert (answer.status_code, answer.headers.get("location")) == (404, None)
+            assert "evil.example" not in answer.text.replace(path, "")
+
+
+def test_the_document_is_known_by_its_tag(stage: Stage) -> None:
+    with stage.client() as client:
+        first, second, head = (client.request(method, "/openapi.json") for method in ("GET", "GET", "HEAD"))
+        tag = first.headers["etag"]
+        known = [
+            client.get("/openapi.json", headers={"if-none-match": t}) for t in (tag, f"W/{tag}", "*", '"x"')
+        ]
+
+    assert first.content == second.content
+    assert (head.headers["etag"], head.headers["content-type"]) == (tag, "application/json")
+    assert [(a.status_code, a.headers["etag"]) for a in known] == [(304, tag)] * 3 + [(200, tag)]
+    assert first.headers["cache-control"] == "no-cache"
 
 
 @pytest.mark.parametrize("wait", ["-1", "-0.001", "nan", "inf", "-inf", "1e400", "abc", "", "1,5"])

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from api.edge.connections import Limits, Server
 from api.edge.http_protocol import HEAD_BYTES_MAX, HttpProtocol
 
 BODY = b'{"name":"Ann"}'
@@ -40,7 +42,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 def address() -> Iterator[tuple[str, int]]:
     """The address of a server whose application answers with what it got."""
     config = uvicorn.Config(echo, http=HttpProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    limits = Limits(open_max=100, head_seconds=60, body_seconds=60, idle_seconds=60, answer_seconds=60)
+    server = Server(config, limits)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -61,6 +64,11 @@ class Client:
         self._file.close()
         self._socket.close()
 
+    def reset(self) -> None:
+        """Leave without a farewell."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     def send(self, *segments: bytes) -> None:
         for segment in segments:
             self._socket.sendall(segment)
@@ -75,6 +83,9 @@ class Client:
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
         return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def rest(self) -> bytes:
+        return self._file.read()
 
     def is_closed(self) -> bool:
         return not self._file.read(1)

@@ -2,14 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx2
 import pytest
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from sqlalchemy import make_url
+from starlette.testclient import TestClient
 
+from api.main import create_app
 from ops.embedded import Servers
+from shared import metrics
+from shared.settings import Settings
 from tests.stage import Breakable, Json, Stage
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -195,3 +202,21 @@ def test_a_worker_shows_its_own_metrics(
             key = {"authorization": f"Bearer {stage.viewer_key}"}
             assert client.get("/metrics", headers=forwarded | key).status_code == 200
         assert "metrics_port_taken" in stage.log()
+
+
+def test_many_scrapes_read_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    show = metrics.show
+
+    def counted(*read_now: Metric) -> bytes:
+        shown.append(read_now)
+        return show(*read_now)
+
+    monkeypatch.setattr(metrics, "show", counted)
+    key = settings.model_copy(update={"viewer_key": SecretStr("the key of a viewer")})
+    headers = {"authorization": "Bearer the key of a viewer"}
+    with TestClient(create_app(key)) as client, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: client.get("/metrics", headers=headers), range(200)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(shown) < 50

@@ -1,4 +1,4 @@
-"""The health check of a worker's container: what it takes for a sign of life, and what not."""
+"""The health check of a worker's container, which asks nothing of a worker itself."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ops.maintenance import worker_health
 from shared import processes
+from shared.messaging import queues
 from shared.postgres import connections
 from shared.settings import Settings
 from tests.stage import Stage
@@ -68,3 +69,12 @@ def test_the_command_line_tells_by_its_exit_status(stage: Stage, settings: Setti
     assert worker_health(stage.database_url).returncode == 0
     dead = worker_health(settings.database_url)
     assert (dead.returncode, dead.stderr) == (1, "admitone: no worker of this container ticks\n")
+
+
+def test_no_worker_takes_orders_through_the_broker(stage: Stage) -> None:
+    settings = Settings(
+        database_url=stage.database_url,
+        broker_url=stage.servers.broker_url,
+        result_url=stage.servers.result_url,
+    )
+    assert queues.celery_app(settings).control.inspect(timeout=2).ping() is None

@@ -56,9 +56,9 @@ _COMMANDS = text("""
 class InPostgres:
     """One event in a database, and the owner that applies its commands on this connection."""
 
-    def __init__(self, connection: Connection, settings: Json) -> None:
+    def __init__(self, connection: Connection, settings: Json, event_id: UUID | None = None) -> None:
         self.connection = connection
-        self.event_id = ids.new_id()
+        self.event_id = event_id or ids.new_id()
         values = {worlds.column(name): value for name, value in settings.items()}
         with connection.begin():
             connection.execute(_FREE_SLUGS, {"taken": TAKEN})

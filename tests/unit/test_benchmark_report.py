@@ -393,7 +393,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
             pass
 
     monkeypatch.setattr(uvicorn, "Config", note)
-    monkeypatch.setattr(uvicorn, "Server", Unserved)
+    monkeypatch.setattr(serving, "Server", Unserved)
     monkeypatch.setattr(api_main, "_Server", Unserved)
     monkeypatch.setattr("socket.socket", lambda **_: None)
     monkeypatch.setattr(telemetry, "configure", lambda _settings: None)

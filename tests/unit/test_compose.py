@@ -109,6 +109,12 @@ def test_every_service_runs_without_rights_that_it_does_not_need(name: str) -> N
     assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
 
 
+def test_the_api_may_open_enough_files() -> None:
+    limits = SERVICES["api"]["ulimits"]["nofile"]
+    assert limits["soft"] == limits["hard"]
+    assert limits["soft"] > 2 * Settings.model_fields["client_connections_max"].default
+
+
 def test_only_the_api_can_be_reached_and_by_default_only_from_this_machine() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
     assert SERVICES["api"]["ports"] == ["${ADMITONE_PUBLISH:-127.0.0.1:9000}:9000"]

@@ -241,4 +241,5 @@ def test_every_problem_of_a_route_is_documented(document: Json, route: APIRoute)
 def test_every_problem_is_documented_somewhere() -> None:
     ours = {code for route in ROUTES for code in problems_of(route)}
     of_no_route = {"METHOD_NOT_ALLOWED", "MALFORMED_REQUEST", "HEAD_TOO_LARGE"}
+    of_no_route |= {"REQUEST_TIMEOUT", "TOO_MANY_CONNECTIONS"}
     assert ours == set(ProblemType.__members__) - of_no_route

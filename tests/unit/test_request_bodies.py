@@ -65,6 +65,8 @@ def reasons(content: object, kind: type = Register) -> Mapping[str, str]:
         ({"name": "Ann", "email": "ann@host.test"}, Register(name="Ann", email="ann@host.test")),
         ({"name": "Zoe\u0308"}, Register(name="Zoë")),
         ({"name": "ann@home"}, Register(name="ann@home")),
+        (b'{"name":"name"}', Register(name="name")),
+        (b'{"name":"\\"name\\":1","email":null}', Register(name='"name":1')),
         (b'{"name":"Ann","spotsCount":2.0}', Register(name="Ann", spots_count=2)),
         (b'{"name":"Ann","spotsCount":2e0}', Register(name="Ann", spots_count=2)),
         (b'{"name":"Ann","spotsCount":0.2E1}', Register(name="Ann", spots_count=2)),
@@ -76,6 +78,7 @@ def test_a_registration_is_taken_as_meant(content: object, command: Register) ->
 
 NO_COUNTS: list[object] = [0, 1001, 2.5, True, "2", "", None, [], 1e300]
 ONE_TO_THOUSAND = "must be a whole number from 1 to 1000"
+TWICE = "is there more than once"
 AN_ADDRESS = "must be an email address, such as ann@example.org"
 WITH_A_DOMAIN = "must be an email address with a domain, such as ann@example.org"
 
@@ -97,6 +100,13 @@ WITH_A_DOMAIN = "must be an email address with a domain, such as ann@example.org
             {"email": "must not be an address at b.trash.example"},
         ),
         ({"name": "Ann", "email": "a@müll.example"}, {"email": "must not be an address at müll.example"}),
+        (b'{"name":"Ann","name":"Bob"}', {"name": TWICE}),
+        (b'{"name" :"Ann","spotsCount":1,\t"name":null}', {"name": TWICE}),
+        (b'{"name":"Ann","n\\u0061me":"Ann"}', {"name": TWICE}),
+        (
+            b'{"name":"Ann","spotsCount":1,"spotsCount":1,"email":"x@"}',
+            {"spotsCount": TWICE, "email": WITH_A_DOMAIN},
+        ),
         ([], {"": "must be a JSON object"}),
         (
             {"name": "A\nB", "spotsCount": 2.5, "email": "x@", "spots": 1},

@@ -57,10 +57,13 @@ def test_a_trouble_is_logged_once_and_counted(repeats: Repeats, clock: Clock) ->
     assert count("broker_away") - before == 121
 
 
-def test_other_ids_and_errors_are_other_troubles(repeats: Repeats) -> None:
+def test_other_ids_reasons_and_errors_are_other_troubles(repeats: Repeats) -> None:
     assert logged(repeats, "overtaken", event_id="1")
     assert logged(repeats, "overtaken", event_id="2")
     assert not logged(repeats, "overtaken", event_id="1")
+    assert logged(repeats, "connections_ended", reason="full")
+    assert logged(repeats, "connections_ended", reason="head")
+    assert not logged(repeats, "connections_ended", reason="full", connections=2)
     assert logged(repeats, "overtaken", event_id="1", exc_info=ValueError())
     assert not logged(repeats, "overtaken", event_id="1", exc_info=ValueError())
 

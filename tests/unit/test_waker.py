@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from api.commands import waker
 from api.commands.waker import Waker
+from tests.simulation.protocol.loop import Loop
 
 NEVER_SECONDS = 3_600
 SOON_SECONDS_MAX = 20
@@ -211,15 +212,19 @@ def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.
 def test_an_event_without_outcomes_gets_ever_fewer_messages(
     messages: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = [0.0]
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.05)
-    monkeypatch.setattr(waker, "monotonic", lambda: seconds[0])
-    waking = Waker(messages.send, messages.address)
     at: list[float] = []
-    for step in range(400):  # each 10 ms, for 4 seconds
-        seconds[0] = step / 100
-        waking._due.setdefault(A, set()).add(UUID(int=step))  # noqa: SLF001 - as `wake` does, without a task
-        at += [seconds[0]] * len(waking._take_due())  # noqa: SLF001
+    world = Loop()
+
+    async def run() -> None:
+        waking = Waker(messages.send, messages.address)
+        for step in range(400):  # each 10 ms, for 4 seconds
+            waking._due.setdefault(A, set()).add(UUID(int=step))  # noqa: SLF001 - as `wake` does, without a task
+            at.extend([world.time()] * len(waking._take_due()))  # noqa: SLF001
+            await asyncio.sleep(0.01)
+
+    world.run_until_complete(run())
+    world.close()
 
     assert at == pytest.approx([0, 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55], abs=0.03)
 

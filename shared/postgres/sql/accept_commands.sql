@@ -1,9 +1,11 @@
 -- Writes commands into the ledger in the order of the arrays. A command is left out if the ledger has its id or
 -- its idempotency key already, and all are if the ledger's numbering has fallen behind this session's last
 -- number; the number of those that were written shows if any was left out. A command that is there already
--- binds its key no second time: it may have been refused, and its key released. A key of the spelling that an
--- earlier version took as it came is looked for only. Keys are written in their own order, so that two statements
--- with the same keys cannot wait for each other.
+-- binds its key no second time: it may have been refused, and its key released. A statement that waits for one
+-- key may not see that another of its commands is there by then, and bind that one's key; then it divides by zero,
+-- so that nothing of it stays (decision 0077). A key of the spelling that an earlier version took as it came is
+-- looked for only. Keys are written in their own order, so that two statements with the same keys cannot wait for
+-- each other.
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
         :'event_ids'::uuid[], :'ids'::uuid[], :'kinds'::text[], :'payloads'::jsonb[], :'actors'::text[],
@@ -35,4 +37,6 @@ WITH new AS MATERIALIZED (
     INSERT INTO pending_command (event_id, seq, command_id) SELECT event_id, seq, id FROM accepted
     RETURNING seq
 )
-SELECT count(*), max(seq) FROM pending
+SELECT count(*), max(seq),
+       1 / (NOT EXISTS (SELECT FROM keyed WHERE command_id NOT IN (SELECT id FROM accepted)))::integer
+FROM pending

@@ -1,0 +1,125 @@
+"""Answers requests without a command if they change nothing, by the owner's own rules (decision 0021).
+
+The answer is the roster's decision as of a read that began after the request arrived, if nothing was pending
+then that could lead to another one. A request with an idempotency key always goes through the ledger.
+
+Once an event's owner has refused a registration as full, or as closed, paused or not open, later ones first
+ask the database, one read for all that arrived before it began. A spot that was freed before a request
+arrived is never denied to it. A holder's command asks the database in any case.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+import msgspec
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from api.queries import rosters
+from api.queries.batch_loader import BatchLoader
+from api.queries.rosters import EventAsRead
+from shared.domain import outcomes
+from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
+from shared.domain.event import Registration
+from shared.domain.outcomes import Outcome, RefusalCode, Refused
+
+log = structlog.get_logger(__name__)
+
+_BATCH_MAX = 1_000
+_EVENTS_MAX = 10_000
+_NO_ID = UUID(int=0)
+_OF_THE_EVENT = {RefusalCode.REGISTRATION_CLOSED, RefusalCode.REGISTRATION_NOT_OPEN, RefusalCode.EVENT_PAUSED}
+"""The refusals that every party gets."""
+
+# No registration frees a spot, opens an event or changes another registration.
+_READ = f"""
+    SELECT {rosters.COLUMN} AS event {{}}
+    FROM event
+    WHERE id = :event_id
+      AND NOT EXISTS (SELECT FROM pending_command AS pending
+                      JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
+                      WHERE pending.event_id = event.id AND (command.kind <> 'register' {{}}))
+"""
+_READ_EVENT = text(_READ.format("", ""))
+_READ_REGISTRATION = text(
+    _READ.format(
+        """, (SELECT json_build_object('id', id, 'seq', seq, 'command_id', command_id, 'name', '',
+                                       'email', null, 'spots_count', spots_count, 'status', status)::text
+              FROM registration WHERE event_id = event.id AND id = :registration_id) AS registration""",
+        "OR command.id = :receipt_id",
+    )
+)
+_REGISTRATION = msgspec.json.Decoder(Registration)
+
+
+async def holders_outcome(
+    connection: AsyncConnection, event_id: UUID, receipt_id: UUID, command: HoldersCommand
+) -> Outcome | None:
+    """Return the outcome that a holder's command would certainly have without any change, or None."""
+    asked = {"event_id": event_id, "receipt_id": receipt_id, "registration_id": command.registration_id}
+    row = (await connection.execute(_READ_REGISTRATION, asked)).one_or_none()
+    event = None if row is None else _decoded(event_id, row.event)
+    if row is None or event is None:
+        return None
+    roster = event.roster()
+    if row.registration is not None:
+        roster.registrations[command.registration_id] = _REGISTRATION.decode(row.registration)
+    outcome = roster.decide(
+        PendingCommand(command=command, id=_NO_ID, seq=0, actor=HOLDER, accepted_at=event.now)
+    )
+    return None if roster.changes else outcome
+
+
+class RefusingEvents:
+    """The events whose owner has refused a registration that it would refuse to any party.
+
+    `loaders` has a batch loader for each of these events, which answers with the refusal.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.loaders: dict[UUID, BatchLoader[Register, Refused | None]] = {}
+        self._engine = engine
+
+    def note(self, event_id: UUID, refusal: Refused) -> None:
+        """Add an event whose owner has just refused a registration, if it would refuse every other one."""
+        refuses_all = refusal == outcomes.EVENT_FULL or refusal.code in _OF_THE_EVENT
+        if refuses_all and event_id not in self.loaders and len(self.loaders) < _EVENTS_MAX:
+            self.loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
+
+    async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
+        """Return for each command the refusal that the owner would certainly give, or None."""
+        try:
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(_READ_EVENT, {"event_id": event_id})).scalar_one_or_none()
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("early_answer_not_readable", event_id=str(event_id), error=repr(error))
+            row = None
+        event = None if row is None else _decoded(event_id, row)
+        refusals = [None if event is None else _refusal(event, command) for command in batch]
+        if None in refusals:  # the event takes parties again, or cannot be read
+            self.loaders.pop(event_id, None)
+        return refusals
+
+
+def _decoded(event_id: UUID, row: str) -> EventAsRead | None:
+    """Return the event, or None if a hand-written setting cannot be read."""
+    try:
+        return rosters.decode(row)
+    except msgspec.ValidationError as error:
+        log.warning("early_answer_not_readable", event_id=str(event_id), error=str(error))
+        return None
+
+
+def _refusal(event: EventAsRead, command: Register) -> Refused | None:
+    """Decide the command on a roster that is thrown away.
+
+    The roster knows no email addresses: a closed or full event refuses whatever the address, and what is not
+    refused here goes through the ledger.
+    """
+    outcome = event.roster().decide(
+        PendingCommand(command=command, id=_NO_ID, seq=0, actor="", accepted_at=event.now)
+    )
+    return outcome if isinstance(outcome, Refused) else None

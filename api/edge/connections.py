@@ -1,0 +1,160 @@
+"""The connections of an API process: a bound on their number, and on the time of clients that do nothing.
+
+Once a second all connections are looked at. A connection that was found in one phase, without any progress,
+at more looks than its limit has seconds is ended. So a request pays nothing for it, no timer is set for one,
+and a process that stood still ends no connection with data that it has not read yet (decision 0065).
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+from uvicorn.server import ServerState
+
+from shared import metrics
+
+if TYPE_CHECKING:
+    from api.edge.http_protocol import HttpProtocol
+
+log = structlog.get_logger(__name__)
+
+_TICKS_BETWEEN_LOOKS = 10
+"""The server ticks ten times a second."""
+_LINGER_SECONDS = 2
+"""The time in which a client can read why its request was refused, before the connection is closed."""
+_SHARE_ENDED = 16
+"""When there is no room, a sixteenth of all connections is ended: looking for them costs little for each."""
+_REFUSED_MAX = 64
+"""Connections above the bound that are open for a moment, to be told that there are too many."""
+_FULL = "full"
+_NO_ROOM = "no_room"
+
+
+class Phase(StrEnum):
+    """The thing that the process waits for at a connection."""
+
+    SILENT = auto()
+    """The first byte of the first request."""
+    IDLE = auto()
+    """The first byte of a further request."""
+    HEAD = auto()
+    """The rest of a head."""
+    BODY = auto()
+    """The rest of a body."""
+    ANSWER = auto()
+    """The client, which takes nothing of an answer."""
+    CLOSING = auto()
+    """The client's end of a connection that is refused or closed."""
+    SERVED = auto()
+    """The service itself, so without a limit: a client may wait for its outcome."""
+
+
+_INTERRUPTS_NOTHING = {Phase.SILENT, Phase.IDLE, Phase.HEAD}
+"""The phases in which a connection has no request that was begun: it may be ended for the sake of another."""
+_USUAL = {Phase.IDLE, Phase.CLOSING}
+"""The phases that often end, which is nothing to tell an operator."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """The connections that may be open, and the seconds that a client may take for each phase."""
+
+    open_max: int
+    head_seconds: float
+    body_seconds: float
+    idle_seconds: float
+    answer_seconds: float
+
+    def by_phase(self) -> Mapping[Phase, float]:
+        """Return the seconds of each phase that has a limit."""
+        return {
+            Phase.SILENT: self.head_seconds,
+            Phase.HEAD: self.head_seconds,
+            Phase.BODY: self.body_seconds,
+            Phase.IDLE: self.idle_seconds,
+            Phase.ANSWER: self.answer_seconds,
+            Phase.CLOSING: _LINGER_SECONDS,
+        }
+
+
+class Connections(ServerState):
+    """The open connections of a server."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self._open_max = limits.open_max
+        self._looks_max = {phase: math.ceil(seconds) for phase, seconds in limits.by_phase().items()}
+        self._looks = 0
+        self._ended: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """End the connections of clients that have taken too long; tell how many were ended, and why."""
+        self._looks += 1
+        for connection in self._protocols():
+            phase = self._phase_of(connection)
+            if self._looks - connection.seen_at_look > self._looks_max.get(phase, math.inf):
+                self._ended[phase] += 1
+                connection.end(phase)
+        metrics.connections.set(len(self.connections))
+        for reason, count in self._ended.items():
+            metrics.connections_ended.labels(reason).inc(count)
+            if reason not in _USUAL:
+                log.warning("connections_ended", reason=reason, connections=count)
+        self._ended.clear()
+
+    def has_room_for(self, newcomer: "HttpProtocol") -> bool:
+        """Return True if the newcomer may stay; connections without a request are ended for that, if need be.
+
+        The one without progress for the longest time is ended first. A newcomer that may not stay is ended
+        here if very many others are being told the same.
+        """
+        surplus = len(self.connections) - self._open_max
+        if surplus <= 0:
+            return True
+        idle = [
+            connection
+            for connection in self._protocols()
+            if self._phase_of(connection) in _INTERRUPTS_NOTHING and connection is not newcomer
+        ]
+        count = max(surplus, self._open_max // _SHARE_ENDED)
+        for connection in heapq.nsmallest(count, idle, key=lambda connection: connection.seen_at_look):
+            connection.transport.close()
+            self.connections.discard(connection)  # it is lost a moment later, when others have come already
+            self._ended[_NO_ROOM] += 1
+        if len(self.connections) <= self._open_max:
+            return True
+        self._ended[_FULL] += 1
+        if len(self.connections) > self._open_max + _REFUSED_MAX:
+            newcomer.transport.abort()
+        return False
+
+    def _protocols(self) -> "Iterable[HttpProtocol]":
+        return list(self.connections)  # type: ignore[arg-type]  # the server makes no others
+
+    def _phase_of(self, connection: "HttpProtocol") -> Phase:
+        """Return the phase of a connection, and note the look at which its present state was seen first."""
+        phase = connection.phase
+        state = phase, connection.cycle, connection.transport.get_write_buffer_size()
+        if state != connection.seen:
+            connection.seen, connection.seen_at_look = state, self._looks
+        return phase
+
+
+class Server(uvicorn.Server):
+    """A server with bounds on its connections."""
+
+    def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
+        super().__init__(config)
+        self.server_state = self._connections = Connections(limits)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at the connections once a second."""
+        if counter % _TICKS_BETWEEN_LOOKS == 0:
+            self._connections.look()
+        return await super().on_tick(counter)

@@ -1,0 +1,254 @@
+"""Bugs to plant in the protocol, each in the place of the service's own code until its test ends."""
+# ruff: noqa: ANN401, SLF001 - bugs live inside
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from api.commands import intake
+from api.commands.early_refusal import FullEvents
+from api.commands.intake import Intake, LedgerUnavailable
+from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.submit import Submission
+from api.commands.waker import Waker
+from shared.domain import ids
+from shared.messaging import results
+from shared.postgres import connections, ledger
+from shared.postgres.ledger import Acceptance, NewCommand
+from tests.simulation.protocol import loop
+from tests.simulation.protocol.memory import accepting
+from tests.simulation.protocol.memory.sessions import WorkerSession
+from worker import load, save
+from worker.owner import Owner
+from worker.ownership import Ownership
+from worker.publisher import Publisher
+from worker.save import BatchWriter
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+# --- owning
+
+
+def takes_buckets_without_their_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ownership, "_lock", lambda _, buckets: set(buckets))
+
+
+def owns_what_it_has_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ownership, "__contains__", lambda *_: True)
+
+
+def connects_again_without_its_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mutant(self: Owner, _: BaseException) -> None:
+        if self._ownership is not None:
+            try:
+                self._ownership.session = connections.worker_session(self._settings)
+            except Exception:  # noqa: BLE001 - PostgreSQL is away
+                self._ownership = None
+
+    monkeypatch.setattr(Owner, "_lose", mutant)
+
+
+def looks_for_nothing_at_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ownership, "events_pending", lambda _: [])
+
+
+# --- deciding
+
+
+def reads_commands_behind_the_last_one_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_events = load.lock_events
+    seen: dict[Any, int] = {}
+
+    def mutant(*arguments: Any) -> Any:
+        locked = lock_events(*arguments)
+        for event in locked:
+            watermark = loop.current(), event.id
+            last = seen.get(watermark, 0)
+            seen[watermark] = max([last, *(seq for _, seq, *_ in event.pending)])
+            event.pending[:] = [row for row in event.pending if row[1] > last]
+        return [event for event in locked if event.pending]
+
+    monkeypatch.setattr(load, "lock_events", mutant)
+
+
+def decides_on_the_roster_of_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    rosters = load.rosters
+    kept: dict[Any, Any] = {}
+
+    def mutant(session: Any, decidable: Any) -> Any:
+        loaded = rosters(session, decidable)
+        for place, event in enumerate(loaded):
+            loaded[place] = kept.setdefault((loop.current(), event.id), event)
+        return loaded
+
+    monkeypatch.setattr(load, "rosters", mutant)
+
+
+def decides_what_is_settled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = save._parameters
+
+    def mutant(*arguments: Any) -> Any:
+        sent: dict[str, Any] = parameters(*arguments)
+        return {**sent, "settled_seqs": [-1] * len(sent["settled_seqs"])}
+
+    monkeypatch.setattr(save, "_parameters", mutant)
+    monkeypatch.setattr(BatchWriter, "check", lambda _: None)
+
+
+def commits_each_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkerSession, "transaction", lambda _: nullcontext())
+
+
+def forgets_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BatchWriter, "_save_follow_up", lambda *_: None)
+
+
+def releases_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = save._parameters
+    none: dict[str, Any] = {"released_event_ids": [], "released_ids": []}
+    monkeypatch.setattr(save, "_parameters", lambda *arguments: {**parameters(*arguments), **none})
+
+
+def releases_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = save._parameters
+
+    def mutant(*arguments: Any) -> Any:
+        sent = parameters(*arguments)
+        return {**sent, "released_event_ids": sent["settled_event_ids"], "released_ids": sent["settled_ids"]}
+
+    monkeypatch.setattr(save, "_parameters", mutant)
+
+
+def publishes_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    publishers: dict[Any, Publisher] = {}
+    settled: defaultdict[Any, list[Any]] = defaultdict(list)
+    init, save_part, check = Publisher.__init__, BatchWriter.save, BatchWriter.check
+
+    def created(self: Publisher, *arguments: Any) -> None:
+        init(self, *arguments)
+        publishers[loop.current()] = self
+
+    def saved(self: BatchWriter, events: Any, commands: Any) -> None:
+        settled[loop.current()] += commands
+        save_part(self, events, commands)
+
+    def checked(self: BatchWriter) -> None:
+        check(self)
+        process = loop.current()
+        publishers[process].add(settled.pop(process, []))
+        publishers[process].publish()
+
+    monkeypatch.setattr(Publisher, "__init__", created)
+    monkeypatch.setattr(BatchWriter, "save", saved)
+    monkeypatch.setattr(BatchWriter, "check", checked)
+
+
+# --- accepting
+
+
+def accepts_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Intake._commit
+
+    async def mutant(self: Intake, new: Sequence[NewCommand]) -> list[Acceptance]:
+        self.committing = asyncio.create_task(commit(self, new))  # type: ignore[attr-defined]
+        return [Acceptance(command_id=command.id) for command in new]
+
+    monkeypatch.setattr(Intake, "_commit", mutant)
+
+
+def tries_again_under_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = ledger.accept
+    tried: set[UUID] = set()
+
+    async def mutant(session: Any, new: Sequence[NewCommand], keys: Any) -> list[Acceptance]:
+        again = [
+            msgspec.structs.replace(command, id=ids.new_id()) if command.id in tried else command
+            for command in new
+        ]
+        tried.update(command.id for command in new)
+        return await accept(session, again, keys)
+
+    monkeypatch.setattr(ledger, "accept", mutant)
+
+
+def says_that_nothing_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "AcceptanceUnknown", LedgerUnavailable)
+
+
+def binds_the_key_of_a_command_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "known", lambda *_: set())
+    monkeypatch.setattr(accepting, "check", lambda _: None)
+
+
+def names_the_second_command_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = ledger._find
+
+    async def mutant(session: Any, new: Sequence[NewCommand], keys: Any) -> Any:
+        found = await find(session, new, keys)
+        return found and [
+            msgspec.structs.replace(acceptance, command_id=command.id)
+            for acceptance, command in zip(found, new, strict=True)
+        ]
+
+    monkeypatch.setattr(ledger, "_find", mutant)
+
+
+# --- waking and answering
+
+
+def wakes_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, wake = Submission.submit, Waker.wake
+
+    async def mutant(self: Submission, request: Any) -> Any:
+        wake(self.waker, request.event_id, request.id)
+        return await submit(self, request)
+
+    monkeypatch.setattr(Submission, "submit", mutant)
+    monkeypatch.setattr(Waker, "wake", lambda *_: None)
+
+
+def wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waker, "wake", lambda *_: None)
+
+
+def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FullEvents._read
+    kept: dict[Any, tuple[float, Any]] = {}
+
+    async def mutant(self: FullEvents, event_id: UUID, batch: Any) -> Any:
+        now = asyncio.get_running_loop().time()
+        at, refusals = kept.get((self, event_id), (-1.0, [None]))
+        if now - at > 1 or None in refusals:
+            refusals = await read(self, event_id, batch)
+            kept[self, event_id] = now, refusals
+        return [refusals[0]] * len(batch)
+
+    monkeypatch.setattr(FullEvents, "_read", mutant)
+
+
+def tells_the_outcome_of_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = results.read
+
+    async def mutant(client: Any, keys: Sequence[str]) -> Any:
+        found = [outcome for outcome in await read(client, keys) if outcome is not None]
+        return found + [None] * (len(keys) - len(found))
+
+    monkeypatch.setattr(results, "read", mutant)
+
+
+def answers_all_requests_of_an_event_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = OutcomeWaiter.answer
+
+    def mutant(self: OutcomeWaiter, awaited: Any, outcome: Any) -> None:
+        of_event: Collection[Any] = list(self.by_event.get(awaited.event_id, {}).values())
+        for one in {awaited.command_id: awaited, **{a.command_id: a for a in of_event}}.values():
+            answer(self, one, outcome)
+
+    monkeypatch.setattr(OutcomeWaiter, "answer", mutant)
