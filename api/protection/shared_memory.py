@@ -13,6 +13,7 @@ seconds after a failure Redis is not asked.
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from time import monotonic
 from typing import TypeVar
 
@@ -44,14 +45,18 @@ class SharedMemory:
 
     def __init__(self, client: "redis.asyncio.Redis", secret_key: bytes) -> None:
         self.client = client
-        self.storage = RedisStorage(
-            "async+redis://",
-            implementation="redispy",
-            connection_pool=client.connection_pool,  # type: ignore[arg-type]  # as its documentation has it
-        )
         self._secret_key = secret_key
         self.is_away = False
         self._asks_from = 0.0
+
+    @cached_property
+    def storage(self) -> RedisStorage:
+        """The counts of requests, on the connections of `client`."""
+        return RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            connection_pool=self.client.connection_pool,  # type: ignore[arg-type]  # as its documentation has it
+        )
 
     async def probe(self) -> None:
         """Do what the counts need of Redis, for a client that does not exist; raises `redis.RedisError`."""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from api.commands import intake
-from api.commands.early_refusal import FullEvents
+from api.commands.early_answers import RefusingEvents
 from api.commands.intake import Intake, LedgerUnavailable
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.submit import Submission
@@ -219,10 +219,10 @@ def wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = FullEvents._read
+    read = RefusingEvents._read
     kept: dict[Any, tuple[float, Any]] = {}
 
-    async def mutant(self: FullEvents, event_id: UUID, batch: Any) -> Any:
+    async def mutant(self: RefusingEvents, event_id: UUID, batch: Any) -> Any:
         now = asyncio.get_running_loop().time()
         at, refusals = kept.get((self, event_id), (-1.0, [None]))
         if now - at > 1 or None in refusals:
@@ -230,7 +230,7 @@ def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[self, event_id] = now, refusals
         return [refusals[0]] * len(batch)
 
-    monkeypatch.setattr(FullEvents, "_read", mutant)
+    monkeypatch.setattr(RefusingEvents, "_read", mutant)
 
 
 def tells_the_outcome_of_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:

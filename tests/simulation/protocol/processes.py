@@ -156,11 +156,11 @@ class Api:
             slug="a-drop",
             deadline=due,
         )
-        full_event = services.full_events.loaders.get(event_id)
+        refusing_event = services.refusing_events.loaders.get(event_id)
         try:
-            if full_event is not None and key is None and isinstance(command, Register):
+            if refusing_event is not None and key is None and isinstance(command, Register):
                 async with asyncio.timeout_at(due.accept_by):
-                    refusal = await full_event.load(command)
+                    refusal = await refusing_event.load(command)
                 if refusal is not None:
                     return Answer("refused early", outcome=refusal, code=refusal.code.name)
             told = await services.submission.submit(request)

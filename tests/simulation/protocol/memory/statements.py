@@ -7,7 +7,7 @@ compares what the statements do with PostgreSQL.
 
 from typing import Any
 
-from api.commands import early_refusal, pending_limit
+from api.commands import early_answers, pending_limit
 from api.queries import receipts
 from shared.postgres import backlog, durability, ledger, locks
 from tests.simulation.protocol.memory import accepting, answering, loading, owning, saving
@@ -47,7 +47,7 @@ KNOWN: dict[Any, Execute] = {
     save.DELETE_REGISTRATIONS: saving.delete_registrations,
     save.NOTE_TROUBLE: saving.note_trouble,
     save.FORGET_TROUBLE: saving.forget_trouble,
-    early_refusal._READ: answering.read_full_event,
+    early_answers._READ_EVENT: answering.read_full_event,
     pending_limit._COUNT: answering.count_pending,
     receipts._RECEIPTS: answering.unknown,
     backlog._SETTLED_LATELY: answering.settled_lately,
