@@ -1,5 +1,6 @@
 """The API process: routes, errors, start and end."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from starlette.routing import Route
 
 from api import error_handlers
 from api.edge.connections import Limits, Server
-from api.edge.front import Front
+from api.edge.front import GATHER_SECONDS, Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
 from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
@@ -38,12 +39,13 @@ def create_app(settings: Settings) -> Front:
             log.warning("no_admin_key", effect="admin routes take API keys only; see ADMITONE_ADMIN_KEY")
         if settings.secret_key is None:
             log.warning("no_secret_key", effect="digests of requests can be guessed; set ADMITONE_SECRET_KEY")
-        services.addresses.start()
+        services.bucket_owners.task.ensure_running()
         memory.freeze()
         try:
             yield
         finally:
             await services.close()
+            await asyncio.sleep(2 * GATHER_SECONDS)  # all answers are counted then
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
     parts = (registrations, events, protection, changes, insight, keys, pages, health, metrics)

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
@@ -14,18 +13,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import observations
 from api.commands import wake_senders
+from api.commands.bucket_owners import BucketOwners
 from api.commands.early_answers import RefusingEvents
 from api.commands.entrance import Entrance
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
-from api.commands.pending_limit import PendingLimit
+from api.commands.pending_count import PendingCount
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
-from api.commands.wake_addresses import WakeAddresses
 from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
@@ -65,10 +63,9 @@ class Services:
     admin_engine: AsyncEngine
     redis: "redis.asyncio.Redis"
     celery: Celery
-    limit: PendingLimit
     intake: Intake
     waker: Waker
-    addresses: WakeAddresses
+    bucket_owners: BucketOwners
     sender: WakeSender
     waiter: OutcomeWaiter
     poller: ResultPoller
@@ -149,12 +146,11 @@ class Services:
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
-        await self.limit.close()
         await self.limits.close()
         self.readiness.close()
         await self.intake.close()
         await self.waker.close()
-        await self.addresses.close()
+        await self.bucket_owners.task.cancel()
         await self.sender.close()
         await self.poller.close()
         await self.status_changes.close()
@@ -164,7 +160,6 @@ class Services:
         await self.engine.dispose()
         await self.admin_engine.dispose()
         self.celery.close()
-        await observations.counted()
 
 
 def open_services(settings: Settings) -> Services:
@@ -176,24 +171,23 @@ def open_services(settings: Settings) -> Services:
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = wake_senders.connect(celery, settings)
-    addresses = WakeAddresses(autocommit, time.monotonic)
-    waker = Waker(sender.send, addresses.address)
+    bucket_owners = BucketOwners(autocommit)
+    waker = Waker(sender.send, bucket_owners, asyncio.get_running_loop().time)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     intake = Intake(settings)
+    intake.pending_count = PendingCount(intake.shares, autocommit, settings.pending_max).task
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     slugs = Slugs(autocommit, reader)
     clients = Addresses(settings.trusted_proxies or ())
     shared = SharedMemory(redis_client, settings.secret_keys[0])
-    limit, receipts, pace, refusing_events = (
-        PendingLimit(autocommit, settings),
+    receipts, pace, refusing_events = (
         Receipts(reader, intake.confirm),
         Pace(autocommit),
         RefusingEvents(autocommit),
     )
     submission = Submission(
-        limit=limit,
         intake=intake,
         waker=waker,
         waiter=waiter,
@@ -208,10 +202,9 @@ def open_services(settings: Settings) -> Services:
         admin_engine=admin_engine,
         redis=redis_client,
         celery=celery,
-        limit=limit,
         intake=intake,
         waker=waker,
-        addresses=addresses,
+        bucket_owners=bucket_owners,
         sender=sender,
         waiter=waiter,
         poller=poller,

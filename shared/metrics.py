@@ -71,7 +71,9 @@ def _distribution(name: str, meaning: str, buckets: Sequence[float], *labels: st
 
 accepted = _counter("commands_accepted", "Commands that the API wrote into the ledger.")
 answer_seconds = _distribution(
-    "accept_to_answer_seconds", "From a command's acceptance until its request had the outcome.", _SECONDS
+    "accept_to_answer_seconds",
+    "From a command's acceptance until the outcome was read for the request that waits for it.",
+    _SECONDS,
 )
 http_requests = _counter("http_requests", "Answers of the API.", "route", "status")
 http_seconds = _distribution(

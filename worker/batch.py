@@ -69,16 +69,12 @@ class DecisionRaised(Exception):  # noqa: N818 - likewise
     """A decision raised an error: the roster holds a part of its changes and must be discarded."""
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 def apply(
     session: Session,
     event_ids: Collection[UUID],
     commands_max: int,
     scope: Scope = Scope(),  # noqa: B008 - immutable
-    meanwhile: Callable[[], None] = nothing,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Applied:
     """Decide at most `commands_max` pending commands of these events and commit; return the settled commands.
 
@@ -107,7 +103,8 @@ def apply(
                     settled += [command for _, command in decided]
                 if scope.alone is not None:
                     save.forget_trouble(session, event_ids, scope.alone.command_id)
-                meanwhile()
+                if meanwhile is not None:
+                    meanwhile()
             writer.check()
     except (Overtaken, UnreadableEvent, MemoryError):
         raise

@@ -110,15 +110,7 @@ class LedgerConsumer(Consumer):
 
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[Message], None]:
         """Return the handler of a message: it wakes the owner where the message is read (decision 0002)."""
-        owner: Owner = self.app.owner  # type: ignore[attr-defined]
-        event_queues: EventQueues = self.app.event_queues  # type: ignore[attr-defined]
-
-        def wake(event_ids: Sequence[UUID]) -> None:
-            # A wait for messages begins before the owner takes this one, and lasts up to a second.
-            event_queues.consume(event_ids)
-            owner.wake(event_ids)
-
-        return message_handler(wake)
+        return message_handler(self.app.owner.wake)  # type: ignore[attr-defined]
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Return a live connection; try once a second until the broker can be reached."""

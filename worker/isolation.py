@@ -35,7 +35,7 @@ def apply(
     session: Session,
     event_ids: Collection[UUID],
     commands_max: int,
-    meanwhile: Callable[[], None] = batch.nothing,
+    meanwhile: Callable[[], None] | None = None,
     troubles: Troubles | None = None,
 ) -> Applied:
     """Apply a batch like `batch.apply`, without the commands that are set aside in `troubles`.

@@ -4,7 +4,6 @@ A row lock lasts to the end of the transaction, which also saves the decisions. 
 has locked is skipped until later, so that it does not delay the other events.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,37 +15,27 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow, dict_row
 
-from shared.domain import audit, commands, promotion, texts
+from shared.domain import audit, commands, texts
 from shared.domain.commands import (
     AddRegistration,
     ChangeEvent,
-    ChangeStatus,
-    Command,
     CorrectRegistration,
-    DeleteRegistration,
-    Erase,
-    GiveReceipt,
     HealCounter,
     PendingCommand,
-    PromoteWaitlist,
     Register,
-    Status,
 )
 from shared.domain.event import EventChanges, EventSettings, Recount, Registration
 from shared.domain.promotion import Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements, tables
-from worker import trouble
+from worker import load_registrations, trouble
 from worker.trouble import Patience, Place
 
 log = structlog.get_logger(__name__)
 
 _SQL = Path(__file__).parent / "sql"
 LOCK_EVENTS = statements.load(_SQL / "lock_events.sql")
-FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
 FIND_HOLDERS = statements.load(_SQL / "find_holders.sql")
-READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
-COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 RECOUNT = statements.load(_SQL / "recount.sql")
 FIND_SLUGS = statements.load(_SQL / "find_slugs.sql")
 FIRST_PENDING = statements.load(_SQL / "first_pending.sql")
@@ -200,10 +189,8 @@ def rosters(
     named: list[list[Registration]] = []
     emails: set[tuple[UUID, str]] = set()
     for event, pending in decidable:
-        ids = [id_ for command in pending for id_ in _named(command.command)]
-        named.append(
-            _registrations(session, FIND_REGISTRATIONS, event.id, ids=arrays.uuids(ids)) if ids else []
-        )
+        others = [command.command for command in pending if not isinstance(command.command, Register)]
+        named.append(load_registrations.named(session, event.id, others) if others else [])
         addresses = [
             command.command.email or None
             for command in pending
@@ -213,7 +200,7 @@ def rosters(
         emails |= {(event.id, key) for email in addresses if email for key in texts.email_keys_stored(email)}
     holders_of = _holders(session, emails) if emails else {}
     waiting = [(event, pending) for event, pending in decidable if event.waitlist_length]
-    oversized_of = _oversized(session, waiting) if waiting else {}
+    oversized_of = load_registrations.oversized(session, waiting) if waiting else {}
     loaded: list[LoadedEvent] = []
     read = 0
     for (event, pending), registrations in zip(decidable, named, strict=True):
@@ -221,7 +208,9 @@ def rosters(
             break
         heals = any(isinstance(command.command, HealCounter) for command in pending)
         waits = event.waitlist_length or heals
-        waiters = _waiters(session, event, pending, registrations, heals=heals) if waits else []
+        waiters = (
+            load_registrations.waiters(session, event, pending, registrations, heals=heals) if waits else []
+        )
         read += len(waiters)
         roster = Roster(
             settings=event.settings,
@@ -246,95 +235,6 @@ def rosters(
     return loaded
 
 
-def _named(command: Command) -> Sequence[UUID]:
-    """Return the registrations that a command names."""
-    match command:
-        case ChangeStatus() | CorrectRegistration() | GiveReceipt() | DeleteRegistration():
-            return (command.registration_id,)
-        case Erase(registration_ids=ids):
-            return ids
-        case _:
-            return ()
-
-
-def _waiters(
-    session: Session,
-    event: LockedEvent,
-    pending: Sequence[PendingCommand],
-    named: Sequence[Registration],
-    *,
-    heals: bool,
-) -> list[Registration]:
-    """Return the head of the waitlist, as far as these commands can reach.
-
-    A batch ends before its promotions take twice `PROMOTED_SPOTS_MAX` spots, and one command stops at half
-    of that.
-    """
-    if any(isinstance(command.command, Erase) for command in pending):
-        return []  # it is alone, and moves no registration
-    only_registers = all(isinstance(command.command, Register) for command in pending)
-    if only_registers and event.spots_reserved >= event.settings.capacity:
-        return []  # no spot is free and none will be: no registration can pass another
-    capacity = max(_capacities(event, pending))
-    freed = capacity if heals else max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
-    freed = min(freed, min(len(pending), 2) * promotion.PROMOTED_SPOTS_MAX)
-    if not _may_promote(event, pending):
-        freed = 0
-    leaving = Counter(r.spots_count for r in named if r.status is Status.WAITLIST)
-    return _registrations(
-        session,
-        READ_WAITLIST,
-        event.id,
-        capacity=capacity,
-        freed=freed,
-        leaving_sizes=arrays.numbers(leaving.keys()),
-        leaving_parties=arrays.numbers(leaving.values()),
-    )
-
-
-def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
-    kinds = {type(command.command) for command in pending}
-    if event.follow_up is not None:
-        return PromoteWaitlist in kinds
-    promotes = any(event.settings.promotes(command.accepted_at) for command in pending)
-    return promotes or ChangeEvent in kinds
-
-
-def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:
-    """Return the capacities that the event has while these commands are decided."""
-    changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
-    return [event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))]
-
-
-def _oversized(
-    session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
-) -> dict[UUID, dict[int, int]]:
-    """Return for each event the oversized parties by size, as far as its waitlist's limit depends on them."""
-    asked = []
-    for event, pending in decidable:
-        changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
-        limits = [event.settings.waitlist_limit, *(change.waitlist_limit for change in changes)]
-        limit = min((limit for limit in limits if isinstance(limit, int)), default=None)
-        capacity = min((capacity for capacity in _capacities(event, pending) if capacity), default=None)
-        if limit is None or capacity is None:
-            continue
-        # With so many oversized parties the waitlist has room, whatever these commands do to its length.
-        parties_max = event.waitlist_length - limit + 1 + len(pending)
-        if parties_max > 0 and any(isinstance(command.command, Register) for command in pending):
-            asked.append((event.id, capacity, parties_max))
-    oversized: dict[UUID, dict[int, int]] = {}
-    if asked:
-        event_ids, capacities, parties_max_of = zip(*asked, strict=True)
-        parameters = {
-            "event_ids": arrays.uuids(event_ids),
-            "capacities": arrays.numbers(capacities),
-            "parties_max": arrays.numbers(parties_max_of),
-        }
-        for event_id, spots_count, parties in session.execute(COUNT_OVERSIZED, parameters):
-            oversized.setdefault(event_id, {})[spots_count] = parties
-    return oversized
-
-
 def _holders(session: Session, emails: Collection[tuple[UUID, str]]) -> dict[UUID, dict[str, UUID]]:
     """Return for each event the active registrations that hold these email addresses.
 
@@ -356,14 +256,6 @@ def _slugs(session: Session, event_id: UUID, slugs: Collection[str]) -> tuple[bo
     (found,) = session.execute(FIND_SLUGS, {"event_id": event_id, **parameters}).fetchall()
     fixed, taken = found
     return fixed, taken
-
-
-def _registrations(
-    session: Session, statement: bytes, event_id: UUID, **parameters: object
-) -> list[Registration]:
-    with session.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(statement, {"event_id": event_id, **parameters}).fetchall()
-    return [Registration(**{**row, "status": Status(row["status"])}) for row in rows]
 
 
 def _recount(session: Session, event_id: UUID) -> Recount:

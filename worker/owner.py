@@ -16,7 +16,7 @@ import psycopg
 import structlog
 
 from shared import metrics, processes
-from shared.postgres import connections, durability
+from shared.postgres import connections
 from shared.settings import Settings
 from worker import isolation, save
 from worker.ownership import Ownership, SessionLost
@@ -71,6 +71,8 @@ class Owner:
 
     def wake(self, event_ids: Collection[UUID]) -> None:
         """Let the owner decide the pending commands of these events, as far as this process owns them."""
+        # A wait for messages begins before the owner takes this one, and lasts up to a second.
+        self._consumer.consume(event_ids)
         self._woken.put(event_ids)
 
     def end(self) -> None:
@@ -125,6 +127,7 @@ class Owner:
             self._look_at = self._clock() + _UNLOCKED_SECONDS
         self._take_woken()
         metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
+        self._consumer.consume(pending)
         self._add(pending)
         metrics.events_owned.set(self._consumer.release_others(ownership))
         self._retry()
@@ -155,8 +158,8 @@ class Owner:
                 self._troubles.forget(place.command_id)
                 continue
             try:
-                with durability.commit_watch(ownership.session) as cut_off:
-                    settled = isolation.retry(ownership.session, place, self._troubles)
+                ownership.cut_off.clear()
+                settled = isolation.retry(ownership.session, place, self._troubles)
             except Exception as error:
                 if ownership.session.closed or connections.must_be_replaced(error):
                     self._lose(error)
@@ -164,7 +167,7 @@ class Owner:
                 log.exception("event_not_applied", event_id=str(place.event_id))
                 return
             metrics.count_settled(settled)
-            self._publisher.add(settled, confirmed=not cut_off)
+            self._publisher.add(settled, confirmed=not ownership.cut_off)
         self._publisher.publish()
 
     def _take_woken(self, seconds_max: float = 0) -> None:
@@ -176,10 +179,9 @@ class Owner:
                 event_ids = self._woken.get(block=False)
 
     def _add(self, event_ids: Collection[UUID]) -> None:
-        """Queue the events; consume the queues of those that this process owns, and of no others."""
+        """Queue the events, and stop consuming the queues of those that this process does not own."""
         self._queue.add(self._troubles.not_paused(event_ids) if self._troubles.paused else event_ids)
         ownership = self._ownership or ()
-        self._consumer.consume([event_id for event_id in event_ids if event_id in ownership])
         if others := [event_id for event_id in event_ids if event_id not in ownership]:
             self._consumer.release(others)
 
@@ -189,10 +191,10 @@ class Owner:
         if ownership is None or not event_ids:
             return
         try:
-            with durability.commit_watch(ownership.session) as cut_off:
-                applied = isolation.apply(
-                    ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
-                )
+            ownership.cut_off.clear()
+            applied = isolation.apply(
+                ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
+            )
         except Exception as error:
             self._publisher.publish()
             if ownership.session.closed or connections.must_be_replaced(error):
@@ -211,7 +213,7 @@ class Owner:
         metrics.count_settled(applied.settled)
         self._queue.add(applied.unfinished)
         self._queue.settled(event_ids, applied.settled, commands_max)
-        self._publisher.add(applied.settled, confirmed=not cut_off)
+        self._publisher.add(applied.settled, confirmed=not ownership.cut_off)
         # After a full batch the next one publishes meanwhile (0004).
         if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()

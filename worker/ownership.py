@@ -25,7 +25,7 @@ import structlog
 from psycopg.rows import TupleRow
 
 from shared.domain import commands
-from shared.postgres import arrays, ledger, locks, statements
+from shared.postgres import arrays, durability, ledger, locks, statements
 
 log = structlog.get_logger(__name__)
 
@@ -77,15 +77,23 @@ class BucketsMoved:
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns; `event_id in ownership` says whether it owns an event."""
+    """The events that one database session owns; `event_id in ownership` says whether it owns an event.
+
+    `cut_off` gets a notice for a commit of the session that is not confirmed (see `durability`).
+    """
 
     session: "psycopg.Connection[TupleRow]"
     number: int
     silence_seconds_max: float
     buckets: set[int] = field(default_factory=set)
+    cut_off: list[psycopg.errors.Diagnostic] = field(init=False)
     _workers: frozenset[int] = frozenset()
     _share: frozenset[int] = frozenset()
     _looked_up_to: UUID = _BEFORE_ALL
+
+    def __post_init__(self) -> None:
+        """Watch the session's commits."""
+        self.cut_off = durability.watch_commits(self.session)
 
     def __contains__(self, event_id: object) -> bool:
         """Return True if the session owns the event."""

@@ -7,10 +7,10 @@ written at once; under load, hundreds share one commit. An acceptance is returne
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -19,7 +19,7 @@ from psycopg import DataError, IntegrityError
 
 from api.tasks import SingleTask
 from shared import metrics
-from shared.domain import audit
+from shared.domain import audit, commands
 from shared.postgres import connections, durability, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import NotConfirmed
@@ -32,12 +32,13 @@ _RETRY_PAUSE_SECONDS = 0.05
 _CLOSE_SECONDS_MAX = 1
 _WATCH_SECONDS = 0.1
 
+_Written = TypeVar("_Written")
 _Waiting = tuple[NewCommand, "asyncio.Future[Acceptance]", float]
 """A command, its acceptance, and the time of the event loop by which its request must have an answer."""
 
 
 class IntakeFull(Exception):  # noqa: N818 - reads as the sentence "raise IntakeFull"
-    """As many commands of this event wait to be written as the limit allows; nothing was accepted."""
+    """As many commands wait to be written, or are pending, as a limit allows; nothing was accepted."""
 
 
 class LedgerUnavailable(Exception):  # noqa: N818
@@ -53,31 +54,46 @@ class CommandRejected(Exception):  # noqa: N818
 
 
 class Shares:
-    """The commands that wait to be written, by event (pure); no event delays another event."""
+    """The commands that wait to be written, by event (pure); no event delays another event.
 
-    def __init__(self, batch_max: int, waiting_max: int) -> None:
-        self._batch_max = batch_max
-        self._waiting_max = waiting_max
+    `pending` has by event the pending commands as they were last counted, and those that were added since;
+    `pending_in_all` is their sum (see `pending_count`).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.waiting: dict[UUID, deque[_Waiting]] = {}
+        self.pending: Counter[UUID] = Counter()
+        self.pending_in_all = 0
 
     def add(self, command: NewCommand, accepted: "asyncio.Future[Acceptance]", by: float = math.inf) -> None:
         """Add a command behind the waiting commands of its event; raises `IntakeFull`."""
-        queue = self.waiting.setdefault(command.event_id, deque())
+        event_id, settings = command.event_id, self._settings
+        queue = self.waiting.get(event_id) or deque()
         while queue and queue[0][1].done():
             queue.popleft()  # its request has been given up
-        if len(queue) >= self._waiting_max:
+        overload = self.pending_in_all >= settings.pending_max
+        overload = overload or self.pending[event_id] >= settings.event_pending_max
+        # An admin can pause an event in an overload.
+        if len(queue) >= settings.intake_waiting_max or (
+            overload and command.actor in commands.PUBLIC_ACTORS
+        ):
             raise IntakeFull
         queue.append((command, accepted, by))
+        self.waiting[event_id] = queue
+        self.pending[event_id] += 1
+        self.pending_in_all += 1
 
     def next_batch(self) -> list[_Waiting]:
         """Take an equal share of every event's commands; the event that waits longest comes first.
 
         Commands of which the request has been given up are left out, so the batch may be empty.
         """
-        share = max(1, self._batch_max // max(len(self.waiting), 1))
+        batch_max = self._settings.intake_batch_max
+        share = max(1, batch_max // max(len(self.waiting), 1))
         batch: list[_Waiting] = []
         for event_id in list(self.waiting):
-            if len(batch) >= self._batch_max:
+            if len(batch) >= batch_max:
                 break
             queue = self.waiting.pop(event_id)
             taken = [queue.popleft() for _ in range(min(share, len(queue)))]
@@ -88,11 +104,16 @@ class Shares:
 
 
 class Intake:
-    """Accepts commands; one INSERT is in flight at a time."""
+    """Accepts commands; one INSERT is in flight at a time.
+
+    `pending_count` corrects the pending commands of `shares` while there are any.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._shares = Shares(settings.intake_batch_max, settings.intake_waiting_max)
+        self._secret_keys = settings.secret_keys
+        self.shares = Shares(settings)
+        self.pending_count: SingleTask | None = None
         self._writer = SingleTask(self._write_all)
         self._session: BoundedSession | None = None
         self._sent: Sequence[_Waiting] = ()
@@ -107,7 +128,7 @@ class Intake:
         """
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[Acceptance] = loop.create_future()
-        self._shares.add(command, accepted, by)
+        self.shares.add(command, accepted, by)
         self._writer.ensure_running()
         if self._watch is None:
             self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands)
@@ -143,6 +164,8 @@ class Intake:
     async def close(self) -> None:
         """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
         await self._writer.finish(_CLOSE_SECONDS_MAX)
+        if self.pending_count is not None:
+            await self.pending_count.cancel()
         if self._watch is not None:
             self._watch.cancel()
         if self._session is not None:
@@ -153,15 +176,17 @@ class Intake:
         loop = asyncio.get_running_loop()
         now = loop.time()
         _fail([waiting for waiting in self._sent if waiting[2] <= now], AcceptanceUnknown())
-        for queue in self._shares.waiting.values():
+        for queue in self.shares.waiting.values():
             _fail([waiting for waiting in queue if waiting[2] <= now], LedgerUnavailable())
-        busy = self._sent or self._shares.waiting
+        busy = self._sent or self.shares.waiting
         self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands) if busy else None
 
     async def _write_all(self) -> None:
-        while self._shares.waiting or self._confirmation is not None:
+        if self.pending_count is not None:
+            self.pending_count.ensure_running()
+        while self.shares.waiting or self._confirmation is not None:
             confirmation, self._confirmation = self._confirmation, None
-            self._sent = batch = self._shares.next_batch()
+            self._sent = batch = self.shares.next_batch()
             confirmed = await self._write(batch) if batch else False
             self._sent = ()
             if confirmation is not None:
@@ -172,7 +197,7 @@ class Intake:
     async def _write_confirmation(self) -> bool:
         """Make a confirmed write without commands; return False if that fails."""
         try:
-            await self._commit([])
+            await self._commit(durability.confirm)
         except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
             log.warning("not_confirmed", error=repr(error.__cause__ or error))
             return False
@@ -181,7 +206,8 @@ class Intake:
     async def _write(self, batch: Sequence[_Waiting]) -> bool:
         """Write a batch; return True if all of it was committed. A command that is refused fails alone."""
         try:
-            acceptances = await self._commit([command for command, *_ in batch])
+            new = [command for command, *_ in batch]
+            acceptances = await self._commit(lambda session: ledger.accept(session, new, self._secret_keys))
         except (DataError, IntegrityError):
             if len(batch) == 1:
                 digest = audit.command_digest(batch[0][0].id)
@@ -205,8 +231,14 @@ class Intake:
                 accepted.set_result(acceptance)
         return True
 
-    async def _commit(self, new: Sequence[NewCommand]) -> list[Acceptance]:
-        """Commit commands, or without any make a confirmed write.
+    async def _connected(self) -> BoundedSession:
+        """Return a connection of the intake's own: no read delays a command."""
+        if self._session is None or self._session.has_ended():
+            self._session = await ledger.open_session(self._settings)
+        return self._session
+
+    async def _commit(self, write: Callable[[BoundedSession], Awaitable[_Written]]) -> _Written:
+        """Return the value of `write`, committed.
 
         When the connection breaks this tries again for a moment, which accepting by id makes safe. After a
         certain error it does so only if the next attempt may succeed at once.
@@ -226,7 +258,7 @@ class Intake:
                 again = not connections.is_read_only(error)
             else:
                 try:
-                    return await self._write_confirmed(session, new)
+                    return await write(session)
                 except (DataError, IntegrityError):
                     raise
                 except (psycopg.Error, OSError) as error:
@@ -238,18 +270,6 @@ class Intake:
             if not again or clock() >= deadline:
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
-
-    async def _write_confirmed(self, session: BoundedSession, new: Sequence[NewCommand]) -> list[Acceptance]:
-        if new:
-            return await ledger.accept(session, new, self._settings.secret_keys)
-        session.confirmed_below = await durability.confirm(session)
-        return []
-
-    async def _connected(self) -> BoundedSession:
-        """Return a connection of the intake's own: no read delays a command."""
-        if self._session is None or self._session.has_ended():
-            self._session = await ledger.open_session(self._settings)
-        return self._session
 
 
 def _is_certain(error: Exception) -> bool:

@@ -75,7 +75,10 @@ class LedgerFallback:
         except Exception:  # any error: the other requests still wait
             log.exception("ledger_not_readable")
         else:
+            now = asyncio.get_running_loop().time()
             for awaited in due:
                 if awaited.command_id in recorded:
                     self._waiter.answer(awaited, recorded[awaited.command_id].outcome)
                     self._outcomes_seen(awaited.event_id, [awaited.command_id])
+                    if awaited.accepted_at is not None:
+                        metrics.answer_seconds.observe(now - awaited.accepted_at)

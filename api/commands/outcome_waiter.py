@@ -12,18 +12,17 @@ import msgspec
 
 from api.tasks import SingleTask
 from shared.domain.outcomes import Outcome
-from shared.messaging import results
 
 _Answer = asyncio.Future[Outcome | None]
 
 
 class AwaitedCommand(msgspec.Struct, kw_only=True, eq=False):
-    """A command that requests wait for."""
+    """A command that requests wait for; `accepted_at` on the loop's clock, None for an earlier command."""
 
     event_id: UUID
     command_id: UUID
-    result_key: str
     answers: list[_Answer]
+    accepted_at: float | None
 
 
 class OutcomeWaiter:
@@ -40,7 +39,9 @@ class OutcomeWaiter:
         self._ledger_read_seconds = ledger_read_seconds
         self._released = False
 
-    async def outcome(self, event_id: UUID, command_id: UUID, seconds: float) -> Outcome | None:
+    async def outcome(
+        self, event_id: UUID, command_id: UUID, seconds: float, *, accepted_now: bool = False
+    ) -> Outcome | None:
         """Return the command's outcome, or None when it is not known within `seconds`."""
         if seconds <= 0 or self._released:
             return None
@@ -49,7 +50,10 @@ class OutcomeWaiter:
         awaited = event.get(command_id)
         if awaited is None:
             awaited = event[command_id] = AwaitedCommand(
-                event_id=event_id, command_id=command_id, result_key=results.key(command_id), answers=[]
+                event_id=event_id,
+                command_id=command_id,
+                answers=[],
+                accepted_at=loop.time() if accepted_now else None,
             )
         answer: _Answer = loop.create_future()
         awaited.answers.append(answer)
@@ -63,11 +67,15 @@ class OutcomeWaiter:
             timer.cancel()
             awaited.answers.remove(answer)
             if not awaited.answers:
-                self._forget(awaited)
+                self.answer(awaited, None)
 
     def answer(self, awaited: AwaitedCommand, outcome: Outcome | None) -> None:
-        """Answer all requests that wait for this command."""
-        self._forget(awaited)
+        """Answer all requests that wait for this command, and forget it."""
+        event = self.by_event.get(awaited.event_id, {})
+        if event.get(awaited.command_id) is awaited:
+            del event[awaited.command_id]
+            if not event:
+                del self.by_event[awaited.event_id]
         for answer in awaited.answers:
             if not answer.done():
                 answer.set_result(outcome)
@@ -81,13 +89,6 @@ class OutcomeWaiter:
         self._released = True
         for awaited in self.all():
             self.answer(awaited, None)
-
-    def _forget(self, awaited: AwaitedCommand) -> None:
-        event = self.by_event.get(awaited.event_id)
-        if event is not None and event.get(awaited.command_id) is awaited:
-            del event[awaited.command_id]
-            if not event:
-                del self.by_event[awaited.event_id]
 
     def _overdue(self, awaited: AwaitedCommand, answer: _Answer, seconds_left: float) -> None:
         """Ask the ledger, and end the wait when its time is over."""

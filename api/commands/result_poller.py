@@ -12,6 +12,7 @@ import structlog
 
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.tasks import SingleTask
+from shared import metrics
 from shared.messaging import results
 from shared.settings import Settings
 
@@ -73,7 +74,11 @@ class ResultPoller:
             event_ids, self._announced = self._announced, set()
             if clock() >= self._poll_at:
                 self._poll_at = clock() + _POLL_SECONDS
-                event_ids.update(self._next_events())
+                by_event = self._waiter.by_event
+                event_ids.update(next_events := list(islice(by_event, self._read_max)))
+                if len(next_events) < len(by_event):  # the other events come first next time
+                    for event_id in next_events:
+                        by_event[event_id] = by_event.pop(event_id)
             try:
                 while event_ids:
                     event_ids = await self._read(event_ids)
@@ -83,15 +88,6 @@ class ResultPoller:
                 for awaited in self._waiter.all():
                     self._waiter.ask_ledger(awaited)
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    def _next_events(self) -> list[UUID]:
-        """Return as many events as one read can ask for; the other events come first next time."""
-        by_event = self._waiter.by_event
-        event_ids = list(islice(by_event, self._read_max))
-        if len(event_ids) < len(by_event):
-            for event_id in event_ids:
-                by_event[event_id] = by_event.pop(event_id)
-        return event_ids
 
     async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
         """Answer commands of these events; return the events of which all commands read were settled.
@@ -106,15 +102,20 @@ class ResultPoller:
         ]
         settled: dict[UUID, list[UUID]] = {}
         unsettled = set()
+        now = asyncio.get_running_loop().time
+        answer_seconds = []
         for first in range(0, len(batch), self._read_max):
             part = batch[first : first + self._read_max]
-            outcomes = await results.read(self._client, [awaited.result_key for awaited in part])
+            outcomes = await results.read(self._client, [awaited.command_id for awaited in part])
             for awaited, outcome in zip(part, outcomes, strict=True):
                 if outcome is None:
                     unsettled.add(awaited.event_id)
                 else:
                     settled.setdefault(awaited.event_id, []).append(awaited.command_id)
                     self._waiter.answer(awaited, outcome)
+                    if awaited.accepted_at is not None:
+                        answer_seconds.append(now() - awaited.accepted_at)
+        metrics.answer_seconds.observe_all(answer_seconds)
         for event_id, command_ids in settled.items():
             self._outcomes_seen(event_id, command_ids)
         return settled.keys() - unsettled

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
@@ -15,27 +14,20 @@ from api.commands.deadline import Deadline
 from api.commands.early_answers import RefusingEvents
 from api.commands.intake import Intake
 from api.commands.outcome_waiter import OutcomeWaiter
-from api.commands.pending_limit import PendingLimit
 from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt
-from api.observations import Observations
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain import commands
 from shared.domain.outcomes import Failed, Outcome, Refused
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
-
-
-PUBLIC_ACTOR = "public"
-PUBLIC_ACTORS = frozenset((PUBLIC_ACTOR, commands.HOLDER))
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
@@ -47,7 +39,7 @@ class CommandRequest(NewCommand, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """A command's successful outcome, the headers of every answer about it, and the end of its reads.
+    """A command's successful outcome, and the headers and the deadline of every answer about it.
 
     `replayed`: an earlier request with the same key has made the command, so much may have changed since.
     """
@@ -55,7 +47,7 @@ class Decided:
     receipt_id: UUID
     outcome: Outcome
     headers: dict[str, str]
-    read_by: float
+    deadline: Deadline
     replayed: bool
 
 
@@ -63,7 +55,6 @@ class Decided:
 class Submission:
     """The way of a command through the parts of an API process."""
 
-    limit: PendingLimit
     intake: Intake
     waker: Waker
     waiter: OutcomeWaiter
@@ -71,23 +62,17 @@ class Submission:
     reader: Reader
     receipts: Receipts
     pace: Pace
-    answer_seconds: Observations[float] = field(
-        default_factory=lambda: Observations(metrics.answer_seconds.observe_all)
-    )
 
     async def submit(self, request: CommandRequest) -> Decided | Response:
         """Return the command's outcome, or the answer 202 if the outcome is not known in time.
 
         Raises the problem of a refusal, of a failure, or of a command that was not accepted.
         """
-        if request.actor in PUBLIC_ACTORS:  # an admin can pause an event in an overload
-            self.limit.let_in(request.event_id)
         deadline = request.deadline
         # Committed: it will have exactly one outcome.
         acceptance = await self.intake.accept(request, deadline.accept_by)
         if not acceptance.same_request:
             raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
-        accepted_at = perf_counter()
         event_id, receipt_id = request.event_id, acceptance.command_id
         headers = {"location": f"/api/p/{request.slug}/receipts/{receipt_id}"}
         outcome: Outcome | None = None
@@ -96,14 +81,13 @@ class Submission:
             outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         else:
             self.waker.wake(event_id, receipt_id)
-        if outcome is None and deadline.seconds_left > 0:
-            outcome = await self.waiter.outcome(event_id, receipt_id, deadline.seconds_left)
+        if outcome is None and (seconds := deadline.decide_by - asyncio.get_running_loop().time()) > 0:
+            accepted = not acceptance.replayed
+            outcome = await self.waiter.outcome(event_id, receipt_id, seconds, accepted_now=accepted)
             if outcome is None:
                 outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         if outcome is None:
             return await self._pending(event_id, receipt_id, headers, deadline)
-        if not acceptance.replayed:
-            self.answer_seconds.add(perf_counter() - accepted_at)
         if isinstance(outcome, Refused | Failed):
             if isinstance(outcome, Refused):
                 self.refusing_events.note(event_id, outcome)
@@ -112,7 +96,7 @@ class Submission:
             receipt_id=receipt_id,
             outcome=outcome,
             headers=headers,
-            read_by=deadline.read_by(),
+            deadline=deadline,
             replayed=acceptance.replayed,
         )
 
@@ -121,7 +105,8 @@ class Submission:
 
         It is null as well if its holder has been given a newer receipt since.
         """
-        found = await shown(decided, self.receipts.find(event_id, decided.receipt_id, decided.read_by))
+        by = decided.deadline.read_by()
+        found = await shown(decided, self.receipts.find(event_id, decided.receipt_id, by))
         registration = None if found.receipt is None else found.receipt.registration
         return msgspec.structs.replace(first, registration=registration)
 
@@ -150,7 +135,7 @@ class Submission:
 async def shown(decided: Decided, reading: Awaitable[Value]) -> Value:
     """Return the value that an answer shows beside the outcome; raise a problem if it cannot be read."""
     try:
-        async with asyncio.timeout_at(decided.read_by):
+        async with asyncio.timeout_at(decided.deadline.read_by()):
             return await reading
     except (SQLAlchemyError, OSError) as error:  # a time-out is an OSError
         raise ProblemType.ANSWER_UNAVAILABLE.error(

@@ -5,6 +5,10 @@ seen, at most `_OUTCOME_SECONDS_MAX`, before it sends again; events that get com
 messages. An owner under load reads its next commands without a message, so most commands are decided before
 their message is due, and need none (decision 0009).
 
+A message costs its sender and its receiver as much as deciding a few dozen commands, so events of one owner
+share a message. It goes to the queue of an event that this process has woken lately, since the owner consumes
+the queues of its active events, else to the owner's own queue (decision 0036).
+
 An event of which no outcome is seen after its message gets its next message after a pause, which doubles
 with each message up to `_PAUSE_SECONDS_MAX`: while no worker runs, messages do not pile up. An outcome of the
 event ends the pause. The pause costs at most a tick, because the owner's ticks find the commands as well.
@@ -14,6 +18,7 @@ its next tick.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +26,11 @@ from uuid import UUID
 
 import structlog
 
+from api.commands.bucket_owners import BucketOwners
 from api.tasks import SingleTask
 from shared import metrics
+from shared.messaging import queues
+from shared.postgres import locks
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +44,6 @@ _CLOSE_SECONDS_MAX = 2
 _PAUSES_MAX = 10_000
 
 Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
-Address = Callable[[Collection[UUID]], list[tuple[str, list[UUID]]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +57,14 @@ class _Pause:
 class Waker:
     """Sends wake messages from a task of its own: no request waits for the broker."""
 
-    def __init__(self, send: Send, address: Address) -> None:
+    def __init__(self, send: Send, owners: BucketOwners, clock: Callable[[], float]) -> None:
         self._send = send
-        self._address = address
+        self._owners = owners
+        self._clock = clock
         self._due: dict[UUID, set[UUID]] = {}
         self._sent: dict[UUID, set[UUID]] = {}
         self._pauses: dict[UUID, _Pause] = {}
+        self._woken_at: dict[UUID, float] = {}
         self._released = asyncio.Event()
         self._sender = SingleTask(self._send_all)
 
@@ -86,8 +95,16 @@ class Waker:
         while self._due:
             self._released.clear()
             self._sent = self._take_due()
-            if self._sent:
-                await self._send_for(list(self._sent))
+            for queue, event_ids in self.messages(self._sent):
+                try:
+                    async with asyncio.timeout(_SEND_SECONDS_MAX):
+                        await self._send(queue, event_ids)
+                    metrics.wakes_sent.inc()
+                except TimeoutError:
+                    log.warning("wake_failed", queue=queue, error=f"not sent in {_SEND_SECONDS_MAX} s")
+                    break  # the other messages would take as long
+                except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
+                    log.warning("wake_failed", queue=queue, error=repr(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OUTCOME_SECONDS_MAX):
                     await self._released.wait()
@@ -96,7 +113,7 @@ class Waker:
 
     def _take_due(self) -> dict[UUID, set[UUID]]:
         """Take the events that are due and not paused, and begin the pause after each one's message."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         if len(self._pauses) > _PAUSES_MAX:
             self._pauses = {event_id: pause for event_id, pause in self._pauses.items() if pause.until > now}
         taken: dict[UUID, set[UUID]] = {}
@@ -110,14 +127,28 @@ class Waker:
                 taken[event_id] = self._due.pop(event_id)
         return taken
 
-    async def _send_for(self, event_ids: Sequence[UUID]) -> None:
-        for queue, addressed in self._address(event_ids):
-            try:
-                async with asyncio.timeout(_SEND_SECONDS_MAX):
-                    await self._send(queue, addressed)
-                metrics.wakes_sent.inc()
-            except TimeoutError:
-                log.warning("wake_failed", queue=queue, error=f"not sent in {_SEND_SECONDS_MAX} s")
-                return  # the other messages would take as long
-            except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
-                log.warning("wake_failed", queue=queue, error=repr(error))
+    def messages(self, event_ids: Collection[UUID]) -> list[tuple[str, list[UUID]]]:
+        """Return the messages that wake these events, each a queue and the events of one owner.
+
+        An event without a known owner gets a message of its own, to its own queue.
+        """
+        now = self._clock()
+        since = now - queues.ADDRESSED_SECONDS
+        if len(self._woken_at) + len(event_ids) > queues.CONSUMED_EVENTS_MAX:
+            self._woken_at = {event_id: at for event_id, at in self._woken_at.items() if at > since}
+        groups: dict[int | UUID, list[UUID]] = {}
+        for event_id in event_ids:
+            groups.setdefault(self._owners.numbers.get(locks.bucket(event_id), event_id), []).append(event_id)
+        messages = []
+        for owner, group in groups.items():
+            if isinstance(owner, UUID):
+                messages.append((queues.event_queue_name(owner), group))
+                continue
+            consumed = (event_id for event_id in group if self._woken_at.get(event_id, -math.inf) > since)
+            woken = next(consumed, None)
+            queue = queues.owner_queue_name(owner) if woken is None else queues.event_queue_name(woken)
+            messages.append((queue, group))
+            for event_id in group:  # as many as an owner consumes the queues of
+                if event_id in self._woken_at or len(self._woken_at) < queues.CONSUMED_EVENTS_MAX:
+                    self._woken_at[event_id] = now
+        return messages

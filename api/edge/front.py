@@ -23,7 +23,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.edge.cross_origin import Origins, methods_of, options
 from api.edge.responses import ANSWER_HEADERS, USUAL_HEADERS
-from api.observations import Observations
 from shared import metrics
 from shared.settings import Settings
 
@@ -36,6 +35,8 @@ _REQUEST_ID_TAKEN = re.compile(rb"[\w.~:/+=@-]{1,128}", re.ASCII)
 """A client's own id, which goes into answers and logs; any other one is replaced."""
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
+GATHER_SECONDS = 0.02
+"""The time after which an answer is counted: many cost little more than one (decision 0042)."""
 
 
 class RequestCancelled(Exception):  # noqa: N818 - a state of the request
@@ -64,7 +65,7 @@ class Front:
         self._usual_headers = [*USUAL_HEADERS]
         if settings.hsts_seconds is not None:
             self._usual_headers.append((b"strict-transport-security", b"max-age=%d" % settings.hsts_seconds))
-        self._answered: Observations[tuple[str, int, float]] = Observations(_count)
+        self._answered: list[tuple[str, int, float]] = []
         self._paths: Mapping[Endpoint, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +86,7 @@ class Front:
         scope["request_id"] = request_id.decode("latin-1")
         scope[ANSWER_HEADERS] = own_headers
         status = 0
-        path = None
+        path = metrics.UNKNOWN_ROUTE
 
         async def send_whole(message: Message) -> None:
             nonlocal status
@@ -104,7 +105,7 @@ class Front:
                 await self._serve_other(scope, receive, send_whole)
                 return
             endpoint, parameters = route
-            path = self._paths.get(endpoint, metrics.UNKNOWN_ROUTE)
+            path = self._paths.get(endpoint, path)
             request = Request(scope, receive)
             response = await endpoint(services=self.app.state.services, request=request, **parameters)
             await response(scope, receive, send_whole)
@@ -115,9 +116,19 @@ class Front:
             failure = error if isinstance(error, Exception) else RequestCancelled()
             await self._problem(Request(scope, receive), failure)(scope, receive, send_whole)
         finally:
-            if path is None:
-                path = getattr(scope.get("route"), "path", metrics.UNKNOWN_ROUTE)
-            self._answered.add((path, status or _CLIENT_GONE, perf_counter() - began))
+            path = getattr(scope.get("route"), "path", path)
+            if not self._answered:
+                asyncio.get_running_loop().call_later(GATHER_SECONDS, self._count)
+            self._answered.append((path, status or _CLIENT_GONE, perf_counter() - began))
+
+    def _count(self) -> None:
+        """Count answers by route and status, and their durations by route."""
+        answers, self._answered = self._answered, []
+        for (path, status), count in Counter((path, status) for path, status, _ in answers).items():
+            metrics.http_requests.labels(path, status).inc(count)
+        for path in {path for path, _, _ in answers}:
+            seconds = [seconds for answered, _, seconds in answers if answered == path]
+            metrics.http_seconds.labels(path).observe_all(seconds)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is not for a direct endpoint."""
@@ -142,12 +153,3 @@ def _without_blanks(query: bytes) -> bytes:
     """Return a query without the blank parameters that a form sends for its empty fields."""
     named = parse_qsl(query.decode("latin-1"))
     return urlencode([(name, value) for name, value in named if value.strip()]).encode()
-
-
-def _count(answers: list[tuple[str, int, float]]) -> None:
-    """Count answers by route and status, and their durations by route."""
-    for (path, status), count in Counter((path, status) for path, status, _ in answers).items():
-        metrics.http_requests.labels(path, status).inc(count)
-    for path in {path for path, _, _ in answers}:
-        seconds = [seconds for answered, _, seconds in answers if answered == path]
-        metrics.http_seconds.labels(path).observe_all(seconds)

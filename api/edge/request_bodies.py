@@ -1,5 +1,6 @@
 """Reads requests: bounded JSON bodies of one type, and the headers that control the answer."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
@@ -12,11 +13,10 @@ from uuid import UUID
 import msgspec
 from fastapi import Query
 from pydantic import BeforeValidator
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from api.commands import deadline
 from api.commands.deadline import Deadline
-from api.commands.submit import PUBLIC_ACTORS, CommandRequest
+from api.commands.submit import CommandRequest
 from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.responses import ANSWER_HEADERS
@@ -28,6 +28,7 @@ from shared.settings import Settings
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+_ACCEPT_SECONDS_MIN = 1.0
 _REASON = msgspec.json.Decoder(GivenReason)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHARSETS = {"utf-8", "utf8", "us-ascii"}
@@ -67,8 +68,13 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
     if _WHOLE_NUMBER.fullmatch(declared) and int(declared) > settings.body_bytes_max:
         raise _too_large(settings.body_bytes_max)
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(content) > settings.body_bytes_max:
             raise _too_large(settings.body_bytes_max)
     content = content.removeprefix(_BYTE_ORDER_MARK)
@@ -101,9 +107,12 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
 ) -> CommandRequest:
     """Return the request for this command, with the key of the request's header."""
     kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
-    # No public key is the key of an admin, for any characters.
-    prefix = "" if actor in PUBLIC_ACTORS else "admin\0"
-    key = key_digest(request, prefix)
+    key = former_key = None
+    if "idempotency-key" in request.headers:
+        # No public key is the key of an admin, for any characters.
+        prefix = "" if actor in commands.PUBLIC_ACTORS else "admin\0"
+        key = key_digest(request, prefix)
+        former_key = None if prefix else _former_key_digest(request, key)
     return CommandRequest(
         event_id=event_id,
         id=ids.new_id(),
@@ -111,7 +120,7 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
         payload=payload,
         actor=actor,
         idempotency_key=key,
-        former_key=None if key is None or prefix else _former_key_digest(request, key),
+        former_key=former_key,
         fingerprint=hashlib.sha256(kind.encode() + b"\0" + payload).digest() if key else None,
         version=commands.version_of(command),
         slug=slug,
@@ -119,13 +128,8 @@ def command_request(  # noqa: PLR0913 - one parameter for each part of a request
     )
 
 
-def key_digest(request: Request, prefix: str) -> bytes | None:
-    """Return the digest of the request's one idempotency key behind `prefix`, None without a key.
-
-    The key may be a string or bare.
-    """
-    if "idempotency-key" not in request.headers:
-        return None
+def key_digest(request: Request, prefix: str) -> bytes:
+    """Return the digest of the request's one idempotency key, a string or bare, behind `prefix`."""
     keys = {
         re.sub(r"\\(.)", r"\1", string[1]) if (string := _STRING.fullmatch(member)) else member
         for member in _members(request, "idempotency-key")
@@ -146,29 +150,40 @@ def _former_key_digest(request: Request, digest: bytes) -> bytes | None:
     return None if former == digest else former
 
 
-def deadline_of(request: Request, settings: Settings) -> Deadline:
-    """Return the deadline of a request that begins now, by the preference of its header (RFC 7240).
+def deadline_of(request: Request, settings: Settings, wait_seconds: float | None = None) -> Deadline:
+    """Return the deadline of a request that begins now and waits so long for its outcome.
 
-    The answer tells the preferences that were applied.
+    Without `wait_seconds` that is a setting, or the preference of the request's header (RFC 7240). Accepting
+    has the same time, and at least a second; for a client that does not wait it has the setting's.
     """
+    if wait_seconds is None:
+        wait_seconds = settings.answer_wait_seconds
+        if "prefer" in request.headers:
+            wait_seconds = _preferred_seconds(request, settings)
+    now = asyncio.get_running_loop().time()
+    accept_by = now + max(wait_seconds or settings.answer_wait_seconds, _ACCEPT_SECONDS_MIN)
+    return Deadline(accept_by=accept_by, decide_by=now + wait_seconds)
+
+
+def _preferred_seconds(request: Request, settings: Settings) -> float:
+    """Return the seconds that the client prefers to wait; the answer tells which preferences count."""
     wait_seconds, applied = settings.answer_wait_seconds, []
-    if "prefer" in request.headers:
-        preferences: dict[str, str] = {}
-        for member in _members(request, "prefer"):
-            if preference := _PREFERENCE.fullmatch(member):
-                name, quoted, token = preference.groups(default="")
-                preferences.setdefault(name.lower(), quoted or token)
-        if "respond-async" in preferences:
-            wait_seconds = 0
-            applied.append("respond-async")
-        if _SECONDS.fullmatch(preferences.get("wait", "")):
-            wait_seconds = min(int(preferences["wait"]), settings.answer_wait_seconds_max)
-            applied.append(f"wait={wait_seconds:g}")
+    preferences: dict[str, str] = {}
+    for member in _members(request, "prefer"):
+        if preference := _PREFERENCE.fullmatch(member):
+            name, quoted, token = preference.groups(default="")
+            preferences.setdefault(name.lower(), quoted or token)
+    if "respond-async" in preferences:
+        wait_seconds = 0
+        applied.append("respond-async")
+    if _SECONDS.fullmatch(preferences.get("wait", "")):
+        wait_seconds = min(int(preferences["wait"]), settings.answer_wait_seconds_max)
+        applied.append(f"wait={wait_seconds:g}")
     if applied:
         header = b"preference-applied", ", ".join(applied).encode()
         if header not in request.scope[ANSWER_HEADERS]:
             request.scope[ANSWER_HEADERS].append(header)
-    return deadline.of(wait_seconds, settings.answer_wait_seconds)
+    return wait_seconds
 
 
 def known_tags(request: Request) -> list[str]:

@@ -113,7 +113,7 @@ async def give_receipt(
     decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
-    reading = services.receipts.find(event_id, decided.receipt_id, decided.read_by)
+    reading = services.receipts.find(event_id, decided.receipt_id, decided.deadline.read_by())
     given = (await submit.shown(decided, reading)).receipt
     if given is None:  # a newer one was given since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)

@@ -62,7 +62,9 @@ async def create_event(
     async with asyncio.timeout_at(due):
         await services.must_be_known(new_event.settings())
     organiser_id = principal.organiser_id
-    key = request_bodies.key_digest(request, f"event\0{organiser_id or access.ADMIN.name}\0")
+    key = None
+    if "idempotency-key" in request.headers:
+        key = request_bodies.key_digest(request, f"event\0{organiser_id or access.ADMIN.name}\0")
     id_ = ids.new_id() if key is None else ids.event_id(key)
 
     async def insert_event(connection: AsyncConnection) -> tuple[bool, dict[str, Any] | None]:

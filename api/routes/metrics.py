@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from prometheus_client.core import Metric
 from starlette.responses import Response
 
-from api import observations
+from api.edge import front
 from api.edge.security import metrics_reader
 from api.openapi import public_routes
 from api.queries.batch_loader import BatchLoader
@@ -29,7 +29,7 @@ async def show_metrics(services: Provided) -> Response:
 
 async def _show(asked: Sequence[Services]) -> Sequence[bytes]:
     """Show the metrics once for all requests, which are of one process."""
-    await observations.counted()
+    await asyncio.sleep(2 * front.GATHER_SECONDS)  # all answers up to now are counted then
     backlog, drift = await asked[0].figures.read()
     read_now = [*_of_backlog(backlog), *_of_drift(drift)]
     return [await asyncio.to_thread(metrics.show, *read_now)] * len(asked)

@@ -15,7 +15,6 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.commands import deadline as deadlines
 from api.commands import early_answers, retry_after, submit
 from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
@@ -60,7 +59,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
-        request, deadline, slug=slug, event_id=event_id, command=command, actor=submit.PUBLIC_ACTOR
+        request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.PUBLIC
     )
     refusing_event = services.refusing_events.loaders.get(event_id)
     if refusing_event is not None and submitted.idempotency_key is None:
@@ -83,7 +82,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
         content = await services.submission.as_it_is_now(content, decided, event_id)
-    return responses.body(content, HTTPStatus.CREATED, decided.headers)
+    return Response(msgspec.json.encode(content), HTTPStatus.CREATED, decided.headers, "application/json")
 
 
 @router.get("/api/p/{slug}/challenge", **public_routes.CHALLENGE)
@@ -109,10 +108,11 @@ async def read_receipt(slug: str, receipt_id: str, services: Provided, request: 
     """
     id_ = _receipt_id(receipt_id)
     wait_seconds = min(_wait_seconds(request), services.settings.answer_wait_seconds_max)
-    deadline = deadlines.of(wait_seconds, services.settings.answer_wait_seconds)
+    deadline = request_bodies.deadline_of(request, services.settings, wait_seconds)
     event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     receipt, audit_seq = await _receipt(services, event_id, id_, deadline.accept_by)
-    known_tags, seconds, watched = request_bodies.known_tags(request), deadline.seconds_left, False
+    known_tags, watched = request_bodies.known_tags(request), False
+    seconds = deadline.decide_by - asyncio.get_running_loop().time()
     if seconds > 0 and receipt.status is ReceiptStatus.PENDING:
         await services.waiter.outcome(event_id, id_, seconds)
         receipt, _ = await _receipt(services, event_id, id_, deadline.read_by())
@@ -203,10 +203,9 @@ async def _by_holder(
         if isinstance(decided, Response):
             return decided
     else:
-        decided = Decided(
-            receipt_id=id_, outcome=known, headers={}, read_by=deadline.read_by(), replayed=False
-        )
-    now = (await submit.shown(decided, services.receipts.find(event_id, id_, decided.read_by))).receipt
+        decided = Decided(receipt_id=id_, outcome=known, headers={}, deadline=deadline, replayed=False)
+    by = decided.deadline.read_by()
+    now = (await submit.shown(decided, services.receipts.find(event_id, id_, by))).receipt
     if now is None:  # the holder has been given a newer one since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
     done = decided.outcome

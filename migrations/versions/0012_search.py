@@ -62,7 +62,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX IF EXISTS registration_words_idx, event_created_idx")
+    op.execute("DROP INDEX IF EXISTS registration_words_idx, registration_search_idx, event_created_idx")
     op.execute("DROP FUNCTION search_words")
     op.execute("DROP FUNCTION folded")
 

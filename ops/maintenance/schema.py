@@ -27,13 +27,14 @@ class UnsuitableDatabase(ExpectedError):  # noqa: N818 - reads as the sentence "
 
 # A transaction that builds an index keeps all writers of its table waiting: these are built outside of one.
 _INDEXES = {
-    "registration_words_idx": """
-        registration USING gin (search_words(event_id, name, email)) WITH (fastupdate = off)
+    "registration_search_idx": """
+        registration USING gin (search_words(event_id, name, email)) WITH (gin_pending_list_limit = 64)
     """,
     "event_created_idx": "event (created_at, id) WHERE NOT deleted",
     "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
     "command_deletion_idx": "command (accepted_at) WHERE kind = 'delete_registration'",
 }
+_REPLACED_INDEXES = ("registration_words_idx",)
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2
 
@@ -71,6 +72,8 @@ def _build_indexes(connection: Connection) -> None:
         if not connection.execute(_IS_VALID, {"name": name}).scalar_one_or_none():
             connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
             connection.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON {definition}"))
+    for name in _REPLACED_INDEXES:
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
 
 
 def downgrade(database_url: str, revision: str) -> None:

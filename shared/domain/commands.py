@@ -57,8 +57,10 @@ SpotsCount = Annotated[int, Meta(ge=1, le=SPOTS_PER_COMMAND_MAX)]
 Spots = Annotated[int, Meta(ge=0, le=SPOTS_MAX)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
+PUBLIC = "public"
 HOLDER = "holder"
-"""The actor of the commands that a receipt permits."""
+"""The actors of the commands that no key permits: of all people, and of those with a receipt."""
+PUBLIC_ACTORS = frozenset((PUBLIC, HOLDER))
 
 Kind = Literal[
     "register",

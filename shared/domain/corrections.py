@@ -1,4 +1,4 @@
-"""The decisions by which admins, and holders in part, correct what was registered (pure).
+"""The decisions by which admins, and holders in part, change what was registered (pure).
 
 They keep the roster's invariants: a party grows only into spots that no waiting party is to have, and the
 audit trail names the parts that were corrected, never a name or an email address.
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from shared.domain import ids, promotion, rules
+from shared.domain import promotion, rules
 from shared.domain.commands import (
     HOLDER,
     AddRegistration,
+    ChangeStatus,
     CorrectRegistration,
-    DeleteEvent,
+    DeleteRegistration,
     GiveReceipt,
     PendingCommand,
     Status,
@@ -22,11 +23,12 @@ from shared.domain.commands import (
 from shared.domain.event import Registration
 from shared.domain.outcomes import (
     Confirmed,
-    EventChanged,
     Outcome,
     ReceiptGiven,
     Refused,
     RegistrationCorrected,
+    RegistrationDeleted,
+    StatusChanged,
     Waitlisted,
 )
 
@@ -102,14 +104,46 @@ def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt
     return ReceiptGiven(registration_id=before.id)
 
 
-def delete_event(roster: "Roster", pending: PendingCommand, command: DeleteEvent) -> Outcome:
-    """Close the event for good, under a slug that no other event wants."""
-    before = roster.settings
-    slug = f"deleted-{ids.registration_id(pending.id)}"
-    roster.settings = msgspec.structs.replace(before, deleted=True, slug=slug)
-    differences = before.differences(roster.settings)
-    roster.note(pending, reason=command.reason or None, before_after=differences)
-    return EventChanged(changed=tuple(differences), promoted=0, more_follow=roster.follow_up is not None)
+def change_status(roster: "Roster", pending: PendingCommand, command: ChangeStatus) -> Outcome:
+    """Move a registration to another status, and offer what it frees to the waitlist."""
+    before = roster.registrations.get(command.registration_id)
+    if before is None:
+        return rules.NOT_FOUND
+    refusal = rules.against_becoming(before, command.status, roster.spots_left, roster.holders)
+    if pending.actor == HOLDER and before.status is not command.status:
+        refusal = rules.against_cancelling(roster.settings, pending.accepted_at) or refusal
+    if refusal is not None:
+        return refusal
+    seq = None
+    if command.status is Status.WAITLIST and (
+        before.status is not Status.WAITLIST or command.place is not UNSET
+    ):
+        # The tail is the place of the command that moved the registration there.
+        seq = before.original_seq if command.place == "original" else pending.seq
+    after = before.become(command.status, seq=seq)
+    if after != before:
+        roster.move(pending, before, after, reason=command.reason)
+        roster.promote(pending, but=after.waiter)
+    moved = before.status is after.status and before.seq != after.seq
+    return StatusChanged(
+        registration_id=before.id,
+        from_status=before.status,
+        to_status=command.status,
+        moved=moved or UNSET,
+    )
+
+
+def delete(roster: "Roster", pending: PendingCommand, command: DeleteRegistration) -> Outcome:
+    """Remove a registration, and offer what it frees to the waitlist."""
+    before = roster.registrations.get(command.registration_id)
+    if before is None:
+        return rules.NOT_FOUND
+    roster.deleted.add(before.id)
+    roster.move(pending, before, None, reason=command.reason)
+    roster.promote(pending)
+    return RegistrationDeleted(
+        registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
+    )
 
 
 def may_take(roster: "Roster", spots: int) -> bool:

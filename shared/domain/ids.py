@@ -34,12 +34,16 @@ def registration_id(command_id: UUID) -> UUID:
     It follows from the command, so deciding twice names the same registration; it is a one-way
     digest, so that a registration's id does not give the receipt away (decision 0022).
     """
-    return _derived(_REGISTRATION, command_id)
+    digest = _REGISTRATION.copy()
+    digest.update(command_id.bytes)
+    return _version_7(command_id.int >> 80, digest.digest())
 
 
 def follow_up_id(command_id: UUID) -> UUID:
     """Return the id of the command that goes on where this command stopped; likewise a one-way digest."""
-    return _derived(_FOLLOW_UP, command_id)
+    digest = _FOLLOW_UP.copy()
+    digest.update(command_id.bytes)
+    return _version_7(command_id.int >> 80, digest.digest())
 
 
 def event_id(key_digest: bytes) -> UUID:
@@ -53,12 +57,6 @@ def task_id(command_id: UUID) -> str:
     """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-
-
-def _derived(digest: "hashlib.blake2b", command_id: UUID) -> UUID:
-    digest = digest.copy()
-    digest.update(command_id.bytes)
-    return _version_7(command_id.int >> 80, digest.digest())
 
 
 def _version_7(milliseconds: int, filler: bytes) -> UUID:

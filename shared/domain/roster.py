@@ -25,11 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from msgspec import UNSET
-
-from shared.domain import corrections, ids, outcomes, promotion, rules
+from shared.domain import corrections, event_changes, ids, outcomes, promotion, rules
 from shared.domain.commands import (
-    HOLDER,
     KINDS,
     AddRegistration,
     ChangeEvent,
@@ -58,12 +55,7 @@ from shared.domain.event import (
 )
 from shared.domain.outcomes import (
     Confirmed,
-    CounterHealed,
-    Erased,
-    EventChanged,
     Outcome,
-    RegistrationDeleted,
-    StatusChanged,
     Waitlisted,
     WaitlistPromoted,
 )
@@ -154,21 +146,21 @@ class Roster:
             case AddRegistration() as command:
                 return corrections.add(self, pending, command)
             case ChangeStatus() as command:
-                return self._change_status(pending, command)
+                return corrections.change_status(self, pending, command)
             case CorrectRegistration() as command:
                 return corrections.correct(self, pending, command)
             case GiveReceipt() as command:
                 return corrections.give_receipt(self, pending, command)
             case DeleteRegistration() as command:
-                return self._delete(pending, command)
+                return corrections.delete(self, pending, command)
             case Erase() as command:
-                return self._erase(pending, command)
+                return event_changes.erase(self, pending, command)
             case ChangeEvent() as command:
-                return self._change_event(pending, command)
+                return event_changes.change(self, pending, command)
             case DeleteEvent() as command:
-                return corrections.delete_event(self, pending, command)
+                return event_changes.delete(self, pending, command)
             case HealCounter() as command:
-                return self._heal(pending, command)
+                return event_changes.heal(self, pending, command)
             case PromoteWaitlist():
                 return self._promote_further(pending)
         assert_never(pending.command)
@@ -182,7 +174,7 @@ class Roster:
             settings.waitlist_limit, settings.capacity
         )
         second = rules.against_second_registration(command.email, None, self.holders)
-        if has_room and second is None:
+        if self.waitlist.length and has_room and second is None:
             self.promote(pending)
         may_confirm = promotion.newcomer_may_confirm(
             settings.promotion_policy,
@@ -219,108 +211,6 @@ class Roster:
         reason = command.reason if isinstance(command, AddRegistration) else None
         self.move(pending, None, registration, reason=reason or None)
         return registration.id
-
-    def _change_status(self, pending: PendingCommand, command: ChangeStatus) -> Outcome:
-        before = self.registrations.get(command.registration_id)
-        if before is None:
-            return rules.NOT_FOUND
-        refusal = rules.against_becoming(before, command.status, self.spots_left, self.holders)
-        if pending.actor == HOLDER and before.status is not command.status:
-            refusal = rules.against_cancelling(self.settings, pending.accepted_at) or refusal
-        if refusal is not None:
-            return refusal
-        seq = None
-        if command.status is Status.WAITLIST and (
-            before.status is not Status.WAITLIST or command.place is not UNSET
-        ):
-            # The tail is the place of the command that moved the registration there.
-            seq = before.original_seq if command.place == "original" else pending.seq
-        after = before.become(command.status, seq=seq)
-        if after != before:
-            self.move(pending, before, after, reason=command.reason)
-            self.promote(pending, but=after.waiter)
-        moved = before.status is after.status and before.seq != after.seq
-        return StatusChanged(
-            registration_id=before.id,
-            from_status=before.status,
-            to_status=command.status,
-            moved=moved or UNSET,
-        )
-
-    def _delete(self, pending: PendingCommand, command: DeleteRegistration) -> Outcome:
-        before = self.registrations.get(command.registration_id)
-        if before is None:
-            return rules.NOT_FOUND
-        self.deleted.add(before.id)
-        self.move(pending, before, None, reason=command.reason)
-        self.promote(pending)
-        return RegistrationDeleted(
-            registration_id=before.id, from_status=before.status, spots_freed=before.spots_held
-        )
-
-    def _erase(self, pending: PendingCommand, command: Erase) -> Outcome:
-        """Note an entry for each registration that has anything personal, or one without a registration."""
-        named = [self.registrations[id_] for id_ in command.registration_ids if id_ in self.registrations]
-        erased = [before for before in named if before != before.erased]
-        reason = command.reason or None
-        for before in erased:
-            self.registrations[before.id] = before.erased
-            if before.email is not None and before.status is not Status.CANCELLED:
-                self.holders.pop(email_key(before.email), None)
-            status = before.status
-            self.note(pending, reason=reason, registration_id=before.id, from_status=status, to_status=status)
-        if not erased:
-            self.note(pending, reason=reason)
-        self.erasure = Erasure(
-            registration_ids=[before.id for before in erased], command_ids=command.command_ids
-        )
-        return Erased(registrations=len(erased))
-
-    def _change_event(self, pending: PendingCommand, command: ChangeEvent) -> Outcome:
-        before, after = self.settings, self.settings.changed(command)
-        refusal = rules.against_settings(
-            before, after, self.spots_reserved, allow_overbooked=command.allow_overbooked is True
-        )
-        if refusal is None and after.slug != before.slug:
-            refusal = rules.against_slug(after.slug, self.taken_slugs, fixed=self.slug_fixed)
-        if refusal is not None:
-            return refusal
-        if rules.overbooks(before, after, self.spots_reserved):
-            self.overbooked_from = max(self.overbooked_from or 0, before.capacity)
-        differences = before.differences(after)
-        if differences:
-            self.settings = after
-            reason = command.reason if isinstance(command.reason, str) else None
-            self.note(pending, reason=reason, before_after=differences)
-        promoted = self.promote(pending)
-        return EventChanged(
-            changed=tuple(differences), promoted=promoted, more_follow=self.follow_up is not None
-        )
-
-    def _heal(self, pending: PendingCommand, command: HealCounter) -> Outcome:
-        assert self.recount is not None, "healing needs a recount"
-        counted = self.recount
-        drift = self.spots_reserved - counted.confirmed_spots
-        differences = {
-            name: (before, after)
-            for name, before, after in (
-                ("spotsReserved", self.spots_reserved, counted.confirmed_spots),
-                ("waitlistLength", self.waitlist.length, counted.waitlist_length),
-            )
-            if before != after
-        }
-        # The trail has no entry for the change that moved the counter; it goes on from its own last counter.
-        self.spots_reserved, self.waitlist.length = counted.audited_spots, counted.waitlist_length
-        spots_delta = counted.confirmed_spots - counted.audited_spots
-        if differences or spots_delta:
-            self.note(
-                pending, reason=command.reason, spots_delta=spots_delta, before_after=differences or None
-            )
-        healed = CounterHealed(
-            drift=drift, spots_reserved=self.spots_reserved, overbooked_spots=max(-self.spots_left, 0)
-        )
-        self.promote(pending)
-        return healed
 
     def _promote_further(self, pending: PendingCommand) -> Outcome:
         if self.follow_up == pending.id:

@@ -16,10 +16,8 @@ from uuid import UUID
 
 from celery import Celery
 from kombu import Exchange, Queue
-from msgspec import json
 
 from shared import environment, urls
-from shared.domain import ids
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
@@ -38,8 +36,7 @@ MESSAGE_SECONDS_MAX = 30
 """A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5
 _SEND_SECONDS_MAX = 1
-_PERSISTENT = 2
-_ARGUMENTS_SHOWN = "(events,)"
+ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
 
@@ -109,42 +106,13 @@ def wake(app: Celery, queue: str, event_ids: Sequence[UUID]) -> None:
     app.send_task(
         APPLY_COMMANDS,
         args=([str(event_id) for event_id in event_ids],),
-        argsrepr=_ARGUMENTS_SHOWN,
+        argsrepr=ARGUMENTS_SHOWN,
         queue=_named(queue),  # type: ignore[arg-type]  # Celery takes a queue as well as its name
         declare=[],
         ignore_result=True,
         retry=False,
         confirm_timeout=_SEND_SECONDS_MAX,
     )
-
-
-def redis_message(app: Celery, queue: str, event_ids: Sequence[UUID]) -> bytes:
-    """Return the text that `wake` adds to the Redis list of this name through Celery and kombu.
-
-    The envelope is kombu's own (`kombu.transport.virtual`); a test holds it to a message that Celery sent.
-    """
-    task = app.amqp.as_task_v2(
-        str(ids.new_id()),
-        APPLY_COMMANDS,
-        args=([str(event_id) for event_id in event_ids],),
-        argsrepr=_ARGUMENTS_SHOWN,
-        ignore_result=True,
-    )
-    message = {
-        "body": json.encode(task.body),  # bytes become base64
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": task.headers,
-        "properties": {
-            **task.properties,
-            "body_encoding": "base64",
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "delivery_mode": _PERSISTENT,
-            "delivery_tag": str(ids.new_id()),
-            "priority": 0,
-        },
-    }
-    return json.encode(message)
 
 
 def _named(name: str, *, auto_delete: bool = False) -> Queue:

@@ -12,7 +12,7 @@ Written in Redis:
 Redis only saves time: a missing result is read from the ledger, so Redis may lose all its data at any time.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -111,9 +111,10 @@ class ResultWriter:
         self._client.close()
 
 
-async def read(client: "redis.asyncio.Redis", keys: Sequence[str]) -> list[Outcome | None]:
-    """Return the outcome under each key, None where there is none; raises `redis.RedisError`."""
+async def read(client: "redis.asyncio.Redis", command_ids: Iterable[UUID]) -> list[Outcome | None]:
+    """Return the outcome of each command, None where there is none; raises `redis.RedisError`."""
     outcomes: list[Outcome | None] = []
+    keys = [_KEY_PREFIX + ids.task_id(command_id) for command_id in command_ids]
     for key_, value in zip(keys, await client.mget(keys), strict=True):
         try:
             outcomes.append(None if value is None else _STORED.decode(value).result)

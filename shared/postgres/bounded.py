@@ -13,6 +13,8 @@ from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
+from shared.postgres import durability
+
 _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.1
@@ -41,6 +43,10 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
     _began = math.inf
     _timer: asyncio.TimerHandle | None = None
     _judgement: "asyncio.Task[None] | None" = None
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.cut_off = durability.watch_commits(self)
 
     async def wait(
         self,

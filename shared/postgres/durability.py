@@ -14,14 +14,15 @@ the primary alone, and that a failover undoes. So the service tells nothing with
 No time-out of the server ends the wait of a commit, so each caller bounds it by its own deadline.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
+
+if TYPE_CHECKING:
+    from shared.postgres.bounded import BoundedSession
 
 _CUT_OFF = {"01000", "57P01"}
 
@@ -52,11 +53,13 @@ class NotConfirmed(psycopg.OperationalError):
     """The wait for the standby was cut off: the transaction is committed, perhaps on this server only."""
 
 
-@contextmanager
-def commit_watch(
+def watch_commits(
     session: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
-) -> Iterator[list[psycopg.errors.Diagnostic]]:
-    """Yield the notices that tell that a commit of the session did not wait for its standby to the end."""
+) -> list[psycopg.errors.Diagnostic]:
+    """Return a list that gets a notice when a commit of the session does not wait for its standby to the end.
+
+    Clear it before a commit that is to be confirmed.
+    """
     cut_off: list[psycopg.errors.Diagnostic] = []
 
     def note(notice: psycopg.errors.Diagnostic) -> None:
@@ -64,23 +67,20 @@ def commit_watch(
             cut_off.append(notice)
 
     session.add_notice_handler(note)
-    try:
-        yield cut_off
-    finally:
-        session.remove_notice_handler(note)
+    return cut_off
 
 
-async def confirm(session: psycopg.AsyncConnection[TupleRow]) -> int:
-    """Make a confirmed write; return the transaction id below which all others had ended when it began.
+async def confirm(session: "BoundedSession") -> None:
+    """Make a confirmed write; all that had ended on the server when it began is confirmed by it.
 
     The session must be in autocommit mode. Raises `NotConfirmed`, and psycopg's errors.
     """
-    with commit_watch(session) as cut_off:
-        row = await (await session.execute(_CONFIRM)).fetchone()
-    if cut_off:
+    session.cut_off.clear()
+    row = await (await session.execute(_CONFIRM)).fetchone()
+    if session.cut_off:
         raise NotConfirmed
     assert row is not None, "the statement returns one row"
-    return int(row[0])
+    session.confirmed_below = int(row[0])
 
 
 def is_below(xid: int, limit: int) -> bool:

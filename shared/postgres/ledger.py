@@ -152,14 +152,14 @@ async def accept(
         ),
     }
     while True:
+        session.cut_off.clear()
         try:
-            with durability.commit_watch(session) as cut_off:
-                cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
-                written, last, _ = await cursor.fetchone() or (0, None, 1)
+            cursor = await session.execute(_ACCEPT, {**parameters, "last_number": session.last_number})
+            written, last, _ = await cursor.fetchone() or (0, None, 1)
         except psycopg.errors.DivisionByZero:
             continue  # it bound a key in vain, which the next attempt does not (0077)
         session.last_number = max(session.last_number, last or 0)
-        if written == len(new) and not cut_off:
+        if written == len(new) and not session.cut_off:
             return [Acceptance(command_id=command.id) for command in new]
         try:
             acceptances = await _find(session, new, secret_keys)

@@ -5,7 +5,7 @@ Where the rest of a risk is held:
 1. Object level authorization: `tests/integration/test_api_keys.py` asks every route for foreign events.
 2. Authentication: `tests/unit/test_wrong_keys.py`, and `test_api_keys.py` for ended and revoked keys.
 3. Property level authorization: `test_api_keys.py` for personal data; here for forged fields.
-4. Resource consumption: `test_http_protocol.py` for heads, `test_pending_limit.py` for commands,
+4. Resource consumption: `test_http_protocol.py` for heads, `test_pending_count.py` for commands,
    `test_admin_places.py` for reads, `tests/faults/test_deadlines.py` for time.
 5. Function level authorization: `test_api_keys.py` asks every route without its scope.
 6. Sensitive business flows: `tests/concurrency/test_overselling.py`; an event's settings bound a party.

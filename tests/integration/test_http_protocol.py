@@ -1,17 +1,18 @@
 """The server's HTTP/1.1, spoken byte by byte: offers of other protocols, and bounds on the head."""
 
+import asyncio
 import json
 import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.edge.connections import Limits, Server
@@ -34,14 +35,45 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with what has arrived."""
     request = Request(scope, receive)
     body = await request.body()
+    if request.url.path == "/chunked":
+        await StreamingResponse(map(str, range(3)))(scope, receive, send)
+        return
+    if request.url.path == "/nothing":
+        await Response(status_code=204)(scope, receive, send)
+        return
     told = {"method": request.method, "path": request.url.path, "body": body.decode()}
     await JSONResponse(told | {"offer": request.headers.get("upgrade")})(scope, receive, send)
+
+
+WRITES: list[bytes] = []
+"""What the server has written, a member for each write."""
+
+
+class Recorder:
+    """A connection of the server that notes what is written to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of any type
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        WRITES.append(data)
+        self._transport.write(data)
+
+
+class Recorded(HttpProtocol):
+    """The protocol, of which the writes are noted."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(cast("asyncio.Transport", Recorder(transport)))
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     """The address of a server whose application answers with what it got."""
-    config = uvicorn.Config(echo, http=HttpProtocol, ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(echo, http=Recorded, ws="none", lifespan="off", log_config=None)
     limits = Limits(open_max=100, head_seconds=60, body_seconds=60, idle_seconds=60, answer_seconds=60)
     server = Server(config, limits)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -214,3 +246,34 @@ def test_an_earlier_answer_is_not_spoilt(client: Client) -> None:
     client.send(head("h2c", LENGTH) + BODY + b"\x16\x03\x01\r\n\r\n")
     assert client.answer()[2] == got()
     assert client.is_closed()
+
+
+def test_an_answer_is_one_write(client: Client) -> None:
+    WRITES.clear()
+    for path in ("/a", "/b"):
+        client.send(head("none", LENGTH, path) + BODY)
+        assert client.answer()[2] == got(path)
+    first, second = WRITES
+    assert [first[:15], second[:15]] == [b"HTTP/1.1 200 OK"] * 2
+    assert [json.loads(write.partition(b"\r\n\r\n")[2]) for write in (first, second)] == [
+        got("/a"),
+        got("/b"),
+    ]
+
+
+def test_the_head_of_a_stream_comes_first(client: Client) -> None:
+    WRITES.clear()
+    client.send(head("none", LENGTH, "/chunked") + BODY)
+    while client.line():
+        pass
+    assert [client.line() for _ in range(8)] == ["1", "0", "1", "1", "1", "2", "0", ""]
+    assert WRITES[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("HEAD", "/a", 200), ("POST", "/nothing", 204)])
+def test_an_answer_without_a_body_is_written(client: Client, method: str, path: str, status: int) -> None:
+    for _ in range(2):
+        client.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert client.line().split()[1] == str(status)
+        while client.line():
+            pass

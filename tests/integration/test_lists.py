@@ -259,6 +259,6 @@ def test_a_rare_name_is_found_by_the_index(stage: Stage) -> None:
         plan = connection.execute(explained, parameters).scalar_one()
 
     nodes = list(below(plan[0]["Plan"]))
-    assert "registration_words_idx" in {node.get("Index Name") for node in nodes}
+    assert "registration_search_idx" in {node.get("Index Name") for node in nodes}
     read = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in nodes]
     assert max(read) < ROWS_READ_MAX

@@ -11,6 +11,7 @@ from api.edge.problems import ProblemError
 from api.edge.schemas import ReceiptStatus
 from api.queries.reader import Reader
 from api.queries.receipts import Found, Receipts
+from shared.domain import ids
 from shared.messaging import results
 from shared.postgres import connections
 from shared.settings import Settings
@@ -64,13 +65,13 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
 def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:
     client = results.connect_async(stage.servers.result_url)
-    keys = [f"test.{name}" for name in ("text", "bytes", "depth", "outcome")]
+    command_ids = [ids.new_id() for _ in range(4)]
     values = [b"text", b'{"result":{"outcome":"\xff"}}', b"[" * 9_000, _STORED]
 
     async def read() -> list[str | None]:
-        for key, value in zip(keys, values, strict=True):
-            await client.set(key, value, ex=60)
-        found = await results.read(client, keys)
+        for command_id, value in zip(command_ids, values, strict=True):
+            await client.set(results.key(command_id), value, ex=60)
+        found = await results.read(client, command_ids)
         await client.aclose()
         return [None if outcome is None else type(outcome).__name__ for outcome in found]
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from api.commands import wake_senders
-from api.commands.wake_addresses import WakeAddresses
+from api.commands.bucket_owners import BucketOwners
 from api.commands.wake_senders import CelerySender, RedisSender, WakeSender
 from api.commands.waker import Waker
 from ops.embedded import Servers
@@ -61,6 +61,10 @@ def event_queues(events: Sequence[UUID]) -> list[tuple[str, list[UUID]]]:
     return [(queues.event_queue_name(event_id), [event_id]) for event_id in events]
 
 
+async def unsent(_: str, __: Sequence[UUID]) -> None:
+    raise AssertionError
+
+
 def addressed(
     settings: Settings, asked: Sequence[tuple[float, Sequence[UUID]]]
 ) -> list[list[tuple[str, list[UUID]]]]:
@@ -69,12 +73,13 @@ def addressed(
     async def ask() -> list[list[tuple[str, list[UUID]]]]:
         engine = connections.async_engine(settings)
         seconds = [NOW]
-        addresses = WakeAddresses(engine, lambda: seconds[0])
-        await addresses.read_owners()
+        owners = BucketOwners(engine)
+        await owners.read()
         await engine.dispose()
+        waker = Waker(unsent, owners, lambda: seconds[0])
         messages = []
         for seconds[0], events in asked:
-            messages.append(addresses.address(events))
+            messages.append(waker.messages(events))
         return messages
 
     return asyncio.run(ask())
@@ -126,15 +131,16 @@ def test_new_owners_are_noticed(settings: Settings) -> None:
 
     async def ask() -> None:
         engine = connections.async_engine(settings)
-        addresses = WakeAddresses(engine, lambda: NOW)
-        addresses.start()
-        assert addresses.address(events) == event_queues(events)
+        owners = BucketOwners(engine)
+        waker = Waker(unsent, owners, lambda: NOW)
+        owners.task.ensure_running()
+        assert waker.messages(events) == event_queues(events)
         with create_engine(settings.database_url, poolclass=NullPool).connect() as owner:
             own(owner, ONE, events)
             async with asyncio.timeout(20):
-                while addresses.address(events) == event_queues(events):  # noqa: ASYNC110 - nothing else tells
+                while waker.messages(events) == event_queues(events):  # noqa: ASYNC110 - nothing else tells
                     await asyncio.sleep(0.01)
-        await addresses.close()
+        await owners.task.cancel()
         await engine.dispose()
 
     asyncio.run(ask())
@@ -202,9 +208,9 @@ def test_one_message_wakes_an_owner_for_all(
     async def wake() -> None:
         async_engine = connections.async_engine(settings)
         sender = connect(settings)
-        addresses = WakeAddresses(async_engine, lambda: NOW)
-        await addresses.read_owners()
-        waker = Waker(sender.send, addresses.address)
+        owners = BucketOwners(async_engine)
+        await owners.read()
+        waker = Waker(sender.send, owners, time.monotonic)
         waker.wake(alone, ids.new_id())
         await asyncio.sleep(0)
         for event_id in events:

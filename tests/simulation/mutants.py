@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from shared.domain import audit, corrections, promotion, roster, rules
+from shared.domain import audit, corrections, event_changes, promotion, roster, rules
 from shared.domain.commands import SPOTS_PER_COMMAND_MAX, PendingCommand, Register, Status
 from shared.domain.event import Change, EventChanges, EventSettings, Registration
 from shared.domain.outcomes import Outcome, Refused
@@ -204,14 +204,14 @@ def writes_names_into_the_trail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_registrations_at_a_deleted_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    delete = corrections.delete_event
+    delete = event_changes.delete
 
     def mutant(roster: Roster, *asked: Any) -> Outcome:
         outcome = delete(roster, *asked)
         roster.settings = msgspec.structs.replace(roster.settings, deleted=False)
         return outcome
 
-    monkeypatch.setattr(corrections, "delete_event", mutant)
+    monkeypatch.setattr(event_changes, "delete", mutant)
 
 
 def enters_whom_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

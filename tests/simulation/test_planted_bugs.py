@@ -33,7 +33,7 @@ from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import HOLDER
 from tests.simulation.mutants import Plant
 from tests.simulation.worlds import Witness
-from worker import load
+from worker import load_registrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +317,9 @@ IN_TRANSACTIONS = [
     Bug(
         name="the waitlist is loaded without its heads",
         plant=mutants.statement(
-            "READ_WAITLIST", ("/ size.spots + coalesce(leaving.parties, 0) + 2", "* 0"), module=load
+            "READ_WAITLIST",
+            ("/ size.spots + coalesce(leaving.parties, 0) + 2", "* 0"),
+            module=load_registrations,
         ),
         history=history(*_TWO_AND_ONE_WAITS, limit=1),
         caught=frozenset({"8", "model"}),

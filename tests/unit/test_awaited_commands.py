@@ -121,11 +121,11 @@ def test_a_command_answered_in_time_is_not_asked_for() -> None:
 
 def test_polling_reaches_every_event_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_poller, "_POLL_SECONDS", 0.001)
-    reads: list[set[str]] = []
+    reads: list[set[UUID]] = []
 
-    async def nothing(_: object, keys: Sequence[str]) -> list[None]:
-        reads.append(set(keys))
-        return [None] * len(keys)
+    async def nothing(_: object, command_ids: Sequence[UUID]) -> list[None]:
+        reads.append(set(command_ids))
+        return [None] * len(command_ids)
 
     monkeypatch.setattr(results, "read", nothing)
 
@@ -143,7 +143,7 @@ def test_polling_reaches_every_event_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     with capture_logs():
         asyncio.run(run())
 
-    assert reads[:3] == [{results.key(UUID(int=n)) for n in numbers} for numbers in ((0, 2), (3, 0), (2, 3))]
+    assert reads[:3] == [{UUID(int=n) for n in numbers} for numbers in ((0, 2), (3, 0), (2, 3))]
 
 
 async def until(there: Callable[[], object]) -> None:

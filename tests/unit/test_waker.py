@@ -1,15 +1,18 @@
 """The waker: how many messages go out, for which events, and when."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
 from api.commands import waker
-from api.commands.waker import Waker
-from tests.simulation.protocol.loop import Loop
+from api.commands.bucket_owners import BucketOwners
+from api.commands.waker import Send, Waker
+from shared.postgres import locks
 
 NEVER_SECONDS = 3_600
 SOON_SECONDS_MAX = 20
@@ -26,17 +29,18 @@ class Messages:
     def __init__(self) -> None:
         self.sent: list[list[UUID]] = []
         self.lost: list[UUID] = []
+        self.seconds: float | None = None
 
-    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
-        assert queue == f"queue of {event_ids[0]}"
+    def waker(self, send: Send | None = None) -> Waker:
+        owners = BucketOwners(create_async_engine("postgresql+psycopg://127.0.0.1:9/nothing"))
+        owners.numbers = {locks.bucket(event_id): 1 for event_id in (B, C)}
+        clock = time.monotonic if self.seconds is None else lambda: self.seconds or 0.0
+        return Waker(send or self.send, owners, clock)
+
+    async def send(self, _: str, event_ids: Sequence[UUID]) -> None:
         if event_ids[0] in self.lost:
             raise ConnectionError("the broker is gone")
         self.sent.append(list(event_ids))
-
-    def address(self, event_ids: Collection[UUID]) -> list[tuple[str, list[UUID]]]:
-        shared = [event_id for event_id in event_ids if event_id in (B, C)]
-        groups = [*([shared] if shared else []), *([id_] for id_ in event_ids if id_ not in shared)]
-        return [(f"queue of {group[0]}", group) for group in groups]
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ async def a_while() -> None:
 
 def test_the_first_message_goes_at_once(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         assert messages.sent == [[A]]
@@ -77,7 +81,7 @@ def test_the_first_message_goes_at_once(messages: Messages) -> None:
 
 def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         waking.wake(A, TWO)
@@ -103,7 +107,7 @@ def test_the_next_message_waits_for_an_outcome(messages: Messages) -> None:
 
 def test_only_a_sent_commands_outcome_releases_it(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         waking.wake(A, TWO)
@@ -121,7 +125,7 @@ def test_only_a_sent_commands_outcome_releases_it(messages: Messages) -> None:
 
 def test_a_command_decided_early_needs_no_message(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         for event_id, command_id in ((A, TWO), (B, THREE), (D, FOUR)):
@@ -143,7 +147,7 @@ def test_without_an_outcome_time_releases_the_next(
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.01)
 
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         waking.wake(B, TWO)
@@ -156,7 +160,7 @@ def test_without_an_outcome_time_releases_the_next(
 
 def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await a_while()
         for event_id, command_id in ((B, ONE), (D, TWO), (C, THREE), (B, FOUR)):
@@ -173,7 +177,7 @@ def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
 
 def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         messages.lost = [A, B]
         waking.wake(A, ONE)
         await a_while()
@@ -199,39 +203,34 @@ def test_closing_sends_all_due_messages(messages: Messages, monkeypatch: pytest.
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.001)
 
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         for event_id in (A, B, C):
             waking.wake(event_id, ONE)
         await waking.close()
 
     asyncio.run(run())
 
-    assert messages.sent == [[B, C], [A]]
+    assert messages.sent == [[A], [B, C]]
 
 
 def test_an_event_without_outcomes_gets_ever_fewer_messages(
     messages: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    messages.seconds = 0.0
     monkeypatch.setattr(waker, "_OUTCOME_SECONDS_MAX", 0.05)
+    waking = messages.waker()
     at: list[float] = []
-    world = Loop()
-
-    async def run() -> None:
-        waking = Waker(messages.send, messages.address)
-        for step in range(400):  # each 10 ms, for 4 seconds
-            waking._due.setdefault(A, set()).add(UUID(int=step))  # noqa: SLF001 - as `wake` does, without a task
-            at.extend([world.time()] * len(waking._take_due()))  # noqa: SLF001
-            await asyncio.sleep(0.01)
-
-    world.run_until_complete(run())
-    world.close()
+    for step in range(400):  # each 10 ms, for 4 seconds
+        messages.seconds = step / 100
+        waking._due.setdefault(A, set()).add(UUID(int=step))  # noqa: SLF001 - as `wake` does, without a task
+        at += [messages.seconds] * len(waking._take_due())  # noqa: SLF001
 
     assert at == pytest.approx([0, 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55], abs=0.03)
 
 
 def test_an_outcome_ends_the_pause(messages: Messages, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        waking = Waker(messages.send, messages.address)
+        waking = messages.waker()
         waking.wake(A, ONE)
         await until(lambda: messages.sent)
         waking.wake(A, TWO)
@@ -259,7 +258,7 @@ def test_a_broker_that_hangs_delays_no_end(messages: Messages, monkeypatch: pyte
         await asyncio.sleep(NEVER_SECONDS)
 
     async def run() -> None:
-        waking = Waker(hang, messages.address)
+        waking = messages.waker(hang)
         waking.wake(A, ONE)
         await a_while()
         waking.wake(B, ONE)
@@ -282,7 +281,7 @@ def test_a_message_that_takes_too_long_is_given_up(
             await asyncio.sleep(NEVER_SECONDS)
 
     async def run() -> None:
-        waking = Waker(hang, messages.address)
+        waking = messages.waker(hang)
         waking.wake(A, ONE)
         await a_while()
         for event_id in (B, D):

@@ -13,7 +13,7 @@ import pytest
 
 from api.commands import intake
 from api.commands.early_answers import RefusingEvents
-from api.commands.intake import Intake, LedgerUnavailable
+from api.commands.intake import LedgerUnavailable
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.submit import Submission
 from api.commands.waker import Waker
@@ -154,13 +154,21 @@ def publishes_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def accepts_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = Intake._commit
+    accept = ledger.accept
+    accepting: dict[Any, asyncio.Task[Any]] = {}
 
-    async def mutant(self: Intake, new: Sequence[NewCommand]) -> list[Acceptance]:
-        self.committing = asyncio.create_task(commit(self, new))  # type: ignore[attr-defined]
+    async def mutant(session: Any, new: Sequence[NewCommand], keys: Any) -> list[Acceptance]:
+        before = accepting.get(session)
+
+        async def accept_later() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            await accept(session, new, keys)
+
+        accepting[session] = asyncio.create_task(accept_later())
         return [Acceptance(command_id=command.id) for command in new]
 
-    monkeypatch.setattr(Intake, "_commit", mutant)
+    monkeypatch.setattr(ledger, "accept", mutant)
 
 
 def tries_again_under_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +244,9 @@ def refuses_by_an_old_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def tells_the_outcome_of_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     read = results.read
 
-    async def mutant(client: Any, keys: Sequence[str]) -> Any:
-        found = [outcome for outcome in await read(client, keys) if outcome is not None]
-        return found + [None] * (len(keys) - len(found))
+    async def mutant(client: Any, command_ids: Collection[UUID]) -> Any:
+        found = [outcome for outcome in await read(client, command_ids) if outcome is not None]
+        return found + [None] * (len(command_ids) - len(found))
 
     monkeypatch.setattr(results, "read", mutant)
 

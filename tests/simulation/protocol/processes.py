@@ -16,7 +16,8 @@ import msgspec
 from sqlalchemy.util import greenlet_spawn
 
 from api import services as api_services
-from api.commands import deadline, wake_senders
+from api.commands import wake_senders
+from api.commands.deadline import Deadline
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.commands.submit import CommandRequest, Decided
 from api.edge.problems import ProblemError
@@ -133,7 +134,7 @@ class Api:
 
     async def run(self) -> None:
         self._services = api_services.open_services(SETTINGS)
-        self._services.addresses.start()
+        self._services.bucket_owners.task.ensure_running()
 
     async def answer(
         self, event_id: UUID, command: Command, actor: str, key: str | None, id_: UUID
@@ -142,7 +143,8 @@ class Api:
         services = self._services
         if services is None:
             return Answer("not accepted")
-        due = deadline.of(SETTINGS.answer_wait_seconds, SETTINGS.answer_wait_seconds)
+        now, seconds = asyncio.get_running_loop().time(), SETTINGS.answer_wait_seconds
+        due = Deadline(accept_by=now + seconds, decide_by=now + seconds)
         kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
         fingerprint = hashlib.sha256(kind.encode() + b"\0" + payload).digest()
         request = CommandRequest(
@@ -213,7 +215,6 @@ def wired(transports: Transports, new_id: Callable[[], UUID]) -> Iterator[None]:
             queues: {"celery_app": lambda _: None},
             wake_senders: {"connect": lambda *_: sender},
             owners: {"SimpleQueue": Inbox, "time": time_of_loop},
-            api_services: {"time": time_of_loop},
             ids: {"new_id": new_id},
             locks: {"BUCKETS": BUCKETS},
         }

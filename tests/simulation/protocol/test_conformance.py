@@ -243,7 +243,7 @@ def outcomes_are_stored_and_announced(stand: Stand) -> list[Any]:
     stand.on_close.callback(writer.close)
     client = results.connect_async(url)
     stand.on_close.callback(lambda: stand.wait(client.aclose()))
-    keys = [results.key(id_) for id_ in reversed(ids_)]
+    keys = list(reversed(ids_))
 
     async def heard(count: int) -> list[Any]:
         announcements = results.announcements(url)

@@ -34,7 +34,7 @@ class OwnerRow(NamedTuple):
 
 
 class CountRow(NamedTuple):
-    """A row of `PendingLimit`."""
+    """A row of `PendingCount`."""
 
     event_id: UUID
     pending: int

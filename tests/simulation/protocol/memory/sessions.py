@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import psycopg
 from sqlalchemy.exc import OperationalError
@@ -168,6 +168,7 @@ class AcceptingSession(Session):
     last_number = 0
     server = "simulated"
     confirmed_below = 0
+    cut_off: ClassVar[list[Any]] = []  # without a standby no commit is cut off
 
     async def execute(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> "AsyncCursor":
         cursor = AsyncCursor()

@@ -7,13 +7,13 @@ compares what the statements do with PostgreSQL.
 
 from typing import Any
 
-from api.commands import early_answers, pending_limit
+from api.commands import early_answers, pending_count
 from api.queries import receipts
 from shared.postgres import backlog, durability, ledger, locks
 from tests.simulation.protocol.memory import accepting, answering, loading, owning, saving
 from tests.simulation.protocol.memory.database import Execute, Transaction
 from tests.simulation.protocol.memory.rows import Parameters, Read
-from worker import load, ownership, save
+from worker import load, load_registrations, ownership, save
 
 
 async def nothing(_: Transaction, __: Parameters) -> Read:
@@ -36,10 +36,10 @@ KNOWN: dict[Any, Execute] = {
     locks._OWNERS: owning.owners,
     load.LOCK_EVENTS: loading.lock_events,
     load.FIRST_PENDING: loading.first_pending,
-    load.FIND_REGISTRATIONS: loading.find_registrations,
+    load_registrations.FIND_REGISTRATIONS: loading.find_registrations,
     load.FIND_HOLDERS: loading.find_holders,
-    load.READ_WAITLIST: loading.read_waitlist,
-    load.COUNT_OVERSIZED: loading.count_oversized,
+    load_registrations.READ_WAITLIST: loading.read_waitlist,
+    load_registrations.COUNT_OVERSIZED: loading.count_oversized,
     save.SAVE_BATCH: saving.save_batch,
     save.SAVE_SETTINGS: saving.save_settings,
     save.SAVE_FOLLOW_UP: saving.save_follow_up,
@@ -48,7 +48,7 @@ KNOWN: dict[Any, Execute] = {
     save.NOTE_TROUBLE: saving.note_trouble,
     save.FORGET_TROUBLE: saving.forget_trouble,
     early_answers._READ_EVENT: answering.read_full_event,
-    pending_limit._COUNT: answering.count_pending,
+    pending_count._COUNT: answering.count_pending,
     receipts._RECEIPTS: answering.unknown,
     backlog._SETTLED_LATELY: answering.settled_lately,
 }
