@@ -50,6 +50,8 @@ IMPOSSIBLE = {
     ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
     # A check's failure is its state, and the front page comes without a database.
     *((name, code) for name in ("readyz", "index") for code in ("INVALID_REQUEST", "LEDGER_UNAVAILABLE")),
+    # Only the version of its settings, as a command, is looked at.
+    *(("create_event", code) for code in ("CAPACITY_BELOW_RESERVED", "WINDOW_INVALID", "SLUG_FIXED")),
     ("challenge", "ANSWER_UNAVAILABLE"),  # it finds an event, and no receipt
     *((probe, "TOO_MANY_REQUESTS") for probe in ("healthz", "readyz")),  # probes are not limited
 }
