@@ -15,7 +15,7 @@ from api.edge.connections import Limits, Server
 from api.edge.front import GATHER_SECONDS, Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import public_routes
-from api.routes import changes, events, health, insight, keys, metrics, pages, registrations
+from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
 from api.services import open_services
 from shared import memory, open_files, telemetry
 from shared.settings import Settings
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> Front:
             await asyncio.sleep(2 * GATHER_SECONDS)  # all answers are counted then
 
     app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
-    parts = (registrations, events, changes, insight, keys, pages, health, metrics)
+    parts = (registrations, events, protection, changes, insight, keys, pages, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)
@@ -77,7 +77,7 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         date_header=True,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
-        proxy_headers=False,  # nothing here depends on the client's address
+        proxy_headers=False,  # `api/protection/addresses.py` reads them, behind trusted proxies only
     )
     sockets = None if fd is None else [socket.socket(fileno=fd)]
     _Server(config, _limits(settings), app.app).run(sockets=sockets)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
+from api.protection.shared_memory import SharedMemory
 from api.queries import events
 from api.queries.reader import Reader
 from shared.messaging import results
@@ -87,14 +88,17 @@ class ReadinessCheck:
         owner_silence_seconds_max: float,
         sender: WakeSender,
         client: "redis.asyncio.Redis",
+        shared: SharedMemory,
     ) -> None:
         self._reader = Reader(engine)
         self._silence_seconds_max = owner_silence_seconds_max
         self._parts = [
             _Part("database", _DATABASE_SECONDS_MAX, self._database),
             _Part("broker", _REDIS_SECONDS_MAX, sender.probe),
-            _Part("results", _REDIS_SECONDS_MAX, lambda: results.probe(client)),
+            _Part("results", _REDIS_SECONDS_MAX, self._results),
         ]
+        self._client = client
+        self._shared = shared
         self._task: asyncio.Task[Readiness] | None = None
         self._checked_at = -float("inf")
 
@@ -109,6 +113,10 @@ class ReadinessCheck:
         """Give up the check in progress."""
         for part in self._parts:
             part.cancel()
+
+    async def _results(self) -> None:
+        await results.probe(self._client)
+        await self._shared.probe()
 
     async def _read(self) -> Readiness:
         found = await asyncio.gather(*(part.checks() for part in self._parts))

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.commands import wake_senders
 from api.commands.bucket_owners import BucketOwners
 from api.commands.early_answers import RefusingEvents
+from api.commands.entrance import Entrance
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
@@ -27,11 +28,17 @@ from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
+from api.protection.address_spots import AddressSpots
+from api.protection.addresses import Addresses
+from api.protection.challenges import Challenges
+from api.protection.client_limits import ClientLimits
+from api.protection.shared_memory import SharedMemory
 from api.queries import events
 from api.queries.availabilities import Availabilities
 from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.keys import Keys
+from api.queries.protections import Protections
 from api.queries.reader import Query, Reader, Value
 from api.queries.receipts import Receipts
 from api.queries.slugs import Slugs
@@ -75,6 +82,10 @@ class Services:
     readiness: ReadinessCheck
     keys: Keys
     wrong_keys: WrongKeys
+    clients: Addresses
+    limits: ClientLimits
+    protections: Protections
+    entrance: Entrance
     slugs: Slugs
     availabilities: Availabilities
 
@@ -135,6 +146,7 @@ class Services:
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
+        await self.limits.close()
         self.readiness.close()
         await self.intake.close()
         await self.waker.close()
@@ -168,10 +180,21 @@ def open_services(settings: Settings) -> Services:
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     slugs = Slugs(autocommit, reader)
+    clients = Addresses(settings.trusted_proxies or ())
+    shared = SharedMemory(redis_client, settings.secret_keys[0])
     receipts, pace, refusing_events = (
         Receipts(reader, intake.confirm),
         Pace(autocommit),
         RefusingEvents(autocommit),
+    )
+    submission = Submission(
+        intake=intake,
+        waker=waker,
+        waiter=waiter,
+        refusing_events=refusing_events,
+        reader=reader,
+        receipts=receipts,
+        pace=pace,
     )
     return Services(
         settings=settings,
@@ -196,18 +219,21 @@ def open_services(settings: Settings) -> Services:
         refusing_events=refusing_events,
         slugs=slugs,
         availabilities=Availabilities(reader),
-        submission=Submission(
-            intake=intake,
-            waker=waker,
-            waiter=waiter,
-            refusing_events=refusing_events,
-            reader=reader,
-            receipts=receipts,
-            pace=pace,
+        submission=submission,
+        readiness=ReadinessCheck(
+            autocommit, settings.owner_silence_seconds_max, sender, redis_client, shared
         ),
-        readiness=ReadinessCheck(autocommit, settings.owner_silence_seconds_max, sender, redis_client),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
+        clients=clients,
+        limits=ClientLimits(settings, clients, shared),
+        protections=Protections(reader),
+        entrance=Entrance(
+            challenges=Challenges(settings.secret_keys, settings.api_processes, shared),
+            spots=AddressSpots(shared),
+            submission=submission,
+            reader=reader,
+        ),
     )
 
 

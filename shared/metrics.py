@@ -79,6 +79,9 @@ http_requests = _counter("http_requests", "Answers of the API.", "route", "statu
 http_seconds = _distribution(
     "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS, "route"
 )
+limited = _counter(
+    "requests_limited", "Requests that were answered 429, by the limit of their client.", "limit"
+)
 connections = Gauge(
     "admitone_connections",
     "Open connections of clients.",

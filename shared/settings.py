@@ -7,6 +7,7 @@ that would have no effect is refused too.
 
 import re
 from functools import cache
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
@@ -34,6 +35,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 Key = Annotated[SecretStr, Field(min_length=16)]
 _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+OFF = "off"
+_LIMIT = r"[1-9][0-9]{0,6}/[1-9][0-9]{0,3}s|off"
+Limit = Annotated[str, Field(pattern=f"^({_LIMIT})$")]
+"""The requests of a client, and the seconds in which it may send them, or `off`."""
 _CONTACT = re.compile(r"(?:mailto:[^@]+@|https://|tel:\+?)[!-~]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
 
@@ -103,6 +108,14 @@ class Settings(DatabaseSettings):
     security_contact: str | None = None
     email_domains_refused: Names = None
 
+    trusted_proxies: Names = None
+    api_processes: Annotated[int, Field(ge=1, le=1_000)] = 1
+    limits: Literal["on", "off"] = "on"
+    limit_register: Limit | None = None
+    limit_receipts: Limit | None = None
+    limit_reads: Limit | None = None
+    limit_admin: Limit | None = None
+    limit_keys: Limit | None = None
     client_connections_max: Count = 5_000
     head_seconds_max: Seconds = 20
     body_seconds_max: Seconds = 20
@@ -168,6 +181,16 @@ class Settings(DatabaseSettings):
     @classmethod
     def _domains(cls, value: frozenset[str] | None) -> frozenset[str] | None:
         return _all_like(_DOMAIN, value, "domains such as example.org, the international ones as xn--…")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: frozenset[str] | None) -> frozenset[str] | None:
+        for network in value or ():
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError("must list addresses and networks such as 10.0.0.0/8") from error
+        return value
 
     @property
     def secret_keys(self) -> tuple[bytes, ...]:

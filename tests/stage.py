@@ -25,7 +25,7 @@ from ops.embedded import Servers
 from ops.maintenance import schema
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-_READY_SECONDS_MAX = 30
+_READY_SECONDS_MAX = 90
 _STOP_SECONDS_MAX = 15
 Json = dict[str, Any]
 

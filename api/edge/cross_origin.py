@@ -15,7 +15,12 @@ _VARY: _Headers = ((b"vary", b"Origin"),)
 _EXPOSED: _Headers = (
     (
         b"access-control-expose-headers",
-        b"Location, Retry-After, ETag, Idempotent-Replayed, Preference-Applied, X-Request-Id",
+        b", ".join(
+            (
+                b"Location, Retry-After, ETag, Idempotent-Replayed, Preference-Applied",
+                b"RateLimit, RateLimit-Policy, X-Request-Id",
+            )
+        ),
     ),
 )
 _ASKED_BEFORE = {

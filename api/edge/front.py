@@ -98,7 +98,9 @@ class Front:
             await send(message)
 
         try:
-            route = self._direct(scope["method"], scope["path"].split("/"))
+            parts = scope["path"].split("/")
+            self.app.state.services.limits.admit(scope, parts, own_headers)
+            route = self._direct(scope["method"], parts)
             if route is None:
                 await self._serve_other(scope, receive, send_whole)
                 return

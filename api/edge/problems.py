@@ -52,6 +52,12 @@ class ProblemType(Enum):
         MappingProxyType({"www-authenticate": "Bearer"}),
     )
     FORBIDDEN = HTTPStatus.FORBIDDEN, "This key lacks the scope events:write."
+    CHALLENGE_REQUIRED = (
+        HTTPStatus.FORBIDDEN,
+        "Solve a challenge of this event, and send the solution as altcha.",
+    )
+    CHALLENGE_FAILED = HTTPStatus.FORBIDDEN, "The solution is wrong; ask for a fresh challenge."
+    NO_CHALLENGE = HTTPStatus.NOT_FOUND, "This event asks for no challenge: register without one."
     NOT_FOUND = HTTPStatus.NOT_FOUND, "Not Found"
     EVENT_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such event."
     REGISTRATION_NOT_FOUND = HTTPStatus.NOT_FOUND, "There is no such registration."
@@ -85,6 +91,7 @@ class ProblemType(Enum):
         "This email address already has a registration here.",
         ("receipt_id",),
     )
+    TOO_MANY_SPOTS_OF_ADDRESS = HTTPStatus.CONFLICT, "From one address 20 spots can be asked for."
     EVENT_FULL = HTTPStatus.CONFLICT, outcomes.EVENT_FULL.detail, ("receipt_id",)
     CAPACITY_EXCEEDED = (
         HTTPStatus.CONFLICT,
@@ -116,6 +123,12 @@ class ProblemType(Enum):
     TOO_MANY_WRONG_KEYS = (
         HTTPStatus.TOO_MANY_REQUESTS,
         "This key is wrong, and too many wrong keys came from this address.",
+        (),
+        _RETRY,
+    )
+    TOO_MANY_REQUESTS = (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "Too many requests; the limit is 500 in 10 s.",
         (),
         _RETRY,
     )

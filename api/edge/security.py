@@ -9,12 +9,15 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from api.edge import body_fields
 from api.edge.problems import ProblemType
+from api.edge.responses import ANSWER_HEADERS
 from api.queries import events
 from api.services import Provided, Services
 from shared import metrics
+from shared.domain import access
 from shared.domain.access import Principal, Scope
 
 _READ_SECONDS_MAX = 2
+_OF_SETTINGS = (access.ADMIN, access.VIEWER)
 
 _Credentials = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -59,7 +62,8 @@ async def _metrics_reader(
     required: SecurityScopes, request: Request, services: Provided, credentials: _Credentials
 ) -> None:
     """Let a client of this machine pass, or a key of the service; metrics name events of all organisers."""
-    if metrics.is_local(_address(request), request.headers):
+    peer = None if request.client is None else request.client.host
+    if metrics.is_local(peer, request.headers):
         return
     holder = await _holder(services, request, credentials)
     must_have(holder, *(Scope(scope) for scope in required.scopes))
@@ -74,8 +78,13 @@ async def _holder(
         raise ProblemType.UNAUTHORIZED.error()
     holder = await services.keys.holder(credentials.credentials)
     if holder is None:
-        await services.wrong_keys.wait_turn(_address(request) or "")
+        await services.wrong_keys.wait_turn(services.clients.client(request.scope))
         raise ProblemType.UNAUTHORIZED.error()
+    services.limits.admit_key(
+        access.prefix(credentials.credentials) if holder not in _OF_SETTINGS else holder.name,
+        request.scope[ANSWER_HEADERS],
+        of_settings=holder in _OF_SETTINGS,
+    )
     return holder
 
 
@@ -88,10 +97,6 @@ async def _must_own(services: Services, organiser_id: UUID, event_id: str) -> No
         owned = await services.read(lambda connection: events.is_owned(connection, id_, organiser_id))
     if not owned:
         raise ProblemType.EVENT_NOT_FOUND.error()
-
-
-def _address(request: Request) -> str | None:
-    return None if request.client is None else request.client.host
 
 
 metrics_reader = Security(_metrics_reader, scopes=[Scope.EVENTS_READ.value])

@@ -6,7 +6,6 @@ even behind the same address. The first `_BURST` wrong keys of an address are an
 """
 
 import asyncio
-import ipaddress
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -17,8 +16,6 @@ _BURST = 10
 _INTERVAL_SECONDS = 0.5
 _WAIT_SECONDS_MAX = 2.0
 _ADDRESSES_MAX = 10_000
-_IPV6_NETWORK_BITS = 64
-"""One client usually has a whole network of this size."""
 
 
 class WrongKeys:
@@ -33,9 +30,9 @@ class WrongKeys:
         self._sleep = sleep
         self._turns: dict[str, float] = {}
 
-    async def wait_turn(self, address: str) -> None:
+    async def wait_turn(self, client: str) -> None:
         """Return when the answer to a wrong key is due; raises the problem 429 if that is not soon."""
-        client, now = _client(address), self._clock()
+        now = self._clock()
         turn = max(self._turns.pop(client, 0), now - _BURST * _INTERVAL_SECONDS)
         wait_seconds = turn - now
         if wait_seconds > _WAIT_SECONDS_MAX:
@@ -46,16 +43,3 @@ class WrongKeys:
         self._turns[client] = turn + _INTERVAL_SECONDS
         if wait_seconds > 0:
             await self._sleep(wait_seconds)
-
-
-def _client(address: str) -> str:
-    """Return the address, of an IPv6 address its network."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address  # of a socket that is no internet socket
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), _IPV6_NETWORK_BITS), strict=False))

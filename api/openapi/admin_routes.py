@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.edge import schemas, schemas_insight
+from api.edge import schemas, schemas_insight, schemas_protection
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain.commands import AddRegistration, ChangeEvent
@@ -62,6 +62,27 @@ EVENT = _read(
         200: builders.answer("The event.", schemas.Event, event=examples.EVENT_EXAMPLE),
     },
     ProblemType.EVENT_NOT_FOUND,
+)
+
+_PROTECTION_EXAMPLE = {"spotsPerAddress": 20, "challenge": True}
+
+PROTECTION = _read(
+    {200: builders.answer("The protection.", schemas_protection.Protection, protection=_PROTECTION_EXAMPLE)},
+    ProblemType.EVENT_NOT_FOUND,
+)
+
+CHANGE_PROTECTION = _write(
+    {
+        200: builders.answer(
+            "The protection now.", schemas_protection.Protection, protection=_PROTECTION_EXAMPLE
+        )
+    },
+    ProblemType.EVENT_NOT_FOUND,
+    ProblemType.ACCEPTANCE_UNKNOWN,
+    *builders.BODY_PROBLEMS,
+    *builders.READ_PROBLEMS,
+    body=schemas_protection.Protection,
+    examples={"both": {"value": _PROTECTION_EXAMPLE}, "none": {"value": {}}},
 )
 
 REGISTRATIONS = _list(

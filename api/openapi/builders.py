@@ -10,6 +10,10 @@ from api.edge.problems import ProblemType
 from api.openapi import examples
 
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+RATE_LIMIT = {
+    "RateLimit-Policy": {"description": "The limit, and its window.", "schema": {"type": "string"}},
+    "RateLimit": {"description": "Requests left, seconds to the next window.", "schema": {"type": "string"}},
+}
 CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
 OF_RECEIPT = {"slug": "$request.path.slug", "receipt_id": "$response.body#/receiptId"}
 """The parameters of a receipt's routes, as an answer to its registration gives them."""
@@ -68,6 +72,8 @@ def _headers(type_: ProblemType) -> dict[str, Any]:
     own = {
         name: header for name, header in (RETRY_AFTER | CHALLENGE).items() if name.lower() in type_.headers
     }
+    if type_ is ProblemType.TOO_MANY_REQUESTS:
+        own |= RATE_LIMIT
     return own | LOCATION if "receipt_id" in type_.members else own
 
 
@@ -81,10 +87,15 @@ def reference(body: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 
+# The problems of every route, but for those of the service's own probes.
+EVERY_PROBLEM = (ProblemType.TOO_MANY_REQUESTS, ProblemType.INTERNAL_ERROR)
+
+
 def route(
     usual: dict[int, dict[str, Any]],
     *problem_types: ProblemType,
     body: type[msgspec.Struct] | None = None,
+    every: Sequence[ProblemType] = EVERY_PROBLEM,
     **more: Any,
 ) -> dict[str, Any]:
     """Return the arguments by which a route is documented; the lowest status is the usual one."""
@@ -98,7 +109,7 @@ def route(
         extra["security"] = [{}]
     return {
         "status_code": min(usual),
-        "responses": usual | problems(*problem_types, ProblemType.INTERNAL_ERROR),
+        "responses": usual | problems(*problem_types, *every),
         "openapi_extra": extra,
         "response_model": None,
         **more,

@@ -111,6 +111,22 @@ FAILED_EXAMPLE = {
     "settledAt": NOW,
     "incidentId": REGISTRATION_ID,
 }
+
+CHALLENGE = {
+    "parameters": {
+        "algorithm": "PBKDF2/SHA-256",
+        "cost": 1000,
+        "data": {"event": EVENT_ID},
+        "expiresAt": 1798110600,
+        "keyLength": 32,
+        "keyPrefix": "d1dcb79f7a2ed64c1bc41fd1a4a0a5b6",
+        "keySignature": "ac0b81f1dbb2d4d3b4c9f3f7a1fd5f1be0d0ab0e1cb86d0cd7a5fe2f6e6a4a53",
+        "nonce": "65bd7b70bc8ab6cfaf23d3d31f3ca8e2",
+        "salt": "8f4d4d1ff3f5b5ee08d1f9b0e0a3a9ad",
+    },
+    "signature": "6d5d5b0b0cfb2f2cfc5ef7eb05d7c1e59a7ff2a1b60e8f2d5a0d7a9bfb9bf0a1",
+}
+
 INDEX = {
     "service": "AdmitOne",
     "version": "0.1.0",

@@ -9,11 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight, schemas_keys, schemas_service
+from api.edge import schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain import commands, texts
-from shared.domain.commands import AddRegistration, ChangeEvent, Register
+from shared.domain.commands import AddRegistration, ChangeEvent
 
 _LEDGERS_PATTERN = commands.PRINTABLE + commands.AT_THE_END
 """The pattern of texts in the ledger, which has more than clients may send: earlier versions took more."""
@@ -78,14 +78,31 @@ REGISTER = builders.route(
     ProblemType.TOO_MANY_SPOTS,
     ProblemType.EVENT_FULL,
     ProblemType.ALREADY_REGISTERED,
+    ProblemType.TOO_MANY_SPOTS_OF_ADDRESS,
+    ProblemType.CHALLENGE_REQUIRED,
+    ProblemType.CHALLENGE_FAILED,
     *builders.BODY_PROBLEMS,
     *builders.CHANGE_PROBLEMS,
-    body=Register,
+    body=schemas_protection.Registering,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
         "a party": {"value": {"name": "User B", "spotsCount": 4, "email": "user.b@example.org"}},
     },
     parameters=[builders.IDEMPOTENCY_KEY, builders.PREFER],
+)
+
+_CHALLENGE_SCHEMA = {"type": "object", "required": ["parameters", "signature"]}
+
+CHALLENGE = builders.route(
+    {
+        200: {
+            "description": "A challenge, in the form of ALTCHA.",
+            "content": {"application/json": {"schema": _CHALLENGE_SCHEMA, "example": examples.CHALLENGE}},
+        },
+    },
+    ProblemType.EVENT_NOT_FOUND,
+    ProblemType.NO_CHALLENGE,
+    *builders.READ_PROBLEMS,
 )
 
 _ETAG = {"ETag": {"description": "Changes with the receipt.", "schema": {"type": "string"}}}
@@ -168,6 +185,7 @@ SHRINK_BY_HEADER = builders.by_header(SHRINK)
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."
 
+_PROBE_PROBLEMS = (ProblemType.INTERNAL_ERROR,)
 INDEX = builders.route(
     {
         200: {
@@ -204,7 +222,8 @@ HEALTH = builders.route(
             "description": "The process answers.",
             "content": {"application/json": {"example": {"status": "ok"}}},
         }
-    }
+    },
+    every=_PROBE_PROBLEMS,
 )
 
 READINESS = builders.route(
@@ -224,7 +243,8 @@ READINESS = builders.route(
             schemas.Readiness,
             no_worker={"ready": False, "degraded": [], "checks": {**_READY, "worker": "no worker ticks"}},
         ),
-    }
+    },
+    every=_PROBE_PROBLEMS,
 )
 
 
@@ -291,12 +311,12 @@ def _describe_parameters(document: dict[str, Any]) -> None:
 
 def _components() -> dict[str, Any]:
     bodies = [
-        Register,
+        schemas_protection.Registering,
         AddRegistration,
         ChangeEvent,
         *(
             body
-            for module in (schemas, schemas_insight, schemas_keys, schemas_service)
+            for module in (schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service)
             for name, body in vars(module).items()
             if not name.startswith("_")
             and isinstance(body, type)

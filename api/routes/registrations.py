@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -20,15 +21,16 @@ from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
 from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
+from api.edge.schemas_protection import Registering
 from api.openapi import public_routes
 from api.services import Provided, Services
 from shared.domain import commands
-from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Register, Status
+from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Status
 from shared.domain.outcomes import Refused, StatusChanged
 
 router = APIRouter(tags=["Registering"])
 
-_REGISTER = msgspec.json.Decoder(Register)
+_REGISTERING = msgspec.json.Decoder(Registering)
 _PARTY_SIZE = msgspec.json.Decoder(PartySize)
 _BEARER = re.compile(r"bearer +([^ ,]+)", re.IGNORECASE)  # RFC 6750; one line, one receipt
 # Python would take "+1", " 1", "1_0" and the digits of all scripts as well.
@@ -52,7 +54,8 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    command = await request_bodies.read(request, _REGISTER, services.settings)
+    body = await request_bodies.read(request, _REGISTERING, services.settings)
+    command = body.command
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -64,13 +67,37 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
             refusal = await refusing_event.load(command)
         if refusal is not None:
             raise responses.unsuccessful(refusal, {})
-    decided = await services.submission.submit(submitted)
+    protections = services.protections
+    if monotonic() >= protections.fresh_until:
+        async with asyncio.timeout_at(deadline.accept_by):
+            await protections.refresh()
+    protection = protections.of_events.get(event_id)
+    if protection is None:
+        decided = await services.submission.submit(submitted)
+    else:
+        client, solution = services.clients.client(request.scope), body.altcha or None
+        decided = await services.entrance.enter(protection, client, command.spots_count, solution, submitted)
     if isinstance(decided, Response):
         return decided
     content = responses.receipt(decided.receipt_id, decided.outcome)
     if decided.replayed:
         content = await services.submission.as_it_is_now(content, decided, event_id)
     return Response(msgspec.json.encode(content), HTTPStatus.CREATED, decided.headers, "application/json")
+
+
+@router.get("/api/p/{slug}/challenge", **public_routes.CHALLENGE)
+async def challenge(slug: str, services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
+    """Give a proof of work in the form of ALTCHA, for one registration at this event within ten minutes."""
+    async with asyncio.timeout(services.settings.answer_wait_seconds):
+        event_id = services.slugs.event_ids.get(slug) or await services.find_event(slug)
+        if monotonic() >= services.protections.fresh_until:
+            await services.protections.refresh()
+    protection = services.protections.of_events.get(event_id)
+    if protection is None or not protection.challenge:
+        raise ProblemType.NO_CHALLENGE.error()
+    return Response(
+        msgspec.json.encode(services.entrance.challenges.give(event_id)), media_type="application/json"
+    )
 
 
 @router.get("/api/p/{slug}/receipts/{receipt_id}", **public_routes.RECEIPT)
@@ -200,6 +227,8 @@ def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | No
             return availability, {"slug": slug}
         case "POST", ["", "api", "p", slug, "register"] if slug:
             return register, {"slug": slug}
+        case "GET", ["", "api", "p", slug, "challenge"] if slug:
+            return challenge, {"slug": slug}
         case "GET", ["", "api", "p", slug, "receipts", receipt_id] if slug and receipt_id:
             return read_receipt, {"slug": slug, "receipt_id": receipt_id}
         case "GET", ["", "api", "p", slug, "receipt"] if slug:

@@ -22,11 +22,13 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO admitone_api, admitone_worker, admitone_tidy;
 GRANT SELECT ON alembic_version, event, registration, audit_entry, ledger, command, pending_command, outcome,
-    idempotency_key, ledger_mark, trouble, organiser, api_key TO admitone_api, admitone_worker;
+    idempotency_key, ledger_mark, trouble, organiser, api_key, event_protection TO admitone_api, admitone_worker;
 
--- The API accepts: it adds events, commands and API keys, and changes nothing that is there but the end of a key.
+-- The API accepts: it adds events, commands and API keys, and changes nothing that is there but the
+-- end of a key and the protection of an event, on which no decision depends.
 GRANT INSERT ON event, command, pending_command, idempotency_key TO admitone_api;
 GRANT INSERT ON organiser, api_key TO admitone_api;
+GRANT INSERT, UPDATE ON event_protection TO admitone_api;
 GRANT UPDATE (revoked_at) ON api_key TO admitone_api;
 GRANT SELECT, USAGE ON SEQUENCE command_seq_seq TO admitone_api;
 

@@ -27,6 +27,7 @@ from shared.errors import ExpectedError
 HOST = "127.0.0.1"
 BACKLOG = 4_096
 METRICS_VARIABLE = "ADMITONE_METRICS_FOLDER"
+PROCESSES_VARIABLE = "ADMITONE_API_PROCESSES"
 READY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
 STOP_SECONDS_MAX = 9.0
@@ -98,7 +99,13 @@ class _Stack:
         here = state_file.Running.here(self.plan.port, embedded.addresses(self.data))
         _say(f"Starting AdmitOne; its data is in {self.data}.")
         open_files.raise_limit()
-        os.environ.update({**here.environment(), METRICS_VARIABLE: str(self.data / "metrics")})
+        os.environ.update(
+            {
+                **here.environment(),
+                METRICS_VARIABLE: str(self.data / "metrics"),
+                PROCESSES_VARIABLE: str(self.plan.api_processes),
+            }
+        )
         state_file.forget(self.data)
         with ExitStack() as ends:
             self._start(ends)

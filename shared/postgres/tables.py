@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0016"
+REVISION = "0017"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 SLUG_HELD_SECONDS = 1.0
@@ -335,4 +335,17 @@ adoption = Table(
         comment="null while registrations may be missing; the event is closed and paused until then",
     ),
     PrimaryKeyConstraint("event_id", name="adoption_pkey"),
+)
+
+event_protection = Table(
+    "event_protection",
+    metadata,
+    Column("event_id", Uuid, nullable=False),
+    Column("spots_per_address", Integer, comment="the spots that one address may ask for; null: no bound"),
+    Column("challenge", Boolean, nullable=False, comment="registering needs a solved proof of work"),
+    Column("changed_by", Text, nullable=False, comment="the actor of the latest change"),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("event_id", name="event_protection_pkey"),
+    CheckConstraint("spots_per_address > 0", name="event_protection_spots_positive"),
+    Index("event_protection_changed_idx", "changed_at"),
 )

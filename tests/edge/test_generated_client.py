@@ -71,9 +71,9 @@ def test_a_generated_client_does_it_all(client: Client) -> None:
 
     created = client.call(admin, "create_event", body=models.NewEvent(slug=slug, title="A drop", capacity=1))
     event_id = created.parsed.id
-    first = client.call("registering", "register", slug, body=models.Register(name="Ann"), prefer="wait=9")
+    first = client.call("registering", "register", slug, body=models.Registering(name="Ann"), prefer="wait=9")
     second = client.call(
-        "registering", "register", slug, body=models.Register(name="Bob", email="bob@example.org")
+        "registering", "register", slug, body=models.Registering(name="Bob", email="bob@example.org")
     )
     waiting = client.call("registering", "read_receipt", slug, str(second.parsed.receipt_id), wait=1)
     cancelled = client.call("registering", "cancel", slug, str(first.parsed.receipt_id))

@@ -283,6 +283,7 @@ def test_all_methods_of_a_path_are_told(stage: Stage, path: str, allowed: str) -
 
 
 EXPOSED = {"location", "retry-after", "etag", "idempotent-replayed", "x-request-id", "preference-applied"}
+EXPOSED |= {"ratelimit", "ratelimit-policy"}
 SHOP = "https://shop.example"
 
 

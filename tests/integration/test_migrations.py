@@ -45,6 +45,7 @@ REVISIONS = (
         "0013",
         "0015",
         "0016",
+        "0017",
     ),
 )
 STEPS = tuple(pairwise(REVISIONS))

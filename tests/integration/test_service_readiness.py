@@ -15,6 +15,7 @@ from sqlalchemy import Connection, event, make_url, text
 from api.commands import wake_senders
 from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
+from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
 from ops.embedded import Servers
 from shared.messaging import queues, results
@@ -36,7 +37,7 @@ async def checking(
     own = wake_senders.connect(queues.celery_app(settings), settings)
     statements: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2])))
-    check = ReadinessCheck(engine, 10, sender or own, client)
+    check = ReadinessCheck(engine, 10, sender or own, client, SharedMemory(client, b"key"))
     try:
         yield check, statements
     finally:

@@ -70,22 +70,6 @@ def test_addresses_wait_apart(turns: WrongKeys) -> None:
     assert send(turns, "192.0.2.2") == send(turns, "") == [""]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::9", True),
-        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
-        ("::ffff:192.0.2.1", "192.0.2.1", True),
-        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
-        ("fe80::1%eth0", "fe80::2%eth0", True),
-        ("testclient", "testclient", True),
-    ],
-)
-def test_an_ipv6_network_is_one_client(turns: WrongKeys, one: str, other: str, *, same: bool) -> None:
-    send(turns, one, 30)
-    assert (send(turns, other) == ["3"]) is same
-
-
 def test_the_memory_is_bounded(turns: WrongKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrong_keys, "_ADDRESSES_MAX", 100)
     for number in range(1_000):

@@ -1,0 +1,103 @@
+"""The protection of events from anonymous clients: bounds that hold at the edge, and in no decision.
+
+A process knows all protections, and reads those that changed once a second while registrations come
+(decision 0070).
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.edge.schemas_protection import Protection
+from api.queries.batch_loader import BatchLoader
+from api.queries.reader import Reader
+
+_FRESH_SECONDS = 1
+_EVER_SECONDS = 1e9
+_ASKED_PER_READ_MAX = 100_000
+_COMMIT_SECONDS_MAX = 300
+"""The time within which a change that was begun is committed, and seen."""
+
+_CHANGED = text("""
+    SELECT event_id, spots_per_address, challenge FROM event_protection
+    WHERE changed_at > clock_timestamp() - make_interval(secs => :seconds)
+""")
+_READ = text("""
+    SELECT protection.spots_per_address, coalesce(protection.challenge, false) AS challenge
+    FROM event LEFT JOIN event_protection AS protection ON protection.event_id = event.id
+    WHERE event.id = :event_id AND NOT event.deleted
+""")
+_CHANGE = text("""
+    INSERT INTO event_protection (event_id, spots_per_address, challenge, changed_by, changed_at)
+    SELECT id, CAST(:spots_per_address AS integer), :challenge, :actor, clock_timestamp()
+    FROM event WHERE id = :event_id AND NOT deleted
+    ON CONFLICT (event_id) DO UPDATE
+    SET spots_per_address = excluded.spots_per_address, challenge = excluded.challenge,
+        changed_by = excluded.changed_by, changed_at = excluded.changed_at
+    RETURNING event_id
+""")
+_KNOWS_KEY = text("SELECT EXISTS (SELECT FROM idempotency_key WHERE event_id = :event_id AND key = :key)")
+
+
+class Protections:
+    """The events with a protection, as of at most a second ago until the time `fresh_until`."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.of_events: dict[UUID, Protection] = {}
+        self.fresh_until = 0.0
+        self._reader = reader
+        self._read_at = monotonic() - _EVER_SECONDS
+        self._loader: BatchLoader[None, None] = BatchLoader(self._refresh, _ASKED_PER_READ_MAX)
+
+    async def refresh(self) -> None:
+        """Read what has changed; all that ask at one time share the read."""
+        await self._loader.load(None)
+
+    async def _refresh(self, questions: Sequence[None]) -> Sequence[None]:
+        began = monotonic()
+        if began >= self.fresh_until:
+            seconds = began - self._read_at + _COMMIT_SECONDS_MAX
+            for event_id, protection in await self._reader.read(
+                lambda connection: _changed(connection, seconds)
+            ):
+                if protection.is_on:
+                    self.of_events[event_id] = protection
+                else:
+                    self.of_events.pop(event_id, None)
+            self._read_at, self.fresh_until = began, began + _FRESH_SECONDS
+        return questions
+
+
+async def _changed(connection: AsyncConnection, seconds: float) -> list[tuple[UUID, Protection]]:
+    rows = await connection.execute(_CHANGED, {"seconds": seconds})
+    return [
+        (row.event_id, Protection(spots_per_address=row.spots_per_address, challenge=row.challenge))
+        for row in rows
+    ]
+
+
+async def protection(connection: AsyncConnection, event_id: UUID) -> Protection | None:
+    """Return the protection of an event, None if there is no such event."""
+    row = (await connection.execute(_READ, {"event_id": event_id})).one_or_none()
+    if row is None:
+        return None
+    return Protection(spots_per_address=row.spots_per_address, challenge=row.challenge)
+
+
+async def change(connection: AsyncConnection, event_id: UUID, new: Protection, actor: str) -> bool:
+    """Give an event this protection; return False if there is no such event."""
+    parameters = {
+        "event_id": event_id,
+        "spots_per_address": new.spots_per_address,
+        "challenge": new.challenge,
+        "actor": actor,
+    }
+    return (await connection.execute(_CHANGE, parameters)).one_or_none() is not None
+
+
+async def knows_key(connection: AsyncConnection, event_id: UUID, key: bytes) -> bool:
+    """Return True if the ledger has a command of the event under this idempotency key."""
+    return bool((await connection.execute(_KNOWS_KEY, {"event_id": event_id, "key": key})).scalar_one())

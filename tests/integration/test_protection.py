@@ -1,0 +1,266 @@
+"""The protection of events from anonymous clients: spots of an address, proofs of work."""
+
+import base64
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import altcha
+import httpx2
+import pytest
+
+from ops.embedded import Servers
+from shared.messaging import results
+from tests.stage import Breakable, Json, Stage
+
+SETTINGS = {"ADMITONE_SECRET_KEY": "a secret key of the tests", "ADMITONE_API_PROCESSES": "2"}
+
+
+@pytest.fixture(scope="module")
+def two(servers: Servers, module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Two API processes that share a secret key."""
+    unstarted = Stage(servers, module_database, tmp_path_factory.mktemp("two"), api_processes=2)
+    unstarted.more_environment = SETTINGS
+    with unstarted as stage:
+        yield stage
+
+
+def protect(stage: Stage, event: Json, **protection: Any) -> None:
+    """Give an event this protection, and wait until all processes have seen it."""
+    with stage.client() as client:
+        path = f"/api/events/{event['id']}/protection"
+        answer = client.put(path, json=protection, headers=stage.admin)
+        assert answer.status_code == 200, answer.text
+        assert client.get(path, headers=stage.admin).json() == answer.json()
+    time.sleep(1.5)
+
+
+def post(stage: Stage, event: Json, address: str = "127.0.0.1", key: str | None = None, **body: Any) -> Json:
+    """Register from an address of this machine on a connection of its own; return the answer's facts."""
+    transport = httpx2.HTTPTransport(local_address=address)
+    with httpx2.Client(base_url=stage.url, transport=transport, timeout=30) as client:
+        answer = client.post(
+            f"/api/p/{event['slug']}/register",
+            json={"name": "User", **body},
+            headers={} if key is None else {"idempotency-key": key},
+        )
+    found: Json = answer.json()
+    return {"http": answer.status_code, "replayed": "idempotent-replayed" in answer.headers, **found}
+
+
+def codes(answers: list[Json]) -> Counter[str]:
+    """Return how many answers had each code, or status where there is none."""
+    return Counter(str(answer.get("code", answer["status"])) for answer in answers)
+
+
+def challenge(stage: Stage, event: Json) -> altcha.Challenge:
+    """Return a challenge of an event."""
+    with stage.client() as client:
+        answer = client.get(f"/api/p/{event['slug']}/challenge")
+    assert answer.status_code == 200, answer.text
+    return altcha.Challenge.from_dict(answer.json())
+
+
+def solution(given: altcha.Challenge) -> str:
+    """Solve a challenge."""
+    solved = altcha.solve_challenge(given)
+    assert solved is not None
+    return altcha.Payload(given, solved).to_base64()
+
+
+def test_the_spots_of_an_address_are_bounded(two: Stage) -> None:
+    event = two.create_event(capacity=10_000, maxSpotsPerRegistration=100)
+    protect(two, event, spotsPerAddress=250)
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: post(two, event, spotsCount=100), range(10)))
+
+    assert codes(answers) == {"CONFIRMED": 2, "TOO_MANY_SPOTS_OF_ADDRESS": 8}
+    assert {answer["http"] for answer in answers} == {201, 409}
+    assert codes([post(two, event, spotsCount=n) for n in (51, 50, 1)]) == {
+        "CONFIRMED": 1,
+        "TOO_MANY_SPOTS_OF_ADDRESS": 2,
+    }
+    assert post(two, event, "127.0.0.2", spotsCount=100)["http"] == 201
+    other = two.create_event(capacity=10_000)
+    assert post(two, other)["http"] == 201
+    assert two.get(f"/api/events/{event['id']}")["spotsReserved"] == 350
+    protect(two, event)
+    assert post(two, event)["http"] == 201
+
+
+def test_a_repeated_request_is_counted_once(two: Stage) -> None:
+    event = two.create_event(capacity=100)
+    protect(two, event, spotsPerAddress=4)
+    key = secrets.token_hex(8)
+    answers = [post(two, event, key=key, spotsCount=4) for _ in range(4)]
+
+    assert codes(answers) == {"CONFIRMED": 4}
+    assert len({answer["receiptId"] for answer in answers}) == 1
+    assert post(two, event)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
+    assert post(two, event, "127.0.0.2", key=key, spotsCount=4)["replayed"]
+    assert post(two, event, key=key, spotsCount=1)["code"] == "IDEMPOTENCY_KEY_REUSED"
+    assert post(two, event)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
+
+
+def test_refused_spots_are_given_back(two: Stage) -> None:
+    event = two.create_event(capacity=100, maxSpotsPerRegistration=3)
+    protect(two, event, spotsPerAddress=4)
+
+    assert codes([post(two, event, spotsCount=4) for _ in range(4)]) == {"TOO_MANY_SPOTS": 4}
+    assert codes([post(two, event, spotsCount=2) for _ in range(2)]) == {"CONFIRMED": 2}
+
+
+def test_redis_holds_no_address_and_no_receipt(two: Stage) -> None:
+    event = two.create_event(capacity=100)
+    protect(two, event, spotsPerAddress=10, challenge=True)
+    answer = post(two, event, "127.0.0.77", altcha=solution(challenge(two, event)))
+    keys, texts = [], []
+    with results.connect(two.servers.result_url) as redis:
+        for key in redis.scan_iter("*"):
+            if redis.type(key) == b"hash":
+                texts += [part for pair in redis.hgetall(key).items() for part in pair]
+            elif redis.type(key) == b"string":
+                texts.append(redis.get(key) or b"")
+            keys.append(key)
+            assert not key.startswith((b"admitone.", b"LIMITS")) or redis.ttl(key) > 0
+
+    everything = b"\n".join(keys + texts)
+    assert b"admitone.spots." in everything
+    assert b"admitone.solved." in everything
+    assert b"127.0.0.77" not in everything
+    assert answer["receiptId"].encode() not in everything
+    assert answer["receiptId"].replace("-", "").encode() not in everything
+
+
+def test_without_redis_a_process_counts_alone(breakable: Breakable) -> None:
+    stage = breakable(api_processes=0)
+    stage.more_environment = {**SETTINGS, "ADMITONE_TICK_SECONDS": "0.2"}
+    stage.start_api()
+    stage.wait_ready()
+    event = stage.create_event(capacity=100)
+    protect(stage, event, spotsPerAddress=2, challenge=True)
+    given = solution(challenge(stage, event))
+    breakable.valkey.stop()
+
+    assert post(stage, event, spotsCount=2, altcha=given)["http"] == 201
+    assert post(stage, event, "127.0.0.2", altcha=given)["code"] == "CHALLENGE_FAILED"
+    other = solution(challenge(stage, event))
+    assert post(stage, event, altcha=other)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
+
+
+def test_a_proof_of_work_is_asked_for(two: Stage) -> None:
+    event = two.create_event()
+    with two.client() as client:
+        answer = client.get(f"/api/p/{event['slug']}/challenge")
+        assert (answer.status_code, answer.json()["code"]) == (404, "NO_CHALLENGE")
+        assert client.get("/api/p/no-such-event/challenge").json()["code"] == "EVENT_NOT_FOUND"
+    assert post(two, event, altcha="aWdub3JlZA==")["http"] == 201
+    protect(two, event, challenge=True)
+
+    refused = post(two, event)
+    assert (refused["http"], refused["code"]) == (403, "CHALLENGE_REQUIRED")
+    assert [post(two, event, altcha=wrong)["http"] for wrong in (None, "%%%", 1)] == [422] * 3
+    assert post(two, event, altcha=solution(challenge(two, event)))["status"] == "CONFIRMED"
+    assert (
+        two.query("SELECT count(*) AS count FROM command WHERE event_id = %s", event["id"])[0]["count"] == 2
+    )
+
+
+def test_a_solution_is_for_one_registration(two: Stage) -> None:
+    event = two.create_event(capacity=100)
+    protect(two, event, challenge=True)
+    given = solution(challenge(two, event))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(two, event, altcha=given), range(8)))
+
+    assert codes(answers) == {"CONFIRMED": 1, "CHALLENGE_FAILED": 7}
+    assert {answer["http"] for answer in answers} == {201, 403}
+
+
+def test_a_retry_needs_no_other_solution(two: Stage) -> None:
+    event = two.create_event(capacity=100)
+    protect(two, event, challenge=True)
+    key, given = secrets.token_hex(8), solution(challenge(two, event))
+    answers = [post(two, event, key=key, altcha=given) for _ in range(4)]
+
+    assert codes(answers) == {"CONFIRMED": 4}
+    assert [answer["replayed"] for answer in answers] == [False, True, True, True]
+    assert post(two, event, key=key)["replayed"]
+    assert post(two, event, key=secrets.token_hex(8), altcha=given)["code"] == "CHALLENGE_FAILED"
+    assert post(two, event, key=secrets.token_hex(8))["code"] == "CHALLENGE_REQUIRED"
+
+
+def tampered(payload: str, **changes: Any) -> str:
+    """Return a solution with other parameters of its challenge, or of itself."""
+    document = json.loads(base64.b64decode(payload))
+    parameters = document["challenge"]["parameters"]
+    for name, value in changes.items():
+        (parameters if name in parameters else document["solution"])[name] = value
+    return base64.b64encode(json.dumps(document).encode()).decode()
+
+
+def test_a_wrong_solution_is_refused(two: Stage) -> None:
+    event, other = two.create_event(), two.create_event()
+    for protected in (event, other):
+        protect(two, protected, challenge=True)
+    right, other_s = solution(challenge(two, event)), solution(challenge(two, other))
+    wrong = {
+        "no base64": "abcde",
+        "no JSON": base64.b64encode(b"{").decode(),
+        "nested": base64.b64encode(b"[" * 3_000).decode(),
+        "another form": base64.b64encode(b'{"challenge":{},"solution":{}}').decode(),
+        "another event's": other_s,
+        "another event's name": tampered(other_s, data={"event": event["id"]}),
+        "an easier one": tampered(right, cost=1),
+        "expired": tampered(right, expiresAt=int(time.time()) - 1),
+        "a later end": tampered(right, expiresAt=int(time.time()) + 9_999),
+        "another key": tampered(right, derivedKey="00" * 32),
+        "no key": tampered(right, derivedKey="é"),
+        "another signature": tampered(right, keySignature="00" * 32),
+        "forged": solution(altcha.create_challenge("SHA-256", 1, hmac_secret="x", counter=1)),
+    }
+    answers = {name: post(two, event, altcha=payload) for name, payload in wrong.items()}
+
+    assert {name: answer.get("code") for name, answer in answers.items()} == dict.fromkeys(
+        wrong, "CHALLENGE_FAILED"
+    )
+    assert post(two, event, altcha=right)["http"] == 201
+
+
+def test_a_full_event_asks_for_no_solution(two: Stage) -> None:
+    event = two.create_event(capacity=1, waitlistEnabled=False)
+    assert codes([post(two, event) for _ in range(6)])["CONFIRMED"] == 1
+    protect(two, event, challenge=True)
+
+    assert "EVENT_FULL" in codes([post(two, event) for _ in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"spotsPerAddress": 0}, 422),
+        ({"spotsPerAddress": 10_001}, 422),
+        ({"challenge": "yes"}, 422),
+        ({"unknown": 1}, 422),
+        ({"spotsPerAddress": None, "challenge": False}, 200),
+        ({}, 200),
+    ],
+)
+def test_a_wrong_protection_is_refused(two: Stage, body: Json, status: int) -> None:
+    event = two.create_event()
+    path = f"/api/events/{event['id']}/protection"
+    with two.client() as client:
+        assert client.put(path, json=body, headers=two.admin).status_code == status
+        viewer = {"authorization": f"Bearer {two.viewer_key}"}
+        assert client.put(path, json={}, headers=viewer).status_code == 403
+        assert client.put(path, json={}).status_code == 401
+        missing = path.replace(event["id"], "01a21425-ecb9-728d-8e9f-f73da8bf37ea")
+        assert client.put(missing, json={}, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
+        assert client.get(missing, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
+        assert client.delete(f"/api/events/{event['id']}", headers=two.admin).status_code == 200
+        assert client.put(path, json={}, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
+        assert client.get(path, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
