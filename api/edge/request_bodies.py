@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import Query
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from starlette.requests import ClientDisconnect, Request
 
 from api.commands.deadline import Deadline
@@ -53,7 +53,7 @@ def _whole_number(parameter: object) -> object:
     return parameter
 
 
-PageSize = Annotated[int, BeforeValidator(_whole_number), Query(ge=1, le=1_000)]
+PageSize = Annotated[Annotated[int, Field(ge=1, le=1_000)], BeforeValidator(_whole_number), Query()]
 """The type of the parameter of a route that says how many items a page has at most."""
 
 

@@ -47,10 +47,6 @@ IMPOSSIBLE = {
         for code in ("CAPACITY_EXCEEDED", "ALREADY_REGISTERED")
     ),
     ("change_registration", "CANCELLATION_CLOSED"),  # only for holders
-    *(
-        ("create_event", code)  # only for changes of an event
-        for code in ("CAPACITY_BELOW_RESERVED", "SLUG_FIXED", "WINDOW_INVALID")
-    ),
     ("change_event", "REGISTRATION_NOT_FOUND"),  # of an event that was removed, and none ever is
     # A check's failure is its state, and the front page comes without a database.
     *((name, code) for name in ("readyz", "index") for code in ("INVALID_REQUEST", "LEDGER_UNAVAILABLE")),
