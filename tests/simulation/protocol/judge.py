@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from shared.domain import ids, outcomes
-from shared.domain.commands import Command
+from shared.domain.commands import Command, Register
 from shared.messaging import results
 from shared.postgres import locks
 from tests.simulation import histories, worlds
@@ -67,7 +67,7 @@ class Judge:
         self.calm_at = NEVER
         self._database, self._redis, self._first_settings = database, redis, first_settings
         self._prompt_seconds_max = prompt_seconds_max
-        self._full: defaultdict[UUID, list[tuple[float, bool]]] = defaultdict(list)
+        self._party_max: defaultdict[UUID, list[tuple[float, float]]] = defaultdict(list)
 
     def say(self, number: int, what: str) -> None:
         self.violations.append(f"{number}: {what}")
@@ -108,9 +108,11 @@ class Judge:
     def _refused_early(self, asked: Asked, answer: Answer, arrived: float) -> None:
         if answer.code != "EVENT_FULL":
             return
-        states = self._full[asked.event_id]
-        before = [full for at, full in states if at <= arrived]
-        if not (before[-1:] == [True] or any(full for at, full in states if at > arrived)):
+        states = self._party_max[asked.event_id]
+        before = [party_max for at, party_max in states if at <= arrived][-1:]
+        since = [party_max for at, party_max in states if at > arrived]
+        spots_count = asked.command.spots_count if isinstance(asked.command, Register) else 0
+        if not any(spots_count > party_max for party_max in before + since):
             self.say(17, f"request {asked.number} was refused as full, which the event was not then")
 
     # --- transactions
@@ -137,10 +139,10 @@ class Judge:
         for event_id in {event_id for table, event_id in transaction.written if table != "event"}:
             event = self._database.rows(*EVENTS).get(event_id)
             if event is not None:
-                self._full[event_id].append((self._database.loop.time(), self._is_full(event)))
+                self._party_max[event_id].append((self._database.loop.time(), self._largest_party(event)))
 
-    def _is_full(self, event: Event) -> bool:
-        """Return True if an event takes no newcomer, and nothing is pending that can change that."""
+    def _largest_party(self, event: Event) -> float:
+        """Return the spots of the largest newcomer that an event may take after what is pending."""
         settings, event_id = event.settings, event.id
         commands = self._database.rows("command", event_id)
         pending = self._database.rows("pending", event_id).values()
@@ -152,7 +154,9 @@ class Judge:
         limit = settings.waitlist_limit
         room = settings.waitlist_enabled and (limit is None or len(waiting) < limit)
         only_registers = all(commands[id_].kind == "register" for id_ in pending)
-        return event.spots_reserved >= settings.capacity and only_registers and not room
+        if room or not only_registers:
+            return float("inf")
+        return 0 if waiting else settings.capacity - event.spots_reserved
 
     # --- the end
 

@@ -58,16 +58,12 @@ def as_read(tx: Transaction, event: Event) -> EventAsRead:
     )
 
 
-def is_full(tx: Transaction, event: Event) -> bool:
-    """Return the condition under which an early refusal may read the event."""
-    commands = [tx.get("command", event.id, id_) for id_ in tx.rows("pending", event.id).values()]
-    full = event.spots_reserved >= event.settings.capacity
-    return full and all(command.kind == "register" for command in commands)
-
-
-async def read_full_event(tx: Transaction, p: Parameters) -> Read:
+async def read_refusing_event(tx: Transaction, p: Parameters) -> Read:
     event: Event = tx.get(*EVENTS, p["event_id"])
-    return [msgspec.json.encode(as_read(tx, event)).decode()] if is_full(tx, event) else []
+    commands = [tx.get("command", event.id, id_) for id_ in tx.rows("pending", event.id).values()]
+    if any(command.kind != "register" for command in commands):
+        return []
+    return [msgspec.json.encode(as_read(tx, event)).decode()]
 
 
 async def unknown(_: Transaction, __: Parameters) -> Read:
