@@ -17,9 +17,9 @@ import msgspec
 import uvloop
 from msgspec import Struct, field
 
-from ops import child_processes
 from ops.rehearsal.http_client import Connection, ConnectionLost
 from ops.stack.programs import CHECKOUT
+from shared import open_files
 
 END_SECONDS_MAX = 60
 _BODY = msgspec.json.encode({"name": "One of a crowd"})
@@ -144,6 +144,6 @@ class _Members:
 
 if __name__ == "__main__":
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Crowd)
-    child_processes.allow_open_files()
+    open_files.raise_limit()
     sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(_Members(asked).run())))
     sys.stdout.buffer.flush()
