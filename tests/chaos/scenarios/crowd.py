@@ -7,9 +7,10 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 
@@ -22,6 +23,8 @@ from ops.stack.programs import CHECKOUT
 from shared import open_files
 
 END_SECONDS_MAX = 60
+LOST_PAUSE_SECONDS = 0.1
+_TRY_AGAIN = frozenset((429, 503))
 _BODY = msgspec.json.encode({"name": "One of a crowd"})
 
 
@@ -29,7 +32,8 @@ class Crowd(Struct, frozen=True, kw_only=True):
     """So many connections ask for the paths in turn, for so many seconds.
 
     With `per_second` they register at that rate, independent of the answers; a request that finds no free
-    connection is not sent. Without it each connection sends when it has its answer.
+    connection is not sent. Without it each connection sends when it has its answer, or after a `Retry-After`;
+    the first requests are spread over `arrival_seconds`.
     """
 
     url: str
@@ -39,6 +43,7 @@ class Crowd(Struct, frozen=True, kw_only=True):
     connections: int
     seconds: float
     per_second: float | None = None
+    arrival_seconds: float = 0.0
 
 
 class Seen(Struct, kw_only=True):
@@ -51,33 +56,31 @@ class Seen(Struct, kw_only=True):
 
 
 @contextmanager
-def running(crowd: Crowd) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a crowd while the block lasts."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tests.chaos.scenarios.crowd"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
-    try:
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(crowd))
-        process.stdin.close()
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+def running(crowd: Crowd) -> Iterator[Callable[[], Seen]]:
+    """Run a crowd while the block lasts; yield a function that waits for its end and returns what it saw."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tests.chaos.scenarios.crowd"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
 
+        def seen() -> Seen:
+            status = process.wait()
+            assert status == 0, f"the crowd ended with {status}"
+            output.seek(0)
+            return msgspec.json.decode(output.read(), type=Seen)
 
-def seen(process: "subprocess.Popen[bytes]") -> Seen:
-    """Wait until a crowd has ended, and return what it saw."""
-    assert process.stdout is not None
-    found = process.stdout.read()
-    assert process.wait() == 0, f"the crowd ended with {process.returncode}"
-    return msgspec.json.decode(found, type=Seen)
+        try:
+            assert process.stdin is not None
+            process.stdin.write(msgspec.json.encode(crowd))
+            process.stdin.close()
+            yield seen
+        finally:
+            process.kill()
+            process.wait()
 
 
 class _Members:
@@ -100,15 +103,18 @@ class _Members:
         ]
         async with asyncio.TaskGroup() as tasks:
             if self.crowd.per_second is None:
-                for connection in connections:
-                    tasks.create_task(self._again_and_again(connection))
+                for number, connection in enumerate(connections):
+                    after = number * self.crowd.arrival_seconds / len(connections)
+                    tasks.create_task(self._again_and_again(connection, after))
             else:
                 await self._by_the_clock(connections, self.crowd.per_second, tasks)
         return Seen(statuses=self.statuses, lost=self.lost, unsent=self.unsent, receipts=self.receipts)
 
-    async def _again_and_again(self, connection: Connection) -> None:
+    async def _again_and_again(self, connection: Connection, after: float) -> None:
+        await asyncio.sleep(after)
         while time.monotonic() < self._until:
-            await self._ask(connection)
+            pause_seconds = await self._ask(connection)
+            await asyncio.sleep(pause_seconds)
 
     async def _by_the_clock(
         self, free: list[Connection], per_second: float, tasks: asyncio.TaskGroup
@@ -128,18 +134,19 @@ class _Members:
             sent = due
             await asyncio.sleep(0.001)
 
-    async def _ask(self, connection: Connection) -> None:
+    async def _ask(self, connection: Connection) -> float:
+        """Send the next request; return the seconds until the client asks again."""
         body = _BODY if self.crowd.method == "POST" else b""
         try:
             answer = await connection.request(self.crowd.method, next(self._paths), self._headers, body)
         except ConnectionLost as lost:
             self.lost[str(lost)] += 1
-            await asyncio.sleep(0.01)
-            return
+            return LOST_PAUSE_SECONDS
         self.statuses[answer.status] += 1
         location = answer.headers.get(b"location")
         if location is not None:
             self.receipts.append(location.decode().rpartition("/")[2])
+        return float(answer.headers.get(b"retry-after", b"0")) if answer.status in _TRY_AGAIN else 0.0
 
 
 if __name__ == "__main__":

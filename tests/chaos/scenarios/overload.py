@@ -40,6 +40,8 @@ RECEIPTS_READ = 200
 EXPECTED = frozenset((200, 201, 202, 429, 503))
 """Statuses of a right registration: decided, accepted, or not accepted and told so."""
 
+_ROOM = {"ADMITONE_CLIENT_CONNECTIONS_MAX": "12000"}
+"""Room for all clients in one API process."""
 _PENDING_MAX = 200_000
 """The default of ADMITONE_PENDING_MAX."""
 _DECIDED = """
@@ -123,7 +125,7 @@ def run(plan: Plan, folder: Path) -> Findings:
     began = time.monotonic()
     violations: list[str] = []
     figures: list[Figure] = []
-    with Service(folder, settings=plan.settings, programs=plan.programs) as service:
+    with Service(folder, settings={**_ROOM, **plan.settings}, programs=plan.programs) as service:
         service.wait_joined()
         paths = [f"/api/p/{_create(service, n)[1]}/register" for n in range(EVENTS)]
         sustained = Crowd(
@@ -232,12 +234,13 @@ def _polled(service: Service, plan: Plan, sustained: Crowd, violations: list[str
             prefer="",
             connections=plan.pollers,
             seconds=3 * plan.measured_seconds,
+            arrival_seconds=plan.measured_seconds,
         )
-        with crowd.running(polls) as polling:
-            time.sleep(plan.measured_seconds)  # until all of them wait
+        with crowd.running(polls) as polls_seen:
+            time.sleep(1.5 * plan.measured_seconds)  # until all of them wait
             _, polled = _rate(service, sustained)
             lock.execute("COMMIT")
-            told = crowd.seen(polling)
+            told = polls_seen()
     wrong = {status: times for status, times in told.statuses.items() if status != httpx2.codes.OK}
     if wrong or told.lost:
         violations.append(f"unexpected: pollers were answered {wrong}, and lost {told.lost}")
@@ -255,9 +258,9 @@ def _polled(service: Service, plan: Plan, sustained: Crowd, violations: list[str
 
 def _rate(service: Service, asked: Crowd) -> tuple[Seen, float]:
     """Run a crowd; return what it saw, and how many commands a second were decided in its later half."""
-    with crowd.running(asked) as process:
+    with crowd.running(asked) as crowd_seen:
         until = time.time() + asked.seconds
-        seen = crowd.seen(process)
+        seen = crowd_seen()
     began, ended = until - asked.seconds / 2, until
     return seen, service.query(_DECIDED, began, ended)[0][0] / (ended - began)
 
