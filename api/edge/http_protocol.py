@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 HEAD_BYTES_MAX = 32_768
 _BYTES_BETWEEN = 4  # of each header, beside its name and value
 
+_LAST_REQUEST_SECONDS = 1
+"""The time in which a process that is told to end still takes a request of an idle connection."""
+
 
 class HttpProtocol(HttpToolsProtocol):
     """Reads requests and writes answers.
@@ -55,6 +58,8 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     """The bytes of the unfinished head, without the read in which it began behind another request."""
     _refused = False
+    _is_ending = False
+    """The process is about to end: each answer is the last one of its connection."""
     _served: RequestResponseCycle
     """The request that the pipeline waits for, if there is a pipeline."""
 
@@ -154,6 +159,8 @@ class HttpProtocol(HttpToolsProtocol):
             if len(self.pipeline) == 1:
                 self._served = earlier
             self._head_bytes = None
+            if self._is_ending:
+                self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """End the body."""
@@ -170,6 +177,22 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._served, app = self.pipeline.pop()
             self._start_asgi_task(self._served, app)
+
+    def shutdown(self) -> None:
+        """Let the process end: close the connection behind its next answer, or after a moment without one.
+
+        An idle connection is not closed at once: its next request may be on its way (as nginx does with
+        `keepalive_min_timeout`).
+        """
+        self._is_ending = True
+        if self._is_served:
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(_LAST_REQUEST_SECONDS, self._close_unless_served)
+
+    def _close_unless_served(self) -> None:
+        if not self._is_served:
+            self.transport.close()
 
     def _parse_without_offer(self) -> None:
         """Parse the head that was parsed last once more, as if it had no `Upgrade`."""

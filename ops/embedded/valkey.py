@@ -38,14 +38,22 @@ class Valkey(Server):
         super().__init__(data)
         self.socket = self.sockets / "valkey.sock"
 
+    @property
+    def program(self) -> Path:
+        """The path of the server's program; raises `EmbeddedError` if there is none for this machine."""
+        return binary()
+
     def _prepare(self) -> Way:
         # Valkey would replace the socket of a running server: `recover` has ended any.
         self.socket.unlink(missing_ok=True)
-        return unprivileged.way(binary())
+        return unprivileged.way(self.program)
 
     def _argv(self) -> Sequence[str]:
         settings = {**SETTINGS, "unixsocket": str(self.socket)}
-        return [str(binary()), *(part for name, value in settings.items() for part in (f"--{name}", value))]
+        return [
+            str(self.program),
+            *(part for name, value in settings.items() for part in (f"--{name}", value)),
+        ]
 
     def _answers(self) -> bool:
         try:
@@ -62,7 +70,7 @@ class Valkey(Server):
 
     def _is_this_server(self, _pid: int, argv: Sequence[str]) -> bool:
         """Recognise the server by the socket among its arguments, which never change."""
-        return Path(argv[0]).name == "valkey-server" and str(self.socket) in argv
+        return Path(argv[0]).name == self.program.name and str(self.socket) in argv
 
 
 @cache

@@ -5,6 +5,7 @@ import random
 import shutil
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,20 @@ from ops.rehearsal import temporary_stack
 from shared import open_files
 from shared.errors import ExpectedError
 from tests.chaos import campaign, report
-from tests.chaos.campaign import Plan
+from tests.chaos.campaign import Plan, Result
 from tests.chaos.faults import table
+from tests.chaos.scenarios import overload, scale
+from tests.chaos.scenarios.findings import Findings
+from tests.chaos.servers import Programs
+
+
+class Scenario(StrEnum):
+    """What happens to the service."""
+
+    FAULTS = "faults"
+    SCALE = "scale"
+    OVERLOAD = "overload"
+
 
 FOREIGN = ("ADMITONE_", "PG")
 """Variables of another installation, which the service's programs would inherit."""
@@ -35,6 +48,13 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--untimed", help="Judge no times, because this machine is busy.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    scenario: Annotated[
+        Scenario, typer.Option(help="Instead of faults: processes that join and leave, or a crowd.")
+    ] = Scenario.FAULTS,
+    postgres: Annotated[
+        Path | None, typer.Option(help="The folder of the programs of another PostgreSQL.")
+    ] = None,
+    redis: Annotated[Path | None, typer.Option(help="The program of another Redis.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the servers' data and the logs.")] = False,
 ) -> None:
     """Break a whole service in every way that we know, under load, and judge every promise.
@@ -51,6 +71,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         timed=not untimed,
         backlog=backlog,
         only=only,
+        programs=Programs(postgres=postgres, redis=redis),
     )
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
@@ -58,13 +79,21 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
     folder = Path(tempfile.mkdtemp(prefix="admitone-chaos-"))
     kept = True
     try:
+        result: Result | Findings
         with temporary_stack.stopped_like_interrupted():
-            result = campaign.run(plan, folder)
+            match scenario:
+                case Scenario.FAULTS:
+                    result = campaign.run(plan, folder)
+                case Scenario.SCALE:
+                    result = scale.run(
+                        scale.Plan(seed=plan.seed, timed=plan.timed, programs=plan.programs), folder
+                    )
+                case Scenario.OVERLOAD:
+                    result = overload.run(
+                        overload.Plan(seed=plan.seed, timed=plan.timed, programs=plan.programs), folder
+                    )
         kept = keep or not result.passed
-        if as_json:
-            print(report.as_json(result))  # noqa: T201
-        else:
-            report.show(result, str(folder) if kept else None)
+        _report(result, str(folder) if kept else None, as_json=as_json)
     except ExpectedError as error:
         print(f"chaos: {error}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(2) from error
@@ -72,6 +101,18 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
     raise typer.Exit(0 if result.passed else 1)
+
+
+def _report(outcome: Result | Findings, folder: str | None, *, as_json: bool) -> None:
+    match outcome:
+        case Result() if as_json:
+            print(report.as_json(outcome))  # noqa: T201
+        case Result():
+            report.show(outcome, folder)
+        case Findings() if as_json:
+            print(report.findings_as_json(outcome))  # noqa: T201
+        case Findings():
+            report.show_findings(outcome, folder)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -1,11 +1,9 @@
 """A run: a drain, faults by seed under a workload of all commands, a drain again, and then the judge."""
 
-import json
 import random
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tests.chaos.judge import evidence, judge
 from tests.chaos.judge.evidence import EventEvidence
 from tests.chaos.judge.judge import Verdict
 from tests.chaos.recovery import Struck
+from tests.chaos.servers import OF_THE_WHEELS, Programs
 from tests.chaos.service import HarnessError, Service
 from tests.chaos.workload import Workload
 
@@ -45,12 +44,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     timed: bool = True
     backlog: int = 20_000
     only: str = ""
+    programs: Programs = OF_THE_WHEELS
 
 
 class Result(Struct, kw_only=True):
     """All that a run found."""
 
     plan: Plan
+    servers: str
     struck: list[Struck]
     verdict: Verdict
     drained_before: float
@@ -67,7 +68,7 @@ class Result(Struct, kw_only=True):
 def run(plan: Plan, folder: Path) -> Result:
     """Run in this folder, which keeps the servers' data and all logs."""
     began = time.monotonic()
-    with Service(folder) as service:
+    with Service(folder, programs=plan.programs) as service:
         backlog.drain(service, plan.backlog // WARM_UP_PART)
         before = backlog.drain(service, plan.backlog)
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
@@ -86,6 +87,7 @@ def run(plan: Plan, folder: Path) -> Result:
         ended = max((fault.ended for fault in struck), default=time.time())
         resumed = Struck(name="", target="", began=ended, ended=ended, since=ended, bar_seconds=0, alone=True)
         verdict = _judged(service, workload, struck, resumed)
+        versions = service.versions()
     verdict.violations += found
     verdict.violations += [f"unexpected: {text}" for text in history.unexpected]
     late = [text for summary in recovery.summarise(struck) for text in summary.late]
@@ -97,6 +99,7 @@ def run(plan: Plan, folder: Path) -> Result:
         late.append(f"a backlog drains at {after:,.0f}/s, before the faults at {before:,.0f}/s")
     return Result(
         plan=plan,
+        servers=versions,
         struck=struck,
         verdict=verdict,
         drained_before=before,
@@ -193,22 +196,11 @@ def _judged(service: Service, workload: Workload, struck: list[Struck], resumed:
     with service.session() as session:
 
         def events() -> Iterator[EventEvidence]:
-            for event in evidence.read(session, history, _set_aside(service)):
+            for event in evidence.read(session, history, service.set_aside()):
                 recovery.add_event(by_since, event.commands)
                 yield event
 
         return judge.judge(events())
-
-
-def _set_aside(service: Service) -> frozenset[str]:
-    """Return the digests of the commands that the workers set aside for a while, from their logs."""
-    digests: set[str] = set()
-    for name in service.workers:
-        for line in (service.data / "log" / f"{name}.log").read_bytes().splitlines():
-            if b"command_set_aside" in line:
-                with suppress(ValueError):
-                    digests.add(json.loads(line)["command_digest"])
-    return frozenset(digests)
 
 
 def _say(text: str) -> None:

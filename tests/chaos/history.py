@@ -61,10 +61,12 @@ class Made(Struct, kw_only=True):
 class History(Struct, kw_only=True):
     """All events and operations of a run, and the answers that no client should ever get.
 
+    `lost` are the wishes that were sent and not answered at all, with the reason.
     `epoch` is the zero of the operations' clock, in seconds since 1970.
     """
 
     events: dict[str, Made] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     epoch: float = field(default_factory=lambda: time.time() - time.monotonic())

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.chaos import recovery
 from tests.chaos.campaign import Result
 from tests.chaos.faults import table as faults
+from tests.chaos.scenarios.findings import Findings
 
 SHOWN_MAX = 20
 WIDTH_MIN = 120
@@ -30,6 +31,7 @@ def as_json(result: Result) -> str:
         "passed": result.passed,
         "version": version(),
         "machine": machine(),
+        "servers": result.servers,
         "seconds": round(result.seconds, 1),
         "events": verdict.events,
         "operations": verdict.operations,
@@ -50,6 +52,30 @@ def as_json(result: Result) -> str:
     return msgspec.json.encode(content).decode()
 
 
+def findings_as_json(findings: Findings) -> str:
+    """Return the report of a scenario as one JSON object."""
+    head = {"passed": findings.passed, "version": version(), "machine": machine(), "beyond": findings.beyond}
+    return msgspec.json.encode({**head, **msgspec.to_builtins(findings)}).decode()
+
+
+def show_findings(findings: Findings, folder: str | None) -> None:
+    """Print the report of a scenario for people."""
+    console = Console(width=max(Console().width, WIDTH_MIN))
+    table = Table(
+        title=f"{findings.scenario.capitalize()}, seed {findings.seed}, {findings.seconds:.0f} s",
+        title_justify="left",
+    )
+    for column in ("figure", "value", "unit", "bar"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for figure in findings.figures:
+        style = "red" if figure.is_beyond else ""
+        table.add_row(figure.name, f"{figure.value:,.6g}", figure.unit, figure.bar, style=style)
+    console.print(table)
+    console.print(_place(findings.servers), markup=False, highlight=False, soft_wrap=True)
+    beyond = [f"beyond its bar{'' if findings.timed else ', not judged'}: {text}" for text in findings.beyond]
+    _end(console, findings.violations, beyond, folder, passed=findings.passed)
+
+
 def show(result: Result, folder: str | None) -> None:
     """Print the report for people; `folder` has the logs and the data, if they are kept."""
     verdict = result.verdict
@@ -64,14 +90,20 @@ def show(result: Result, folder: str | None) -> None:
     for line in _sentences(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     late = [f"late{'' if result.plan.timed else ', not judged'}: {text}" for text in result.late]
-    for text in [*verdict.violations[:SHOWN_MAX], *late]:
+    _end(console, verdict.violations, late, folder, passed=result.passed)
+
+
+def _end(
+    console: Console, violations: Sequence[str], late: Sequence[str], folder: str | None, *, passed: bool
+) -> None:
+    for text in [*violations[:SHOWN_MAX], *late]:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    if len(verdict.violations) > SHOWN_MAX:
-        console.print(f"and {len(verdict.violations) - SHOWN_MAX:,} more (--json has them all)")
+    if len(violations) > SHOWN_MAX:
+        console.print(f"and {len(violations) - SHOWN_MAX:,} more (--json has them all)")
     if folder is not None:
         console.print(f"Look at {folder}: data/log has the logs of all processes, data/postgres the tables.")
-    verdict_line = "Every promise was kept." if result.passed else "FAILED"
-    console.print(verdict_line, style="green" if result.passed else "bold red")
+    line = "Every promise was kept." if passed else "FAILED"
+    console.print(line, style="green" if passed else "bold red")
 
 
 def version() -> str:
@@ -97,6 +129,10 @@ def machine() -> dict[str, str]:
     }
 
 
+def _place(servers: str) -> str:
+    return f"AdmitOne {version()} with {servers} on {', '.join(machine().values())}"
+
+
 def never_struck(result: Result) -> list[str]:
     """Return the types of faults that did not strike in this run."""
     struck = {fault.name for fault in result.struck}
@@ -106,7 +142,7 @@ def never_struck(result: Result) -> list[str]:
 def _sentences(result: Result) -> Iterator[str]:
     verdict = result.verdict
     outcomes = ", ".join(f"{times:,} {name}" for name, times in verdict.outcomes.most_common())
-    yield f"AdmitOne {version()} on {', '.join(machine().values())}"
+    yield _place(result.servers)
     yield f"{len(result.struck)} faults in {result.seconds:,.0f} s, at {verdict.events:,} events"
     yield f"{verdict.operations:,} operations, {verdict.commands:,} commands: {outcomes}"
     yield f"judged in {verdict.seconds:.1f} s; the model decided {verdict.decided_again:,} commands again"

@@ -1,15 +1,17 @@
 """The service under test: its own servers, a relay on each way to them, API processes and workers."""
 
+import json
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpx2
@@ -21,9 +23,13 @@ from ops.embedded import data_dir
 from ops.maintenance import schema
 from ops.stack.programs import CHECKOUT, Program
 from shared.errors import ExpectedError
+from tests.chaos import servers
 from tests.chaos.relays import Relays
+from tests.chaos.servers import OF_THE_WHEELS, Programs
 
 READY_SECONDS_MAX = 60.0
+PROCESSES_MAX = 4
+"""So many workers, and as many API processes."""
 STOP_SECONDS_MAX = 15.0
 POLL_SECONDS = 0.02
 WRITABLE_SECONDS_MAX = 30.0
@@ -61,13 +67,25 @@ class HarnessError(ExpectedError):
 
 
 class Service:
-    """The running service; all its processes are gone at the end, whatever happens."""
+    """The running service; all its processes are gone at the end, whatever happens.
 
-    def __init__(self, folder: Path, *, workers: int = 2, api_processes: int = 2) -> None:
+    It begins with so many workers and API processes; `add` starts one more, up to `PROCESSES_MAX` of each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        api_processes: int = 2,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        programs: Programs = OF_THE_WHEELS,
+    ) -> None:
+        self._settings = settings
         self.data = embedded.prepare(folder / "data")
-        self.postgres, self.valkey = embedded.Postgres(self.data), embedded.Valkey(self.data)
-        self.workers = [f"worker-{n + 1}" for n in range(workers)]
-        self.apis = [f"api-{n + 1}" for n in range(api_processes)]
+        self.postgres, self.valkey = servers.postgres(self.data, programs), servers.redis(self.data, programs)
+        places = {kind: [f"{kind}-{n + 1}" for n in range(PROCESSES_MAX)] for kind in ("worker", "api")}
+        self.workers, self.apis = places["worker"][:workers], places["api"][:api_processes]
         self.key, self._secret_key = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self._programs: dict[str, Program] = {}
         sockets = data_dir.sockets(self.data)
@@ -75,7 +93,7 @@ class Service:
             "postgres": sockets / f".s.PGSQL.{data_dir.POSTGRES_PORT}",
             "redis": sockets / "valkey.sock",
         }
-        self._ports = {name: FIRST_PORT + n for n, name in enumerate((*self.workers, *self.apis))}
+        self._ports = {name: FIRST_PORT + n for n, name in enumerate(chain(*places.values()))}
         links = {
             f"{name}/{server}": (
                 sockets / (f".s.PGSQL.{port}" if server == "postgres" else f"valkey-{port}.sock"),
@@ -133,6 +151,19 @@ class Service:
         )
         program.start()
 
+    def add(self, name: str) -> None:
+        """Start one more worker or API process; do not wait for it."""
+        (self.apis if name.startswith("api") else self.workers).append(name)
+        self.start(name)
+
+    def end(self, name: str) -> None:
+        """Tell a worker or an API process to end, and wait for it; it takes part no longer."""
+        self.signal(name, signal.SIGTERM)
+        (self.apis if name in self.apis else self.workers).remove(name)
+        process = self._programs[name].process
+        assert process is not None, f"{name} was not started"
+        process.wait(STOP_SECONDS_MAX)
+
     def pid(self, name: str) -> int:
         """Return the process id of a program."""
         process = self._programs[name].process
@@ -168,6 +199,14 @@ class Service:
         """Return a client of Redis, past the relays."""
         return redis.Redis(unix_socket_path=str(self.valkey.socket), db=database, socket_timeout=5)
 
+    def versions(self) -> str:
+        """Return the names and versions of the servers."""
+        [(postgres,)] = self.query("SHOW server_version")
+        with self.redis() as client:
+            found = client.info("server")
+        name = str(found.get("server_name", "redis")).capitalize()
+        return f"PostgreSQL {postgres}, {name} {found.get('valkey_version', found['redis_version'])}"
+
     def sessions(self) -> list[int]:
         """Return the server's processes of the service's sessions."""
         return [pid for (pid,) in self.query(_SESSIONS)]
@@ -190,6 +229,16 @@ class Service:
     def drifting(self) -> list[str]:
         """Return the events of the last minute of which a snapshot's counters differ from its rows."""
         return [id_ for (id_,) in self.query(_DRIFTING)]
+
+    def set_aside(self) -> frozenset[str]:
+        """Return the digests of the commands that the workers set aside for a while, from their logs."""
+        digests: set[str] = set()
+        for log in (self.data / "log").glob("worker-*.log"):
+            for line in log.read_bytes().splitlines():
+                if b"command_set_aside" in line:
+                    with suppress(ValueError):
+                        digests.add(json.loads(line)["command_digest"])
+        return frozenset(digests)
 
     def wait_writable(self) -> None:
         """Return once PostgreSQL takes writes."""
@@ -234,6 +283,7 @@ class Service:
             "ADMITONE_BROKER_URL": addresses.broker_url.replace("valkey.sock", f"valkey-{port}.sock"),
             "ADMITONE_RESULT_URL": addresses.result_url.replace("valkey.sock", f"valkey-{port}.sock"),
             "ADMITONE_LOG_FORMAT": "json",
+            **self._settings,
         }
         if name in self.apis:
             variables |= {"ADMITONE_ADMIN_KEY": self.key, "ADMITONE_SECRET_KEY": self._secret_key}

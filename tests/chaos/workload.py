@@ -165,8 +165,9 @@ class Workload:
             operation.attempts += 1
             try:
                 answer = await connection.request(wish.method, wish.path, wish.headers, wish.body)
-            except ConnectionLost:
+            except ConnectionLost as lost:
                 operation.doubtful = True
+                self.history.lost.append(f"{wish.method} {wish.path}: {lost}")
             else:
                 again = self._note(operation, answer, first=True)
             again = again and operation.keyed and not (wish.trusting and operation.state == "rejected")

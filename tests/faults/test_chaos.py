@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def test_a_short_run_breaks_no_promise() -> None:
     assert report["commands"] >= report["decidedAgain"] > 100
     kinds = set(report["outcomes"])
     assert {"confirmed", "waitlisted", "refused", "status_changed", "event_changed"} <= kinds
+
+
+@pytest.mark.timeout(300)
+def test_a_run_on_older_servers_breaks_no_promise() -> None:
+    postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    redis = shutil.which("redis-server")
+    if not postgres or redis is None:
+        pytest.skip("no other PostgreSQL or no redis-server is installed: this lane was not run")
+    place = ("--postgres", str(postgres[0]), "--redis", redis)
+    status, report = run(*place, "--seed", "2", "--faults", "5", "--minutes", "0.3", "--backlog", "0")
+
+    assert report["violations"] == []
+    assert status == 0
+    assert f"PostgreSQL {postgres[0].parent.name}." in report["servers"]
+    assert "Redis" in report["servers"]
+    assert report["faults"] >= 1
 
 
 @pytest.mark.timeout(300)

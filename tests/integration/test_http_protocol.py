@@ -5,8 +5,9 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.edge import http_protocol
 from api.edge.connections import Limits, Server
 from api.edge.http_protocol import HEAD_BYTES_MAX, HttpProtocol
 
@@ -70,18 +72,26 @@ class Recorded(HttpProtocol):
         super().connection_made(cast("asyncio.Transport", Recorder(transport)))
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[tuple[str, int]]:
-    """The address of a server whose application answers with what it got."""
+@contextmanager
+def serving() -> Iterator[tuple[uvicorn.Server, tuple[str, int]]]:
+    """Run a server whose application answers with what it got; yield it and its address."""
     config = uvicorn.Config(echo, http=Recorded, ws="none", lifespan="off", log_config=None)
     limits = Limits(open_max=100, head_seconds=60, body_seconds=60, idle_seconds=60, answer_seconds=60)
     server = Server(config, limits)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        yield listening.getsockname()
-        server.should_exit = True
-        thread.join()
+        try:
+            yield server, listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    with serving() as (_, address):
+        yield address
 
 
 class Client:
@@ -277,3 +287,34 @@ def test_an_answer_without_a_body_is_written(client: Client, method: str, path: 
         assert client.line().split()[1] == str(status)
         while client.line():
             pass
+
+
+def ending(server: uvicorn.Server) -> None:
+    """Tell a server to end, and return once its connections know."""
+    server.should_exit = True
+    while any(listening.is_serving() for listening in server.servers):
+        time.sleep(0.01)
+
+
+def test_an_idle_connection_is_answered_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_LAST_REQUEST_SECONDS", 60)
+    with serving() as (server, address), closing(Client(address)) as used, closing(Client(address)) as new:
+        used.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert "connection" not in used.answer()[1]
+        ending(server)
+        for client in (used, new):
+            client.send(b"POST /last HTTP/1.1\r\nHost: a\r\n", LENGTH, b"\r\n", BODY)
+            status, headers, body = client.answer()
+
+            assert (status, headers["connection"], body["body"]) == (200, "close", BODY.decode())
+            assert client.is_closed()
+
+
+def test_an_idle_connection_keeps_no_server_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_LAST_REQUEST_SECONDS", 0.1)
+    with serving() as (server, address), closing(Client(address)) as client:
+        client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.answer()
+        ending(server)
+
+        assert client.is_closed()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -111,9 +112,12 @@ def read(
     of_event: dict[str, list[Operation]] = {}
     for operation in history.operations:
         of_event.setdefault(operation.event_id, []).append(operation)
-    with session.transaction():
+    with session.transaction(), ExitStack() as ends:
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        commands, rows, entries = (_Groups(session, text) for text in (_COMMANDS, _ROWS, _ENTRIES))
+        commands, rows, entries = (
+            _Groups(ends.enter_context(session.cursor(name=name)), text)
+            for name, text in (("commands", _COMMANDS), ("registrations", _ROWS), ("entries", _ENTRIES))
+        )
         for id_, now in session.execute(_EVENTS.encode()).fetchall():
             of_ledger = [_command(row) for row in commands.of(id_)]
             yield EventEvidence(
@@ -137,8 +141,7 @@ def digest_of(command_id: str) -> str:
 class _Groups:
     """The rows of a statement in order of their events, read in portions."""
 
-    def __init__(self, session: "psycopg.Connection[tuple[Any, ...]]", statement: str) -> None:
-        cursor = session.cursor(name=f"chaos_{abs(hash(statement))}")
+    def __init__(self, cursor: "psycopg.ServerCursor[tuple[Any, ...]]", statement: str) -> None:
         cursor.itersize = ROWS_AT_ONCE
         cursor.execute(statement.encode())
         self._groups = groupby(cursor, itemgetter(0))
