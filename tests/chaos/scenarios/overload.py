@@ -54,8 +54,8 @@ _ACCEPTED_UNCOUNTED = """
 """
 """The most commands that were accepted between two counts of the API: those may exceed the limit."""
 _SETTLED = """
-    SELECT receipt FROM unnest(%s::text[]) AS receipt
-    WHERE (SELECT count(*) FROM outcome WHERE outcome.command_id = receipt::uuid) <> 1
+    SELECT receipt FROM unnest(%s::text[]) AS receipt LEFT JOIN outcome ON command_id = receipt::uuid
+    GROUP BY receipt HAVING count(command_id) <> 1
 """
 _ADD_PENDING = """
     WITH accepted AS (
