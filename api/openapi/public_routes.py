@@ -195,7 +195,7 @@ INDEX = builders.route(
                     "schema": builders.reference(schemas_service.Index),
                     "examples": {"index": {"value": examples.INDEX}},
                 },
-                "text/html": {"schema": {"type": "string"}},
+                "text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"},
             },
         }
     }

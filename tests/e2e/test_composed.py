@@ -118,10 +118,12 @@ def start_redis(place: Place, folder: Path, stack: ExitStack) -> None:
     *shell, script = SERVICES["redis"]["command"]
     (config,) = SERVICES["redis"]["configs"]
     for name, here in {
-        config["target"]: CHECKOUT / COMPOSE["configs"][config["source"]]["file"],
+        config["target"]: shlex.quote(str(CHECKOUT / COMPOSE["configs"][config["source"]]["file"])),
         "> /tmp/": f"> {folder}/",
         "--aclfile /tmp/": f"--aclfile {folder}/",
-        "exec redis-server": f"exec {valkey.binary()} --port {place.redis_port} --bind 127.0.0.1",
+        "exec redis-server": (
+            f"exec {shlex.quote(str(valkey.binary()))} --port {place.redis_port} --bind 127.0.0.1"
+        ),
     }.items():
         assert name in script
         script = script.replace(name, str(here))
@@ -144,7 +146,7 @@ def make_roles(place: Place, programs: Path) -> None:
     command = place.text(service["command"])
     for config in service["configs"]:
         here = CHECKOUT / COMPOSE["configs"][config["source"]]["file"]
-        command = command.replace(f"--file={config['target']}", f"--file={here}")
+        command = command.replace(f"--file={config['target']}", shlex.quote(f"--file={here}"))
     program, *arguments = shlex.split(command)
     done = subprocess.run(
         [programs / program, *arguments],

@@ -16,7 +16,7 @@ _SESSIONS = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'admitone-api'
 """
-_INTAKE = _SESSIONS + " AND query LIKE '%%INSERT INTO idempotency_key%%'"
+_INTAKE = _SESSIONS + " AND query LIKE '%%Writes commands into the ledger%%'"
 _REFUSE = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$;

@@ -171,6 +171,7 @@ def test_half_a_head_does_not_spoil_an_answer(connect: Callable[[], Client]) -> 
 def test_a_client_that_takes_nothing_is_cut_off(connect: Callable[[], Client], server: Server) -> None:
     client = connect()
     client.send(POST % (b"big", 1, b"") + b"1")
+    wait_until(lambda: bool(server.server_state.connections))
     wait_until(lambda: not server.server_state.connections)
     assert len(client.rest()) < BIG
 
