@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0017"
+REVISION = "0018"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 SLUG_HELD_SECONDS = 1.0
@@ -275,7 +275,7 @@ idempotency_key = Table(
     ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("event_id", "key", name="idempotency_key_pkey"),
-    UniqueConstraint("event_id", "command_id", name="idempotency_key_command_key"),
+    UniqueConstraint("command_id", "event_id", name="idempotency_key_command_key"),
     Index("idempotency_key_created_idx", "created_at", postgresql_using="brin"),
 )
 

@@ -46,6 +46,7 @@ REVISIONS = (
         "0015",
         "0016",
         "0017",
+        "0018",
     ),
 )
 STEPS = tuple(pairwise(REVISIONS))

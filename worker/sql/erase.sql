@@ -18,7 +18,7 @@ WITH emptied AS (
     USING emptied
     CROSS JOIN LATERAL (
         SELECT ctid FROM idempotency_key
-        WHERE event_id = :'event_id'::uuid AND command_id = emptied.id OFFSET 0
+        WHERE command_id = emptied.id AND (event_id = :'event_id'::uuid) IS TRUE OFFSET 0  -- see save_batch.sql
     ) AS found
     WHERE idempotency_key.ctid = found.ctid
 )

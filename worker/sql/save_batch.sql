@@ -51,8 +51,9 @@ WITH moved AS (
     DELETE FROM idempotency_key
     USING unnest(:'released_event_ids'::uuid[], :'released_ids'::uuid[]) AS refused (event_id, id)
     CROSS JOIN LATERAL (
+        -- IS TRUE: the primary key begins with the event, and no index may seem to do instead of the command's.
         SELECT ctid FROM idempotency_key
-        WHERE event_id = refused.event_id AND command_id = refused.id OFFSET 0
+        WHERE command_id = refused.id AND (event_id = refused.event_id) IS TRUE OFFSET 0
     ) AS found
     WHERE idempotency_key.ctid = found.ctid
 )
