@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> Front:
             log.warning("no_admin_key", effect="admin routes take API keys only; see ADMITONE_ADMIN_KEY")
         if settings.secret_key is None:
             log.warning("no_secret_key", effect="digests of requests can be guessed; set ADMITONE_SECRET_KEY")
-        services.bucket_owners.task.ensure_running()
+        services.start()
         memory.freeze()
         try:
             yield

@@ -17,12 +17,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.queries import events
 from api.queries.reader import Reader
 from shared.messaging import results
+from shared.messaging.queues import WakeSender
 from shared.postgres import durability, ledger, locks, session_settings
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.commands import wake_senders
 from api.commands.bucket_owners import BucketOwners
 from api.commands.early_answers import RefusingEvents
 from api.commands.entrance import Entrance
@@ -24,7 +23,6 @@ from api.commands.pending_count import PendingCount
 from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
-from api.commands.wake_senders import WakeSender
 from api.commands.waker import Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
@@ -47,6 +45,7 @@ from api.readiness import ReadinessCheck
 from shared.domain import commands
 from shared.domain.commands import Command
 from shared.messaging import queues, results
+from shared.messaging.queues import WakeSender
 from shared.postgres import connections, durability, locks
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
@@ -64,6 +63,7 @@ class Services:
     redis: "redis.asyncio.Redis"
     celery: Celery
     intake: Intake
+    pending_count: PendingCount
     waker: Waker
     bucket_owners: BucketOwners
     sender: WakeSender
@@ -143,6 +143,11 @@ class Services:
             raise ProblemType.EVENT_NOT_FOUND.error()
         return slug
 
+    def start(self) -> None:
+        """Begin the readings that need no request."""
+        self.bucket_owners.task.ensure_running()
+        self.pending_count.task.ensure_running()
+
     async def close(self) -> None:
         """Finish the work in progress, then close all connections."""
         await self.fallback.close()
@@ -151,6 +156,7 @@ class Services:
         await self.intake.close()
         await self.waker.close()
         await self.bucket_owners.task.cancel()
+        await self.pending_count.task.cancel()
         await self.sender.close()
         await self.poller.close()
         await self.status_changes.close()
@@ -170,13 +176,13 @@ def open_services(settings: Settings) -> Services:
     reader, admin_reader = Reader(engine), Reader(admin_engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
-    sender = wake_senders.connect(celery, settings)
+    sender = queues.connect_sender(celery, settings)
     bucket_owners = BucketOwners(autocommit)
     waker = Waker(sender.send, bucket_owners, asyncio.get_running_loop().time)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     intake = Intake(settings)
-    intake.pending_count = PendingCount(intake.shares, autocommit, settings.pending_max).task
+    pending_count = PendingCount(intake.shares, autocommit, settings.pending_max)
     fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
     slugs = Slugs(autocommit, reader)
@@ -203,6 +209,7 @@ def open_services(settings: Settings) -> Services:
         redis=redis_client,
         celery=celery,
         intake=intake,
+        pending_count=pending_count,
         waker=waker,
         bucket_owners=bucket_owners,
         sender=sender,

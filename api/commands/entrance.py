@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api.commands.intake import CommandRejected, IntakeFull, LedgerUnavailable
 from api.commands.submit import CommandRequest, Decided, Submission
 from api.edge.problems import ProblemError, ProblemType
-from api.edge.schemas_protection import Protection
+from api.edge.schemas_admin import Protection
 from api.protection.address_spots import AddressSpots
 from api.protection.challenges import Challenges
 from api.queries import protections

@@ -104,16 +104,12 @@ class Shares:
 
 
 class Intake:
-    """Accepts commands; one INSERT is in flight at a time.
-
-    `pending_count` corrects the pending commands of `shares` while there are any.
-    """
+    """Accepts commands; one INSERT is in flight at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._secret_keys = settings.secret_keys
         self.shares = Shares(settings)
-        self.pending_count: SingleTask | None = None
         self._writer = SingleTask(self._write_all)
         self._session: BoundedSession | None = None
         self._sent: Sequence[_Waiting] = ()
@@ -164,8 +160,6 @@ class Intake:
     async def close(self) -> None:
         """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
         await self._writer.finish(_CLOSE_SECONDS_MAX)
-        if self.pending_count is not None:
-            await self.pending_count.cancel()
         if self._watch is not None:
             self._watch.cancel()
         if self._session is not None:
@@ -182,8 +176,6 @@ class Intake:
         self._watch = loop.call_later(_WATCH_SECONDS, self._give_up_late_commands) if busy else None
 
     async def _write_all(self) -> None:
-        if self.pending_count is not None:
-            self.pending_count.ensure_running()
         while self.shares.waiting or self._confirmation is not None:
             confirmation, self._confirmation = self._confirmation, None
             self._sent = batch = self.shares.next_batch()

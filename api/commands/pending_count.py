@@ -18,7 +18,7 @@ from api.tasks import SingleTask
 
 log = structlog.get_logger(__name__)
 
-_COUNT_AGAIN_SECONDS = 0.5
+_PAUSE_SECONDS = 0.5
 _COUNT = text("""
     SELECT event_id, count(*) AS pending
     FROM (SELECT event_id FROM pending_command LIMIT :pending_max) AS counted GROUP BY event_id
@@ -33,22 +33,26 @@ class PendingCount:
     """
 
     def __init__(self, shares: Shares, engine: AsyncEngine, pending_max: int) -> None:
-        self.task = SingleTask(self._count_while_pending)
+        self.task = SingleTask(self._keep_counting)
         self.shares = shares
         self._engine = engine
         self._max = pending_max
 
-    async def _count_while_pending(self) -> None:
+    async def _keep_counting(self) -> None:
+        while True:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            if self.shares.pending_in_all:
+                await self._count()
+
+    async def _count(self) -> None:
         shares = self.shares
-        while shares.pending_in_all:
-            before = shares.pending.copy()
-            try:
-                async with self._engine.connect() as connection:
-                    rows = (await connection.execute(_COUNT, {"pending_max": self._max})).all()
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("pending_not_countable", error=repr(error))
-            else:
-                added_meanwhile = shares.pending - before
-                shares.pending = Counter({row.event_id: row.pending for row in rows}) + added_meanwhile
-                shares.pending_in_all = shares.pending.total()
-            await asyncio.sleep(_COUNT_AGAIN_SECONDS)
+        before = shares.pending.copy()
+        try:
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(_COUNT, {"pending_max": self._max})).all()
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("pending_not_countable", error=repr(error))
+        else:
+            added_meanwhile = shares.pending - before
+            shares.pending = Counter({row.event_id: row.pending for row in rows}) + added_meanwhile
+            shares.pending_in_all = shares.pending.total()

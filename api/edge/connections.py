@@ -5,6 +5,7 @@ at more looks than its limit has seconds is ended. So a request pays nothing for
 and a process that stood still ends no connection with data that it has not read yet (decision 0065).
 """
 
+import asyncio
 import heapq
 import math
 from collections import Counter
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_TICKS_BETWEEN_LOOKS = 10
-"""The server ticks ten times a second."""
+_LOOK_SECONDS = 1
 _LINGER_SECONDS = 2
 """The time in which a client can read why its request was refused, before the connection is closed."""
 _SHARE_ENDED = 16
@@ -91,10 +91,14 @@ class Connections(ServerState):
         self._open_max = limits.open_max
         self._looks_max = {phase: math.ceil(seconds) for phase, seconds in limits.by_phase().items()}
         self._looks = 0
+        self._next_look: asyncio.TimerHandle | None = None
         self._ended: Counter[str] = Counter()
 
     def look(self) -> None:
-        """End the connections of clients that have taken too long; tell how many were ended, and why."""
+        """End the connections of clients that have taken too long; tell how many were ended, and why.
+
+        It is called again a second later, as long as connections are open.
+        """
         self._looks += 1
         for connection in self._protocols():
             phase = self._phase_of(connection)
@@ -107,6 +111,12 @@ class Connections(ServerState):
             if reason not in _USUAL:
                 log.warning("connections_ended", reason=reason, connections=count)
         self._ended.clear()
+        self._next_look = None
+        if self.connections:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self.look)
 
     def has_room_for(self, newcomer: "HttpProtocol") -> bool:
         """Return True if the newcomer may stay; connections without a request are ended for that, if need be.
@@ -114,6 +124,8 @@ class Connections(ServerState):
         The one without progress for the longest time is ended first. A newcomer that may not stay is ended
         here if very many others are being told the same.
         """
+        if self._next_look is None:
+            self._look_later()
         surplus = len(self.connections) - self._open_max
         if surplus <= 0:
             return True
@@ -151,10 +163,4 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
-        self.server_state = self._connections = Connections(limits)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Look at the connections once a second."""
-        if counter % _TICKS_BETWEEN_LOOKS == 0:
-            self._connections.look()
-        return await super().on_tick(counter)
+        self.server_state = Connections(limits)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, assert_never
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct, json
@@ -10,24 +10,13 @@ from starlette.responses import Response
 
 from api.edge import problems
 from api.edge.problems import ProblemError, ProblemType
-from api.edge.schemas import Problem, Receipt, ReceiptStatus, Refusal, Registration, RegistrationBrief
+from api.edge.schemas import Problem, Receipt, ReceiptStatus
+from api.edge.schemas_admin import Registration
 from shared.domain import ids
 from shared.domain.access import Principal
-from shared.domain.commands import Status
 from shared.domain.outcomes import (
-    Confirmed,
-    CounterHealed,
-    Erased,
-    EventChanged,
     Failed,
-    Outcome,
-    ReceiptGiven,
     Refused,
-    RegistrationCorrected,
-    RegistrationDeleted,
-    StatusChanged,
-    Waitlisted,
-    WaitlistPromoted,
 )
 
 ANSWER_HEADERS = "answer_headers"
@@ -98,40 +87,3 @@ def registration(row: Mapping[Any, Any], principal: Principal) -> Registration:
     """Return a registration as this holder of a key may see it."""
     hidden = {} if principal.reads_personal else {"name": None, "email": None}
     return Registration(**{**row, **hidden})
-
-
-def receipt(receipt_id: UUID, outcome: Outcome) -> Receipt:
-    """Return the receipt of a command that was settled just now."""
-    brief: RegistrationBrief | None = None
-    refusal: Refusal | None = None
-    incident_id: UUID | None = None
-    status: ReceiptStatus | Status
-    match outcome:
-        case Confirmed(registration_id=id_, spots_count=spots):
-            status = Status.CONFIRMED
-            brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
-        case Waitlisted(registration_id=id_, spots_count=spots, position=position):
-            status = Status.WAITLIST
-            brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=position)
-        case StatusChanged(to_status=status):
-            pass
-        case RegistrationCorrected() | ReceiptGiven():
-            status = ReceiptStatus.APPLIED
-        case RegistrationDeleted():
-            status = ReceiptStatus.DELETED
-        case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():
-            status = ReceiptStatus.APPLIED
-        case Refused(code=code, detail=detail):
-            status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)
-        case Failed(incident_id=incident_id):
-            status = ReceiptStatus.FAILED
-        case _:
-            assert_never(outcome)
-    return Receipt(
-        receipt_id=receipt_id,
-        task_id=ids.task_id(receipt_id),
-        status=ReceiptStatus(status),
-        registration=brief,
-        refusal=refusal,
-        incident_id=incident_id,
-    )

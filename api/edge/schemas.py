@@ -1,29 +1,42 @@
-"""The HTTP bodies, camelCase on the wire; `api/openapi` describes them by these types."""
+"""The HTTP bodies of the public, camelCase on the wire; `api/openapi` describes them by these types."""
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, assert_never
 from uuid import UUID
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from shared.domain import commands
-from shared.domain.commands import (
-    ChangeEvent,
-    ChangeStatus,
-    CorrectRegistration,
-    Email,
-    Moment,
-    Name,
-    Place,
-    PolicyName,
-    Reason,
-    Slug,
-    Spots,
-    SpotsCount,
-    Status,
-)
+from shared.domain import ids
+from shared.domain.commands import AT_THE_END, Register, SpotsCount, Status
 from shared.domain.event import EventState
 from shared.domain.offer import Next
+from shared.domain.outcomes import (
+    Confirmed,
+    CounterHealed,
+    Erased,
+    EventChanged,
+    Failed,
+    Outcome,
+    ReceiptGiven,
+    Refused,
+    RegistrationCorrected,
+    RegistrationDeleted,
+    StatusChanged,
+    Waitlisted,
+    WaitlistPromoted,
+)
+
+Solution = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4_096,
+        pattern=r"^[A-Za-z0-9+/]+={0,2}$" + AT_THE_END,
+        description="the solution of a challenge, as ALTCHA's widget sends it",
+        extra={"rule": "must be the solution of a challenge, in the form of ALTCHA"},
+    ),
+]
 
 
 class ReceiptStatus(StrEnum):
@@ -44,45 +57,7 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class NewEvent(
-    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
-    """An event to create."""
-
-    slug: Slug
-    title: Name
-    capacity: Spots
-    waitlist_enabled: bool = True
-    waitlist_limit: Spots | None = None
-    promotion_policy: PolicyName = "strict_fifo"
-    auto_promote: bool = True
-    max_spots_per_registration: SpotsCount = 10
-    opens_at: Moment | None = None
-    closes_at: Moment | None = None
-    promote_until: Moment | None = None
-    cancel_until: Moment | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a window that ends before it begins, and moments that no calendar has."""
-        opens_at, closes_at, *_ = (
-            moment and commands.in_utc(moment)
-            for moment in (self.opens_at, self.closes_at, self.promote_until, self.cancel_until)
-        )
-        if opens_at and closes_at and closes_at <= opens_at:
-            raise ValueError("closesAt must be after opensAt")
-
-    def settings(self) -> ChangeEvent:
-        """Return the settings that are no defaults, the slug apart, as a command that sets them."""
-        return ChangeEvent(
-            **{
-                field.name: value
-                for field in structs.fields(type(self))
-                if (value := getattr(self, field.name)) != field.default and field.name != "slug"
-            }
-        )
-
-
-class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event."""
 
     slug: str
@@ -97,7 +72,7 @@ class _EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Availability(_EventFigures, frozen=True, kw_only=True, rename="camel"):
+class Availability(EventFigures, frozen=True, kw_only=True, rename="camel"):
     """The public facts of an event, and what a newcomer would get.
 
     `spotsOffered` is the largest party that would be confirmed, `next` the answer to a party of one; both are
@@ -110,30 +85,15 @@ class Availability(_EventFigures, frozen=True, kw_only=True, rename="camel"):
     as_of: datetime
 
 
-class Event(_EventFigures, frozen=True, kw_only=True, rename="camel"):
-    """An event with all its settings and counters, for admins; `organiserId` null: the service's own."""
+class Registering(Register, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A registration as the public asks for it; `altcha` is the solution of a challenge, if one is needed."""
 
-    id: UUID
-    overbooked_spots: int
-    waitlist_enabled: bool
-    waitlist_limit: int | None
-    promotion_policy: str
-    auto_promote: bool
-    promote_until: datetime | None
-    cancel_until: datetime | None
-    paused: bool
-    archived: bool
-    promoting: bool
-    organiser_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
+    altcha: Solution | UnsetType = UNSET
 
-
-class EventPage(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Events, oldest first; `nextCursor` asks for the rest."""
-
-    items: list[Event]
-    next_cursor: str | None
+    @property
+    def command(self) -> Register:
+        """The command that asks for it."""
+        return Register(name=self.name, spots_count=self.spots_count, email=self.email)
 
 
 class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -145,124 +105,10 @@ class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
     waitlist_position: int | None
 
 
-class Registration(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration as admins see it; `seq` is its place in the ledger's order.
-
-    `name` and `email` are null for a key without the scope `personal:read`.
-    """
-
-    id: UUID
-    seq: int
-    name: str | None
-    email: str | None
-    spots_count: int
-    status: Status
-    waitlist_position: int | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class RegistrationPage(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Registrations in ledger order; `nextCursor` asks for the rest."""
-
-    items: list[Registration]
-    next_cursor: str | None
-
-
-class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
-    """An event's counter, as of now."""
-
-    capacity: int
-    spots_reserved: int
-    spots_left: int
-    waitlist_length: int
-
-
-class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A new status of a registration, or its corrected parts, and the reason, for the audit trail.
-
-    `place` is the place on the waitlist: without it the tail, unless the registration waits already.
-    """
-
-    status: Status | UnsetType = UNSET
-    place: Place | UnsetType = UNSET
-    name: Name | UnsetType = UNSET
-    email: Email | UnsetType | None = UNSET
-    spots_count: SpotsCount | UnsetType = UNSET
-    reason: Reason | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a change of nothing, of two kinds at once, and a place anywhere but on the waitlist."""
-        corrects = any(part is not UNSET for part in (self.name, self.email, self.spots_count))
-        if corrects is (self.status is not UNSET):
-            raise ValueError("status must be given, or else some of name, email and spotsCount")
-        if self.place is not UNSET and self.status is not Status.WAITLIST:
-            raise ValueError("place is only for the status WAITLIST")
-
-    def command(self, registration_id: UUID) -> ChangeStatus | CorrectRegistration:
-        """Return the command that asks for this change."""
-        if self.status is not UNSET:
-            return ChangeStatus(
-                registration_id=registration_id, status=self.status, place=self.place, reason=self.reason
-            )
-        return CorrectRegistration(
-            registration_id=registration_id,
-            name=self.name,
-            email=self.email,
-            spots_count=self.spots_count,
-            reason=self.reason or UNSET,
-        )
-
-
 class PartySize(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The new, smaller size of a holder's party."""
 
     spots_count: SpotsCount
-
-
-class GivenReason(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The reason of a change, for the audit trail."""
-
-    reason: Reason | None = None
-
-
-class EventDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
-    """The event that is deleted."""
-
-    receipt_id: UUID
-    event_id: UUID
-
-
-class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A registration and its event's counter as of now, beside what the command did.
-
-    `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
-    """
-
-    receipt_id: UUID
-    changed: bool
-    from_status: Status
-    to_status: Status
-    registration: Registration | None
-    event: EventCounter
-
-
-class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
-    """The spots that a deletion freed, and the event's counter after it."""
-
-    receipt_id: UUID
-    registration_id: UUID
-    spots_freed: int
-    event: EventCounter
-
-
-class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
-    """The result of a heal; `drift` is the counter before it minus the rows."""
-
-    receipt_id: UUID
-    drift: int
-    spots_reserved: int
-    overbooked_spots: int
 
 
 class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -286,6 +132,45 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     refusal: Refusal | None = None
     ahead: int | None = None
     incident_id: UUID | None = None
+
+    @classmethod
+    def of(cls, receipt_id: UUID, outcome: Outcome) -> "Receipt":
+        """Return the receipt of a command that was settled just now."""
+        brief: RegistrationBrief | None = None
+        refusal: Refusal | None = None
+        incident_id: UUID | None = None
+        status: ReceiptStatus | Status
+        match outcome:
+            case Confirmed(registration_id=id_, spots_count=spots):
+                status = Status.CONFIRMED
+                brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
+            case Waitlisted(registration_id=id_, spots_count=spots, position=position):
+                status = Status.WAITLIST
+                brief = RegistrationBrief(
+                    id=id_, status=status, spots_count=spots, waitlist_position=position
+                )
+            case StatusChanged(to_status=status):
+                pass
+            case RegistrationCorrected() | ReceiptGiven():
+                status = ReceiptStatus.APPLIED
+            case RegistrationDeleted():
+                status = ReceiptStatus.DELETED
+            case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():
+                status = ReceiptStatus.APPLIED
+            case Refused(code=code, detail=detail):
+                status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)
+            case Failed(incident_id=incident_id):
+                status = ReceiptStatus.FAILED
+            case _:
+                assert_never(outcome)
+        return cls(
+            receipt_id=receipt_id,
+            task_id=ids.task_id(receipt_id),
+            status=ReceiptStatus(status),
+            registration=brief,
+            refusal=refusal,
+            incident_id=incident_id,
+        )
 
 
 class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):

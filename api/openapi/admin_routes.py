@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.edge import schemas, schemas_insight, schemas_protection
+from api.edge import schemas, schemas_admin, schemas_insight
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain.commands import AddRegistration, ChangeEvent
@@ -35,7 +35,9 @@ _COUNTER_EXAMPLE = {"capacity": 100, "spotsReserved": 99, "spotsLeft": 1, "waitl
 
 CREATE_EVENT = _write(
     {
-        201: builders.answer("Created.", schemas.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE),
+        201: builders.answer(
+            "Created.", schemas_admin.Event, builders.LOCATION, created=examples.EVENT_EXAMPLE
+        ),
     },
     ProblemType.EVENT_NOT_FOUND,
     ProblemType.SLUG_TAKEN,
@@ -44,7 +46,7 @@ CREATE_EVENT = _write(
     ProblemType.WORKERS_OUTDATED,
     *builders.BODY_PROBLEMS,
     *builders.READ_PROBLEMS,
-    body=schemas.NewEvent,
+    body=schemas_admin.NewEvent,
     examples={"drop": {"value": {"slug": "demo", "title": "Demonstration drop", "capacity": 100}}},
     parameters=[builders.IDEMPOTENCY_KEY],
 )
@@ -52,14 +54,14 @@ CREATE_EVENT = _write(
 EVENTS = _list(
     {
         200: builders.answer(
-            "A page.", schemas.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
+            "A page.", schemas_admin.EventPage, page={"items": [examples.EVENT_EXAMPLE], "nextCursor": None}
         )
     },
 )
 
 EVENT = _read(
     {
-        200: builders.answer("The event.", schemas.Event, event=examples.EVENT_EXAMPLE),
+        200: builders.answer("The event.", schemas_admin.Event, event=examples.EVENT_EXAMPLE),
     },
     ProblemType.EVENT_NOT_FOUND,
 )
@@ -67,21 +69,17 @@ EVENT = _read(
 _PROTECTION_EXAMPLE = {"spotsPerAddress": 20, "challenge": True}
 
 PROTECTION = _read(
-    {200: builders.answer("The protection.", schemas_protection.Protection, protection=_PROTECTION_EXAMPLE)},
+    {200: builders.answer("The protection.", schemas_admin.Protection, protection=_PROTECTION_EXAMPLE)},
     ProblemType.EVENT_NOT_FOUND,
 )
 
 CHANGE_PROTECTION = _write(
-    {
-        200: builders.answer(
-            "The protection now.", schemas_protection.Protection, protection=_PROTECTION_EXAMPLE
-        )
-    },
+    {200: builders.answer("The protection now.", schemas_admin.Protection, protection=_PROTECTION_EXAMPLE)},
     ProblemType.EVENT_NOT_FOUND,
     ProblemType.ACCEPTANCE_UNKNOWN,
     *builders.BODY_PROBLEMS,
     *builders.READ_PROBLEMS,
-    body=schemas_protection.Protection,
+    body=schemas_admin.Protection,
     examples={"both": {"value": _PROTECTION_EXAMPLE}, "none": {"value": {}}},
 )
 
@@ -89,7 +87,7 @@ REGISTRATIONS = _list(
     {
         200: builders.answer(
             "A page.",
-            schemas.RegistrationPage,
+            schemas_admin.RegistrationPage,
             page={"items": [examples.REGISTRATION_EXAMPLE], "nextCursor": "4711"},
         ),
     },
@@ -99,7 +97,7 @@ REGISTRATIONS = _list(
 REGISTRATION = _list(
     {
         200: builders.answer(
-            "The registration.", schemas.Registration, registration=examples.REGISTRATION_EXAMPLE
+            "The registration.", schemas_admin.Registration, registration=examples.REGISTRATION_EXAMPLE
         ),
     },
     ProblemType.EVENT_NOT_FOUND,
@@ -139,7 +137,9 @@ COUNTER = _list(
 
 CHANGE_EVENT = _change(
     {
-        200: builders.answer("Changed.", schemas.Event, builders.LOCATION, changed=examples.EVENT_EXAMPLE),
+        200: builders.answer(
+            "Changed.", schemas_admin.Event, builders.LOCATION, changed=examples.EVENT_EXAMPLE
+        ),
     },
     ProblemType.CAPACITY_BELOW_RESERVED,
     ProblemType.WINDOW_INVALID,
@@ -158,7 +158,7 @@ DELETE_EVENT = _change(
     {
         200: builders.answer(
             "Gone.",
-            schemas.EventDeleted,
+            schemas_admin.EventDeleted,
             builders.LOCATION,
             deleted={"receiptId": examples.RECEIPT_ID, "eventId": examples.EVENT_ID},
         ),
@@ -199,7 +199,7 @@ GIVE_RECEIPT = _change(
     ProblemType.RECEIPT_NOT_FOUND,
     ProblemType.REGISTRATION_NOT_FOUND,
     *builders.BODY_PROBLEMS,
-    body=schemas.GivenReason,
+    body=schemas_admin.GivenReason,
     body_required=False,
     examples={"lost": {"value": {"reason": "lost the first one"}}},
 )
@@ -208,7 +208,7 @@ CHANGE_REGISTRATION = _change(
     {
         200: builders.answer(
             "Changed, or as it was.",
-            schemas.RegistrationChanged,
+            schemas_admin.RegistrationChanged,
             builders.LOCATION,
             confirmed={
                 "receiptId": examples.RECEIPT_ID,
@@ -225,7 +225,7 @@ CHANGE_REGISTRATION = _change(
     ProblemType.CAPACITY_EXCEEDED,
     ProblemType.ALREADY_REGISTERED,
     *builders.BODY_PROBLEMS,
-    body=schemas.RegistrationChange,
+    body=schemas_admin.RegistrationChange,
     examples={
         "promote": {"value": {"status": "CONFIRMED", "reason": "asked by phone"}},
         "back in line": {"value": {"status": "WAITLIST", "place": "original"}},
@@ -237,7 +237,7 @@ DELETE_REGISTRATION = _change(
     {
         200: builders.answer(
             "Gone.",
-            schemas.RegistrationDeleted,
+            schemas_admin.RegistrationDeleted,
             builders.LOCATION,
             deleted={
                 "receiptId": examples.RECEIPT_ID,
@@ -254,13 +254,13 @@ HEAL_COUNTER = _change(
     {
         200: builders.answer(
             "The counter equals the rows.",
-            schemas.Healed,
+            schemas_admin.Healed,
             builders.LOCATION,
             healed={"receiptId": examples.RECEIPT_ID, "drift": 2, "spotsReserved": 97, "overbookedSpots": 0},
         ),
     },
     *builders.BODY_PROBLEMS,
-    body=schemas.GivenReason,
+    body=schemas_admin.GivenReason,
     body_required=False,
     examples={"drift": {"value": {"reason": "a hand-written UPDATE"}}},
 )

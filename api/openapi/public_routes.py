@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service
+from api.edge import schemas, schemas_admin, schemas_insight, schemas_keys, schemas_service
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain import commands, texts
@@ -83,7 +83,7 @@ REGISTER = builders.route(
     ProblemType.CHALLENGE_FAILED,
     *builders.BODY_PROBLEMS,
     *builders.CHANGE_PROBLEMS,
-    body=schemas_protection.Registering,
+    body=schemas.Registering,
     examples={
         "alone": {"value": {"name": "User A", "spotsCount": 1}},
         "a party": {"value": {"name": "User B", "spotsCount": 4, "email": "user.b@example.org"}},
@@ -311,17 +311,17 @@ def _describe_parameters(document: dict[str, Any]) -> None:
 
 def _components() -> dict[str, Any]:
     bodies = [
-        schemas_protection.Registering,
+        schemas.Registering,
         AddRegistration,
         ChangeEvent,
         *(
             body
-            for module in (schemas, schemas_insight, schemas_keys, schemas_protection, schemas_service)
+            for module in (schemas, schemas_admin, schemas_insight, schemas_keys, schemas_service)
             for name, body in vars(module).items()
             if not name.startswith("_")
             and isinstance(body, type)
             and issubclass(body, schemas.Wire)
-            and body is not schemas.Wire
+            and body not in {schemas.Wire, schemas.EventFigures}
         ),
     ]
     _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.edge.schemas_protection import Protection
+from api.edge.schemas_admin import Protection
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 

@@ -13,7 +13,6 @@ from msgspec import ValidationError
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.edge import responses
 from api.edge.problems import ProblemType
 from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.batch_loader import BatchLoader
@@ -180,7 +179,7 @@ class Receipts:
         if not isinstance(
             outcome, Confirmed | Waitlisted | StatusChanged | RegistrationCorrected | ReceiptGiven
         ):
-            return responses.receipt(row.receipt_id, outcome)
+            return Receipt.of(row.receipt_id, outcome)
         if row.id is None:
             return Receipt(
                 receipt_id=row.receipt_id, task_id=ids.task_id(row.receipt_id), status=ReceiptStatus.DELETED

@@ -19,12 +19,7 @@ from starlette.responses import Response
 from api.edge import body_fields, request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.request_bodies import PageSize
-from api.edge.schemas import (
-    Event,
-    EventPage,
-    NewEvent,
-    RegistrationPage,
-)
+from api.edge.schemas_admin import Event, EventPage, NewEvent, RegistrationPage
 from api.edge.schemas_insight import AuditEntry, AuditPage, Counter, FailedCommand, FailedCommandPage
 from api.edge.security import events_reader, events_writer, must_have
 from api.openapi import admin_routes

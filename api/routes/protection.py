@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from api.edge import request_bodies, responses
 from api.edge.problems import ProblemType
-from api.edge.schemas_protection import Protection
+from api.edge.schemas_admin import Protection
 from api.edge.security import events_reader, events_writer
 from api.openapi import admin_routes
 from api.queries import protections

@@ -20,8 +20,7 @@ from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
 from api.edge.problems import ProblemType
-from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus
-from api.edge.schemas_protection import Registering
+from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus, Registering
 from api.openapi import public_routes
 from api.services import Provided, Services
 from shared.domain import commands
@@ -79,7 +78,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         decided = await services.entrance.enter(protection, client, command.spots_count, solution, submitted)
     if isinstance(decided, Response):
         return decided
-    content = responses.receipt(decided.receipt_id, decided.outcome)
+    content = Receipt.of(decided.receipt_id, decided.outcome)
     if decided.replayed:
         content = await services.submission.as_it_is_now(content, decided, event_id)
     return Response(msgspec.json.encode(content), HTTPStatus.CREATED, decided.headers, "application/json")

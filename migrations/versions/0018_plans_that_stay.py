@@ -1,8 +1,8 @@
 """Plans that do not depend on when a table was analysed (decision 0014).
 
 A table that had one row then seems to have one row for each event. So an index by which all rows of an event
-are read seems as good as one by which a single row is found. And a table that was empty then seems to stay so,
-which is why a command's idempotency key is found by an index that begins with the command.
+are read seems as good as one by which a single row is found. And a table that was empty then seems to stay
+so, which is why a command's idempotency key is found by an index that begins with the command.
 
 Revision: 0018, after 0017.
 """

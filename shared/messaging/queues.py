@@ -7,17 +7,27 @@ and a queue of its own, to which the first message for an event goes (decision 0
 Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker number>`, lists of at most
 `MESSAGES_MAX` messages, kept for at most `MESSAGE_SECONDS_MAX` after the last message. In RabbitMQ the same
 bounds are arguments of the queue.
+
+From the API a message goes to Redis as the one LPUSH that it is, in the form in which Celery and kombu put it
+there: through Celery it costs several times as much (decision 0003). To any other broker it goes through
+Celery, which blocks, in a thread.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
+import redis.asyncio
 from celery import Celery
 from kombu import Exchange, Queue
+from msgspec import json
 
 from shared import environment, urls
+from shared.domain import ids
+from shared.messaging import results
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
@@ -36,6 +46,8 @@ MESSAGE_SECONDS_MAX = 30
 """A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5
 _SEND_SECONDS_MAX = 1
+_POP_SECONDS = 0.1
+_PERSISTENT = 2
 ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
@@ -113,6 +125,108 @@ def wake(app: Celery, queue: str, event_ids: Sequence[UUID]) -> None:
         retry=False,
         confirm_timeout=_SEND_SECONDS_MAX,
     )
+
+
+class WakeSender(Protocol):
+    """A way to the broker."""
+
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        """Send one message for these events of one owner; raises if the broker cannot be reached."""
+
+    async def probe(self) -> None:
+        """Send and take out a message that no worker reads; raises if the broker refuses any of that."""
+
+    async def close(self) -> None:
+        """Close the connections to the broker."""
+
+
+class RedisSender:
+    """Sends wake messages to Redis."""
+
+    def __init__(self, celery: Celery, client: "redis.asyncio.Redis") -> None:
+        self._celery = celery
+        self._client = client
+        self._no_events = ids.new_id(), ids.new_id()
+
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        """Add the message to the queue's list, in one packet, and bound the list while no worker reads it.
+
+        The envelope is kombu's own (`kombu.transport.virtual`); a test compares it with one of Celery.
+        """
+        task = self._celery.amqp.as_task_v2(
+            str(ids.new_id()),
+            APPLY_COMMANDS,
+            args=([str(event_id) for event_id in event_ids],),
+            argsrepr=ARGUMENTS_SHOWN,
+            ignore_result=True,
+        )
+        message = {
+            "body": json.encode(task.body),  # bytes become base64
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": task.headers,
+            "properties": {
+                **task.properties,
+                "body_encoding": "base64",
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "delivery_mode": _PERSISTENT,
+                "delivery_tag": str(ids.new_id()),
+                "priority": 0,
+            },
+        }
+        commands = self._client.pipeline(transaction=False)
+        commands.lpush(queue, json.encode(message))
+        commands.ltrim(queue, 0, MESSAGES_MAX - 1)
+        commands.expire(queue, MESSAGE_SECONDS_MAX)
+        # An error of the pipeline itself would have the message's text in it.
+        for reply in await commands.execute(raise_on_error=False):
+            if isinstance(reply, Exception):
+                raise reply
+
+    async def probe(self) -> None:
+        """Push a message and pop it again, from two queues at once and with their sizes, as a worker does."""
+        names = [event_queue_name(event_id) for event_id in self._no_events]
+        await self.send(names[0], self._no_events)
+        sizes = self._client.pipeline(transaction=True)
+        sizes.llen(names[0])
+        await sizes.execute()
+        await self._client.brpop(names, timeout=_POP_SECONDS)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+class CelerySender:
+    """Sends wake messages through Celery, to any broker."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waker")
+        self._no_event = ids.new_id()
+
+    async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
+        """Send the message as a Celery task."""
+        await self._call(wake, self._celery, queue, event_ids)
+
+    async def probe(self) -> None:
+        """Send a message to a queue that does not exist, which the broker confirms and drops."""
+        queue = event_queue_name(self._no_event)
+        await self._call(wake, self._celery, queue, [self._no_event])
+
+    async def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, send: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, send, *arguments)
+
+
+def connect_sender(celery: Celery, settings: Settings) -> WakeSender:
+    """Return the sender for these settings; it connects when the first message is sent."""
+    if settings.broker_url.startswith("redis"):
+        return RedisSender(celery, results.connect_async(settings.broker_url))
+    return CelerySender(celery)
 
 
 def _named(name: str, *, auto_delete: bool = False) -> Queue:

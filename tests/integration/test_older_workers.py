@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from api.edge.schemas import NewEvent
+from api.edge.schemas_admin import NewEvent
 from ops.adoption.adopt import AdoptionError, adopt
 from ops.adoption.report import Report
 from ops.embedded import Servers

@@ -16,7 +16,7 @@ from shared.settings import Settings
 
 EVENT_MAX, MAX = 3, 5
 SECONDS_MAX = 5
-COUNTED_SECONDS = 0.3
+COUNTED_SECONDS = 0.8
 ONE, OTHER, THIRD = (ids.new_id() for _ in range(3))
 _PENDING = text("INSERT INTO pending_command (event_id, seq, command_id) VALUES (:event_id, :seq, :id)")
 
@@ -26,6 +26,7 @@ def use(settings: Settings, work: Callable[[PendingCount], Awaitable[None]]) -> 
         engine = connections.async_engine(settings)
         limited = settings.model_copy(update={"event_pending_max": EVENT_MAX, "pending_max": MAX})
         count = PendingCount(Shares(limited), engine, limited.pending_max)
+        count.task.ensure_running()
         try:
             await work(count)
         finally:
@@ -41,7 +42,6 @@ def lets_in(count: PendingCount, event_id: UUID) -> bool:
         count.shares.add(command, asyncio.get_running_loop().create_future())
     except IntakeFull:
         return False
-    count.task.ensure_running()
     return True
 
 

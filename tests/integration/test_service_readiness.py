@@ -12,13 +12,12 @@ import redis
 from redis.exceptions import OutOfMemoryError
 from sqlalchemy import Connection, event, make_url, text
 
-from api.commands import wake_senders
-from api.commands.wake_senders import WakeSender
 from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
 from ops.embedded import Servers
 from shared.messaging import queues, results
+from shared.messaging.queues import WakeSender
 from shared.postgres import connections, tables
 from shared.settings import Settings
 from tests.stage import Stage
@@ -34,7 +33,7 @@ async def checking(
     """Yield a check, and the statements that it has run."""
     engine = connections.async_engine(settings)
     client = results.connect_async(settings.result_url)
-    own = wake_senders.connect(queues.celery_app(settings), settings)
+    own = queues.connect_sender(queues.celery_app(settings), settings)
     statements: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2])))
     check = ReadinessCheck(engine, 10, sender or own, client, SharedMemory(client, b"key"))

@@ -18,14 +18,13 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from api.commands import wake_senders
 from api.commands.bucket_owners import BucketOwners
-from api.commands.wake_senders import CelerySender, RedisSender, WakeSender
 from api.commands.waker import Waker
 from ops.embedded import Servers
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
+from shared.messaging.queues import CelerySender, RedisSender, WakeSender
 from shared.messaging.results import ResultWriter
 from shared.postgres import connections, locks
 from shared.settings import Settings
@@ -189,7 +188,7 @@ def through_celery(settings: Settings) -> WakeSender:
 
 
 def straight_to_redis(settings: Settings) -> WakeSender:
-    sender = wake_senders.connect(queues.celery_app(settings), settings)
+    sender = queues.connect_sender(queues.celery_app(settings), settings)
     assert isinstance(sender, RedisSender)
     return sender
 
@@ -233,7 +232,7 @@ def test_one_message_wakes_an_owner_for_all(
 
 def test_another_broker_gets_messages_through_celery(settings: Settings) -> None:
     amqp = settings.model_copy(update={"broker_url": "amqp://127.0.0.1:9//"})
-    sender = wake_senders.connect(queues.celery_app(amqp), amqp)
+    sender = queues.connect_sender(queues.celery_app(amqp), amqp)
 
     assert isinstance(sender, CelerySender)
     asyncio.run(sender.close())

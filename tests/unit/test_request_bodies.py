@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from api.edge import body_fields, request_bodies
 from api.edge.problems import ProblemError
-from api.edge.schemas import NewEvent, RegistrationChange
+from api.edge.schemas_admin import NewEvent, RegistrationChange
 from shared.domain.commands import ChangeEvent, HealCounter, Register, Status
 from shared.settings import Settings
 

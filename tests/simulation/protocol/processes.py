@@ -16,7 +16,6 @@ import msgspec
 from sqlalchemy.util import greenlet_spawn
 
 from api import services as api_services
-from api.commands import wake_senders
 from api.commands.deadline import Deadline
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
 from api.commands.submit import CommandRequest, Decided
@@ -134,7 +133,7 @@ class Api:
 
     async def run(self) -> None:
         self._services = api_services.open_services(SETTINGS)
-        self._services.bucket_owners.task.ensure_running()
+        self._services.start()
 
     async def answer(
         self, event_id: UUID, command: Command, actor: str, key: str | None, id_: UUID
@@ -212,8 +211,7 @@ def wired(transports: Transports, new_id: Callable[[], UUID]) -> Iterator[None]:
                 "connect_async": lambda _: AsyncClient(server),
                 "announcements": server.announcements,
             },
-            queues: {"celery_app": lambda _: None},
-            wake_senders: {"connect": lambda *_: sender},
+            queues: {"celery_app": lambda _: None, "connect_sender": lambda *_: sender},
             owners: {"SimpleQueue": Inbox, "time": time_of_loop},
             ids: {"new_id": new_id},
             locks: {"BUCKETS": BUCKETS},

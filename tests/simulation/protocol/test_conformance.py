@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
-from api.commands import wake_senders
 from shared.domain import ids, promotion
 from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
@@ -260,7 +259,7 @@ def outcomes_are_stored_and_announced(stand: Stand) -> list[Any]:
 
 
 def messages_are_bounded_and_read_once(stand: Stand) -> list[Any]:
-    sender = wake_senders.connect(queues.celery_app(stand.settings), stand.settings)
+    sender = queues.connect_sender(queues.celery_app(stand.settings), stand.settings)
     queue, event_ids = queues.owner_queue_name(4711), [UUID(int=number) for number in range(1, 4)]
     for number in range(queues.MESSAGES_MAX + 3):
         stand.wait(sender.send(queue, [UUID(int=number)]))
