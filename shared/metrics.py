@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from shared import environment
-from shared.domain.outcomes import Outcome, SettledCommand
+from shared.domain.outcomes import Outcome
 
 environment.clean()
 _FOLDER = os.environ.get("ADMITONE_METRICS_FOLDER")
@@ -111,17 +111,7 @@ set_aside = _counter("set_aside", "Tries after which a command was set aside.")
 
 log_entries = _counter("log_entries", "Warnings and errors, repeated ones included.", "event", "level")
 
-_TAGS = {kind: str(kind.__struct_config__.tag) for kind in get_args(Outcome)}
-_settled_by_kind = {kind: settled.labels(tag) for kind, tag in _TAGS.items()}
-_FAILED = "failed"
-
-
-def count_settled(commands: Iterable[SettledCommand]) -> None:
-    """Count settled commands by their outcomes."""
-    for kind, count in Counts(type(command.outcome) for command in commands).items():
-        _settled_by_kind[kind].inc(count)
-        if _TAGS[kind] == _FAILED:
-            failed.inc(count)
+settled_by_kind = {kind: settled.labels(str(kind.__struct_config__.tag)) for kind in get_args(Outcome)}
 
 
 def gauge(name: str, meaning: str, value: float) -> Metric:

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from shared import metrics
-from shared.domain import audit, commands, ids, promotion
+from shared.domain import audit, commands, ids, rules
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from shared.postgres import connections
@@ -33,8 +33,9 @@ class Incident(NamedTuple):
     error: BaseException
 
     def report(self) -> None:
-        """Log the error."""
+        """Count the failure, and log the error."""
         assert isinstance(self.settled.outcome, Failed), "an incident is a failure"
+        metrics.failed.inc()
         log.error(
             "command_failed",
             command_digest=audit.command_digest(self.settled.command_id),
@@ -113,7 +114,11 @@ def apply(
             raise
         raise BatchRefused(count) from error
     _observe(undecided[: len(settled)], time.monotonic() - began)
-    return Applied(settled, _unfinished(locked, undecided, len(settled)))
+    begun = {command.event_id for command in settled}
+    left = {event.id for event, _ in undecided[len(settled) :]}
+    left |= {event.id for event, _ in undecided if event.roster.follow_up is not None}
+    unfinished = [e.id for e in locked if e.cut or e.id in left or e.id not in begun]
+    return Applied(settled, sorted(unfinished, key=begun.__contains__))
 
 
 def _undecided(session: Session, locked: Sequence[LockedEvent]) -> list[_Undecided]:
@@ -147,11 +152,23 @@ def _decide_in_parts(undecided: Sequence[_Undecided]) -> Iterator[list[tuple[Loa
     decided: list[tuple[LoadedEvent, SettledCommand]] = []
     promoted_spots, size = 0, _FIRST_PART
     for event, command in undecided:
-        if promoted_spots >= promotion.PROMOTED_SPOTS_MAX:
+        if promoted_spots >= rules.PROMOTED_SPOTS_MAX:
             break
-        before = event.roster.promoted_spots
-        decided.append((event, _decide(event, command)))
-        promoted_spots += event.roster.promoted_spots - before
+        if isinstance(command, Incident):
+            settled = command.settled
+        else:
+            before = event.roster.promoted_spots
+            try:
+                outcome = event.roster.decide(command)
+            except MemoryError:
+                raise  # the machine's trouble, not the command's
+            except Exception as error:
+                raise DecisionRaised from error
+            promoted_spots += event.roster.promoted_spots - before
+            settled = SettledCommand(
+                event_id=event.id, command_id=command.id, seq=command.seq, outcome=outcome
+            )
+        decided.append((event, settled))
         if len(decided) == size:
             yield decided
             decided, size = [], min(2 * size, _PART_MAX)
@@ -159,33 +176,11 @@ def _decide_in_parts(undecided: Sequence[_Undecided]) -> Iterator[list[tuple[Loa
         yield decided
 
 
-def _decide(event: LoadedEvent, command: PendingCommand | Incident) -> SettledCommand:
-    if isinstance(command, Incident):
-        return command.settled
-    try:
-        outcome = event.roster.decide(command)
-    except MemoryError:
-        raise  # the machine's trouble, not the command's
-    except Exception as error:
-        raise DecisionRaised from error
-    return SettledCommand(event_id=event.id, command_id=command.id, seq=command.seq, outcome=outcome)
-
-
 def incident(event_id: UUID, command_id: UUID, seq: int, error: BaseException) -> Incident:
     """Return the failure of a command, under a new incident id."""
     failed = Failed(incident_id=ids.new_id())
     settled = SettledCommand(event_id=event_id, command_id=command_id, seq=seq, outcome=failed)
     return Incident(settled, error)
-
-
-def _unfinished(
-    locked: Sequence[LockedEvent], undecided: Sequence[_Undecided], settled_count: int
-) -> list[UUID]:
-    begun = {event.id for event, _ in undecided[:settled_count]}
-    left = {event.id for event, _ in undecided[settled_count:]}
-    cut = {event.id for event in locked if event.cut}
-    finished = {event.id for event, _ in undecided if event.roster.follow_up is None} - left - cut
-    return sorted((event.id for event in locked if event.id not in finished), key=begun.__contains__)
 
 
 def _observe(settled: Sequence[_Undecided], seconds: float) -> None:

@@ -24,8 +24,7 @@ from shared.domain.commands import (
     PendingCommand,
     Register,
 )
-from shared.domain.event import EventChanges, EventSettings, Recount, Registration
-from shared.domain.promotion import Waitlist
+from shared.domain.event import EventSettings, Recount, Registration, Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements, tables
 from worker import load_registrations, trouble
@@ -107,15 +106,6 @@ class LoadedEvent(msgspec.Struct, eq=False):
     now: datetime
     audit_seq: int
     last_hash: bytes
-
-    def append_to_trail(self, taken: EventChanges) -> list[bytes]:
-        """Return the hashes of the audit entries of these changes, each chained to the entry before."""
-        hashes = []
-        for number, change in enumerate(taken.changes, self.audit_seq + 1):
-            self.last_hash = audit.chain(self.last_hash, self.id, number, self.now, change)
-            hashes.append(self.last_hash)
-        self.audit_seq += len(hashes)
-        return hashes
 
 
 _DECODER = msgspec.json.Decoder(LockedEvent)
@@ -207,17 +197,17 @@ def rosters(
         if read >= _WAITERS_READ_MAX:
             break
         heals = any(isinstance(command.command, HealCounter) for command in pending)
-        waits = event.waitlist_length or heals
-        waiters = (
-            load_registrations.waiters(session, event, pending, registrations, heals=heals) if waits else []
-        )
+        waiters: list[Registration] = []
+        waitlist = Waitlist()
+        if event.waitlist_length or heals:
+            waiters = load_registrations.waiters(session, event, pending, registrations, heals=heals)
+            known = (waiter.waiter for waiter in waiters)
+            waitlist = Waitlist.of(known, event.waitlist_length, oversized_of.get(event.id))
         read += len(waiters)
         roster = Roster(
             settings=event.settings,
             spots_reserved=event.spots_reserved,
-            waitlist=Waitlist.of(
-                (waiter.waiter for waiter in waiters), event.waitlist_length, oversized_of.get(event.id)
-            ),
+            waitlist=waitlist,
             registrations={registration.id: registration for registration in (*waiters, *registrations)},
             holders=holders_of.get(event.id, {}),
             recount=_recount(session, event.id) if heals else None,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.rows import dict_row
 
-from shared.domain import promotion
+from shared.domain import rules
 from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
@@ -71,7 +71,7 @@ def waiters(
         return []  # no spot is free and none will be: no registration can pass another
     capacity = max(_capacities(event, pending))
     freed = capacity if heals else max(capacity - event.spots_reserved, 0) + sum(r.spots_held for r in named)
-    freed = min(freed, min(len(pending), 2) * promotion.PROMOTED_SPOTS_MAX)
+    freed = min(freed, min(len(pending), 2) * rules.PROMOTED_SPOTS_MAX)
     if not _may_promote(event, pending):
         freed = 0
     leaving = Counter(r.spots_count for r in named if r.status is Status.WAITLIST)

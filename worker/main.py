@@ -7,15 +7,14 @@ from celery import signals
 
 from shared import memory, settings, telemetry
 from shared.messaging import queues
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from worker import celery_hooks, metrics_server
-from worker.event_queues import EventQueues
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
-from worker.publisher import Publisher
 
 _settings = settings.current()
 app = queues.celery_app(_settings)
-_publisher = Publisher(ResultWriter(_settings.result_url, _settings.result_keep_seconds), time.monotonic)
+_publisher = Publisher(_settings.result_url, _settings.result_keep_seconds, time.monotonic)
 _event_queues = EventQueues(time.monotonic)
 _owner = Owner(_settings, _publisher, _event_queues, time.monotonic)
 celery_hooks.install(app, _owner, _event_queues)

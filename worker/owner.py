@@ -16,11 +16,11 @@ import psycopg
 import structlog
 
 from shared import metrics, processes
-from shared.postgres import connections
+from shared.messaging.results import Publisher
+from shared.postgres import connections, locks
 from shared.settings import Settings
 from worker import isolation, save
 from worker.ownership import Ownership, SessionLost
-from worker.publisher import Publisher
 from worker.run_queue import RunQueue
 from worker.trouble import Troubles
 
@@ -42,8 +42,8 @@ class Consumer(Protocol):
     def release(self, event_ids: Collection[UUID]) -> None:
         """Stop consuming the events' queues."""
 
-    def release_others(self, owned: Container[UUID]) -> int:
-        """Stop consuming the queues of idle events and of those not in `owned`; return how many are left."""
+    def release_others(self, buckets: Container[int]) -> int:
+        """Stop consuming the queues of idle events and of other buckets; return how many are left."""
 
 
 class Owner:
@@ -60,11 +60,12 @@ class Owner:
         self._consumer = consumer
         self._clock = clock
         self.number = processes.own_number()
-        self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max)
+        self._queue = RunQueue(settings.apply_batch_max, settings.backlog_batch_max, clock)
         self._troubles = Troubles(clock)
         self._woken: SimpleQueue[Collection[UUID]] = SimpleQueue()
         self._ended = False
         self._ownership: Ownership | None = None
+        self._tick_at = clock()
         self._look_at = _NEVER
         self.ticked_at = clock()
         """The clock's time at which the owner last looked at the ledger."""
@@ -81,17 +82,16 @@ class Owner:
         self._woken.put(())
 
     def run(self) -> None:
-        """Tick and apply pending commands until `end` is called; then give up all events."""
-        tick_at = self._clock()
+        """Tick, take messages and apply pending commands until `end` is called; then give up all events."""
         while not self._ended:
             try:
-                if self._clock() >= tick_at:
-                    tick_at = self._clock() + self._settings.tick_seconds
+                if self._clock() >= self._tick_at:
                     self.tick()
                 elif self._clock() >= self._look_at:
-                    self._look(tick_at)
+                    self._look()
                 else:
-                    self.apply_woken(tick_at)
+                    self.take_woken(until=min(self._tick_at, self._look_at))
+                    self.apply_batch()
             except Exception:  # any error: the next tick reads the ledger anew
                 log.exception("owner_failed")
                 time.sleep(self._settings.tick_seconds)
@@ -105,11 +105,13 @@ class Owner:
         self._publisher.close()
 
     def tick(self) -> None:
-        """Rebalance the buckets of events, and apply what is pending without a message, for a tick."""
+        """Let failing events be tried again, rebalance the buckets, and read the ledger."""
+        self._tick_at = self._clock() + self._settings.tick_seconds
         self._queue.tick()
-        self._look(self._clock() + self._settings.tick_seconds)
+        self._look()
 
-    def _look(self, until: float) -> None:
+    def _look(self) -> None:
+        """Rebalance the buckets, and add the events with pending commands to the run queue."""
         self._look_at = _NEVER
         self._publisher.publish()
         try:
@@ -125,27 +127,12 @@ class Owner:
         self.ticked_at = self._clock()
         if not ownership.has_its_share:
             self._look_at = self._clock() + _UNLOCKED_SECONDS
-        self._take_woken()
+        self.take_woken()
         metrics.wakes_missed.inc(len(set(pending) - self._queue.ready.keys() - self._troubles.event_ids()))
         self._consumer.consume(pending)
-        self._add(pending)
-        metrics.events_owned.set(self._consumer.release_others(ownership))
+        self._queue.add(pending)
+        metrics.events_owned.set(self._consumer.release_others(ownership.buckets))
         self._retry()
-        self._apply(until)
-
-    def apply_woken(self, until: float) -> None:
-        """Wait for a message until this time of the clock, and apply the commands of its events.
-
-        Returns earlier when buckets of this worker's share may have become free.
-        """
-        self._take_woken(min(until, self._look_at) - self._clock())
-        self._apply(until)
-
-    def _apply(self, until: float) -> None:
-        until = min(until, self._look_at)
-        while self._queue.ready and self._clock() < until and not self._ended:
-            self._apply_batch()
-            self._take_woken()
 
     def _retry(self) -> None:
         """Try commands that are set aside again, for a short time."""
@@ -154,7 +141,7 @@ class Owner:
         for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
-            if place.event_id not in ownership:
+            if locks.bucket(place.event_id) not in ownership.buckets:
                 self._troubles.forget(place.command_id)
                 continue
             try:
@@ -166,28 +153,25 @@ class Owner:
                     return
                 log.exception("event_not_applied", event_id=str(place.event_id))
                 return
-            metrics.count_settled(settled)
             self._publisher.add(settled, confirmed=not ownership.cut_off)
         self._publisher.publish()
 
-    def _take_woken(self, seconds_max: float = 0) -> None:
-        """Queue the events of all messages that have arrived; wait for a first message if none has."""
+    def take_woken(self, until: float = 0) -> None:
+        """Queue the events of all messages that have arrived; if no event is ready, wait for a message."""
+        seconds_max = 0 if self._queue.ready else max(until - self._clock(), 0)
         with suppress(Empty):
-            event_ids = self._woken.get(block=seconds_max > 0, timeout=max(seconds_max, 0))
+            event_ids = self._woken.get(block=seconds_max > 0, timeout=seconds_max)
             while True:
-                self._add(event_ids)
+                self._queue.add(event_ids)
                 event_ids = self._woken.get(block=False)
 
-    def _add(self, event_ids: Collection[UUID]) -> None:
-        """Queue the events, and stop consuming the queues of those that this process does not own."""
-        self._queue.add(self._troubles.not_paused(event_ids) if self._troubles.paused else event_ids)
-        ownership = self._ownership or ()
-        if others := [event_id for event_id in event_ids if event_id not in ownership]:
-            self._consumer.release(others)
-
-    def _apply_batch(self) -> None:
+    def apply_batch(self) -> None:
+        """Apply commands of the events that are ready, as many as one transaction takes."""
         ownership = self._ownership
-        event_ids, commands_max = self._queue.next_batch(() if ownership is None else ownership)
+        ready, commands_max = self._queue.next_batch()
+        event_ids = [e for e in ready if ownership is not None and locks.bucket(e) in ownership.buckets]
+        if len(event_ids) < len(ready):
+            self._consumer.release([event_id for event_id in ready if event_id not in event_ids])
         if ownership is None or not event_ids:
             return
         try:
@@ -204,25 +188,18 @@ class Owner:
                 log.warning("batch_parted", events=len(event_ids), error=repr(error))
             else:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
-                self._pause(ownership, event_ids[0], error)
+                with suppress(psycopg.Error):  # operators look for the reason in the note
+                    save.note_trouble(ownership.session, event_ids[0], None, error)
             self._queue.refused(event_ids)
             return
-        for event_id in self._troubles.paused.keys() & event_ids:
-            del self._troubles.paused[event_id]
-            save.forget_trouble(ownership.session, [event_id], None)
-        metrics.count_settled(applied.settled)
         self._queue.add(applied.unfinished)
-        self._queue.settled(event_ids, applied.settled, commands_max)
+        recovered = self._queue.settled(event_ids, applied.settled, commands_max)
         self._publisher.add(applied.settled, confirmed=not ownership.cut_off)
         # After a full batch the next one publishes meanwhile (0004).
         if len(applied.settled) < self._settings.backlog_batch_max:
             self._publisher.publish()
-
-    def _pause(self, ownership: Ownership, event_id: UUID, error: Exception) -> None:
-        """Let an event that cannot be applied wait, and note the reason where operators look for it."""
-        self._troubles.pause(event_id)
-        with suppress(psycopg.Error):
-            save.note_trouble(ownership.session, event_id, None, error)
+        if recovered:
+            save.forget_trouble(ownership.session, recovered, None)
 
     def _joined(self) -> Ownership:
         if self._ownership is None:

@@ -77,7 +77,7 @@ class BucketsMoved:
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns; `event_id in ownership` says whether it owns an event.
+    """The events that one database session owns: those in its `buckets` (see `locks.bucket`).
 
     `cut_off` gets a notice for a commit of the session that is not confirmed (see `durability`).
     """
@@ -94,10 +94,6 @@ class Ownership:
     def __post_init__(self) -> None:
         """Watch the session's commits."""
         self.cut_off = durability.watch_commits(self.session)
-
-    def __contains__(self, event_id: object) -> bool:
-        """Return True if the session owns the event."""
-        return isinstance(event_id, UUID) and locks.bucket(event_id) in self.buckets
 
     def join(self) -> None:
         """Become one of the live workers, and announce the version of the commands' format that it knows."""
@@ -131,7 +127,9 @@ class Ownership:
         found = self.session.execute(FIND_PENDING_EVENTS, {"after": self._looked_up_to}).fetchall()
         last, more = found[-1] if found else (_BEFORE_ALL, False)
         self._looked_up_to = last if more else _BEFORE_ALL
-        return list(dict.fromkeys(event_id for event_id, _ in found if event_id in self))
+        return list(
+            dict.fromkeys(event_id for event_id, _ in found if locks.bucket(event_id) in self.buckets)
+        )
 
     def _live_workers(self) -> frozenset[int]:
         backend_pid = self.session.info.backend_pid

@@ -1,31 +1,36 @@
-"""The events of a worker that may have pending commands, and their order (pure).
+"""The events of a worker that may have pending commands, and their order (no I/O).
 
     add ──▶ ready ──next_batch──▶ in the caller's hands ──settled──▶ done, or ready again
-                                            └──refused──▶ isolated, or failing until the next tick
+                                            └──refused──▶ isolated, or failing for a pause
 
 An isolated event is applied alone, because a batch that it was in was refused; it rejoins the shared batches
-at a tick, unless it failed alone since. A failing event is not applied again before the next tick.
+at a tick, unless it failed alone since. A failing event is not applied before its pause is over; it fails
+until it is applied again.
 """
 
 from collections import Counter
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from uuid import UUID
 
 from shared.domain.outcomes import SettledCommand
 
 EVENTS_PER_BATCH_MAX = 100
+_PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.5, 1.0
+"""The pause of a failing event doubles each time: when a trouble has passed, that is soon noticed."""
 
 
 class RunQueue:
     """Events in the order in which they are `ready`, each with the size of its next batch."""
 
-    def __init__(self, batch_max: int, backlog_batch_max: int) -> None:
+    def __init__(self, batch_max: int, backlog_batch_max: int, clock: Callable[[], float]) -> None:
         self._batch_max = batch_max
         self._backlog_batch_max = backlog_batch_max
+        self._clock = clock
         self.ready: dict[UUID, int] = {}
         self._isolated: set[UUID] = set()
-        self._failing: set[UUID] = set()
+        self._failing: dict[UUID, tuple[float, float]] = {}
+        """Each with the time at which its pause is over, and the length of the pause."""
 
     def add(self, event_ids: Collection[UUID]) -> None:
         """Add events to the end of the ready events."""
@@ -33,36 +38,44 @@ class RunQueue:
             self.ready.setdefault(event_id, self._batch_max)
 
     def tick(self) -> None:
-        """Try failing events again; events that succeeded alone rejoin the shared batches."""
-        self._isolated &= self._failing
-        self._failing.clear()
+        """Let isolated events rejoin the shared batches, unless they are failing."""
+        self._isolated &= self._failing.keys()
 
-    def next_batch(self, owned: Container[UUID]) -> tuple[list[UUID], int]:
-        """Take the owned events of the next batch, and the maximum number of its commands."""
-        first = next(iter(self.ready))
+    def next_batch(self) -> tuple[list[UUID], int]:
+        """Take the events of the next batch, and the maximum number of its commands."""
+        first = next(iter(self.ready), None)
+        if first is None:
+            return [], 0
         if first in self._isolated:
             batch = [first]
         else:
             batch = [e for e in islice(self.ready, EVENTS_PER_BATCH_MAX) if e not in self._isolated]
         commands_max = max(self.ready.pop(event_id) for event_id in batch)
-        return [e for e in batch if e in owned and e not in self._failing], commands_max
+        now = self._clock()
+        return [e for e in batch if e not in self._failing or self._failing[e][0] <= now], commands_max
 
-    def settled(self, batch: Sequence[UUID], commands: Sequence[SettledCommand], commands_max: int) -> None:
-        """Add the events again that may have more pending commands.
+    def settled(
+        self, batch: Sequence[UUID], commands: Sequence[SettledCommand], commands_max: int
+    ) -> list[UUID]:
+        """Add the events again that may have more pending commands; return those that fail no longer.
 
         After a full batch these are all its events, now with the larger batches of a backlog. Else they are
         the events with several settled commands, or the batch's only event: under load more commands follow.
         """
         if len(commands) >= commands_max:
             self.ready |= dict.fromkeys(batch, self._backlog_batch_max)
-            return
-        counts = Counter(command.event_id for command in commands)
-        self.add([event_id for event_id, count in counts.items() if count > 1 or len(counts) == 1])
+        else:
+            counts = Counter(command.event_id for command in commands)
+            self.add([event_id for event_id, count in counts.items() if count > 1 or len(counts) == 1])
+        return [event_id for event_id in batch if self._failing.pop(event_id, None)]
 
     def refused(self, batch: Sequence[UUID]) -> None:
-        """Isolate the events of a refused batch; an event that was refused alone waits for the next tick."""
+        """Isolate the events of a refused batch; an event that was refused alone pauses, longer each time."""
         self._isolated.update(batch)
         if len(batch) > 1:
             self.add(batch)
-        else:
-            self._failing.update(batch)
+            return
+        (event_id,) = batch
+        _, seconds = self._failing.get(event_id, (0, _PAUSE_SECONDS / 2))
+        seconds = min(2 * seconds, _PAUSE_SECONDS_MAX)
+        self._failing[event_id] = self._clock() + seconds, seconds

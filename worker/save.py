@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 from psycopg.rows import TupleRow
 
-from shared.domain import texts
+from shared.domain import audit, texts
 from shared.domain.commands import Status
 from shared.domain.event import Erasure, EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
@@ -58,19 +58,26 @@ class BatchWriter:
 
     def save(self, events: Iterable[LoadedEvent], settled: Sequence[SettledCommand]) -> None:
         """Send the events' changes since they were last sent, and these outcomes."""
-        taken = [(event, event.roster.take_changes()) for event in events if event.roster.changes]
+        taken: list[_Taken] = []
+        for event in events:
+            if event.roster.unsaved.changes:
+                taken.append((event, event.roster.unsaved))
+                event.roster.unsaved = EventChanges()
         for event, changes in taken:
             self._save_rare(event.id, changes)
         if any(changes.deleted or changes.updated or changes.corrected for _, changes in taken):
             self._change_registrations(taken)
         moved = [(event, changes) for event, changes in taken if changes.settings is None]
+        portions: list[tuple[Sequence[_Taken], Sequence[_Taken], Sequence[SettledCommand]]] = []
         for number, (event, _) in enumerate(taken):
             while len((rest := taken[number][1]).changes) > _ROWS_MAX:  # a promotion of many
-                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered=[])
-                self._save([], [(event, head)], [])
-                rest = msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
-                taken[number] = event, rest
-        self._save(moved, taken, settled)
+                head = msgspec.structs.replace(rest, changes=rest.changes[:_ROWS_MAX], entered={})
+                portions.append(([], [(event, head)], []))
+                taken[number] = event, msgspec.structs.replace(rest, changes=rest.changes[_ROWS_MAX:])
+        portions.append((moved, taken, settled))
+        for portion in portions:
+            cursor = self.session.execute(SAVE_BATCH, _parameters(*portion))
+            self._saved.append((cursor, (len(portion[0]), len(portion[2]))))
 
     def _save_rare(self, event_id: UUID, changes: EventChanges) -> None:
         """Send the changes for which `save_batch.sql` has no room, if there are any."""
@@ -90,8 +97,8 @@ class BatchWriter:
         """
         if deleted := [(event.id, id_) for event, changes in taken for id_ in changes.deleted]:
             self._delete(deleted)
-        updated = [(event.id, r) for event, changes in taken for r in changes.updated]
-        corrected = [(event.id, r) for event, changes in taken for r in changes.corrected]
+        updated = [(event.id, r) for event, changes in taken for r in changes.updated.values()]
+        corrected = [(event.id, r) for event, changes in taken for r in changes.corrected.values()]
         for leaving in (True, False):
             for event_id, registration in corrected:
                 if (registration.status is Status.CANCELLED) is leaving:
@@ -99,12 +106,6 @@ class BatchWriter:
             rows = [(id_, r) for id_, r in updated if (r.status is Status.CANCELLED) is leaving]
             for first in range(0, len(rows), _ROWS_MAX):
                 self._update(rows[first : first + _ROWS_MAX])
-
-    def _save(
-        self, moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
-    ) -> None:
-        cursor = self.session.execute(SAVE_BATCH, _parameters(moved, taken, settled))
-        self._saved.append((cursor, (len(moved), len(settled))))
 
     def check(self) -> None:
         """Compare all row counts; raises `GuardRefused`, `Overtaken` or psycopg's errors."""
@@ -193,16 +194,17 @@ def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UU
 def _parameters(
     moved: Sequence[_Taken], taken: Sequence[_Taken], settled: Sequence[SettledCommand]
 ) -> dict[str, object]:
-    """Return the parameters of `save_batch.sql`, a column each."""
-    numbers = [
-        number
-        for event, changes in taken
-        for number in range(event.audit_seq + 1, event.audit_seq + 1 + len(changes.changes))
-    ]
-    entered = [(event.id, r) for event, changes in taken for r in changes.entered]
+    """Return the parameters of `save_batch.sql`, a column each; move the ends of the events' trails."""
+    entered = [(event.id, r) for event, changes in taken for r in changes.entered.values()]
     noted = [(event.id, change) for event, changes in taken for change in changes.changes]
     released = [command for command in settled if isinstance(command.outcome, Refused | Failed)]
-    hashes = [digest for event, changes in taken for digest in event.append_to_trail(changes)]
+    numbers, hashes = [], []
+    for event, changes in taken:
+        for change in changes.changes:
+            event.audit_seq += 1
+            event.last_hash = audit.chain(event.last_hash, event.id, event.audit_seq, event.now, change)
+            numbers.append(event.audit_seq)
+            hashes.append(event.last_hash)
     return {
         "moved_event_ids": arrays.uuids(event.id for event, _ in moved),
         "moved_spots": arrays.numbers(changes.spots_delta for _, changes in moved),

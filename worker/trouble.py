@@ -24,7 +24,7 @@ SET_ASIDE_MAX = 100
 TIMEOUTS_MAX = 3
 TIMEOUTS_APART_SECONDS = 10
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 1.0
-"""The pause before a command or an event is tried again: when a trouble has passed, that is soon noticed."""
+"""The pause before a command is tried again: when a trouble has passed, that is soon noticed."""
 
 # Classes of SQLSTATE: data exception, integrity constraint violation, program limit exceeded, internal error.
 _OF_THE_COMMAND = ("22", "23", "54", "XX")
@@ -77,12 +77,11 @@ class _SetAside:
 
 
 class Troubles:
-    """The commands that a worker has set aside, and its events that are `paused`, each until when."""
+    """The commands that a worker has set aside."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.commands: dict[UUID, _SetAside] = {}
-        self.paused: dict[UUID, tuple[float, float]] = {}
 
     def set_aside(self, place: Place, error: BaseException) -> None:
         """Leave a command out of its event's batches; a time-out counts if the one before is long enough ago.
@@ -135,17 +134,6 @@ class Troubles:
         if command is None or not command.timeouts:
             return PART_OF_REFUSED_BATCH
         return ALONE_AGAIN if command.tries == 1 or self._counts(command) else PART_OF_REFUSED_BATCH
-
-    def pause(self, event_id: UUID) -> None:
-        """Let an event that cannot be applied wait for a while, longer each time."""
-        _, pause_seconds = self.paused.get(event_id, (0, _RETRY_SECONDS / 2))
-        pause_seconds = min(2 * pause_seconds, _RETRY_SECONDS_MAX)
-        self.paused[event_id] = self.clock() + pause_seconds, pause_seconds
-
-    def not_paused(self, event_ids: Collection[UUID]) -> Collection[UUID]:
-        """Return the events among these that may be applied now."""
-        now = self.clock()
-        return [id_ for id_ in event_ids if self.paused.get(id_, (0, 0))[0] <= now]
 
     def due(self) -> list[Place]:
         """Return the commands that may be tried again, the longest due first."""

@@ -70,7 +70,7 @@ async def holders_outcome(
     outcome = roster.decide(
         PendingCommand(command=command, id=_NO_ID, seq=0, actor=HOLDER, accepted_at=event.now)
     )
-    return None if roster.changes else outcome
+    return None if roster.unsaved.changes else outcome
 
 
 class RefusingEvents:

@@ -8,9 +8,9 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_insight import Explanation, ExplanationStep
-from shared.domain import audit, commands, promotion
+from shared.domain import audit, commands, rules
 from shared.domain.commands import Status
-from shared.domain.promotion import Policy, Waiter, Waitlist
+from shared.domain.event import Policy, Waiter, Waitlist
 
 _OTHER = UUID(int=0)
 _MOVES = ("change_status", "add_registration")
@@ -204,7 +204,7 @@ def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any]
     before = ((ahead.head_seq, ahead.head_needs), (ahead.fitting_seq, ahead.fitting_needs))
     waiters = {Waiter(seq, _OTHER, needs) for seq, needs in before if seq is not None} | {itself}
     policy, waitlist = Policy(event["promotion_policy"]), Waitlist.of(waiters, len(waiters))
-    return promotion.next_up(policy, waitlist, capacity=event["capacity"], spots_left=free) == itself
+    return rules.next_up(policy, waitlist, capacity=event["capacity"], spots_left=free) == itself
 
 
 def _moved_by(steps: Sequence[ExplanationStep]) -> str:

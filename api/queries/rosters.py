@@ -5,10 +5,9 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain import promotion
+from shared.domain import rules
 from shared.domain.commands import Status
-from shared.domain.event import EventSettings, Registration
-from shared.domain.promotion import Waitlist
+from shared.domain.event import EventSettings, Registration, Waitlist
 from shared.domain.roster import Roster
 
 _SETTINGS = ", ".join(
@@ -45,7 +44,7 @@ COLUMN = f"""
                 SELECT seq, id, spots_count FROM registration
                 WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count = size.spots
                 ORDER BY seq
-                LIMIT least(capacity - spots_reserved, {promotion.PROMOTED_SPOTS_MAX}) / size.spots + 2
+                LIMIT least(capacity - spots_reserved, {rules.PROMOTED_SPOTS_MAX}) / size.spots + 2
             ) AS waiter
             WHERE size.spots IS NOT NULL
         ),

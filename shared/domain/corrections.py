@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from shared.domain import promotion, rules
+from shared.domain import rules
 from shared.domain.commands import (
     HOLDER,
     AddRegistration,
@@ -84,8 +84,8 @@ def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistrat
             names[name]: (None, None) if name in _PERSONAL else (getattr(before, name), getattr(after, name))
             for name in changed
         }
-        roster.move(pending, before, after, reason=command.reason or None, before_after=before_after)
-        roster.note_corrected(before.id)
+        reason = command.reason or None
+        roster.move(pending, before, after, reason=reason, before_after=before_after, corrects=True)
         if after.spots_count != before.spots_count:
             roster.promote(pending)
     return RegistrationCorrected(
@@ -99,8 +99,7 @@ def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt
     if before is None:
         return rules.NOT_FOUND
     after = msgspec.structs.replace(before, command_id=pending.id)
-    roster.move(pending, before, after, reason=command.reason or None)
-    roster.note_corrected(before.id)
+    roster.move(pending, before, after, reason=command.reason or None, corrects=True)
     return ReceiptGiven(registration_id=before.id)
 
 
@@ -138,7 +137,6 @@ def delete(roster: "Roster", pending: PendingCommand, command: DeleteRegistratio
     before = roster.registrations.get(command.registration_id)
     if before is None:
         return rules.NOT_FOUND
-    roster.deleted.add(before.id)
     roster.move(pending, before, None, reason=command.reason)
     roster.promote(pending)
     return RegistrationDeleted(
@@ -148,7 +146,7 @@ def delete(roster: "Roster", pending: PendingCommand, command: DeleteRegistratio
 
 def may_take(roster: "Roster", spots: int) -> bool:
     """Return True if so many spots are free, and none of them is for a waiting party."""
-    return promotion.newcomer_may_confirm(
+    return rules.newcomer_may_confirm(
         roster.settings.promotion_policy,
         roster.waitlist,
         capacity=roster.settings.capacity,

@@ -1,15 +1,17 @@
-"""An event while its owner decides: settings, registrations and changes (pure)."""
+"""An event while its owner decides: settings, registrations, waitlist and changes (pure)."""
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from shared.domain.commands import ChangeEvent, Status
-from shared.domain.promotion import Policy, Waiter
 
 PROMOTION = "promotion"
 """The kind of a change without a command of its own: a waiting registration took freed spots."""
@@ -22,6 +24,16 @@ class EventState(StrEnum):
     OPEN = "OPEN"
     PAUSED = "PAUSED"
     CLOSED = "CLOSED"
+
+
+class Policy(StrEnum):
+    """The rule by which an event gives free spots to its waitlist."""
+
+    STRICT_FIFO = "strict_fifo"
+    """The head of the line blocks all registrations behind it until it fits."""
+
+    SKIP_UNFIT = "skip_unfit"
+    """The first registration that fits is next; the others keep their places."""
 
 
 class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -77,9 +89,17 @@ class EventSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         old, new = msgspec.to_builtins(self), msgspec.to_builtins(after)
         return {
             name: (old[name], new[name])
-            for field, name in zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True)
-            if getattr(self, field) != getattr(after, field)  # one moment has many spellings
+            for own_name, name in zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True)
+            if getattr(self, own_name) != getattr(after, own_name)  # one moment has many spellings
         }
+
+
+class Waiter(NamedTuple):
+    """A waiting registration; a lower `seq` is further ahead."""
+
+    seq: int
+    id: UUID
+    spots_count: int
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +136,75 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     def become(self, status: Status, *, seq: int | None = None) -> "Registration":
         """Return the registration with another status, and with another place if `seq` is not None."""
         return msgspec.structs.replace(self, status=status, seq=self.seq if seq is None else seq)
+
+
+@dataclass(slots=True)
+class Waitlist:
+    """The waiting registrations, ordered within each party size.
+
+    An oversized party is larger than the event's whole capacity. It keeps its place and counts in positions,
+    but it is out of line: it blocks no other party and takes no room under the waitlist's limit. It is in
+    line again when the capacity allows it. Without any capacity no party is oversized.
+
+    A waitlist may know only a part of them: of each size as many from the head as can be promoted or leave
+    while this object is used. `length` counts all waiting registrations.
+    """
+
+    length: int = 0
+    _lines: dict[int, list[Waiter]] = field(default_factory=dict)
+    _known: set[tuple[int, int]] = field(default_factory=set)
+    _parties: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(
+        cls, waiters: Iterable[Waiter], length: int, oversized: Mapping[int, int] | None = None
+    ) -> "Waitlist":
+        """Return a waitlist of `length` that knows these registrations.
+
+        `oversized` are the numbers of oversized parties by size, as far as the waitlist's limit depends on
+        them.
+        """
+        waitlist = cls()
+        for waiter in waiters:
+            waitlist.add(waiter)
+        waitlist.length, waitlist._parties = length, Counter(oversized)
+        return waitlist
+
+    def add(self, waiter: Waiter) -> None:
+        """Add a registration, in the place that `seq` gives."""
+        heapq.heappush(self._lines.setdefault(waiter.spots_count, []), waiter)
+        self._known.add((waiter.seq, waiter.spots_count))
+        self._parties[waiter.spots_count] += 1
+        self.length += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        """Remove a registration, from any place."""
+        self._known.discard((waiter.seq, waiter.spots_count))
+        self._parties[waiter.spots_count] -= 1
+        self.length -= 1
+
+    def heads(self, spots_max: int) -> list[Waiter]:
+        """Return the first registration of every party size up to `spots_max`."""
+        heads = []
+        for size, line in list(self._lines.items()):
+            if size > spots_max:
+                continue
+            while line and (line[0].seq, size) not in self._known:
+                heapq.heappop(line)
+            if line:
+                heads.append(line[0])
+            else:
+                del self._lines[size]
+        return heads
+
+    def has_room(self, limit: int | None, capacity: int) -> bool:
+        """Return True if fewer than `limit` registrations are in line at this capacity."""
+        if limit is None or self.length < limit:
+            return True
+        if capacity == 0:
+            return False
+        oversized = sum(count for size, count in self._parties.items() if size > capacity)
+        return self.length - oversized < limit
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,24 +249,25 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     command_ids: Sequence[UUID]
 
 
-class EventChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes of decisions that are not saved yet.
+class EventChanges(msgspec.Struct, kw_only=True):
+    """The changes of decisions that are not saved yet; each registration is in one of the four tables.
 
+    `corrected` has those of which more than status and place changed, in the order of the decisions.
     `settings` and `recount` are None unless a decision changed the settings or healed the counters; the
     deltas then count from the recount. `overbooked_from` is the highest capacity that a decision lowered
     below the confirmed spots, None if none did. `follow_up` is the command that promotes further, if any has
     to; `erasure` is there after an `Erase`.
     """
 
-    changes: list[Change]
-    entered: list[Registration]
-    updated: list[Registration]
-    corrected: list[Registration]
-    deleted: list[UUID]
-    erasure: Erasure | None
-    settings: EventSettings | None
-    overbooked_from: int | None
-    recount: Recount | None
-    spots_delta: int
-    waitlist_delta: int
-    follow_up: FollowUp | None
+    changes: list[Change] = []
+    entered: dict[UUID, Registration] = {}
+    updated: dict[UUID, Registration] = {}
+    corrected: dict[UUID, Registration] = {}
+    deleted: list[UUID] = []
+    erasure: Erasure | None = None
+    settings: EventSettings | None = None
+    overbooked_from: int | None = None
+    recount: Recount | None = None
+    spots_delta: int = 0
+    waitlist_delta: int = 0
+    follow_up: FollowUp | None = None

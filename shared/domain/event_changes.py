@@ -25,10 +25,10 @@ def change(roster: "Roster", pending: PendingCommand, command: ChangeEvent) -> O
     if refusal is not None:
         return refusal
     if rules.overbooks(before, after, roster.spots_reserved):
-        roster.overbooked_from = max(roster.overbooked_from or 0, before.capacity)
+        roster.unsaved.overbooked_from = max(roster.unsaved.overbooked_from or 0, before.capacity)
     differences = before.differences(after)
     if differences:
-        roster.settings = after
+        roster.settings = roster.unsaved.settings = after
         reason = command.reason if isinstance(command.reason, str) else None
         roster.note(pending, reason=reason, before_after=differences)
     promoted = roster.promote(pending)
@@ -41,7 +41,7 @@ def delete(roster: "Roster", pending: PendingCommand, command: DeleteEvent) -> O
     """Close the event for good, under a slug that no other event wants."""
     before = roster.settings
     slug = f"deleted-{ids.registration_id(pending.id)}"
-    roster.settings = msgspec.structs.replace(before, deleted=True, slug=slug)
+    roster.settings = roster.unsaved.settings = msgspec.structs.replace(before, deleted=True, slug=slug)
     differences = before.differences(roster.settings)
     roster.note(pending, reason=command.reason or None, before_after=differences)
     return EventChanged(changed=tuple(differences), promoted=0, more_follow=roster.follow_up is not None)
@@ -60,7 +60,7 @@ def erase(roster: "Roster", pending: PendingCommand, command: Erase) -> Outcome:
         roster.note(pending, reason=reason, registration_id=before.id, from_status=status, to_status=status)
     if not erased:
         roster.note(pending, reason=reason)
-    roster.erasure = Erasure(
+    roster.unsaved.erasure = Erasure(
         registration_ids=[before.id for before in erased], command_ids=command.command_ids
     )
     return Erased(registrations=len(erased))
@@ -83,6 +83,7 @@ def heal(roster: "Roster", pending: PendingCommand, command: HealCounter) -> Out
     roster.spots_reserved, roster.waitlist.length = counted.audited_spots, counted.waitlist_length
     spots_delta = counted.confirmed_spots - counted.audited_spots
     if differences or spots_delta:
+        roster.unsaved.recount = counted
         roster.note(pending, reason=command.reason, spots_delta=spots_delta, before_after=differences or None)
     healed = CounterHealed(
         drift=drift, spots_reserved=roster.spots_reserved, overbooked_spots=max(-roster.spots_left, 0)

@@ -19,31 +19,28 @@ _RANDOM_BYTES = 10
 _VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0x2 << 62
 _VERSION_8 = 0x8 << 76 | 0x2 << 62
-_REGISTRATION = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"registration")
-_FOLLOW_UP = hashlib.blake2b(digest_size=_RANDOM_BYTES, person=b"follow-up")
 
 
 def new_id() -> UUID:
     """Return a fresh id, ordered by the millisecond in which it was made."""
-    return _version_7(time.time_ns() // 1_000_000, os.urandom(_RANDOM_BYTES))
+    bits = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(_RANDOM_BYTES), "big")
+    return UUID(int=bits & ~_VERSION_BITS | _VERSION_7)
 
 
-def registration_id(command_id: UUID) -> UUID:
-    """Return the id of the registration that this command makes.
+def registration_id(command_id: UUID, purpose: bytes = b"registration") -> UUID:
+    """Return the id of the registration that this command makes, in the same millisecond as the command's.
 
     It follows from the command, so deciding twice names the same registration; it is a one-way
     digest, so that a registration's id does not give the receipt away (decision 0022).
     """
-    digest = _REGISTRATION.copy()
-    digest.update(command_id.bytes)
-    return _version_7(command_id.int >> 80, digest.digest())
+    digest = hashlib.blake2b(command_id.bytes, digest_size=_RANDOM_BYTES, person=purpose).digest()
+    bits = command_id.int >> 80 << 80 | int.from_bytes(digest, "big")
+    return UUID(int=bits & ~_VERSION_BITS | _VERSION_7)
 
 
 def follow_up_id(command_id: UUID) -> UUID:
     """Return the id of the command that goes on where this command stopped; likewise a one-way digest."""
-    digest = _FOLLOW_UP.copy()
-    digest.update(command_id.bytes)
-    return _version_7(command_id.int >> 80, digest.digest())
+    return registration_id(command_id, b"follow-up")
 
 
 def event_id(key_digest: bytes) -> UUID:
@@ -57,8 +54,3 @@ def task_id(command_id: UUID) -> str:
     """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-
-
-def _version_7(milliseconds: int, filler: bytes) -> UUID:
-    bits = milliseconds << 80 | int.from_bytes(filler, "big")
-    return UUID(int=bits & ~_VERSION_BITS | _VERSION_7)

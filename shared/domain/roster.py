@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 from uuid import UUID
 
-from shared.domain import corrections, event_changes, ids, outcomes, promotion, rules
+from shared.domain import corrections, event_changes, ids, outcomes, rules
 from shared.domain.commands import (
     KINDS,
     AddRegistration,
@@ -46,12 +46,13 @@ from shared.domain.commands import (
 from shared.domain.event import (
     PROMOTION,
     Change,
-    Erasure,
     EventChanges,
     EventSettings,
     FollowUp,
     Recount,
     Registration,
+    Waiter,
+    Waitlist,
 )
 from shared.domain.outcomes import (
     Confirmed,
@@ -59,16 +60,14 @@ from shared.domain.outcomes import (
     Waitlisted,
     WaitlistPromoted,
 )
-from shared.domain.promotion import Waiter, Waitlist
 from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
-_OF_SETTINGS: frozenset[Kind] = frozenset({"change_event", "delete_event"})
 
 
 @dataclass(kw_only=True, slots=True)
 class Roster:
-    """An event as of now, and the changes of the decisions that are not saved yet.
+    """An event as of now, and the changes of the decisions that are `unsaved`.
 
     `registrations` has at least all registrations that the commands to be decided name and all known
     waiters; `holders` maps the email keys that those commands can touch to the active registration that
@@ -87,54 +86,13 @@ class Roster:
     slug_fixed: bool = False
     taken_slugs: Collection[str] = ()
     follow_up: UUID | None = None
-    new_follow_up: FollowUp | None = None
     promoted_spots: int = 0
-    changes: list[Change] = field(default_factory=list)
-    entered: set[UUID] = field(default_factory=set)
-    changed: set[UUID] = field(default_factory=set)
-    corrected: dict[UUID, None] = field(default_factory=dict)
-    deleted: set[UUID] = field(default_factory=set)
-    erasure: Erasure | None = None
-    overbooked_from: int | None = None
+    unsaved: EventChanges = field(default_factory=EventChanges)
 
     @property
     def spots_left(self) -> int:
         """Free spots; negative when the event is oversold."""
         return self.settings.capacity - self.spots_reserved
-
-    def take_changes(self) -> EventChanges:
-        """Return the changes of the decisions since the last call; the caller saves them."""
-        kinds = {change.kind for change in self.changes}
-        healed = _HEAL in kinds
-        taken = EventChanges(
-            changes=self.changes,
-            entered=[self.registrations[id_] for id_ in self.entered - self.deleted],
-            updated=[
-                self.registrations[id_]
-                for id_ in self.changed - self.corrected.keys() - self.entered - self.deleted
-            ],
-            corrected=[
-                self.registrations[id_]
-                for id_ in self.corrected
-                if id_ not in self.entered and id_ not in self.deleted
-            ],
-            deleted=list(self.deleted - self.entered),
-            erasure=self.erasure,
-            settings=None if kinds.isdisjoint(_OF_SETTINGS) else self.settings,
-            overbooked_from=self.overbooked_from,
-            recount=self.recount if healed else None,
-            # A heal's own delta leads from the trail's last counter to the rows, not from the database's.
-            spots_delta=sum(change.spots_delta for change in self.changes if change.kind != _HEAL),
-            waitlist_delta=sum(
-                (change.to_status == Status.WAITLIST) - (change.from_status == Status.WAITLIST)
-                for change in self.changes
-            ),
-            follow_up=self.new_follow_up,
-        )
-        self.new_follow_up = self.overbooked_from = self.erasure = None
-        self.changes, self.entered, self.changed, self.deleted = [], set(), set(), set()
-        self.corrected = {}
-        return taken
 
     def decide(self, pending: PendingCommand) -> Outcome:  # noqa: C901 - a case for each command
         """Return the outcome of a command, and note its changes."""
@@ -176,7 +134,7 @@ class Roster:
         second = rules.against_second_registration(command.email, None, self.holders)
         if self.waitlist.length and has_room and second is None:
             self.promote(pending)
-        may_confirm = promotion.newcomer_may_confirm(
+        may_confirm = rules.newcomer_may_confirm(
             settings.promotion_policy,
             self.waitlist,
             capacity=settings.capacity,
@@ -207,7 +165,6 @@ class Roster:
             spots_count=command.spots_count,
             status=status,
         )
-        self.entered.add(registration.id)
         reason = command.reason if isinstance(command, AddRegistration) else None
         self.move(pending, None, registration, reason=reason or None)
         return registration.id
@@ -228,7 +185,7 @@ class Roster:
         promoted = spots = 0
         promotes = self.settings.promotes(pending.accepted_at)
         while self.follow_up is None and promotes and self.waitlist.length:
-            waiter = promotion.next_up(
+            waiter = rules.next_up(
                 self.settings.promotion_policy,
                 self.waitlist,
                 capacity=self.settings.capacity,
@@ -236,20 +193,15 @@ class Roster:
             )
             if waiter is None or waiter == but:
                 break
-            if spots >= promotion.PROMOTED_SPOTS_MAX:
+            if spots >= rules.PROMOTED_SPOTS_MAX:
                 self.follow_up = ids.follow_up_id(pending.id)
-                self.new_follow_up = FollowUp(id=self.follow_up, accepted_at=pending.accepted_at)
+                self.unsaved.follow_up = FollowUp(id=self.follow_up, accepted_at=pending.accepted_at)
                 break
             before = self.registrations[waiter.id]
             self.move(pending, before, before.become(Status.CONFIRMED), kind=PROMOTION)
             promoted, spots = promoted + 1, spots + waiter.spots_count
         self.promoted_spots += spots
         return promoted
-
-    def note_corrected(self, registration_id: UUID) -> None:
-        """Note that more than a registration's status and place is to be saved, in the order of decisions."""
-        self.corrected.pop(registration_id, None)
-        self.corrected[registration_id] = None
 
     def move(  # noqa: PLR0913 - likewise
         self,
@@ -260,8 +212,13 @@ class Roster:
         kind: str | None = None,
         reason: str | None = None,
         before_after: Mapping[str, tuple[Any, Any]] | None = None,
+        corrects: bool = False,
     ) -> None:
-        """Apply one registration's change to all parts of the roster."""
+        """Apply one registration's change to all parts of the roster.
+
+        `corrects` is true if more than the registration's status and place is to be saved.
+        """
+        unsaved = self.unsaved
         if before is not None:
             del self.registrations[before.id]
             if before.status is Status.WAITLIST:
@@ -270,11 +227,21 @@ class Roster:
                 self.holders.pop(email_key(before.email), None)
         if after is not None:
             self.registrations[after.id] = after
-            self.changed.add(after.id)
+            is_new = before is None or after.id in unsaved.entered
+            is_corrected = corrects or after.id in unsaved.corrected
+            table = unsaved.entered if is_new else unsaved.corrected if is_corrected else unsaved.updated
+            if corrects:  # it comes last
+                unsaved.updated.pop(after.id, None)
+                table.pop(after.id, None)
+            table[after.id] = after
             if after.status is Status.WAITLIST:
                 self.waitlist.add(after.waiter)
             if after.email is not None and after.status is not Status.CANCELLED:
                 self.holders[email_key(after.email)] = after.id
+        elif before is not None and unsaved.entered.pop(before.id, None) is None:
+            unsaved.updated.pop(before.id, None)
+            unsaved.corrected.pop(before.id, None)
+            unsaved.deleted.append(before.id)
         moved = after or before
         assert moved is not None, "a registration must have moved"
         self.note(
@@ -301,10 +268,14 @@ class Roster:
         before_after: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
         """Write down a change, and move the counter by its delta."""
+        kind = kind or KINDS[type(pending.command)]
         self.spots_reserved += spots_delta
-        self.changes.append(
+        # A heal's own delta leads from the trail's last counter to the rows, not from the database's.
+        self.unsaved.spots_delta += spots_delta if kind != _HEAL else 0
+        self.unsaved.waitlist_delta += (to_status is Status.WAITLIST) - (from_status is Status.WAITLIST)
+        self.unsaved.changes.append(
             Change(
-                kind=kind or KINDS[type(pending.command)],
+                kind=kind,
                 command_id=pending.id,
                 actor=pending.actor,
                 reason=reason,

@@ -1,17 +1,27 @@
-"""The rules of refusal: each returns the refusal of a command, or None (pure).
+"""The rules of the decisions: why a command is refused, and which party takes free spots (pure).
 
-`RefusalCode` lists the codes in their order of precedence.
+A rule `against_…` returns the refusal of a command, or None. `RefusalCode` lists the codes in their order of
+precedence.
 """
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import assert_never
 from uuid import UUID
 
 from shared.domain import outcomes
 from shared.domain.commands import Status, in_utc, rfc3339
-from shared.domain.event import EventSettings, EventState, Registration
+from shared.domain.event import EventSettings, EventState, Policy, Registration, Waiter, Waitlist
 from shared.domain.outcomes import RefusalCode, Refused
 from shared.domain.texts import email_key
+
+PROMOTED_SPOTS_MAX = 1_000
+"""A command stops promoting once the parties that it promoted take this many spots or more.
+
+A follow-up promotes the others, so no transaction writes without bound. No command that takes one party's
+spots away needs a follow-up, because no party that registers is larger (`SPOTS_PER_COMMAND_MAX`).
+"""
+
 
 NOT_FOUND = Refused(code=RefusalCode.REGISTRATION_NOT_FOUND, detail="There is no such registration.")
 EVENT_DELETED = Refused(code=RefusalCode.REGISTRATION_CLOSED, detail="The event was deleted.")
@@ -150,6 +160,36 @@ def against_second_registration(
     if holder is None or holder == own_id:
         return None
     return _refused(RefusalCode.ALREADY_REGISTERED, "This email address already has a registration here.")
+
+
+def next_up(policy: Policy, waitlist: Waitlist, *, capacity: int, spots_left: int) -> Waiter | None:
+    """Return the registration that takes free spots next, None if the policy promotes none.
+
+    `spots_left` is negative when the event is oversold.
+    """
+    if spots_left <= 0:
+        return None
+    match policy:
+        case Policy.STRICT_FIFO:
+            head = min(waitlist.heads(capacity), default=None)
+            return head if head is not None and head.spots_count <= spots_left else None
+        case Policy.SKIP_UNFIT:
+            return min(waitlist.heads(spots_left), default=None)
+    assert_never(policy)
+
+
+def newcomer_may_confirm(
+    policy: Policy, waitlist: Waitlist, *, capacity: int, spots_count: int, spots_left: int
+) -> bool:
+    """Return True if a new party may take spots: it passes no waiting party that the policy would promote."""
+    if spots_count > spots_left:
+        return False
+    match policy:
+        case Policy.STRICT_FIFO:
+            return not waitlist.heads(capacity)
+        case Policy.SKIP_UNFIT:
+            return not waitlist.heads(spots_left)
+    assert_never(policy)
 
 
 def _spots(count: int) -> str:

@@ -12,7 +12,8 @@ Written in Redis:
 Redis only saves time: a missing result is read from the ledger, so Redis may lose all its data at any time.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from msgspec import DecodeError, Struct, json
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shared import metrics
 from shared.domain import ids
 from shared.domain.outcomes import Outcome, SettledCommand
 
@@ -43,6 +45,9 @@ _WRITER_SOCKET_SECONDS_MAX = 0.5
 _RETRIES = 1
 _RETRIED = (redis.ConnectionError,)
 """A connection that Redis has closed meanwhile is replaced at once; a time-out is not spent twice."""
+_PAUSE_SECONDS_MIN = 0.5
+_PAUSE_SECONDS_MAX = 5
+"""The pause after a failure doubles at each, so that a result backend that hangs delays few batches."""
 _PROBE_MS = 1
 
 
@@ -86,16 +91,47 @@ def connect_async(result_url: str) -> "redis.asyncio.Redis":
     )
 
 
-class ResultWriter:
-    """Stores and announces outcomes, with one command to Redis for each batch."""
+class Publisher:
+    """Publishes committed outcomes for the API processes; the ledger has them even if this fails."""
 
-    def __init__(self, result_url: str, keep_seconds: float) -> None:
+    def __init__(self, result_url: str, keep_seconds: float, clock: Callable[[], float]) -> None:
         self._client = connect(result_url, _WRITER_SOCKET_SECONDS_MAX)
         self._channel = channel(self._client)
         self._keep_ms = int(keep_seconds * 1000)
+        self._clock = clock
+        self._paused_until = 0.0
+        self._pause_seconds: float = _PAUSE_SECONDS_MIN
+        self._unpublished: list[SettledCommand] = []
+
+    def add(self, settled: Sequence[SettledCommand], *, confirmed: bool = True) -> None:
+        """Count these outcomes, and add them to the next `publish`, if they are `confirmed`."""
+        for kind, count in Counter(type(command.outcome) for command in settled).items():
+            metrics.settled_by_kind[kind].inc(count)
+        if confirmed:
+            self._unpublished += settled
+        else:
+            log.warning("outcomes_not_confirmed", count=len(settled))
+
+    def publish(self) -> None:
+        """Store and announce the added outcomes, unless the result backend has just failed; never raises."""
+        settled, self._unpublished = self._unpublished, []
+        if self._clock() < self._paused_until:
+            metrics.results_lost.inc(len(settled))
+            return
+        if not settled:
+            return
+        try:
+            self.write(settled)
+        except Exception as error:  # noqa: BLE001 - any error: the outcomes are committed
+            self._paused_until = self._clock() + self._pause_seconds
+            self._pause_seconds = min(2 * self._pause_seconds, _PAUSE_SECONDS_MAX)
+            metrics.results_lost.inc(len(settled))
+            log.warning("results_not_stored", count=len(settled), error=str(error))
+        else:
+            self._pause_seconds = _PAUSE_SECONDS_MIN
 
     def write(self, settled: Sequence[SettledCommand]) -> None:
-        """Store these outcomes and announce their events; raises `redis.RedisError`."""
+        """Store and announce these outcomes with one command to Redis; raises `redis.RedisError`."""
         done_at = datetime.now(UTC).isoformat().encode()
         task_ids = [ids.task_id(command.command_id) for command in settled]
         values = [
@@ -107,7 +143,8 @@ class ResultWriter:
         self._client.eval(_SET_ALL, len(keys), *keys, self._keep_ms, self._channel, announcement, *values)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Publish the added outcomes, and close the connection to the result backend."""
+        self.publish()
         self._client.close()
 
 

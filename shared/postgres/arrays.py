@@ -14,9 +14,8 @@ from uuid import UUID
 
 import msgspec
 import psycopg
-from psycopg.adapt import Dumper
 from psycopg.postgres import types
-from psycopg.pq import Format
+from psycopg.types.string import BytesBinaryDumper
 
 _Value = TypeVar("_Value")
 
@@ -30,11 +29,8 @@ class Array(bytes):
     """An array in PostgreSQL's binary format."""
 
 
-class _ArrayDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: bytes) -> bytes:
-        return obj
+class _ArrayDumper(BytesBinaryDumper):
+    oid = 0  # the server takes the type from the statement's cast
 
 
 psycopg.adapters.register_dumper(Array, _ArrayDumper)  # for every connection that is made from now on

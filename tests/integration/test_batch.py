@@ -14,7 +14,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from shared.domain import commands, ids, promotion
+from shared.domain import commands, ids, rules
 from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
 from tests.databases import as_worker, session_of, settle_all
@@ -235,7 +235,7 @@ def test_a_decision_that_raises_changes_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("a bug in promotion")
 
-    monkeypatch.setattr(promotion, "next_up", broken)
+    monkeypatch.setattr(rules, "next_up", broken)
     world.accept(asked(register(4), register(1), move("CANCELLED", 2), move("CANCELLED", 9))[2:])
     with capture_logs():
         assert world.apply(100) == 2

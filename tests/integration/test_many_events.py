@@ -1,8 +1,6 @@
 """Many events in one transaction, on real PostgreSQL: each is decided as if it were alone."""
 
-import time
 from collections.abc import Collection, Sequence
-from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -12,19 +10,18 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from shared.domain.outcomes import SettledCommand
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.settings import Settings
+from tests import owners
 from tests.databases import run, session_of
+from tests.owners import an_owner
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import isolation, load
 from worker.batch import Applied, BatchRefused
-from worker.event_queues import EventQueues
 from worker.load import LockedEvent, Overtaken
-from worker.owner import Owner
-from worker.publisher import Publisher
 from worker.save import BatchWriter
 
 LIMIT = 100
@@ -61,12 +58,6 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
     return len(isolation.apply(session_of(connection), [world.event_id for world in those], limit).settled)
-
-
-def an_owner(settings: Settings) -> Owner:
-    """Return an owner without a broker; a tick of it applies all that is pending."""
-    publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    return Owner(settings, publisher, EventQueues(time.monotonic), time.monotonic)
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -186,7 +177,7 @@ def test_an_owner_isolates_the_poisoned_event(connection: Connection, settings: 
     owner = an_owner(settings)
 
     with capture_logs() as logs:
-        owner.tick()
+        owners.tick(owner)
     owner.close()
 
     assert (outcomes(poisoned), outcomes(healthy)) == (["failed", "confirmed"], ["confirmed"])
@@ -200,7 +191,7 @@ def test_a_cut_off_trail_stalls_no_other_event(connection: Connection, settings:
     owner = an_owner(settings)
 
     with capture_logs() as logs:
-        owner.tick()
+        owners.tick(owner)
     owner.close()
 
     assert (outcomes(cut_off), outcomes(healthy)) == ([None], ["confirmed"])
@@ -217,16 +208,15 @@ def test_a_locked_row_delays_one_command(database: str, connection: Connection, 
     with create_engine(database, poolclass=NullPool).begin() as other, capture_logs() as logs:
         rows = text("SELECT FROM registration WHERE event_id = :event_id FOR UPDATE")
         other.execute(rows, {"event_id": stuck.event_id})
-        owner.tick()
+        owners.tick(owner)
         for _ in range(5):
-            owner.wake([stuck.event_id, healthy.event_id])
-            owner.apply_woken(time.monotonic() + 0.1)
+            owners.wake(owner, stuck.event_id, healthy.event_id)
     assert [entry["event"] for entry in logs].count("command_set_aside") == 1
     assert outcomes(healthy)[1:] == ["status_changed", "confirmed"]
     assert outcomes(stuck)[1:] == [None, "confirmed"]
 
     while None in outcomes(stuck):
-        owner.tick()
+        owners.tick(owner)
     owner.close()
     assert outcomes(stuck)[1:] == ["status_changed", "confirmed"]
 
@@ -247,7 +237,7 @@ def test_a_lone_crowded_event_fills_its_batch(
         return applied
 
     monkeypatch.setattr(isolation, "apply", counting)
-    owner.tick()
+    owners.tick(owner)
     owner.close()
 
     assert None not in outcomes(crowded)
@@ -259,10 +249,7 @@ def test_an_owner_without_broker_finishes_a_backlog(connection: Connection, sett
     those = [a_world(connection, *[register(1)] * 7) for _ in range(6)]
     owner = an_owner(settings.model_copy(update=limits))
 
-    for _ in range(20):  # a turn lasts to the next tick: one is enough, unless the machine is very slow
-        owner.tick()
-        if all(None not in outcomes(world) for world in those):
-            break
+    owners.tick(owner)
     owner.close()
 
     assert [outcomes(world) for world in those] == [["confirmed"] * 4 + ["waitlisted"] * 3] * 6
@@ -279,7 +266,7 @@ def test_a_backlog_publishes_during_the_next_batch(
     steps: list[str] = []
     save = BatchWriter.save
 
-    def write(_: ResultWriter, settled: Sequence[SettledCommand]) -> None:
+    def write(_: Publisher, settled: Sequence[SettledCommand]) -> None:
         committed = {told.id for told in world.snapshot().commands if told.outcome is not None}
         published.extend(str(command.command_id) for command in settled)
         assert committed >= set(published)
@@ -289,13 +276,11 @@ def test_a_backlog_publishes_during_the_next_batch(
         steps.append("a")
         save(writer, *batch)
 
-    monkeypatch.setattr(ResultWriter, "write", write)
+    monkeypatch.setattr(Publisher, "write", write)
     monkeypatch.setattr(BatchWriter, "save", watched)
     owner = an_owner(settings.model_copy(update=limits))
     with capture_logs() as logs:
-        owner.tick()
-        while None in outcomes(world):
-            owner.tick()
+        owners.tick(owner)
     owner.close()
 
     assert "".join(steps) == seen
@@ -307,20 +292,17 @@ def test_a_backlog_publishes_during_the_next_batch(
 def test_outcomes_without_a_next_batch_are_published(
     database: str, connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10, "tick_seconds": 6.5}
+    limits: Json = {"apply_batch_max": 10, "backlog_batch_max": 10}
     world = a_world(connection, *[register(1)] * 15)
     published: list[str] = []
 
-    def write(_: ResultWriter, settled: Sequence[SettledCommand]) -> None:
+    def write(_: Publisher, settled: Sequence[SettledCommand]) -> None:
         published.extend(str(command.command_id) for command in settled)
 
-    monkeypatch.setattr(ResultWriter, "write", write)
-    seconds = count()
-    publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    # A second passes with each look at the clock, so the slice is over after the first batch.
-    event_queues = EventQueues(lambda: next(seconds))
-    owner = Owner(settings.model_copy(update=limits), publisher, event_queues, lambda: next(seconds))
+    monkeypatch.setattr(Publisher, "write", write)
+    owner = an_owner(settings.model_copy(update=limits))
     owner.tick()
+    owner.apply_batch()
     assert published == []
     run(database, _CUT_OFF)
 
@@ -345,9 +327,9 @@ def test_a_cut_off_session_blames_no_event(
 
     monkeypatch.setattr(load, "lock_events", cut_off)
     with capture_logs() as logs:
-        owner.tick()
+        owners.tick(owner)
     assert [entry["event"] for entry in logs if entry["log_level"] != "info"] == ["ownership_lost"]
 
-    owner.tick()
+    owners.tick(owner)
     owner.close()
     assert [outcomes(world) for world in those] == [["confirmed"]] * 2

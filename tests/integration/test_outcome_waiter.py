@@ -22,7 +22,7 @@ from api.commands.result_poller import ResultPoller
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
 from shared.messaging import results
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.postgres import connections, ledger
 from shared.settings import Settings
 from tests.simulation import worlds
@@ -84,7 +84,7 @@ def decided(commands: int, events: int = 1) -> list[SettledCommand]:
 
 def store(settings: Settings, settled: Sequence[SettledCommand]) -> None:
     """Store outcomes as a worker does."""
-    writer = ResultWriter(settings.result_url, NEVER_SECONDS)
+    writer = Publisher(settings.result_url, NEVER_SECONDS, lambda: 0.0)
     writer.write(settled)
     writer.close()
 

@@ -1,7 +1,6 @@
 """Promotion of many registrations in bounded transactions, and parties that cannot fit."""
 
 import multiprocessing
-import time
 from typing import Any
 from uuid import UUID
 
@@ -9,21 +8,19 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
 
-from shared.domain import ids, promotion
+from shared.domain import ids, rules
 from shared.domain.outcomes import WaitlistPromoted
-from shared.messaging.results import ResultWriter
 from shared.settings import Settings
+from tests import owners
 from tests.databases import as_worker, session_of
+from tests.owners import an_owner
 from tests.simulation.histories import SETTINGS, Request, change, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from tests.simulation.worlds import asked
 from worker import batch, isolation, load
-from worker.event_queues import EventQueues
-from worker.owner import Owner
-from worker.publisher import Publisher
 
-PORTION = promotion.PROMOTED_SPOTS_MAX
+PORTION = rules.PROMOTED_SPOTS_MAX
 MANY = 5 * PORTION // 2
 
 _WAIT = text("""
@@ -193,8 +190,7 @@ def test_other_events_come_between_the_portions(
     large, other = a_waitlist(connection, MANY), InPostgres(connection, SETTINGS)
     ask(large, change(capacity=MANY))
     ask(other, register(1))
-    publisher = Publisher(ResultWriter(settings.result_url, settings.result_keep_seconds), time.monotonic)
-    owner = Owner(settings, publisher, EventQueues(time.monotonic), time.monotonic)
+    owner = an_owner(settings)
     settled: list[set[UUID]] = []
     apply = isolation.apply
 
@@ -205,7 +201,7 @@ def test_other_events_come_between_the_portions(
 
     monkeypatch.setattr(isolation, "apply", recording)
     while {} in outcomes_of(large):
-        owner.tick()
+        owners.tick(owner)
     owner.close()
 
     assert counters(connection, large) == (MANY, 0, MANY, 0)

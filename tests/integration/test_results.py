@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from shared.domain import ids, outcomes
 from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.settings import Settings
 from tests.stage import Json
 
@@ -84,7 +84,7 @@ def stored(settings: Settings, settled: Sequence[SettledCommand]) -> int:
 def both_stored(settings: Settings, url: str, between: Callable[[], None]) -> bool:
     """Write a batch, let something happen, write another; tell whether both are there."""
     before, after = decided(3), decided(5)
-    writer = ResultWriter(url, KEEP_SECONDS)
+    writer = Publisher(url, KEEP_SECONDS, lambda: 0.0)
     writer.write(before)
     between()
     writer.write(after)
@@ -102,14 +102,14 @@ def test_a_writer_cut_off_over_tcp_loses_none(settings: Settings) -> None:
 
 
 def test_a_missing_result_backend_is_reported() -> None:
-    writer = ResultWriter("redis://127.0.0.1:9/0", KEEP_SECONDS)
+    writer = Publisher("redis://127.0.0.1:9/0", KEEP_SECONDS, lambda: 0.0)
     for _ in range(2):
         with pytest.raises(redis.ConnectionError):
             writer.write(decided(1))
 
 
 def test_a_full_result_backend_is_reported(settings: Settings) -> None:
-    writer = ResultWriter(settings.result_url, KEEP_SECONDS)
+    writer = Publisher(settings.result_url, KEEP_SECONDS, lambda: 0.0)
     with results.connect(settings.result_url) as client:
         memory = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", 1)
@@ -123,7 +123,7 @@ def test_a_full_result_backend_is_reported(settings: Settings) -> None:
 
 def test_celery_reads_the_outcome(settings: Settings) -> None:
     (command,) = decided(1)
-    writer = ResultWriter(settings.result_url, KEEP_SECONDS)
+    writer = Publisher(settings.result_url, KEEP_SECONDS, lambda: 0.0)
     writer.write([command])
     writer.close()
 

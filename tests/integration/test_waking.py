@@ -25,7 +25,7 @@ from shared.domain import ids
 from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
 from shared.messaging.queues import CelerySender, RedisSender, WakeSender
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.postgres import connections, locks
 from shared.settings import Settings
 from tests.simulation.histories import SETTINGS
@@ -416,7 +416,7 @@ def test_installations_hear_only_themselves(settings: Settings) -> None:
         while not heard:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.005)
         for url in (other_url.render_as_string(hide_password=False), settings.result_url):
-            writer = ResultWriter(url, keep_seconds=1)
+            writer = Publisher(url, keep_seconds=1, clock=lambda: 0.0)
             writer.write(
                 [SettledCommand(event_id=ids.new_id(), command_id=ids.new_id(), seq=1, outcome=OUTCOME)]
             )

@@ -8,8 +8,7 @@ import msgspec
 
 from shared.domain import commands, ids
 from shared.domain.commands import PendingCommand
-from shared.domain.event import Change, EventSettings, Recount
-from shared.domain.promotion import Policy, Waitlist
+from shared.domain.event import Change, EventSettings, Policy, Recount, Waitlist
 from shared.domain.roster import Roster
 from tests.simulation import auditor, histories, worlds
 from tests.simulation.model import TAKEN, Json, Told
@@ -47,7 +46,7 @@ class InMemory:
 
     def _follow_up(self) -> None:
         """Write the follow-up of the last decision into the ledger, as its transaction would."""
-        follow_up, self.roster.new_follow_up = self.roster.new_follow_up, None
+        follow_up, self.roster.unsaved.follow_up = self.roster.unsaved.follow_up, None
         if follow_up is not None:
             told = Told(
                 id=str(follow_up.id),
@@ -67,7 +66,9 @@ class InMemory:
         self.roster.recount = Recount(
             confirmed_spots=sum(r.spots_count for r in found if r.status == "CONFIRMED"),
             waitlist_length=sum(r.status == "WAITLIST" for r in found),
-            audited_spots=self.roster.changes[-1].spots_reserved if self.roster.changes else 0,
+            audited_spots=self.roster.unsaved.changes[-1].spots_reserved
+            if self.roster.unsaved.changes
+            else 0,
         )
         pending = PendingCommand(
             command=commands.decode(told.kind, msgspec.json.encode(told.payload)),
@@ -78,7 +79,7 @@ class InMemory:
         )
         outcome = self.roster.decide(pending)
         beyond = max(-self.roster.spots_left, 0)
-        overbooks, self.roster.overbooked_from = self.roster.overbooked_from is not None, None
+        overbooks, self.roster.unsaved.overbooked_from = self.roster.unsaved.overbooked_from is not None, None
         self.overbooked = beyond if overbooks else min(self.overbooked, beyond)
         return worlds.as_read(msgspec.json.decode(msgspec.json.encode(outcome)))
 
@@ -89,7 +90,7 @@ class InMemory:
             spots_reserved=roster.spots_reserved,
             waitlist_length=roster.waitlist.length,
             overbooked_spots=self.overbooked,
-            audit_seq=len(roster.changes),
+            audit_seq=len(roster.unsaved.changes),
             rows=tuple(
                 Row(
                     id=str(row.id),
@@ -109,7 +110,7 @@ class InMemory:
     def _entries(self) -> Iterator[Entry]:
         """Yield the changes as entries that are well chained: in memory there is no trail yet."""
         last = bytes(32)
-        for number, change in enumerate(self.roster.changes, 1):
+        for number, change in enumerate(self.roster.unsaved.changes, 1):
             entry = _entry(number, change)
             last = auditor.digest(last, entry)
             yield replace(entry, hash=last)

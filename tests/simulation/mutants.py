@@ -9,11 +9,10 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from shared.domain import audit, corrections, event_changes, promotion, roster, rules
+from shared.domain import audit, corrections, event_changes, roster, rules
 from shared.domain.commands import SPOTS_PER_COMMAND_MAX, PendingCommand, Register, Status
-from shared.domain.event import Change, EventChanges, EventSettings, Registration
+from shared.domain.event import Change, EventChanges, EventSettings, Policy, Registration, Waiter, Waitlist
 from shared.domain.outcomes import Outcome, Refused
-from shared.domain.promotion import Policy, Waiter, Waitlist
 from shared.domain.roster import Roster
 from worker import save
 from worker.load import LoadedEvent
@@ -51,7 +50,7 @@ def lets_newcomers_barge(monkeypatch: pytest.MonkeyPatch) -> None:
         del policy, waitlist, capacity
         return spots_count <= spots_left
 
-    monkeypatch.setattr(promotion, "newcomer_may_confirm", mutant)
+    monkeypatch.setattr(rules, "newcomer_may_confirm", mutant)
 
 
 def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +58,13 @@ def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) ->
         del policy
         return min(waitlist.heads(capacity), default=None) if spots_left > 0 else None
 
-    monkeypatch.setattr(promotion, "next_up", mutant)
+    monkeypatch.setattr(rules, "next_up", mutant)
 
 
 def skips_the_head_under_strict_fifo(monkeypatch: pytest.MonkeyPatch) -> None:
-    next_up = promotion.next_up
+    next_up = rules.next_up
     monkeypatch.setattr(
-        promotion, "next_up", lambda _, waitlist, **spots: next_up(Policy.SKIP_UNFIT, waitlist, **spots)
+        rules, "next_up", lambda _, waitlist, **spots: next_up(Policy.SKIP_UNFIT, waitlist, **spots)
     )
 
 
@@ -125,7 +124,7 @@ def promotes_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     promote = Roster.promote
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
-        with patch.object(promotion, "PROMOTED_SPOTS_MAX", 10**6):
+        with patch.object(rules, "PROMOTED_SPOTS_MAX", 10**6):
             return promote(self, accepted, but=but)
 
     monkeypatch.setattr(Roster, "promote", mutant)
@@ -136,7 +135,7 @@ def forgets_the_follow_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def mutant(self: Roster, accepted: PendingCommand, *, but: Waiter | None = None) -> int:
         promoted = promote(self, accepted, but=but)
-        self.follow_up = self.new_follow_up = None
+        self.follow_up = self.unsaved.follow_up = None
         return promoted
 
     monkeypatch.setattr(Roster, "promote", mutant)

@@ -29,7 +29,9 @@ def test_the_roster_decides_every_history_as_the_naive_model_does(drawn: History
 
     assert worlds.run(world, drawn) == []
 
-    for kind, count in Counter((change.kind, change.to_status) for change in world.roster.changes).items():
+    for kind, count in Counter(
+        (change.kind, change.to_status) for change in world.roster.unsaved.changes
+    ).items():
         event(f"{kind}: {min(count, 3)}")
     for told in world.commands:
         event((told.outcome or {}).get("code", "not refused"))
@@ -44,7 +46,7 @@ def test_the_roster_decides_long_and_crowded_histories_as_the_naive_model_does(s
 
         assert worlds.run(world, drawn) == [], seed
 
-        promoted += sum(change.kind == PROMOTION for change in world.roster.changes)
+        promoted += sum(change.kind == PROMOTION for change in world.roster.unsaved.changes)
     assert promoted > len(seeds), "crowded histories see promotions"
 
 

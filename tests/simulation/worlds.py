@@ -8,7 +8,7 @@ from typing import Protocol
 from unittest.mock import patch
 from uuid import UUID
 
-from shared.domain import ids, promotion
+from shared.domain import ids, rules
 from tests.simulation import auditor, histories
 from tests.simulation.histories import History
 from tests.simulation.model import Json, Model, Told
@@ -36,7 +36,7 @@ def run(world: World, history: History) -> list[str]:
 
 def bounded(history: History) -> AbstractContextManager[object]:
     """Let the service promote in portions of the history's size."""
-    return patch.object(promotion, "PROMOTED_SPOTS_MAX", history.promoted_spots_max)
+    return patch.object(rules, "PROMOTED_SPOTS_MAX", history.promoted_spots_max)
 
 
 def _run(world: World, history: History) -> list[str]:

@@ -11,12 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.messaging import queues
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.settings import Settings
-from worker.event_queues import EventQueues
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 from worker.ownership import BucketsMoved
-from worker.publisher import Publisher
 
 SOON_SECONDS_MAX = 20
 SETTINGS = Settings(
@@ -34,9 +33,7 @@ class NoChange:
     def __init__(self) -> None:
         self.ticks = 0
         self.has_its_share = True
-
-    def __contains__(self, event_id: object) -> bool:
-        return False
+        self.buckets: set[int] = set()
 
     def rebalance(self) -> BucketsMoved:
         self.ticks += 1
@@ -49,7 +46,7 @@ class NoChange:
 
 
 def an_owner(event_queues: EventQueues | None = None, **limits: float) -> Owner:
-    publisher = Publisher(ResultWriter(SETTINGS.result_url, 60), time.monotonic)
+    publisher = Publisher(SETTINGS.result_url, 60, time.monotonic)
     consumer = event_queues or EventQueues(time.monotonic)
     return Owner(SETTINGS.model_copy(update=limits), publisher, consumer, time.monotonic)
 
@@ -95,7 +92,7 @@ def test_a_message_is_taken_between_ticks(monkeypatch: pytest.MonkeyPatch) -> No
     ownership.ticks = 1
     monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
     monkeypatch.setattr(Owner, "close", lambda _: None)
-    monkeypatch.setattr(Owner, "_apply_batch", apply)
+    monkeypatch.setattr(Owner, "apply_batch", apply)
     owner = an_owner(tick_seconds=3_600)
     with running(owner):
         until(lambda: ownership.ticks == 2)
@@ -198,7 +195,8 @@ def test_an_owner_stops_what_it_does_not_own(monkeypatch: pytest.MonkeyPatch) ->
     assert hub.names == names(A)
 
     owner.wake([A])
-    owner.apply_woken(time.monotonic())
+    owner.take_woken()
+    owner.apply_batch()
     for call in hub.calls:
         call()
     assert hub.names == names()

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from shared.domain import commands, promotion
-from shared.domain.promotion import Policy, Waiter, Waitlist
+from shared.domain import commands, rules
+from shared.domain.event import Policy, Waiter, Waitlist
 
 
 def waiter(seq: int, spots: int) -> Waiter:
@@ -20,7 +20,7 @@ def line(*sizes: int) -> Waitlist:
 
 @pytest.mark.parametrize("policy", Policy)
 def test_nobody_is_next_when_nobody_waits(policy: Policy) -> None:
-    assert promotion.next_up(policy, line(), capacity=9, spots_left=5) is None
+    assert rules.next_up(policy, line(), capacity=9, spots_left=5) is None
 
 
 @pytest.mark.parametrize("policy", Policy)
@@ -28,7 +28,7 @@ def test_nobody_is_next_when_nobody_waits(policy: Policy) -> None:
 def test_nobody_is_next_when_nothing_is_free_or_the_event_is_oversold(
     policy: Policy, spots_left: int
 ) -> None:
-    assert promotion.next_up(policy, line(1), capacity=9, spots_left=spots_left) is None
+    assert rules.next_up(policy, line(1), capacity=9, spots_left=spots_left) is None
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_nobody_is_next_when_nothing_is_free_or_the_event_is_oversold(
 def test_the_policy_says_who_is_next(
     policy: Policy, sizes: list[int], spots_left: int, expected: Waiter | None
 ) -> None:
-    assert promotion.next_up(policy, line(*sizes), capacity=9, spots_left=spots_left) == expected
+    assert rules.next_up(policy, line(*sizes), capacity=9, spots_left=spots_left) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_policy_says_who_is_next(
 def test_a_newcomer_never_passes_whom_the_policy_would_promote(
     policy: Policy, sizes: list[int], spots_count: int, spots_left: int, *, expected: bool
 ) -> None:
-    may = promotion.newcomer_may_confirm(
+    may = rules.newcomer_may_confirm(
         policy, line(*sizes), capacity=9, spots_count=spots_count, spots_left=spots_left
     )
 
@@ -74,7 +74,7 @@ def test_a_newcomer_never_passes_whom_the_policy_would_promote(
 def test_a_waitlist_of_which_only_the_head_is_known_still_blocks_newcomers() -> None:
     waitlist = Waitlist.of([waiter(1, 6)], 3_000)
 
-    assert not promotion.newcomer_may_confirm(
+    assert not rules.newcomer_may_confirm(
         Policy.STRICT_FIFO, waitlist, capacity=9, spots_count=1, spots_left=5
     )
 
@@ -102,7 +102,7 @@ def test_whoever_goes_to_the_tail_is_behind_all_who_waited() -> None:
     waitlist.remove(waiter(1, 2))
     waitlist.add(waiter(9, 2))
 
-    assert promotion.next_up(Policy.STRICT_FIFO, waitlist, capacity=9, spots_left=4) == waiter(2, 2)
+    assert rules.next_up(Policy.STRICT_FIFO, waitlist, capacity=9, spots_left=4) == waiter(2, 2)
     assert waitlist.length == 2
 
 
@@ -110,13 +110,13 @@ def test_whoever_goes_to_the_tail_is_behind_all_who_waited() -> None:
 def test_an_oversized_party_blocks_no_other(policy: Policy) -> None:
     waitlist = line(10, 1)
 
-    assert promotion.next_up(policy, waitlist, capacity=5, spots_left=5) == waiter(2, 1)
-    assert promotion.next_up(policy, waitlist, capacity=10, spots_left=10) == waiter(1, 10)
+    assert rules.next_up(policy, waitlist, capacity=5, spots_left=5) == waiter(2, 1)
+    assert rules.next_up(policy, waitlist, capacity=10, spots_left=10) == waiter(1, 10)
 
 
 @pytest.mark.parametrize("policy", Policy)
 def test_a_newcomer_passes_oversized_parties(policy: Policy) -> None:
-    assert promotion.newcomer_may_confirm(policy, line(10, 6), capacity=5, spots_count=1, spots_left=5)
+    assert rules.newcomer_may_confirm(policy, line(10, 6), capacity=5, spots_count=1, spots_left=5)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_waitlist_counts_oversized_parties_it_does_not_know() -> None:
 
 
 def test_one_command_can_promote_into_all_spots_of_the_largest_party() -> None:
-    assert promotion.PROMOTED_SPOTS_MAX >= commands.SPOTS_PER_COMMAND_MAX
+    assert rules.PROMOTED_SPOTS_MAX >= commands.SPOTS_PER_COMMAND_MAX

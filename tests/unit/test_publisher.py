@@ -1,7 +1,7 @@
 """The publisher: a result backend that fails is left alone for a while, and never stops the worker."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
@@ -9,15 +9,14 @@ import redis
 from structlog.testing import capture_logs
 
 from shared.domain.outcomes import Confirmed, SettledCommand
-from shared.messaging.results import ResultWriter
-from worker.publisher import Publisher
+from shared.messaging.results import Publisher
 
 
-class Backend(ResultWriter):
-    """A result backend in memory that fails when it is told to."""
+class Backend(Publisher):
+    """A publisher to a result backend in memory, which fails when it is told to."""
 
-    def __init__(self) -> None:
-        super().__init__("redis://127.0.0.1:9/0", keep_seconds=60)
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__("redis://127.0.0.1:9/0", keep_seconds=60, clock=clock)
         self.tried: list[int] = []
         self.error: Exception | None = None
 
@@ -40,17 +39,16 @@ def publish(publisher: Publisher, number: int) -> None:
 @pytest.mark.parametrize("error", [redis.ConnectionError(), redis.ResponseError("OOM"), ValueError()])
 def test_a_failure_pauses_publishing(error: Exception) -> None:
     seconds = [100.0]
-    backend = Backend()
-    publisher = Publisher(backend, lambda: seconds[0])
-    publish(publisher, 1)
+    backend = Backend(lambda: seconds[0])
+    publish(backend, 1)
 
     backend.error = error
     with capture_logs() as logs:
-        publish(publisher, 2)
+        publish(backend, 2)
     backend.error = None
     for number, now in ((3, 100.0), (4, 100.4), (5, 100.5), (6, 100.6)):
         seconds[0] = now
-        publish(publisher, number)
+        publish(backend, number)
 
     assert backend.tried == [1, 2, 5, 6]
     assert [entry["event"] for entry in logs] == ["results_not_stored"]
@@ -58,20 +56,19 @@ def test_a_failure_pauses_publishing(error: Exception) -> None:
 
 def test_pauses_grow_until_publishing_succeeds() -> None:
     seconds = [0.0]
-    backend = Backend()
-    publisher = Publisher(backend, lambda: seconds[0])
+    backend = Backend(lambda: seconds[0])
     backend.error = redis.TimeoutError()
     with capture_logs():
         for number in range(1, 301):  # one each 100 ms
             seconds[0] = number / 10
-            publish(publisher, number)
+            publish(backend, number)
         tried = [number / 10 for number in backend.tried]
         backend.error, seconds[0] = None, 100
-        publish(publisher, 1_000)
+        publish(backend, 1_000)
         backend.error = redis.TimeoutError()
-        publish(publisher, 1_001)
+        publish(backend, 1_001)
         seconds[0] = 100.5
-        publish(publisher, 1_002)
+        publish(backend, 1_002)
 
     pauses = [round(after - before, 1) for before, after in itertools.pairwise(tried)]
     assert pauses == [0.5, 1, 2, 4, 5, 5, 5, 5]
@@ -80,21 +77,19 @@ def test_pauses_grow_until_publishing_succeeds() -> None:
 
 def test_outcomes_are_published_together_and_once() -> None:
     backend = Backend()
-    publisher = Publisher(backend, lambda: 0.0)
     for number in (1, 2):
-        publisher.add(settled(number))
+        backend.add(settled(number))
     assert backend.tried == []
-    publisher.publish()
-    publisher.publish()
+    backend.publish()
+    backend.publish()
 
     assert backend.tried == [1, 2]
 
 
 def test_closing_publishes_unpublished_outcomes() -> None:
     backend = Backend()
-    publisher = Publisher(backend, lambda: 0.0)
-    publisher.add(settled(1))
-    publisher.close()
+    backend.add(settled(1))
+    backend.close()
 
     assert backend.tried == [1]
 
@@ -102,9 +97,8 @@ def test_closing_publishes_unpublished_outcomes() -> None:
 def test_nothing_settled_is_not_published() -> None:
     backend = Backend()
     backend.error = AssertionError("written")
-    publisher = Publisher(backend, lambda: 0.0)
-    publisher.add([])
+    backend.add([])
     with capture_logs() as logs:
-        publisher.publish()
+        backend.publish()
 
     assert (backend.tried, logs) == ([], [])

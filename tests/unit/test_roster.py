@@ -20,7 +20,7 @@ from shared.domain.commands import (
     Register,
     Status,
 )
-from shared.domain.event import Change, EventSettings, Recount
+from shared.domain.event import Change, EventSettings, Policy, Recount, Waitlist
 from shared.domain.outcomes import (
     Confirmed,
     CounterHealed,
@@ -33,7 +33,6 @@ from shared.domain.outcomes import (
     Waitlisted,
     WaitlistPromoted,
 )
-from shared.domain.promotion import Policy, Waitlist
 from shared.domain.roster import Roster
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
@@ -119,7 +118,7 @@ class Event:
 
     def trail(self, since: int = 0) -> list[tuple[str, int | None, str | None, str | None, int, int]]:
         """Return the changes from the n-th on, in short."""
-        return [_short(change) for change in self.roster.changes[since:]]
+        return [_short(change) for change in self.roster.unsaved.changes[since:]]
 
 
 def _short(change: Change) -> tuple[str, int | None, str | None, str | None, int, int]:
@@ -218,7 +217,7 @@ def test_a_cancellation_promotes_the_head() -> None:
         ("promotion", 2, "WAITLIST", "CONFIRMED", 2, 2),
         ("promotion", 3, "WAITLIST", "CONFIRMED", 2, 4),
     ]
-    assert [(change.reason, change.command_id) for change in event.roster.changes[4:]] == [
+    assert [(change.reason, change.command_id) for change in event.roster.unsaved.changes[4:]] == [
         ("Ill", asked_by(5)),
         (None, asked_by(5)),
         (None, asked_by(5)),
@@ -315,7 +314,7 @@ def test_a_larger_capacity_goes_to_the_waitlist() -> None:
     )
 
     assert event.counters == (6, 1)
-    settings, promoted = event.roster.changes[3:]
+    settings, promoted = event.roster.unsaved.changes[3:]
     assert (settings.kind, settings.reason, settings.before_after) == (
         "change_event",
         "A larger hall",
@@ -330,7 +329,7 @@ def test_equal_settings_are_no_change() -> None:
     assert event.ask(ChangeEvent(capacity=4, promotion_policy="strict_fifo")) == EventChanged(
         changed=(), promoted=0
     )
-    assert len(event.roster.changes) == 1
+    assert len(event.roster.unsaved.changes) == 1
 
 
 def test_another_time_zone_is_no_change() -> None:
@@ -338,7 +337,7 @@ def test_another_time_zone_is_no_change() -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=1)))
 
     assert event.ask(ChangeEvent(opens_at=elsewhere)) == EventChanged(changed=(), promoted=0)
-    assert event.roster.changes == []
+    assert event.roster.unsaved.changes == []
 
 
 def test_a_capacity_below_confirmed_spots_is_refused() -> None:
@@ -349,7 +348,7 @@ def test_a_capacity_below_confirmed_spots_is_refused() -> None:
     )
 
     assert event.roster.settings == SETTINGS
-    assert len(event.roster.changes) == 1
+    assert len(event.roster.unsaved.changes) == 1
 
 
 def test_switching_promotion_on_promotes_fitting_parties() -> None:
@@ -363,7 +362,7 @@ def heal(event: Event, confirmed_spots: int, waiting: int) -> Outcome:
     event.roster.recount = Recount(
         confirmed_spots=confirmed_spots,
         waitlist_length=waiting,
-        audited_spots=event.roster.changes[-1].spots_reserved,
+        audited_spots=event.roster.unsaved.changes[-1].spots_reserved,
     )
     return event.ask(HealCounter(reason="A look"))
 
@@ -372,7 +371,7 @@ def test_healing_a_right_counter_changes_nothing() -> None:
     event = filled(3, 2)
 
     assert heal(event, 3, 1) == CounterHealed(drift=0, spots_reserved=3, overbooked_spots=0)
-    assert len(event.roster.changes) == 2
+    assert len(event.roster.unsaved.changes) == 2
 
 
 def test_healing_a_high_counter_offers_free_spots() -> None:
@@ -385,7 +384,7 @@ def test_healing_a_high_counter_offers_free_spots() -> None:
         ("heal_counter", None, None, None, -1, 2),
         ("promotion", 2, "WAITLIST", "CONFIRMED", 2, 4),
     ]
-    assert event.roster.changes[2].before_after == {"spotsReserved": (4, 2)}
+    assert event.roster.unsaved.changes[2].before_after == {"spotsReserved": (4, 2)}
 
 
 def test_healing_corrects_the_waitlist_length() -> None:
@@ -395,8 +394,8 @@ def test_healing_corrects_the_waitlist_length() -> None:
     assert heal(event, 4, 1) == CounterHealed(drift=0, spots_reserved=4, overbooked_spots=0)
 
     assert event.counters == (4, 1)
-    assert event.roster.changes[2].before_after == {"waitlistLength": (5, 1)}
-    assert event.roster.changes[2].reason == "A look"
+    assert event.roster.unsaved.changes[2].before_after == {"waitlistLength": (5, 1)}
+    assert event.roster.unsaved.changes[2].reason == "A look"
 
 
 def test_healing_reports_an_oversold_event() -> None:
@@ -427,4 +426,4 @@ def test_a_follow_up_that_is_not_the_newest_leaves_the_promotions_to_that_one() 
     other = PendingCommand(command=PromoteWaitlist(), id=UUID(int=8), seq=1, actor="system", accepted_at=NOW)
 
     assert roster.decide(other) == WaitlistPromoted(promoted=0, more_follow=True)
-    assert (roster.follow_up, roster.changes) == (newest, [])
+    assert (roster.follow_up, roster.unsaved.changes) == (newest, [])

@@ -9,9 +9,8 @@ import pytest
 
 from shared.domain import rules
 from shared.domain.commands import ChangeEvent, Status
-from shared.domain.event import EventSettings, Registration
+from shared.domain.event import EventSettings, Policy, Registration
 from shared.domain.outcomes import RefusalCode, Refused
-from shared.domain.promotion import Policy
 
 NOW = datetime(2026, 12, 1, 10, tzinfo=UTC)
 A_MINUTE = timedelta(minutes=1)

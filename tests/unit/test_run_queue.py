@@ -1,6 +1,6 @@
 """The run queue: which events a worker applies next, how many of them, and with how many commands."""
 
-from collections.abc import Collection
+from collections.abc import Callable
 from uuid import UUID
 
 from shared.domain.outcomes import Confirmed, SettledCommand
@@ -10,8 +10,8 @@ BATCH_MAX, BACKLOG_BATCH_MAX = 10, 50
 EVENTS = A, B, C, D = [UUID(int=number) for number in range(1, 5)]
 
 
-def queue_of(*event_ids: UUID) -> RunQueue:
-    queue = RunQueue(BATCH_MAX, BACKLOG_BATCH_MAX)
+def queue_of(*event_ids: UUID, clock: Callable[[], float] = lambda: 0.0) -> RunQueue:
+    queue = RunQueue(BATCH_MAX, BACKLOG_BATCH_MAX, clock)
     queue.add(event_ids)
     return queue
 
@@ -22,11 +22,11 @@ def settled(*event_ids: UUID) -> list[SettledCommand]:
     return [SettledCommand(event_id=id_, command_id=UUID(int=8), seq=8, outcome=outcome) for id_ in event_ids]
 
 
-def batches(queue: RunQueue, owned: Collection[UUID] = EVENTS) -> list[list[UUID]]:
+def batches(queue: RunQueue) -> list[list[UUID]]:
     """Take batches until no event is ready."""
     taken = []
     while queue.ready:
-        taken.append(queue.next_batch(owned)[0])
+        taken.append(queue.next_batch()[0])
     return taken
 
 
@@ -34,19 +34,18 @@ def test_events_share_a_batch_in_order() -> None:
     queue = queue_of(B, A, C)
     queue.add([A, D])
 
-    assert queue.next_batch(EVENTS) == ([B, A, C, D], BATCH_MAX)
+    assert queue.next_batch() == ([B, A, C, D], BATCH_MAX)
     assert not queue.ready
 
 
-def test_only_owned_events_are_applied() -> None:
-    assert queue_of(A, B, C).next_batch({A, C}) == ([A, C], BATCH_MAX)
-    assert queue_of(A).next_batch(()) == ([], BATCH_MAX)
+def test_without_ready_events_there_is_no_batch() -> None:
+    assert queue_of().next_batch() == ([], 0)
 
 
 def test_a_batch_has_a_bounded_number_of_events() -> None:
     event_ids = [UUID(int=number) for number in range(EVENTS_PER_BATCH_MAX + 3)]
 
-    assert batches(queue_of(*event_ids), event_ids) == [
+    assert batches(queue_of(*event_ids)) == [
         event_ids[:EVENTS_PER_BATCH_MAX],
         event_ids[EVENTS_PER_BATCH_MAX:],
     ]
@@ -54,41 +53,41 @@ def test_a_batch_has_a_bounded_number_of_events() -> None:
 
 def test_events_of_a_full_batch_come_again() -> None:
     queue = queue_of(A, B)
-    batch, commands_max = queue.next_batch(EVENTS)
+    batch, commands_max = queue.next_batch()
     queue.add([C])
     queue.settled(batch, settled(*[A] * (commands_max - 1), B), commands_max)
 
-    assert queue.next_batch(EVENTS) == ([C, A, B], BACKLOG_BATCH_MAX)
+    assert queue.next_batch() == ([C, A, B], BACKLOG_BATCH_MAX)
 
 
 def test_a_woken_event_keeps_its_place() -> None:
     queue = queue_of(A)
-    batch, commands_max = queue.next_batch(EVENTS)
+    batch, commands_max = queue.next_batch()
     queue.add([A, B])
     queue.settled(batch, settled(*[A] * commands_max), commands_max)
 
-    assert queue.next_batch(EVENTS) == ([A, B], BACKLOG_BATCH_MAX)
+    assert queue.next_batch() == ([A, B], BACKLOG_BATCH_MAX)
 
 
 def test_events_with_several_commands_come_again() -> None:
     queue = queue_of(A, B, C)
-    batch, commands_max = queue.next_batch(EVENTS)
+    batch, commands_max = queue.next_batch()
     queue.settled(batch, settled(A, B, C, B), commands_max)
 
-    assert queue.next_batch(EVENTS) == ([B], BATCH_MAX)
+    assert queue.next_batch() == ([B], BATCH_MAX)
 
 
 def test_the_only_settled_event_comes_again() -> None:
     queue = queue_of(A, B)
-    batch, commands_max = queue.next_batch(EVENTS)
+    batch, commands_max = queue.next_batch()
     queue.settled(batch, settled(B), commands_max)
 
-    assert queue.next_batch(EVENTS) == ([B], BATCH_MAX)
+    assert queue.next_batch() == ([B], BATCH_MAX)
 
 
 def test_one_command_each_is_no_crowd() -> None:
     queue = queue_of(A, B)
-    batch, commands_max = queue.next_batch(EVENTS)
+    batch, commands_max = queue.next_batch()
     queue.settled(batch, settled(A, B), commands_max)
     queue.settled([C], [], commands_max)
 
@@ -97,7 +96,7 @@ def test_one_command_each_is_no_crowd() -> None:
 
 def test_events_of_a_refused_batch_go_alone() -> None:
     queue = queue_of(A, B)
-    queue.refused(queue.next_batch(EVENTS)[0])
+    queue.refused(queue.next_batch()[0])
     queue.add([C, D])
 
     assert batches(queue) == [[A], [B], [C, D]]
@@ -105,7 +104,7 @@ def test_events_of_a_refused_batch_go_alone() -> None:
 
 def test_isolated_events_do_not_hold_up_others() -> None:
     queue = queue_of(A, B)
-    batch, _ = queue.next_batch(EVENTS)
+    batch, _ = queue.next_batch()
     queue.add([C])
     queue.refused(batch)
     queue.add([D])
@@ -115,9 +114,9 @@ def test_isolated_events_do_not_hold_up_others() -> None:
 
 def test_isolated_events_rejoin_at_a_tick() -> None:
     queue = queue_of(A, B)
-    queue.refused(queue.next_batch(EVENTS)[0])
+    queue.refused(queue.next_batch()[0])
     for event_id in (A, B):
-        queue.settled(queue.next_batch(EVENTS)[0], settled(event_id, event_id), BATCH_MAX)
+        queue.settled(queue.next_batch()[0], settled(event_id, event_id), BATCH_MAX)
     assert batches(queue) == [[A], [B]]
 
     queue.tick()
@@ -126,37 +125,47 @@ def test_isolated_events_rejoin_at_a_tick() -> None:
     assert batches(queue) == [[A, B, C]]
 
 
-def test_a_failing_event_waits_for_the_tick() -> None:
-    queue = queue_of(A)
-    queue.refused(queue.next_batch(EVENTS)[0])
-    assert not queue.ready
+def test_a_failing_event_pauses_longer_each_time() -> None:
+    seconds = [0.0]
+    queue = queue_of(A, clock=lambda: seconds[0])
+    pauses = []
+    for _ in range(3):
+        assert queue.next_batch()[0] == [A]
+        queue.refused([A])
+        assert not queue.ready
+        failed_at = seconds[0]
+        while not queue.ready:
+            seconds[0] += 0.25
+            queue.add([A, B])
+            if batches(queue) == [[A], [B]]:
+                queue.add([A])
+        pauses.append(seconds[0] - failed_at)
 
-    queue.add([A, B])
-    assert batches(queue) == [[], [B]]
-
-    queue.tick()
-    queue.add([A, B])
-    assert batches(queue) == [[A], [B]]
+    assert pauses == [0.5, 1, 1]
 
 
 def test_a_failing_event_stays_isolated_past_a_tick() -> None:
-    queue = queue_of(A)
-    queue.refused(queue.next_batch(EVENTS)[0])
+    seconds = [0.0]
+    queue = queue_of(A, clock=lambda: seconds[0])
+    queue.refused(queue.next_batch()[0])
     queue.tick()
+    seconds[0] = 1
     queue.add([B, A])
     assert batches(queue) == [[B], [A]]
 
+    assert queue.settled([A], settled(A), BATCH_MAX) == [A], "it fails no longer"
     queue.tick()
     queue.add([B, A])
-    assert batches(queue) == [[B, A]]
+    assert batches(queue) == [[A, B]]
+    assert queue.settled([A], settled(A), BATCH_MAX) == []
 
 
 def test_a_backlog_does_not_starve_other_events() -> None:
     queue = queue_of(A, B)
-    queue.refused(queue.next_batch(EVENTS)[0])
+    queue.refused(queue.next_batch()[0])
     order = []
     for _ in range(6):
-        batch, commands_max = queue.next_batch(EVENTS)
+        batch, commands_max = queue.next_batch()
         order += batch
         queue.settled(batch, settled(*batch * commands_max), commands_max)
 

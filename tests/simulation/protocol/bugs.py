@@ -19,6 +19,7 @@ from api.commands.submit import Submission
 from api.commands.waker import Waker
 from shared.domain import ids
 from shared.messaging import results
+from shared.messaging.results import Publisher
 from shared.postgres import connections, ledger
 from shared.postgres.ledger import Acceptance, NewCommand
 from tests.simulation.protocol import loop
@@ -27,7 +28,6 @@ from tests.simulation.protocol.memory.sessions import WorkerSession
 from worker import load, save
 from worker.owner import Owner
 from worker.ownership import Ownership
-from worker.publisher import Publisher
 from worker.save import BatchWriter
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -41,7 +41,15 @@ def takes_buckets_without_their_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def owns_what_it_has_unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ownership, "__contains__", lambda *_: True)
+    rebalance = Ownership.rebalance
+
+    def mutant(self: Ownership) -> Any:
+        before = self.buckets
+        moved = rebalance(self)
+        self.buckets = self.buckets | before
+        return moved
+
+    monkeypatch.setattr(Ownership, "rebalance", mutant)
 
 
 def connects_again_without_its_locks(monkeypatch: pytest.MonkeyPatch) -> None:

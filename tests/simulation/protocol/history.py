@@ -13,9 +13,8 @@ from unittest.mock import patch
 import structlog
 from structlog.typing import EventDict
 
-from shared.domain import promotion
-from shared.domain.event import EventSettings
-from shared.domain.promotion import Policy
+from shared.domain import rules
+from shared.domain.event import EventSettings, Policy
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json
 from tests.simulation.protocol import processes
@@ -100,7 +99,7 @@ class History:
 
     def run(self) -> Result:
         """Let everything happen, and judge it."""
-        bounded = patch.object(promotion, "PROMOTED_SPOTS_MAX", self.promoted_spots_max)
+        bounded = patch.object(rules, "PROMOTED_SPOTS_MAX", self.promoted_spots_max)
         with self._logging(), processes.wired(self._transports, self.chances.new_id), bounded:
             try:
                 self.loop.run_until_complete(self._happen())

@@ -24,7 +24,7 @@ from shared import processes
 from shared.domain import commands, ids
 from shared.domain.commands import Command, Register
 from shared.messaging import queues, results
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.postgres import arrays, connections, locks
 from shared.postgres.ledger import NumberingBehind
 from shared.settings import Settings
@@ -35,9 +35,8 @@ from tests.simulation.protocol.memory.database import Database
 from tests.simulation.protocol.memory.sessions import AcceptingSession, Engine, Network, WorkerSession
 from worker import owner as owners
 from worker import ownership
-from worker.event_queues import EventQueues
+from worker.celery_hooks import EventQueues
 from worker.owner import Owner
-from worker.publisher import Publisher
 
 SETTINGS = Settings(
     database_url="postgresql://127.0.0.1:9/nothing",
@@ -108,17 +107,13 @@ class Worker:
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
-        publisher = Publisher(ResultWriter(SETTINGS.result_url, SETTINGS.result_keep_seconds), clock)
+        publisher = Publisher(SETTINGS.result_url, SETTINGS.result_keep_seconds, clock)
         event_queues = EventQueues(clock)
         with patch.object(processes, "own_number", lambda: self.number):
             owner = Owner(SETTINGS, publisher, event_queues, clock)
 
-        def receive(event_ids: Any) -> None:  # as `LedgerConsumer` does
-            event_queues.consume(event_ids)
-            owner.wake(event_ids)
-
         queue = queues.owner_queue_name(self.number)
-        consumer = Consumer(self._transports.redis, self.process, queue, receive)
+        consumer = Consumer(self._transports.redis, self.process, queue, owner.wake)
         self._transports.redis.consume(consumer)
         event_queues.attach(consumer)
         await greenlet_spawn(owner.run)

@@ -21,8 +21,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.util import greenlet_spawn
 
 from shared.domain import ids
-from shared.domain.event import EventSettings
-from shared.domain.promotion import Policy
+from shared.domain.event import EventSettings, Policy
 from shared.messaging import results
 from shared.postgres import connections, ledger
 from shared.postgres.ledger import NewCommand

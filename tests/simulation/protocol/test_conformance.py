@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
-from shared.domain import ids, promotion
+from shared.domain import ids, rules
 from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues, results
-from shared.messaging.results import ResultWriter
+from shared.messaging.results import Publisher
 from shared.postgres import arrays, ledger
 from shared.settings import Settings
 from tests.simulation import worlds
@@ -238,7 +238,7 @@ def outcomes_are_stored_and_announced(stand: Stand) -> list[Any]:
         for place, id_ in enumerate(ids_[:2])
     ]
     url = stand.settings.result_url
-    writer = ResultWriter(url, 60)
+    writer = Publisher(url, 60, lambda: 0.0)
     stand.on_close.callback(writer.close)
     client = results.connect_async(url)
     stand.on_close.callback(lambda: stand.wait(client.aclose()))
@@ -371,7 +371,7 @@ def test_a_random_history_is_the_same_in_postgresql(
     def script(stand: Stand) -> list[Any]:
         return a_random_history(stand, random.Random(seed))  # noqa: S311 - reproducible, not secret
 
-    with patch.object(promotion, "PROMOTED_SPOTS_MAX", 2):
+    with patch.object(rules, "PROMOTED_SPOTS_MAX", 2):
         in_memory, on_servers = both(script, settings, connection)
 
     assert in_memory == on_servers

@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 
 from api.queries.rosters import EventAsRead
-from shared.domain import promotion
+from shared.domain import rules
 from tests.simulation.protocol.memory.database import Transaction
 from tests.simulation.protocol.memory.rows import (
     EVENTS,
@@ -42,7 +42,7 @@ def as_read(tx: Transaction, event: Event) -> EventAsRead:
     waiters = []
     for row in line if free > 0 else ():
         heads[row.spots_count] += 1
-        parties_max = min(free, promotion.PROMOTED_SPOTS_MAX) // row.spots_count + 2
+        parties_max = min(free, rules.PROMOTED_SPOTS_MAX) // row.spots_count + 2
         if row.spots_count <= settings.capacity and heads[row.spots_count] <= parties_max:
             waiters.append((row.seq, row.id, row.spots_count))
     follow_up = event.follow_up_id

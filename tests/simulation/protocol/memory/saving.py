@@ -7,8 +7,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from shared.domain.event import EventSettings
-from shared.domain.promotion import Policy
+from shared.domain.event import EventSettings, Policy
 from tests.simulation.protocol.memory.database import Transaction
 from tests.simulation.protocol.memory.rows import (
     EVENTS,
