@@ -72,23 +72,17 @@ class Shares:
         queue = self.waiting.get(event_id) or deque()
         while queue and queue[0][1].done():
             queue.popleft()  # its request has been given up
+        overload = self.pending_in_all >= settings.pending_max
+        overload = overload or self.pending[event_id] >= settings.event_pending_max
         # An admin can pause an event in an overload.
         if len(queue) >= settings.intake_waiting_max or (
-            command.actor in commands.PUBLIC_ACTORS and self.are_full_for(event_id)
+            overload and command.actor in commands.PUBLIC_ACTORS
         ):
             raise IntakeFull
         queue.append((command, accepted, by))
         self.waiting[event_id] = queue
         self.pending[event_id] += 1
         self.pending_in_all += 1
-
-    def are_full_for(self, event_id: UUID) -> bool:
-        """Return True if so many commands are pending that no command of the public is added."""
-        settings = self._settings
-        return (
-            self.pending_in_all >= settings.pending_max
-            or self.pending[event_id] >= settings.event_pending_max
-        )
 
     def next_batch(self) -> list[_Waiting]:
         """Take an equal share of every event's commands; the event that waits longest comes first.

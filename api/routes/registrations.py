@@ -16,7 +16,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.commands import early_answers, retry_after, submit
-from api.commands.intake import IntakeFull
 from api.commands.submit import Decided
 from api.edge import body_fields, request_bodies, responses
 from api.edge.front import Endpoint
@@ -54,17 +53,10 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     The command is in the ledger before the answer. If it is decided in time, the answer is 201, or 409 with
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
-    event_id = services.slugs.event_ids.get(slug)
-    if (
-        event_id is not None
-        and services.intake.shares.are_full_for(event_id)
-        and event_id not in services.refusing_events.loaders
-    ):
-        raise IntakeFull  # before the body is read, which costs as much as the answer (decision 0086)
     body = await request_bodies.read(request, _REGISTERING, services.settings)
     command = body.command
     deadline = request_bodies.deadline_of(request, services.settings)
-    event_id = event_id or await _event_id(services, slug, deadline.accept_by)
+    event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.PUBLIC
     )
