@@ -106,6 +106,7 @@ class Services:
         Raises `AcceptanceUnknown` if the commit may have succeeded and cannot be told at the time `due`.
         """
         async with asyncio.timeout_at(due), self.engine.connect() as connection:
+            await connection.execution_options(isolation_level="READ COMMITTED")
             # The intake waits for a standby: a commit of this connection would keep it from others.
             await connection.execute(durability.WAIT_FOR_NO_STANDBY)
             server = (await connection.execute(durability.SERVER)).scalar_one()
@@ -172,26 +173,25 @@ def open_services(settings: Settings) -> Services:
     """Return the services; connections are made when first needed."""
     engine = connections.async_engine(settings)
     admin_engine = connections.async_engine(settings, for_admins=True)
-    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     reader, admin_reader = Reader(engine), Reader(admin_engine)
     redis_client = results.connect_async(settings.result_url)
     celery = queues.celery_app(settings)
     sender = queues.connect_sender(celery, settings)
-    bucket_owners = BucketOwners(autocommit)
+    bucket_owners = BucketOwners(engine)
     waker = Waker(sender.send, bucket_owners, asyncio.get_running_loop().time)
     waiter = OutcomeWaiter(settings.ledger_read_seconds)
     poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
     intake = Intake(settings)
-    pending_count = PendingCount(intake.shares, autocommit, settings.pending_max)
-    fallback = LedgerFallback(waiter, autocommit, intake, settings.ledger_read_seconds, waker.outcomes_seen)
+    pending_count = PendingCount(intake.shares, engine, settings.pending_max)
+    fallback = LedgerFallback(waiter, engine, intake, settings.ledger_read_seconds, waker.outcomes_seen)
     waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    slugs = Slugs(autocommit, reader)
+    slugs = Slugs(engine, reader)
     clients = Addresses(settings.trusted_proxies or ())
     shared = SharedMemory(redis_client, settings.secret_keys[0])
     receipts, pace, refusing_events = (
         Receipts(reader, intake.confirm),
-        Pace(autocommit),
-        RefusingEvents(autocommit),
+        Pace(engine),
+        RefusingEvents(engine),
     )
     submission = Submission(
         intake=intake,
@@ -227,9 +227,7 @@ def open_services(settings: Settings) -> Services:
         slugs=slugs,
         availabilities=Availabilities(reader),
         submission=submission,
-        readiness=ReadinessCheck(
-            autocommit, settings.owner_silence_seconds_max, sender, redis_client, shared
-        ),
+        readiness=ReadinessCheck(engine, settings.owner_silence_seconds_max, sender, redis_client, shared),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,

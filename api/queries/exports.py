@@ -108,6 +108,7 @@ class Exports:
         )
         async with self._places, self._engine.connect() as connection:
             try:
+                await connection.execution_options(isolation_level="READ COMMITTED")
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
                 async with driver.cursor() as cursor:

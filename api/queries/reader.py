@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -27,15 +27,15 @@ class Reader:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        isolation_level: Any = "REPEATABLE READ" if snapshot else "AUTOCOMMIT"
         try:
-            return await self._read(query, isolation_level)
+            return await self._read(query, snapshot=snapshot)
         except DBAPIError as error:
             if not error.connection_invalidated or clock() - began > _REPEATED_SECONDS_MAX:
                 raise
-            return await self._read(query, isolation_level)
+            return await self._read(query, snapshot=snapshot)
 
-    async def _read(self, query: Query[Value], isolation_level: Any) -> Value:  # noqa: ANN401 - a literal
+    async def _read(self, query: Query[Value], *, snapshot: bool) -> Value:
         async with self._engine.connect() as connection:
-            await connection.execution_options(isolation_level=isolation_level)
+            if snapshot:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
             return await query(connection)

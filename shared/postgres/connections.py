@@ -56,8 +56,9 @@ _REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode"
 def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine:
     """Return a pool of the API, with a time-out on each statement: the public's, or that of admins' lists.
 
-    The intake has one connection of its own, admins a third of the others, and the public the rest. So no
-    number of searches and exports takes a connection from the public.
+    Each statement commits by itself, unless a connection is given another isolation level. The intake has one
+    connection of its own, admins a third of the others, and the public the rest. So no number of searches and
+    exports takes a connection from the public.
     """
     admins = settings.admin_connections_max
     arguments = _session_args(
@@ -69,6 +70,9 @@ def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine
         max_overflow=0,
         pool_timeout=_ADMIN_WAIT_SECONDS_MAX if for_admins else settings.statement_timeout_seconds,
         pool_pre_ping=False,
+        # Set when a connection is made: if it were set at a checkout, a dead connection would refuse it, and
+        # SQLAlchemy would leave the connection to the garbage collector.
+        isolation_level="AUTOCOMMIT",
         hide_parameters=True,
         connect_args=arguments | _READS | {"async_creator_fn": _bounded(settings)},
     )

@@ -191,7 +191,7 @@ def test_the_ledger_answers_where_redis_cannot(
         client.delete(results.key(decided_id), results.key(pending_id))
 
     async def wait() -> tuple[Outcome | None, Outcome | None]:
-        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        engine = connections.async_engine(settings)
         async with polling(gone if backend == "gone" else settings, []) as (waiter, _):
             # Where Redis is gone the ledger is asked at once, whatever the pause is.
             pause = NEVER_SECONDS if backend == "gone" else 0.01
@@ -232,7 +232,7 @@ def test_the_ledger_is_asked_until_it_answers(
     monkeypatch.setattr(ledger, "outcomes_of", counting)
 
     async def wait() -> Outcome | None:
-        engine = connections.async_engine(settings).execution_options(isolation_level="AUTOCOMMIT")
+        engine = connections.async_engine(settings)
         waiter = OutcomeWaiter(0)
         fallback = LedgerFallback(waiter, engine, Intake(settings), 0.01, lambda *_: None)
         waiter.ask_ledger = fallback.ask

@@ -4,18 +4,18 @@ The bounds hold, the service goes on deciding at its rate, everything accepted i
 after the crowd has gone an answer comes as fast as before.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import httpx2
+import msgspec
+import psycopg
 from msgspec import Struct, field
 
-from tests.chaos.scenarios import crowd
+from tests.chaos.scenarios import ballast, crowd, sampling
 from tests.chaos.scenarios.crowd import Crowd, Seen
 from tests.chaos.scenarios.findings import Figure, Findings
 from tests.chaos.servers import OF_THE_WHEELS, Programs
@@ -25,7 +25,8 @@ EVENTS = 8
 CAPACITY = 1_000_000
 SUSTAINED_CONNECTIONS = 256
 RATE_FACTOR = 10
-SAMPLE_SECONDS = 0.2
+CROWD_PROCESSES = 2
+SAMPLE_SECONDS = 0.5
 SETTLED_SECONDS_MAX = 240.0
 NORMAL_SECONDS_MAX = 240.0
 GOODPUT_SHARE_BAR = 0.9
@@ -79,7 +80,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     seed: int = 0
     seconds: float = 60.0
     measured_seconds: float = 10.0
-    connections: int = 2_000
+    connections: int = RATE_FACTOR * SUSTAINED_CONNECTIONS
     pollers: int = 10_000
     settings: Mapping[str, str] = field(default_factory=dict)
     timed: bool = True
@@ -91,33 +92,20 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Gauges:
-    """Watches the pending commands and the API processes' memory, on a thread of its own."""
+    """The most pending commands, and the most memory of an API process."""
 
     def __init__(self, service: Service) -> None:
         self.pending_most = 0
         self.memory_mb_most = 0.0
         self._service = service
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._service.session() as session:
-            while not self._ending.wait(SAMPLE_SECONDS):
-                row = session.execute("SELECT count(*) FROM pending_command").fetchone()
-                assert row is not None
-                self.pending_most = max(self.pending_most, row[0])
-                for name in self._service.apis:
-                    self.memory_mb_most = max(self.memory_mb_most, _memory_mb(self._service.pid(name)))
+    def sample(self, session: "psycopg.Connection[tuple[Any, ...]]") -> None:
+        """Read both."""
+        row = session.execute("SELECT count(*) FROM pending_command").fetchone()
+        assert row is not None
+        self.pending_most = max(self.pending_most, row[0])
+        for name in self._service.apis:
+            self.memory_mb_most = max(self.memory_mb_most, _memory_mb(self._service.pid(name)))
 
 
 def run(plan: Plan, folder: Path) -> Findings:
@@ -141,7 +129,7 @@ def run(plan: Plan, folder: Path) -> Findings:
         figures.append(Figure(name="sustainable rate", value=peak, unit="decisions/s"))
         if plan.pollers:
             figures += _polled(service, plan, sustained, violations)
-        figures += _overloaded(service, plan, paths, peak, violations)
+        figures += _overloaded(service, plan, sustained, peak, violations)
         versions = service.versions()
     return Findings(
         scenario="overload",
@@ -155,22 +143,30 @@ def run(plan: Plan, folder: Path) -> Findings:
 
 
 def _overloaded(
-    service: Service, plan: Plan, paths: list[str], peak: float, violations: list[str]
+    service: Service, plan: Plan, sustained: Crowd, peak: float, violations: list[str]
 ) -> list[Figure]:
-    """Send ten times the sustainable rate, and judge all that was answered."""
-    before = service.query("SELECT count(*) FROM command")[0][0]
-    asked = Crowd(
-        url=service.url,
-        method="POST",
-        paths=paths,
+    """Send ten times the sustainable rate, and judge all that was answered.
+
+    The decisions are compared with those of the sustained crowd beside a ballast. The ballast has the weight
+    of a first, shorter crowd: behind the long one PostgreSQL cleans up its tables.
+    """
+    asked = msgspec.structs.replace(
+        sustained,
         prefer="respond-async",
         connections=plan.connections,
         seconds=plan.seconds,
+        processes=CROWD_PROCESSES,
         per_second=RATE_FACTOR * peak,
     )
-    with Gauges(service) as gauges:
+    first = msgspec.structs.replace(asked, seconds=plan.measured_seconds)
+    cores = _rate(service, first)[0].cpu_seconds / first.seconds
+    with ballast.running(cores, asked.processes):
+        _, beside = _rate(service, sustained)
+    before = service.query("SELECT count(*) FROM command")[0][0]
+    gauges = Gauges(service)
+    with sampling.sampled(service, SAMPLE_SECONDS, gauges.sample):
         seen, goodput = _rate(service, asked)
-        normal_seconds = _wait_normal(service, paths[0])
+        normal_seconds = _wait_normal(service, sustained.paths[0])
         left = service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX)
     if left:
         violations.append(f"unanswered: {left} commands are pending at the end")
@@ -183,6 +179,9 @@ def _overloaded(
     refused = seen.statuses.get(503, 0) + seen.statuses.get(429, 0)
     return [
         Figure(name="registrations sent", value=sent / plan.seconds, unit="/s"),
+        Figure(name="processor time of the crowd", value=cores, unit="cores"),
+        Figure(name="sustainable rate beside a ballast of that weight", value=beside, unit="decisions/s"),
+        Figure(name="decided under overload", value=goodput, unit="/s"),
         Figure(name="not sent, for want of a free connection", value=seen.unsent, unit=""),
         Figure(name="accepted", value=accepted, unit=""),
         Figure(name="not accepted, and told so", value=refused, unit=""),
@@ -194,8 +193,8 @@ def _overloaded(
             most=API_MEMORY_MB_BAR,
         ),
         Figure(
-            name="decided under overload, of the sustainable rate",
-            value=goodput / peak,
+            name="decided under overload, of the rate beside the ballast",
+            value=goodput / beside,
             unit="",
             least=GOODPUT_SHARE_BAR,
         ),

@@ -4,19 +4,18 @@ One owner decides each event at any moment, no command waits long for a rebalanc
 request goes without an answer.
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
+import psycopg
 from msgspec import Struct
 
 from shared.postgres import locks
 from tests.chaos.judge import evidence, judge
-from tests.chaos.scenarios import witness
+from tests.chaos.scenarios import sampling, witness
 from tests.chaos.scenarios.findings import Figure, Findings
 from tests.chaos.servers import OF_THE_WHEELS, Programs
 from tests.chaos.service import HarnessError, Service
@@ -60,41 +59,27 @@ class Plan(Struct, frozen=True, kw_only=True):
     programs: Programs = OF_THE_WHEELS
 
 
-class Sampler:
-    """Samples the locks of all buckets, on a thread of its own: each has one owner, or none for a moment."""
+class Owners:
+    """The owners of all buckets, by their locks: each bucket has one owner, or none for a moment."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self) -> None:
         self.samples = 0
         self.violations: list[str] = []
         self.unowned_seconds = 0.0
         """The longest time during which some bucket had no owner, after all had one."""
-        self._service = service
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._complete = time.monotonic()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        complete = time.monotonic()
-        with self._service.session() as session:
-            while not self._ending.wait(SAMPLE_SECONDS):
-                row = session.execute(_OWNED.encode()).fetchone()
-                assert row is not None
-                owned, owners, _ = row
-                self.samples += 1
-                if owned != owners:
-                    self.violations.append(f"owner: {owners} sessions have the locks of {owned} buckets")
-                self.unowned_seconds = max(self.unowned_seconds, time.monotonic() - complete)
-                if owned == locks.BUCKETS:
-                    complete = time.monotonic()
+    def sample(self, session: "psycopg.Connection[tuple[Any, ...]]") -> None:
+        """Look at the locks of this moment."""
+        row = session.execute(_OWNED.encode()).fetchone()
+        assert row is not None
+        owned, owners, _ = row
+        self.samples += 1
+        if owned != owners:
+            self.violations.append(f"owner: {owners} sessions have the locks of {owned} buckets")
+        self.unowned_seconds = max(self.unowned_seconds, time.monotonic() - self._complete)
+        if owned == locks.BUCKETS:
+            self._complete = time.monotonic()
 
 
 def run(plan: Plan, folder: Path) -> Findings:
@@ -106,7 +91,8 @@ def run(plan: Plan, folder: Path) -> Findings:
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
         try:
             workload.start()
-            with Sampler(service) as sampler:
+            owners = Owners()
+            with sampling.sampled(service, SAMPLE_SECONDS, owners.sample):
                 _scale(service, plan, steps)
             workload.stop()
         except BaseException:
@@ -121,7 +107,7 @@ def run(plan: Plan, folder: Path) -> Findings:
     violations = [
         *verdict.violations,
         *found.violations,
-        *sampler.violations,
+        *owners.violations,
         *(f"unexpected: {text}" for text in workload.history.unexpected),
         *(f"unanswered request: {text}" for text in workload.history.lost),
     ]
@@ -133,8 +119,8 @@ def run(plan: Plan, folder: Path) -> Findings:
         Figure(name="workers that decided", value=len(found.batches), unit=""),
         Figure(name="batches", value=sum(found.batches.values()), unit=""),
         Figure(name="moves of an event to another worker", value=found.moves, unit=""),
-        Figure(name="samples of the locks", value=sampler.samples, unit=""),
-        Figure(name="longest time with a bucket without an owner", value=sampler.unowned_seconds, unit="s"),
+        Figure(name="samples of the locks", value=owners.samples, unit=""),
+        Figure(name="longest time with a bucket without an owner", value=owners.unowned_seconds, unit="s"),
     ]
     for step, (worst, p99) in zip(steps, waits, strict=True):
         figures += [
