@@ -140,7 +140,19 @@ def test_harmless_cells_stay_as_they_are(stage: Stage) -> None:
 
 
 def test_no_cell_becomes_a_number_or_a_date(stage: Stage) -> None:
-    names = ["007", "00420777123456", "1E5", "1e-5", "1/2", "1 1/2", "2026-01-02", "1.5", "12:30", "$5", "(5)"]
+    names = [
+        "007",
+        "00420777123456",
+        "1E5",
+        "1e-5",
+        "1/2",
+        "1 1/2",
+        "2026-01-02",
+        "1.5",
+        "12:30",
+        "$5",
+        "(5)",
+    ]
     event = named(stage, names)
 
     table = csv.DictReader(io.StringIO(exported(stage, event, "").decode("utf-8-sig")))
