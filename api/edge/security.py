@@ -1,6 +1,7 @@
 """Access to the admin routes: a key's holder, scopes, and the organiser whose events it is for."""
 
 import asyncio
+from collections import Counter
 from typing import Annotated
 from uuid import UUID
 
@@ -38,13 +39,16 @@ async def principal(
 
     A holder with an organiser gets 404 for an event of another organiser, as for one that is not there. That
     holds for every route with an `event_id` in its path. A parameter that the route does not know is refused:
-    a misspelt filter would let everything through.
+    a misspelt filter would let everything through. So is one that is there twice, as only one counts.
     """
     holder = await _holder(services, request, credentials)
     must_have(holder, *(Scope(scope) for scope in required.scopes))
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
-    if unknown := request.query_params.keys() - known:
-        raise body_fields.invalid(dict.fromkeys(sorted(unknown), "is no parameter of this route"))
+    sent = Counter(name for name, _ in request.query_params.multi_items())
+    reasons = {name: "is there more than once" for name, times in sorted(sent.items()) if times > 1}
+    reasons |= dict.fromkeys(sorted(sent.keys() - known), "is no parameter of this route")
+    if reasons:
+        raise body_fields.invalid(reasons)
     event_id = request.path_params.get("event_id")
     if event_id is not None and holder.organiser_id is not None:
         await _must_own(services, holder.organiser_id, event_id)

@@ -24,7 +24,10 @@ _CREATED_AT, _UPDATED_AT = _RFC_3339.format("created_at"), _RFC_3339.format("upd
 # expects another separator cuts a cell in two, and the second half may be a formula as well.
 _BLANK = r"[\u0001-\u0020\u007f-\u00a0\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff]"
 _SIGN = r"[=+@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20-]"
-_CELL = rf"regexp_replace({{0}}, '(^|[,;\t\r\n])(?=[\t\r\n]|{_BLANK}*{_SIGN})', '\1''', 'g') AS {{0}}"
+_FORMULA = rf"(^|[,;\t\r\n])(?=[\t\r\n]|{_BLANK}*{_SIGN})"
+# It takes a cell of digits for a number or a date: 007 would become 7, 1E5 100000, and 1/2 a day.
+_NUMBER = r"^(?=[^[:alpha:]]*[0-9][^[:alpha:]]*([eE][+-]?[0-9]+)?$)"
+_CELL = rf"regexp_replace({{0}}, '{_FORMULA}|{_NUMBER}', '\1''', 'g') AS {{0}}"
 _REGISTRATIONS = """
     (SELECT id, seq, CASE WHEN {personal} THEN name END AS name, CASE WHEN {personal} THEN email END AS email,
             spots_count, status, created_at, updated_at

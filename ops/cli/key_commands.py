@@ -9,7 +9,7 @@ import typer
 
 from ops.cli import service_commands
 from ops.cli.service_commands import AsJson, Data
-from shared.domain import access, commands, texts
+from shared.domain import access, commands
 from shared.domain.access import Principal, Scope
 
 _DATA = Path(".admitone")
@@ -30,15 +30,7 @@ def _name(value: str) -> str:
 
 
 def _organiser(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        name = texts.clean(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if not 0 < len(name) <= commands.NAME_LENGTH_MAX:
-        raise typer.BadParameter(f"must be text of 1 to {commands.NAME_LENGTH_MAX} characters")
-    return name
+    return service_commands.clean_text(value, commands.NAME_LENGTH_MAX)
 
 
 @keys.command("create")

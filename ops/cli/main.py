@@ -131,6 +131,8 @@ def main() -> None:
     except Exception as error:
         from sqlalchemy import exc  # noqa: PLC0415
 
+        if isinstance(error, OSError):
+            _end(str(error), 1)
         if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
             raise
         message = str(error.orig).partition("\n")[0]

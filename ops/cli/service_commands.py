@@ -14,6 +14,8 @@ from uuid import UUID
 
 import typer
 
+from shared.domain import commands, texts
+
 if TYPE_CHECKING:
     from ops.maintenance.audit import Audited
     from shared.settings import Settings
@@ -22,6 +24,7 @@ Data = Annotated[Path, typer.Option(help="The data folder of a running stack.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Events = Annotated[list[str] | None, typer.Argument(help="Slugs or ids; all events when left out.")]
 _DATA = Path(".admitone")
+_DAYS_MAX = 36_500  # a hundred years: PostgreSQL takes longer times, and Python cannot read them
 
 audit = typer.Typer(help="Check and replay the audit trail.", no_args_is_help=True)
 
@@ -156,7 +159,7 @@ def adopt(  # noqa: PLR0913 - one parameter for each option
 
 def tidy(
     *,
-    days: Annotated[int, typer.Option(min=0, help="Keep everything at least this long.")] = 30,
+    days: Annotated[int, typer.Option(min=0, max=_DAYS_MAX, help="Keep everything at least this long.")] = 30,
     data: Data = _DATA,
     as_json: AsJson = False,
 ) -> None:
@@ -174,13 +177,34 @@ def tidy(
         )
 
 
+def clean_text(value: str | None, length_max: int, *, length_min: int = 1) -> str | None:
+    """Return the text of an option in the form in which it is kept; raises `BadParameter` with the reason."""
+    if value is None:
+        return None
+    try:
+        text = texts.clean(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not length_min <= len(text) <= length_max:
+        raise typer.BadParameter(f"must be text of {length_min} to {length_max} characters")
+    return text
+
+
+def _reason(value: str | None) -> str | None:
+    return clean_text(value, commands.REASON_LENGTH_MAX, length_min=0)
+
+
 def erase(  # noqa: PLR0913 - one parameter for each option
     *,
     registration: Annotated[UUID | None, typer.Option(help="The id of a registration.")] = None,
     address: Annotated[str | None, typer.Option(help="An email address; - reads it from the input.")] = None,
-    ended_days: Annotated[int | None, typer.Option(min=0, help="All at events that ended before.")] = None,
+    ended_days: Annotated[
+        int | None, typer.Option(min=0, max=_DAYS_MAX, help="All at events that ended before.")
+    ] = None,
     event: Annotated[str | None, typer.Option(help="Only at the event of this slug or id.")] = None,
-    reason: Annotated[str | None, typer.Option(help="For the audit trail; nothing personal.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(callback=_reason, help="For the audit trail; nothing personal.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
     data: Data = _DATA,
     as_json: AsJson = False,

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from sqlalchemy import text
 
@@ -65,12 +67,15 @@ def assign(database_url: str, organiser: str, names: Sequence[str]) -> list[str]
 
 def show(stored: Sequence[Key]) -> None:
     """Print API keys for people."""
-    table = Table(Column("prefix", no_wrap=True), "name", "organiser", "scopes", "made by", "ends", "revoked")
+    names = "prefix", "name", "organiser", "scopes", "made by", "ends"
+    whole = {"prefix", "scopes", "ends"}  # in a narrow terminal, too
+    columns = (Column(name, no_wrap=name in whole, overflow="fold") for name in names)
+    table = Table(*columns, box=box.SIMPLE_HEAD)
     for key in stored:
-        organiser = key["organiser"] or "all (a key of the service)"
-        ends, revoked = str(key["expires_at"])[:10], str(key["revoked_at"] or "")[:16]
+        organiser = "all (a key of the service)" if key["organiser"] is None else escape(key["organiser"])
+        ends = f"revoked\n{key['revoked_at'][:10]}" if key["revoked_at"] else key["expires_at"][:10]
         table.add_row(
-            key["prefix"], key["name"], organiser, " ".join(key["scopes"]), key["created_by"], ends, revoked
+            key["prefix"], key["name"], organiser, "\n".join(key["scopes"]), key["created_by"], ends
         )
     Console().print(table if stored else "There are no API keys.")
 

@@ -12,12 +12,19 @@ import msgspec
 
 from ops.rehearsal import http_client
 from ops.rehearsal.evidence import Decision, Observed
+from shared.domain import commands
 
 PATIENCE_SECONDS = 60.0
 RECEIPT_WAIT_SECONDS = 5
 RECEIPT_PAUSE_SECONDS = 0.05
 REPLAY_EVERY = 20
 ADMIN_KEY = "ADMITONE_ADMIN_KEY"
+_VALUES_MAX = {
+    "registrations": 10_000_000,
+    "capacity": commands.SPOTS_MAX,
+    "clients": 10_000,
+    "party_max": commands.SPOTS_PER_COMMAND_MAX,
+}
 
 
 class RehearsalError(Exception):
@@ -41,9 +48,9 @@ class Plan:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("registrations", "capacity", "clients", "party_max"):
-            if getattr(self, name) < 1:
-                raise RehearsalError(f"{name.replace('_', '-')} must be at least 1")
+        for name, value_max in _VALUES_MAX.items():
+            if not 1 <= getattr(self, name) <= value_max:
+                raise RehearsalError(f"{name.replace('_', '-')} must be 1 to {value_max}")
         if self.clients > self.registrations:
             raise RehearsalError("there can be no more clients than registrations")
         if not self.admin_key or not self.admin_key.isascii() or not self.admin_key.isprintable():

@@ -1,7 +1,8 @@
 """Two versions side by side: an upgrade under load loses no command, and no key is answered as another.
 
-The promise begins with the version `PROMISED`. Every later version works beside it: its API with workers of
-then, its workers with an API of then. Versions before it are upgraded with the API stopped for a moment.
+The promise begins with the version `conftest.PROMISED`. Every later version works beside it: its API with
+workers of then, its workers with an API of then. Versions before it are upgraded with the API stopped for a
+moment.
 """
 
 import secrets
@@ -17,42 +18,16 @@ import httpx2
 import pytest
 from sqlalchemy import make_url
 
-from benchmarks.judge import checkouts
-from benchmarks.processes import BenchmarkError
 from ops.embedded import Servers
 from ops.maintenance import schema
 from tests.stage import CHECKOUT, Json, Stage, python_of
 
 pytestmark = pytest.mark.timeout(600)  # installing the packages of another version is counted
 
-PROMISED = "c2d92b9"
-BEFORE_THE_PROMISE = "cfbfc26"
 CLIENTS, EACH = 8, 8
 CAPACITY = 50
 FEW = 2
 ANSWER_SECONDS_MAX = 30
-
-
-def version(name: str, commit: str, factory: pytest.TempPathFactory) -> Path:
-    """Return the checkout of a commit with its packages installed."""
-    try:
-        return checkouts.export(checkouts.commit_of(commit), factory.mktemp(name))
-    except BenchmarkError as error:
-        if "install" in str(error):
-            raise
-        pytest.skip(f"the repository's history has no {commit}: this lane was not run ({error})")
-
-
-@pytest.fixture(scope="module")
-def before_the_promise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout of a version before the promise."""
-    return version("before", BEFORE_THE_PROMISE, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def promised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout of the version with which the promise begins."""
-    return version("promised", PROMISED, tmp_path_factory)
 
 
 SPELLINGS = ("{}", '"{}"', '"{}";ordered')

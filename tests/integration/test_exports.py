@@ -131,12 +131,33 @@ def test_no_cell_begins_a_formula(stage: Stage) -> None:
 
 
 def test_harmless_cells_stay_as_they_are(stage: Stage) -> None:
-    names = ["Ann-Marie", "a+b", "x = y", "O'Neil", "1,5", "Smith, Ann", "ann@x.example"]
+    names = ["Ann-Marie", "a+b", "x = y", "O'Neil", "1,5 m", "Smith, Ann", "a1@x.example", "3B", "E5"]
     event = named(stage, names)
 
     table = csv.DictReader(io.StringIO(exported(stage, event, "").decode("utf-8-sig")))
 
     assert [row["name"] for row in table] == names
+
+
+def test_no_cell_becomes_a_number_or_a_date(stage: Stage) -> None:
+    names = [
+        "007",
+        "00420777123456",
+        "1E5",
+        "1e-5",
+        "1/2",
+        "1 1/2",
+        "2026-01-02",
+        "1.5",
+        "12:30",
+        "$5",
+        "(5)",
+    ]
+    event = named(stage, names)
+
+    table = csv.DictReader(io.StringIO(exported(stage, event, "").decode("utf-8-sig")))
+
+    assert [row["name"] for row in table] == [f"'{name}" for name in names]
 
 
 def test_each_registration_is_one_line_of_json(stage: Stage) -> None:

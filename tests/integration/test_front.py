@@ -347,6 +347,23 @@ def test_an_unknown_parameter_is_refused_by_name(stage: Stage, path: str) -> Non
     assert {"field": "stauts", "reason": "is no parameter of this route"} in answer.json()["errors"]
 
 
+@pytest.mark.parametrize("query", ["/registrations?q=a&q=b", "/export?format=csv&format=ndjson"])
+def test_a_repeated_parameter_is_refused_by_name(stage: Stage, query: str) -> None:
+    url = f"/api/events/{stage.create_event()['id']}{query}"
+    with stage.client() as client:
+        answer = client.get(url, headers=stage.admin)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("slugs", [["a", "b"], ["a", "a"]])
+def test_a_repeated_filter_lists_nothing(stage: Stage, slugs: list[str]) -> None:
+    with stage.client() as client:
+        answer = client.get("/api/events", params={"slug": slugs}, headers=stage.admin)
+
+    assert answer.json()["errors"] == [{"field": "slug", "reason": "is there more than once"}]
+
+
 def test_a_preference_is_told_with_every_answer(stage: Stage) -> None:
     event = stage.create_event(capacity=1, waitlistEnabled=False)
     url, wait = f"/api/p/{event['slug']}/register", {"prefer": "Wait=9"}

@@ -1,0 +1,63 @@
+"""The command line with what people type: wrong options, narrow terminals, a machine that refuses."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from ops.cli import main as cli
+from tests.integration.test_api_keys import an_organiser, typed
+from tests.stage import CHECKOUT, Stage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tidy", "--days=-1"],
+        ["tidy", "--days=1000000"],
+        ["tidy", "--days=99999999999"],
+        ["erase", "--ended-days=1000000"],
+        ["erase", "--ended-days=1", f"--reason={501 * 'x'}"],
+        ["erase", "--ended-days=1", "--reason=\u202e"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_out_of_range_is_refused(stage: Stage, words: list[str]) -> None:
+    done = typed(stage, *words)
+
+    assert done.exit_code == 2
+    assert words[-1].partition("=")[0] in done.stderr
+
+
+@pytest.mark.parametrize("option", ["registrations", "capacity", "clients", "party-max"])
+@pytest.mark.parametrize("value", ["0", "2000000000"])
+def test_a_rehearsal_has_bounds(option: str, value: str) -> None:
+    done = CliRunner().invoke(cli.app, ["rehearse", f"--{option}={value}"])
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"rehearse: {option} must be 1 to ")
+
+
+def test_a_narrow_terminal_shows_keys_whole(stage: Stage) -> None:
+    organiser = f"{an_organiser()} [red]"
+    scopes = ["events:read", "registrations:write"]
+    typed(stage, "keys", "create", "box", "--organiser", organiser, *(f"--scope={scope}" for scope in scopes))
+
+    shown = CliRunner().invoke(cli.app, ["keys", "list"], env={**stage.environment(), "COLUMNS": "80"}).stdout
+
+    assert all(scope in shown for scope in [*scopes, "[red]"])
+    assert "…" not in shown
+
+
+def test_an_error_of_the_machine_is_one_line(stage: Stage) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ops.cli", "api", "--fd", "77"],
+        env=stage.environment(),
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "admitone: [Errno 9] Bad file descriptor\n")
