@@ -248,7 +248,8 @@ def _wait_seconds(request: Request) -> float:
 def _bearer(request: Request) -> str:
     """Return the receipt of the header `Authorization`, on which the answer depends; 401 without one."""
     request.scope[responses.ANSWER_HEADERS].append((b"vary", b"Authorization"))
-    credentials = _BEARER.fullmatch(", ".join(request.headers.getlist("authorization")))
+    # The server leaves blanks behind a header's value, which are no part of it (RFC 9110, section 5.5).
+    credentials = _BEARER.fullmatch(", ".join(request.headers.getlist("authorization")).strip(" \t"))
     if credentials is None:
         raise ProblemType.UNAUTHORIZED.error("Send the receipt as Authorization: Bearer <receiptId>.")
     return credentials[1]
