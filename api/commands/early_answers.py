@@ -1,7 +1,8 @@
 """Answers requests without a command if they change nothing, by the owner's own rules (decision 0021).
 
 The answer is the roster's decision as of a read that began after the request arrived, if nothing was pending
-then that could lead to another one. A request with an idempotency key always goes through the ledger.
+then that could lead to another one. A request with an idempotency key goes through the ledger, except one of
+a holder that changes nothing, under a key that is new to the ledger (decision 0084).
 
 Once an event's owner has refused a registration as full, or as closed, paused or not open, later ones first
 ask the database, one read for all that arrived before it began. A spot that was freed before a request
@@ -18,13 +19,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from api.queries import rosters
+from api.queries import rosters, used_keys
 from api.queries.batch_loader import BatchLoader
 from api.queries.rosters import EventAsRead
 from shared.domain import outcomes
 from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
 from shared.domain.event import Registration
 from shared.domain.outcomes import Outcome, RefusalCode, Refused
+from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
 
@@ -51,15 +53,25 @@ _READ_REGISTRATION = text(
               FROM registration WHERE event_id = event.id AND id = :registration_id) AS registration""",
         "OR command.id = :receipt_id",
     )
+    + f"AND NOT {used_keys.IS_USED}"
 )
 _REGISTRATION = msgspec.json.Decoder(Registration)
 
 
 async def holders_outcome(
-    connection: AsyncConnection, event_id: UUID, receipt_id: UUID, command: HoldersCommand
+    connection: AsyncConnection, receipt_id: UUID, command: HoldersCommand, new: NewCommand
 ) -> Outcome | None:
-    """Return the outcome that a holder's command would certainly have without any change, or None."""
-    asked = {"event_id": event_id, "receipt_id": receipt_id, "registration_id": command.registration_id}
+    """Return the outcome that a holder's command would certainly have without any change, or None.
+
+    None as well if the ledger knows the key of `new`, or if the outcome is a refusal and there is a key.
+    """
+    event_id, keys = new.event_id, used_keys.of(new)
+    asked = {
+        "event_id": event_id,
+        "receipt_id": receipt_id,
+        "registration_id": command.registration_id,
+        "keys": keys,
+    }
     row = (await connection.execute(_READ_REGISTRATION, asked)).one_or_none()
     event = None if row is None else _decoded(event_id, row.event)
     if row is None or event is None:
@@ -70,7 +82,7 @@ async def holders_outcome(
     outcome = roster.decide(
         PendingCommand(command=command, id=_NO_ID, seq=0, actor=HOLDER, accepted_at=event.now)
     )
-    return None if roster.unsaved.changes else outcome
+    return None if roster.unsaved.changes or (keys and isinstance(outcome, Refused)) else outcome
 
 
 class RefusingEvents:

@@ -33,7 +33,7 @@ class WrongKeys:
     async def wait_turn(self, client: str) -> None:
         """Return when the answer to a wrong key is due; raises the problem 429 if that is not soon."""
         now = self._clock()
-        turn = max(self._turns.pop(client, 0), now - _BURST * _INTERVAL_SECONDS)
+        turn = max(self._turns.pop(client, 0), now - (_BURST - 1) * _INTERVAL_SECONDS)
         wait_seconds = turn - now
         if wait_seconds > _WAIT_SECONDS_MAX:
             self._turns[client] = turn

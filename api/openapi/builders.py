@@ -151,7 +151,7 @@ READ_PROBLEMS = (ProblemType.INVALID_REQUEST, ProblemType.LEDGER_UNAVAILABLE)
 
 BODY_PROBLEMS = (ProblemType.CLIENT_GONE, ProblemType.BODY_TOO_LARGE, ProblemType.UNSUPPORTED_MEDIA_TYPE)
 
-# What any command can meet besides its own refusals.
+# Any command can meet these besides its own refusals.
 COMMAND_PROBLEMS = (
     ProblemType.EVENT_NOT_FOUND,
     ProblemType.INVALID_REQUEST,

@@ -30,7 +30,7 @@ _STATUS_OR_CORRECTION: dict[str, Any] = {
         "anyOf": [{"required": [name]} for name in ("name", "email", "spotsCount")],
     },
 }
-"""What `RegistrationChange` checks itself."""
+"""The conditions that `RegistrationChange` checks itself."""
 
 APPLICATION: dict[str, Any] = {
     "title": "AdmitOne",
@@ -48,7 +48,9 @@ APPLICATION: dict[str, Any] = {
 
 AVAILABILITY = builders.route(
     {
-        200: builders.answer("What is left now.", schemas.Availability, open=examples.AVAILABILITY),
+        200: builders.answer(
+            "The spots that are left now.", schemas.Availability, open=examples.AVAILABILITY
+        ),
     },
     ProblemType.EVENT_NOT_FOUND,
     *builders.READ_PROBLEMS,
@@ -110,7 +112,7 @@ _ETAG = {"ETag": {"description": "Changes with the receipt.", "schema": {"type":
 RECEIPT = builders.route(
     {
         200: builders.answer(
-            "What has become of it, as of now.",
+            "The state of the receipt, as of now.",
             schemas.Receipt,
             {**builders.RETRY_AFTER, **_ETAG},
             confirmed=examples.CONFIRMED,
@@ -189,7 +191,7 @@ _PROBE_PROBLEMS = (ProblemType.INTERNAL_ERROR,)
 INDEX = builders.route(
     {
         200: {
-            "description": "What answers here; a page for clients that prefer `text/html`.",
+            "description": "The links of this service; a page for clients that prefer `text/html`.",
             "content": {
                 "application/json": {
                     "schema": builders.reference(schemas_service.Index),

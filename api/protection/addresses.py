@@ -1,7 +1,7 @@
 """The addresses of clients, behind proxies too: each client is one text.
 
 A header that names the client is believed only from a trusted proxy, and read from its right end: each
-trusted hop names the one before it. What stands left of the first hop that is not trusted may be made up.
+trusted hop names the one before it. The part left of the first hop that is not trusted may be made up.
 `X-Forwarded-For` counts where it is there, else `Forwarded` (RFC 7239): a proxy that writes one of them often
 hands the other one on as its client sent it (decision 0069).
 """

@@ -160,7 +160,7 @@ class ClientLimits:
         reported = limit.reported.get(client)
         if reported is None:
             if not limit.for_all and limit is not self._keys and not addresses.is_public(client):
-                limit.counts[client] = -math.inf
+                limit.counts[client] = -math.inf  # no number of requests leads from there above `quiet_max`
                 return
             reported = limit.reported[client] = _Reported()
         amount, seconds = limit.item.amount, limit.item.multiples
@@ -178,7 +178,7 @@ class ClientLimits:
             detail = f"Too many requests; the limit is {amount} in {seconds} s."
             raise ProblemType.TOO_MANY_REQUESTS.error(detail, headers={"retry-after": str(max(reset, 1))})
         limit.counts[client] = count
-        limit.to_report |= {client}
+        limit.to_report.add(client)
         self._reporter.ensure_running()
 
     async def _report(self) -> None:

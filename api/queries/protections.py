@@ -1,22 +1,29 @@
 """The protection of events from anonymous clients: bounds that hold at the edge, and in no decision.
 
 A process knows all protections, and reads those that changed once a second while registrations come
-(decision 0070).
+(decision 0070). A read that takes long delays no registration: it goes by the protections that are known.
 """
 
+import asyncio
 from collections.abc import Sequence
 from time import monotonic
 from uuid import UUID
 
+import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_admin import Protection
 from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
 
+log = structlog.get_logger(__name__)
+
 _FRESH_SECONDS = 1
+_WAIT_SECONDS_MAX = 0.25
 _EVER_SECONDS = 1e9
+"""The time before the first read, in which any protection may have changed."""
 _ASKED_PER_READ_MAX = 100_000
 _COMMIT_SECONDS_MAX = 300
 """The time within which a change that was begun is committed, and seen."""
@@ -39,27 +46,43 @@ _CHANGE = text("""
         changed_by = excluded.changed_by, changed_at = excluded.changed_at
     RETURNING event_id
 """)
-_KNOWS_KEY = text("SELECT EXISTS (SELECT FROM idempotency_key WHERE event_id = :event_id AND key = :key)")
 
 
 class Protections:
-    """The events with a protection, as of at most a second ago until the time `fresh_until`."""
+    """The events with a protection: as of at most a second ago until the time `fresh_until`.
+
+    While the database does not answer in time they are as of the last read.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self.of_events: dict[UUID, Protection] = {}
         self.fresh_until = 0.0
         self._reader = reader
-        self._read_at = monotonic() - _EVER_SECONDS
+        self._read_at: float | None = None
         self._loader: BatchLoader[None, None] = BatchLoader(self._refresh, _ASKED_PER_READ_MAX)
 
     async def refresh(self) -> None:
-        """Read what has changed; all that ask at one time share the read."""
-        await self._loader.load(None)
+        """Read what has changed, or go on with what is known if the read takes long or fails.
+
+        All that ask at one time share the read, which goes on if it takes long. Raises the error of a read
+        only if none has succeeded before.
+        """
+        wait_seconds = None if self._read_at is None else _WAIT_SECONDS_MAX
+        try:
+            async with asyncio.timeout(wait_seconds):
+                await self._loader.load(None)
+        except (SQLAlchemyError, OSError) as error:  # a time-out is an OSError
+            if self._read_at is None:
+                raise
+            if monotonic() >= self.fresh_until:  # the first of those that asked at one time
+                self.fresh_until = monotonic() + _FRESH_SECONDS
+                log.warning("protections_not_readable", error=repr(error))
 
     async def _refresh(self, questions: Sequence[None]) -> Sequence[None]:
         began = monotonic()
         if began >= self.fresh_until:
-            seconds = began - self._read_at + _COMMIT_SECONDS_MAX
+            known_for = _EVER_SECONDS if self._read_at is None else began - self._read_at
+            seconds = known_for + _COMMIT_SECONDS_MAX
             for event_id, protection in await self._reader.read(
                 lambda connection: _changed(connection, seconds)
             ):
@@ -96,8 +119,3 @@ async def change(connection: AsyncConnection, event_id: UUID, new: Protection, a
         "actor": actor,
     }
     return (await connection.execute(_CHANGE, parameters)).one_or_none() is not None
-
-
-async def knows_key(connection: AsyncConnection, event_id: UUID, key: bytes) -> bool:
-    """Return True if the ledger has a command of the event under this idempotency key."""
-    return bool((await connection.execute(_KNOWS_KEY, {"event_id": event_id, "key": key})).scalar_one())

@@ -175,7 +175,8 @@ async def _by_holder(
 ) -> Response:
     """Submit a command about the registration of a receipt, and show the receipt as of then.
 
-    A command that would change nothing is not made, unless the request has a key.
+    A command that would change nothing is not made, unless the ledger knows the request's key, or the command
+    would be refused and the request has a key.
     """
     id_ = _receipt_id(receipt_id)
     deadline = request_bodies.deadline_of(request, services.settings)
@@ -188,11 +189,9 @@ async def _by_holder(
         submitted = request_bodies.command_request(
             request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.HOLDER
         )
-        known = None
-        if submitted.idempotency_key is None:
-            known = await services.read(
-                lambda connection: early_answers.holders_outcome(connection, event_id, id_, command)
-            )
+        known = await services.read(
+            lambda connection: early_answers.holders_outcome(connection, id_, command, submitted)
+        )
         if known is None:
             await services.must_be_known(command)
     if isinstance(known, Refused):
@@ -249,7 +248,8 @@ def _wait_seconds(request: Request) -> float:
 def _bearer(request: Request) -> str:
     """Return the receipt of the header `Authorization`, on which the answer depends; 401 without one."""
     request.scope[responses.ANSWER_HEADERS].append((b"vary", b"Authorization"))
-    credentials = _BEARER.fullmatch(", ".join(request.headers.getlist("authorization")))
+    # The server leaves blanks behind a header's value, which are no part of it (RFC 9110, section 5.5).
+    credentials = _BEARER.fullmatch(", ".join(request.headers.getlist("authorization")).strip(" \t"))
     if credentials is None:
         raise ProblemType.UNAUTHORIZED.error("Send the receipt as Authorization: Bearer <receiptId>.")
     return credentials[1]

@@ -16,7 +16,7 @@ depends_on = None
 
 _TABLES = ("command", "pending_command", "outcome", "idempotency_key", "registration", "audit_entry")
 _EVENTS = 200
-"""What PostgreSQL assumes of a table without statistics. It counts from the next ANALYZE on."""
+"""PostgreSQL's guess about a table without statistics. It counts from the next ANALYZE on."""
 
 
 def upgrade() -> None:

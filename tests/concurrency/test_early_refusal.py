@@ -87,15 +87,40 @@ def test_a_cancelled_receipt_makes_no_command(stage: Stage) -> None:
         first = client.delete(path)
         before = commands_of(stage, event)
         again = [client.delete(path).json() for _ in range(20)]
-        keyless = commands_of(stage, event)
-        keyed = [client.delete(path, headers={"idempotency-key": "mine"}).json() for _ in range(20)]
+        keyed = [client.delete(path, headers={"idempotency-key": f"tap {n}"}).json() for n in range(20)]
 
     unchanged = {**first.json(), "changed": False, "fromStatus": "CANCELLED"}
     assert first.json()["changed"]
-    assert again == [unchanged] * 20
-    assert keyless == before
-    assert keyed == [unchanged] * 20
-    assert commands_of(stage, event) == before + 1, "a key is always in the ledger"
+    assert again == keyed == [unchanged] * 20
+    assert commands_of(stage, event) == before
+
+
+def test_a_key_that_changed_nothing_stays_free(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event)
+    path = f"/api/p/{event['slug']}/receipts/{held['receiptId']}"
+
+    def cancel(key: str) -> tuple[bool, bool, str]:
+        answer = client.delete(path, headers={"idempotency-key": key})
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        return found["changed"], "idempotent-replayed" in answer.headers, found["status"]
+
+    with stage.client() as client:
+        before = commands_of(stage, event)
+        taps = [cancel(key) for key in ("first", "second", "first", "second")]
+        after = commands_of(stage, event)
+        patch(stage, event, held, "CONFIRMED")
+        later = [cancel(key) for key in ("first", "second", "second")]
+
+    assert taps == [
+        (True, False, "CANCELLED"),
+        (False, False, "CANCELLED"),
+        (True, True, "CANCELLED"),
+        (False, False, "CANCELLED"),
+    ]
+    assert after == before + 1
+    assert later == [(True, True, "CONFIRMED"), (True, False, "CANCELLED"), (True, True, "CANCELLED")]
 
 
 def test_a_holders_vain_commands_are_not_made(stage: Stage) -> None:
@@ -108,13 +133,19 @@ def test_a_holders_vain_commands_are_not_made(stage: Stage) -> None:
         before = commands_of(stage, event)
         same, larger = (client.patch(path, json={"spotsCount": spots}) for spots in (3, 4))
         of_none = [client.delete(lost), client.patch(lost, json={"spotsCount": 1})]
+        keyed = [
+            client.patch(path, json={"spotsCount": 3}, headers={"idempotency-key": f"{n}"}) for n in range(20)
+        ]
         after = commands_of(stage, event)
-        smaller = client.patch(path, json={"spotsCount": 2})
+        refused = client.patch(path, json={"spotsCount": 4}, headers={"idempotency-key": "a refusal's"})
+        smaller = client.patch(path, json={"spotsCount": 2}, headers={"idempotency-key": "0"})
 
+    assert {(a.status_code, a.json()["registration"]["spotsCount"]) for a in keyed} == {(200, 3)}
     assert (same.status_code, same.json()["registration"]["spotsCount"]) == (200, 3)
     assert (larger.status_code, larger.json()["code"]) == (409, "TOO_MANY_SPOTS")
     assert [(a.status_code, a.json()["code"]) for a in of_none] == [(404, "REGISTRATION_NOT_FOUND")] * 2
     assert after == before
+    assert (refused.json()["code"], "receiptId" in refused.json()) == ("TOO_MANY_SPOTS", True)
     assert (smaller.status_code, smaller.json()["registration"]["spotsCount"]) == (200, 2)
 
 

@@ -93,7 +93,7 @@ INSERT INTO "Registration" (id, "eventId", name, "spotsCount", status) VALUES
     ('r5', 'clw2k0q7h0001356k8v3x1a2c', 'Barbara', 1, 'CONFIRMED'),
     ('r6', 'clw2k0q7h0001356k8v3x1a2c', 'Donald', 1, 'CONFIRMED');
 """
-"""What Prisma's migrations make of a counting system's models, with an event that it oversold."""
+"""The tables that Prisma's migrations make of a counting system's models, with an event that it oversold."""
 
 
 @pytest.fixture(scope="module")

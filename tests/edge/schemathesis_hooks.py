@@ -1,4 +1,4 @@
-"""What schemathesis has to know beside the OpenAPI document; it loads this module by its name."""
+"""Tells schemathesis the rules beside the OpenAPI document; it loads this module by its name."""
 
 from typing import Any
 from uuid import uuid4

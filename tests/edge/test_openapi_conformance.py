@@ -13,8 +13,8 @@ from shared.domain.access import Scope
 from tests.stage import CHECKOUT, Stage
 
 SECONDS_MAX = 600
-# The words of a cursor are the service's own: only those of a page are right. What was deleted or
-# cancelled can be read: an event's audit trail, and what became of a receipt.
+# The words of a cursor are the service's own: only those of a page are right. Clients may read the audit
+# trail of a deleted event, and a cancelled receipt.
 CONFIG = """
 suppress-health-check = ["all"]
 parameters = { cursor = "" }

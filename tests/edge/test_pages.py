@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from api.main import create_app
 from shared.postgres import tables
 from shared.settings import Settings
+from tests.integration.test_front import answer_with
 from tests.stage import Stage
 
 PAGES = Path(__file__).resolve().parents[2] / "api/pages"
@@ -196,18 +197,8 @@ def test_a_contact_for_security_is_told_once_named(settings: Settings) -> None:
     ],
 )
 def test_every_answer_has_the_security_headers(stage: Stage, method: str, path: str, status: int) -> None:
-    event = stage.create_event()
-    with stage.client() as client:
-        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
-        answer = client.request(
-            method,
-            path.format(receipt=receipt, **event),
-            json={"name": "User"} if status == 201 else None,
-            headers=({} if status == 401 else dict(stage.admin))
-            | ({"if-none-match": "*"} if status == 304 else {}),
-        )
+    answer = answer_with(status, stage, method, path)
 
-    assert answer.status_code == status
     for name, value in SECURITY_HEADERS.items():
         assert answer.headers.get_list(name) == [value], name
     assert "strict-transport-security" not in answer.headers

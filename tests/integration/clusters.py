@@ -1,4 +1,4 @@
-"""What tests of the embedded servers ask them."""
+"""Questions of tests to the embedded servers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 from uuid import UUID
 
+import httpx2
 import pytest
 from sqlalchemy import Connection
 from starlette.requests import Request
@@ -47,6 +48,22 @@ def test_an_unforeseen_error_is_a_problem(api: TestClient) -> None:
     (entry,) = logs
     assert (entry["event"], entry["incident_id"]) == ("unforeseen_error", problem["incidentId"])
     assert isinstance(entry["exc_info"], RuntimeError)
+
+
+def answer_with(status: int, stage: Stage, method: str, path: str) -> httpx2.Response:
+    """Return the answer to a request that has this status, for a path with parts of an event of its own."""
+    event = stage.create_event()
+    with stage.client() as client:
+        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
+        answer = client.request(
+            method,
+            path.format(receipt=receipt, **event),
+            json={"name": "User"} if status == 201 else None,
+            headers=({} if status == 401 else dict(stage.admin))
+            | ({"if-none-match": "*"} if status == 304 else {}),
+        )
+    assert answer.status_code == status
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -210,18 +227,8 @@ def test_a_short_wait_ends_without_an_outcome(settings: Settings, connection: Co
 def test_every_answer_has_a_date_and_says_who_may_keep_it(
     stage: Stage, method: str, path: str, status: int, cached: str
 ) -> None:
-    event = stage.create_event()
-    with stage.client() as client:
-        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).headers["location"]
-        answer = client.request(
-            method,
-            path.format(receipt=receipt, **event),
-            json={"name": "User"} if status == 201 else None,
-            headers=({} if status == 401 else dict(stage.admin))
-            | ({"if-none-match": "*"} if status == 304 else {}),
-        )
+    answer = answer_with(status, stage, method, path)
 
-    assert answer.status_code == status
     assert answer.headers.get_list("cache-control") == [cached]
     assert len(answer.headers.get_list("date")) == 1
 

@@ -48,7 +48,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 WRITES: list[bytes] = []
-"""What the server has written, a member for each write."""
+"""The bytes that the server has written, a member for each write."""
 
 
 class Recorder:

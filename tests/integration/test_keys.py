@@ -1,4 +1,4 @@
-"""What an idempotency key means: one effect at most, and the first outcome told again beside what is now."""
+"""An idempotency key has one effect at most, and its replay tells the first outcome beside what is now."""
 
 import hashlib
 import secrets
@@ -73,6 +73,16 @@ def test_an_earlier_key_is_found_before_a_newer_one(stage: Stage) -> None:
 
     assert ask(stage, event, '"k"').json()["receiptId"] == earlier["receiptId"]
     assert ask(stage, event, "k").json()["receiptId"] == newer["receiptId"]
+
+
+def test_an_earlier_keyed_cancellation_is_found(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event)
+    cancel(stage, event, held, **key_of("of the earlier version"))
+    as_it_came = hashlib.sha256(b'"k"').digest()
+    stage.query("UPDATE idempotency_key SET key = %s WHERE event_id = %s", as_it_came, event["id"])
+
+    assert told(cancel(stage, event, held, **key_of('"k"'))) == (200, "true", DONE)
 
 
 def test_the_spellings_of_a_key_are_one_key(stage: Stage) -> None:

@@ -12,9 +12,17 @@ from typing import Any
 import altcha
 import httpx2
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection
+from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
+from api.main import create_app
 from ops.embedded import Servers
 from shared.messaging import results
+from shared.settings import Settings
+from tests.simulation.histories import SETTINGS as TERMS
+from tests.simulation.in_postgres import InPostgres
 from tests.stage import Breakable, Json, Stage
 
 SETTINGS = {"ADMITONE_SECRET_KEY": "a secret key of the tests", "ADMITONE_API_PROCESSES": "2"}
@@ -264,3 +272,31 @@ def test_a_wrong_protection_is_refused(two: Stage, body: Json, status: int) -> N
         assert client.delete(f"/api/events/{event['id']}", headers=two.admin).status_code == 200
         assert client.put(path, json={}, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
         assert client.get(path, headers=two.admin).json()["code"] == "EVENT_NOT_FOUND"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_exhausted_pool_keeps_no_registration(
+    settings: Settings, connection: Connection, *, known: bool
+) -> None:
+    guarded, _ = (InPostgres(connection, TERMS).event_id for _ in range(2))
+    paths = [f"/api/p/{guarded}", f"/api/p/{TERMS['slug']}"]
+    app = create_app(settings.model_copy(update={"admin_key": SecretStr("the key of an admin")}))
+    later = {"prefer": "respond-async, wait=1", "authorization": "Bearer the key of an admin"}
+    with TestClient(app, headers=later) as client, capture_logs() as logs:
+        services, portal = app.app.state.services, client.portal
+        assert portal is not None
+        assert client.put(f"/api/events/{guarded}/protection", json={"challenge": True}).status_code == 200
+        for path in paths:
+            portal.call(services.find_event, path.rpartition("/")[2])
+        if known:
+            portal.call(services.protections.refresh)
+        services.protections.fresh_until = 0.0
+        services.engine.pool._timeout = 60.0 if known else 0.1  # noqa: SLF001 - a read hangs, or fails
+        taken = [portal.call(services.engine.connect().start) for _ in range(services.engine.pool.size())]
+        answers = [client.post(f"{path}/register", json={"name": "User"}) for path in paths]
+        for held in taken:
+            portal.call(held.close)
+
+    expected = [(403, "CHALLENGE_REQUIRED"), (202, None)] if known else [(503, "LEDGER_UNAVAILABLE")] * 2
+    assert [(answer.status_code, answer.json().get("code")) for answer in answers] == expected
+    assert [log["event"] for log in logs].count("protections_not_readable") == (1 if known else 0)

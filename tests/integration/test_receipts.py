@@ -2,10 +2,12 @@
 
 import base64
 import codecs
+import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -77,6 +79,18 @@ def test_a_header_has_one_receipt(
     assert (answer.status_code, answer.json().get("code")) == (status, code)
     assert answer.headers["vary"] == "Authorization"
     assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize("blanks", [" ", "\t", " \t "])
+def test_blanks_behind_a_receipt_do_not_count(stage: Stage, blanks: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        receipt = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).json()["receiptId"]
+    with closing(HTTPConnection(stage.url.removeprefix("http://"), timeout=30)) as connection:
+        sent = {"authorization": f"Bearer {receipt}{blanks}"}
+        connection.request("GET", f"/api/p/{event['slug']}/receipt", headers=sent)
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["receiptId"]) == (200, receipt)
 
 
 def test_a_task_id_does_not_contain_its_receipt() -> None:

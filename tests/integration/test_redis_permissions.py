@@ -73,7 +73,9 @@ def test_the_documented_users_may_do_everything(
         "ADMITONE_SECRET_KEY": "a secret key of the tests",
         "ADMITONE_LIMIT_REGISTER": "20/1s",
     }
-    with unstarted as stage:
+    server = results.connect(servers.broker_url)
+    server.config_resetstat()
+    with server, unstarted as stage:
         guarded, event = stage.create_event(maxSpotsPerRegistration=2), stage.create_event()
         protect(stage, guarded, spotsPerAddress=4, challenge=True)
         for spots in (1, 3):
@@ -84,12 +86,17 @@ def test_the_documented_users_may_do_everything(
         assert [answer.status_code for answer in answers] == [201] * 12
         assert (checks["degraded"], checks["ready"]) == ([], True)
         assert re.findall("warning.*", stage.log()) == []
+        used = {name.removeprefix("cmdstat_") for name in server.info("commandstats")}
+        assert set(re.findall(r"\+(\S+)", ACL)) <= used, "a right that no part needs"
 
 
 @pytest.mark.parametrize("user", ["admitone_api", "admitone_worker"])
 @pytest.mark.parametrize(
     "command",
-    ["KEYS *", "FLUSHALL", "CONFIG GET *", "MONITOR", "ACL LIST", "GET other", "PUBLISH other x", "INFO"],
+    [
+        *("KEYS *", "FLUSHALL", "CONFIG GET *", "MONITOR", "ACL LIST", "INFO", "DEL celery-task-meta-x"),
+        *("LLEN other", "SET other x", "PUBLISH other x"),  # commands that both may give, of other names
+    ],
 )
 def test_the_documented_users_may_do_no_more(servers: Servers, users: Users, user: str, command: str) -> None:
     url = servers.result_url.replace("://", f"://{users[user]}:{quote(AWKWARD, safe='')}@")

@@ -1,4 +1,4 @@
-"""What people meet who register over HTTP: decisions, refusals, receipts, keys, and clear errors."""
+"""Registering over HTTP: decisions, refusals, receipts, keys, and clear errors."""
 
 import time
 import uuid

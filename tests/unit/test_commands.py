@@ -1,4 +1,4 @@
-"""What can be asked: commands there and back, and what is not one."""
+"""Commands there and back, and texts that are no command."""
 
 from datetime import UTC, datetime
 from typing import get_args

@@ -27,7 +27,7 @@ ROUTES = [
     if isinstance(route, APIRoute) and route.include_in_schema
 ]
 LIBRARY_ERRORS = {"execute": ("DBAPIError", "DataError"), "stream": ("ClientDisconnect",)}
-"""What the libraries' methods raise of what the API turns into problems."""
+"""The errors of the libraries' methods that the API turns into problems."""
 IMPOSSIBLE = {
     *(
         (name, code)  # only for other statuses
@@ -67,14 +67,17 @@ class Code:
     def __init__(self, folder: str) -> None:
         self.defined: dict[Place, ast.AST] = {}
         self.methods: dict[str, list[Place]] = {}
+        self.collections: set[str] = set()
         for path in sorted((CHECKOUT / folder).rglob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef):
-                    for method in node.body:
-                        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-                            place = (path.stem, f"{node.name}.{method.name}")
-                            self.defined[place] = method
-                            self.methods.setdefault(method.name, []).append(place)
+                    for part in node.body:
+                        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                            place = (path.stem, f"{node.name}.{part.name}")
+                            self.defined[place] = part
+                            self.methods.setdefault(part.name, []).append(place)
+                        elif isinstance(part, ast.AnnAssign) and _is_collection(part.annotation):
+                            self.collections.add(ast.unparse(part.target))
                 elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     self.defined[path.stem, node.name] = node
                 elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -98,7 +101,8 @@ class Code:
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     method = node.func.attr
                     found.add(method)
-                    if ast.unparse(node.func.value) != "self":
+                    owner = ast.unparse(node.func.value)
+                    if owner != "self" and owner.rpartition(".")[2] not in self.collections:
                         todo += [(place, self.defined[place]) for place in self.methods.get(method, [])]
         return found
 
@@ -113,6 +117,11 @@ class Code:
         else:
             name = node.attr
         return {(before, name)} & self.defined.keys()
+
+
+def _is_collection(annotation: ast.AST) -> bool:
+    """Return True for a set, a dictionary or a list: their methods are not the folder's own."""
+    return ast.unparse(annotation).startswith(("set[", "dict[", "list["))
 
 
 API, DOMAIN = Code("api"), Code("shared/domain")

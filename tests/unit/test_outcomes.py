@@ -1,4 +1,4 @@
-"""What can be answered: outcomes there and back, as the ledger and the result backend keep them."""
+"""Outcomes there and back, as the ledger and the result backend keep them."""
 
 from typing import get_args
 from uuid import UUID

@@ -51,17 +51,17 @@ def send(turns: WrongKeys, address: str, count: int = 1) -> list[str]:
 
 
 def test_the_first_wrong_keys_do_not_wait(turns: WrongKeys, world: World) -> None:
-    assert send(turns, "192.0.2.1", 11) == [""] * 11
+    assert send(turns, "192.0.2.1", 10) == [""] * 10
     assert world.waits == []
 
 
 def test_later_ones_wait_for_their_turns(turns: WrongKeys, world: World) -> None:
-    assert send(turns, "192.0.2.1", 17) == [""] * 15 + ["3"] * 2
+    assert send(turns, "192.0.2.1", 16) == [""] * 14 + ["3"] * 2
     assert world.waits == [0.5, 1.0, 1.5, 2.0]
     world.now += 0.5
     assert send(turns, "192.0.2.1", 2) == ["", "3"]
     world.now += 60
-    assert send(turns, "192.0.2.1", 11) == [""] * 11
+    assert send(turns, "192.0.2.1", 10) == [""] * 10
     assert world.waits == [0.5, 1.0, 1.5, 2.0, 2.0]
 
 

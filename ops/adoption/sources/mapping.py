@@ -127,7 +127,7 @@ def check(mapping: SourceMapping) -> None:
 def printed(mapping: SourceMapping) -> str:
     """Return the mapping as a file that can be edited and given back."""
     lines = [
-        "# What each column of the source means. Edit this file, and give it back as --mapping FILE.",
+        "# The meaning of each column of the source. Edit this file, and give it back as --mapping FILE.",
         f'time_zone = "{mapping.zone.key}"    # of times without a zone',
         f'zero_capacity = "{mapping.zero_capacity}"    # "unlimited" or "waitlist"; "ask" leaves events out',
         f'no_capacity = "{mapping.no_capacity}"    # null or negative: "unlimited"; "ask" leaves events out',
