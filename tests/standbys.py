@@ -19,7 +19,7 @@ from ops.maintenance import schema
 from tests.stage import Json, Stage
 
 _HOP_PORT = 5_433
-_STANDBY_NAME = "s1"
+STANDBY_NAME = "s1"
 
 
 class Hop:
@@ -82,20 +82,24 @@ class Hop:
                 stream.shutdown(socket.SHUT_RDWR)
 
 
-class _Standby(Postgres):
-    """A standby, made by a base backup of the primary."""
+class Standby(Postgres):
+    """A standby with the programs of its primary, made by a base backup over a socket of this folder."""
 
-    def __init__(self, data: Path, primary: Postgres) -> None:
+    def __init__(self, data: Path, primary: Postgres, sockets: Path, port: int) -> None:
         super().__init__(data)
         self._primary = primary
+        self._way = f"host={sockets} port={port} user={postgres.USER} application_name={STANDBY_NAME}"
+
+    def program(self, name: str) -> Path:
+        """Return the path of one of the primary's programs."""
+        return self._primary.program(name)
 
     def _create(self, way: Way) -> None:
-        hop = f"host={self._primary.sockets} port={_HOP_PORT} user=admitone application_name={_STANDBY_NAME}"
-        program, target = str(postgres.binary("pg_basebackup")), str(self.cluster)
-        argv = [program, "-d", hop, "-D", target, "-c", "fast", "-R"]
+        target = str(self.cluster)
+        argv = [str(self.program("pg_basebackup")), "-d", self._way, "-D", target, "-c", "fast", "-R"]
         subprocess.run(argv, check=True, env=clean_environment(), capture_output=True)
         with (self.cluster / "postgresql.auto.conf").open("a") as settings:
-            settings.write(f"primary_conninfo = '{hop}'\n")
+            settings.write(f"primary_conninfo = '{self._way}'\n")
         unprivileged.give(self.cluster, way)
 
 
@@ -107,7 +111,7 @@ class Cluster:
         self._stack = ExitStack()
         data, standby = embedded.prepare(folder / "servers"), embedded.prepare(folder / "standby")
         self.primary, self.valkey = Postgres(data), embedded.Valkey(data)
-        self.standby = _Standby(standby, self.primary)
+        self.standby = Standby(standby, self.primary, self.primary.sockets, _HOP_PORT)
         self.servers: Servers = embedded.addresses(data)
         hosts = "&".join(
             f"host={server.sockets}:{data_dir.POSTGRES_PORT}" for server in (self.primary, self.standby)
@@ -128,7 +132,7 @@ class Cluster:
         self._stack.callback(self.standby.stop, 5)
         self.standby.start()
         self.standby.wait_ready()
-        self.set_standby(_STANDBY_NAME)
+        self.set_standby(STANDBY_NAME)
         return self
 
     def __exit__(

@@ -99,21 +99,25 @@ class Receipts:
         self._loader: BatchLoader[_Question, Found] = BatchLoader(self._read, _BATCH_MAX)
         self._lines: dict[UUID, _Line] = {}
 
-    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Found:
+    async def find(
+        self, event_id: UUID, receipt_id: UUID, by: float, *, decided: UUID | None = None
+    ) -> Found:
         """Return the state of a command; without a receipt for an id that is none here, or no longer.
 
         A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
         raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
-        confirmed; the same problem for an outcome that this version cannot read.
+        confirmed; the same problem for an outcome that this version cannot read. The problem names the
+        receipt of the command that the request is for: `decided`, if that is another one.
         """
+        asked_for = decided or receipt_id
         async with asyncio.timeout_at(by):
             answer = await self._loader.load((event_id, receipt_id))
         if not answer.readable:
-            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=asked_for)
         try:
             await self._confirm(answer.to_confirm, by)
         except NotConfirmed as error:
-            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=asked_for) from error
         return answer
 
     async def held(self, event_id: UUID, receipt_id: UUID) -> UUID | None:

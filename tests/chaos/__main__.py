@@ -55,6 +55,9 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         Path | None, typer.Option(help="The folder of the programs of another PostgreSQL.")
     ] = None,
     redis: Annotated[Path | None, typer.Option(help="The program of another Redis.")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="A RabbitMQ of this machine, amqp://…; it gets a virtual host.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the servers' data and the logs.")] = False,
 ) -> None:
     """Break a whole service in every way that we know, under load, and judge every promise.
@@ -71,7 +74,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         timed=not untimed,
         backlog=backlog,
         only=only,
-        programs=Programs(postgres=postgres, redis=redis),
+        programs=Programs(postgres=postgres, redis=redis, broker=broker),
     )
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]

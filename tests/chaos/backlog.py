@@ -6,8 +6,9 @@ from typing import Any
 
 import psycopg
 
+from tests.chaos.database import POLL_SECONDS
 from tests.chaos.history import History, Made, Operation
-from tests.chaos.service import POLL_SECONDS, Service
+from tests.chaos.service import Service
 from tests.chaos.wishes import SETTINGS
 
 EVENTS = 20

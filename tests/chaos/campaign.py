@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tests.chaos import backlog, recovery
+from tests.chaos.erasures import Erasures
 from tests.chaos.faults import table
 from tests.chaos.faults.fault import Fault, Missed
 from tests.chaos.judge import evidence, judge
@@ -17,7 +18,7 @@ from tests.chaos.judge.evidence import EventEvidence
 from tests.chaos.judge.judge import Verdict
 from tests.chaos.recovery import Struck
 from tests.chaos.servers import OF_THE_WHEELS, Programs
-from tests.chaos.service import HarnessError, Service
+from tests.chaos.service import HarnessError, Part, Service
 from tests.chaos.workload import Workload
 
 SETTLED_SECONDS_MAX = 45.0
@@ -52,6 +53,7 @@ class Result(Struct, kw_only=True):
 
     plan: Plan
     servers: str
+    parts: frozenset[Part]
     struck: list[Struck]
     verdict: Verdict
     drained_before: float
@@ -75,7 +77,8 @@ def run(plan: Plan, folder: Path) -> Result:
         struck: list[Struck] = []
         try:
             workload.start()
-            found = [*strike_all(plan, service, workload, struck), *_not_ready(service)]
+            with Erasures(service, workload, plan.seed):
+                found = [*strike_all(plan, service, workload, struck), *_not_ready(service)]
             workload.stop()
         except BaseException:
             workload.abandon()
@@ -100,6 +103,7 @@ def run(plan: Plan, folder: Path) -> Result:
     return Result(
         plan=plan,
         servers=versions,
+        parts=service.parts,
         struck=struck,
         verdict=verdict,
         drained_before=before,
@@ -126,7 +130,10 @@ def strike_all(plan: Plan, service: Service, workload: Workload, struck: list[St
         count = min(chance.choice(AT_ONCE), plan.faults - len(struck))
         pause_seconds = chance.uniform(0.5, 1.5) * PAUSE_SECONDS
         faults = _drawn(deck, postponed, count)
-        struck += _strike(faults, all_up=service.joined())
+        new = _strike(faults, all_up=service.joined())
+        struck += new
+        for fault in new:
+            fault.until = time.time()
         names = ", ".join(fault.name for fault in faults)
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
             found.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {names}")

@@ -21,7 +21,8 @@ class Operation(Struct, kw_only=True):
     `mark` is the text by which its command is found in the ledger; operations may share one. A keyed
     operation is repeated under its idempotency key, so at most one command of it has an effect. `doubtful`:
     one of its attempts may have been accepted without an answer. `told` has each different answer, in the
-    order in which they came, and `read_again` what its receipt says at rest.
+    order in which they came, and `read_again` what its receipt says at rest. An erasure is of the
+    registration, or of all that has the `address`.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Operation(Struct, kw_only=True):
     doubtful: bool = False
     receipt: str | None = None
     registration_id: str | None = None
+    address: str | None = None
     told: list[str] = field(default_factory=list)
     rejected: str | None = None
     read_again: str | None = None

@@ -1,13 +1,14 @@
 """How soon deciding goes on: for each fault, the time to the next decision of the event that waits longest.
 
 Only events with a command then count: one that was pending at the fault's strike (or end), or was accepted in
-the half second after it. The times are those of the ledger. They are exact for a fault that was alone.
+the half second after it and before the run went on, so that the next fault finds it decided. The times are
+those of the ledger. They are exact for a fault that was alone.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, inf
 
 from msgspec import Struct, field
 
@@ -17,13 +18,17 @@ ACCEPTED_SECONDS = 0.5
 
 
 class Struck(Struct, kw_only=True, rename="camel"):
-    """A fault that struck; times are seconds since the epoch. `since` is where its recovery counts from."""
+    """A fault that struck; times are seconds since the epoch. `since` is where its recovery counts from.
+
+    Commands that were accepted at `until` or later may have met the next fault.
+    """
 
     name: str
     target: str
     began: float
     ended: float
     since: float
+    until: float = inf
     bar_seconds: float
     alone: bool
     recovery_seconds: float = 0.0
@@ -53,7 +58,7 @@ def add_event(struck: Sequence[Struck], commands: Sequence[Command]) -> None:
     first = bisect_left(struck, settled[0][0] - ACCEPTED_SECONDS, key=lambda fault: fault.since)
     last = bisect_right(struck, max(at for _, at in settled), key=lambda fault: fault.since)
     for fault in struck[first:last]:
-        end = bisect_right(settled, (fault.since + ACCEPTED_SECONDS, 0.0))
+        end = bisect_right(settled, (min(fault.since + ACCEPTED_SECONDS, fault.until), 0.0))
         waiting = [(accepted, at) for accepted, at in settled[:end] if at > fault.since]
         if waiting:
             next_decision = min(at for _, at in waiting)

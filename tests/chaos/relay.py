@@ -32,16 +32,33 @@ TOLD_SECONDS = 0.0005
 
 
 class Link:
-    """A listening socket, and where its connections lead."""
+    """A listening socket, and where its connections lead: paths of sockets, or hosts with a port."""
 
-    def __init__(self, path: str, target: str) -> None:
-        self.path, self.target = path, target
+    def __init__(self, address: str, target: str) -> None:
+        self.address, self.target = address, target
         self.server: asyncio.Server | None = None
         """Kept here: uvloop stops listening when a server is collected as garbage."""
         self.pairs: set[Pair] = set()
         self.mode = "pass"
         self.delay_seconds = 0.0
         self.trap: dict[str, Any] | None = None
+
+    async def listen(self) -> None:
+        loop, accept = asyncio.get_running_loop(), partial(_accept, self)
+        if (tcp := _tcp(self.address)) is not None:
+            self.server = await loop.create_server(accept, *tcp)
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(self.address)  # noqa: PTH108 - the path of a socket
+        self.server = await loop.create_unix_server(accept, self.address, backlog=512)
+        os.chmod(self.address, 0o777)  # noqa: PTH101, S103 - its folder is private
+
+    async def connect(self, pair: "Pair") -> None:
+        loop, end = asyncio.get_running_loop(), partial(End, pair, "server")
+        if (tcp := _tcp(self.target)) is not None:
+            await loop.create_connection(end, *tcp)
+        else:
+            await loop.create_unix_connection(end, self.target)
 
     def change(self, mode: str, delay_seconds: float = 0.0) -> None:
         self.mode, self.delay_seconds = mode, delay_seconds
@@ -157,9 +174,8 @@ class End(asyncio.Protocol):
         self.pair.flush()
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            await loop.create_unix_connection(lambda: End(self.pair, "server"), self.pair.link.target)
+            await self.pair.link.connect(self.pair)
         except OSError:
             self.pair.cut()
 
@@ -179,14 +195,17 @@ def _accept(link: Link) -> End:
     return End(Pair(link), "program")
 
 
+def _tcp(address: str) -> tuple[str, int] | None:
+    """Return host and port; None for the path of a socket."""
+    host, _, port = address.rpartition(":")
+    return None if address.startswith("/") else (host, int(port))
+
+
 async def serve(links: dict[str, Link]) -> None:
     """Serve all links until the end of standard input."""
     loop = asyncio.get_running_loop()
     for link in links.values():
-        with suppress(FileNotFoundError):
-            os.unlink(link.path)  # noqa: PTH108 - the path of a socket
-        link.server = await loop.create_unix_server(partial(_accept, link), link.path, backlog=512)
-        os.chmod(link.path, 0o777)  # noqa: PTH101, S103 - its folder is private
+        await link.listen()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print(json.dumps({"ready": True}), flush=True)  # noqa: T201
@@ -195,10 +214,13 @@ async def serve(links: dict[str, Link]) -> None:
         link = links[command["link"]]
         if "trap" in command:
             link.trap = command["trap"]
+        elif "target" in command:
+            link.target = command["target"]
+            link.change("cut")
         else:
             link.change(command["mode"], command.get("seconds", 0.0))
         print(json.dumps({"done": command["number"]}), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
-    uvloop.run(serve({name: Link(*paths) for name, paths in json.loads(sys.argv[1]).items()}))
+    uvloop.run(serve({name: Link(*ends) for name, ends in json.loads(sys.argv[1]).items()}))

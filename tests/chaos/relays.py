@@ -23,9 +23,12 @@ START_SECONDS_MAX = 30.0
 
 
 class Relays:
-    """Links by their names, each `(path, target)`; they pass everything until told otherwise."""
+    """Links by their names, each `(address, target)`; they pass everything until told otherwise.
 
-    def __init__(self, links: Mapping[str, tuple[Path, Path]], log: Path) -> None:
+    An address is the path of a socket, or a host with a port.
+    """
+
+    def __init__(self, links: Mapping[str, tuple[str, str]], log: Path) -> None:
         self.links = links
         self._log = log
         self._numbers = count()
@@ -34,12 +37,11 @@ class Relays:
         self._buffer = b""
 
     def __enter__(self) -> Self:
-        paths = {name: [str(path), str(target)] for name, (path, target) in self.links.items()}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
                     *child_processes.dies_with_parent(signal.SIGKILL),
-                    *(sys.executable, "-P", "-m", "tests.chaos.relay", json.dumps(paths)),
+                    *(sys.executable, "-P", "-m", "tests.chaos.relay", json.dumps(dict(self.links))),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -67,6 +69,10 @@ class Relays:
     def change(self, link: str, mode: Mode, seconds: float = 0.0) -> None:
         """Let a link do this from now on; `seconds` is the delay of everything that passes."""
         self._tell({"link": link, "mode": mode, "seconds": seconds})
+
+    def lead(self, link: str, target: str) -> None:
+        """Cut all connections of a link, and let new ones lead to another server."""
+        self._tell({"link": link, "target": target})
 
     def set_trap(self, link: str, text: str, point: Point, then: Then, pid: int = 0) -> int:
         """Set a trap for the next request with this text; return its number."""

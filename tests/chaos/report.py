@@ -32,6 +32,7 @@ def as_json(result: Result) -> str:
         "version": version(),
         "machine": machine(),
         "servers": result.servers,
+        "parts": sorted(result.parts),
         "seconds": round(result.seconds, 1),
         "events": verdict.events,
         "operations": verdict.operations,
@@ -101,7 +102,7 @@ def _end(
     if len(violations) > SHOWN_MAX:
         console.print(f"and {len(violations) - SHOWN_MAX:,} more (--json has them all)")
     if folder is not None:
-        console.print(f"Look at {folder}: data/log has the logs of all processes, data/postgres the tables.")
+        console.print(f"Look at {folder}: data/log has the logs of all processes, disk the tables.")
     line = "Every promise was kept." if passed else "FAILED"
     console.print(line, style="green" if passed else "bold red")
 
@@ -134,9 +135,9 @@ def _place(servers: str) -> str:
 
 
 def never_struck(result: Result) -> list[str]:
-    """Return the types of faults that did not strike in this run."""
+    """Return the types of faults that this service has, and that did not strike in this run."""
     struck = {fault.name for fault in result.struck}
-    return [kind.name for kind in faults.FAULTS if kind.name not in struck]
+    return [kind.name for kind in faults.of_service(result.parts) if kind.name not in struck]
 
 
 def _sentences(result: Result) -> Iterator[str]:
@@ -148,4 +149,6 @@ def _sentences(result: Result) -> Iterator[str]:
     yield f"judged in {verdict.seconds:.1f} s; the model decided {verdict.decided_again:,} commands again"
     if result.plan.backlog:
         yield f"a backlog drained at {result.drained_before:,.0f}/s, then at {result.drained_after:,.0f}/s"
+    if "small disk" not in result.parts:
+        yield 'no disk was full, because no tmpfs can be mounted here: the faults "no space" are errors only'
     yield f"deciding resumed {result.resumed_seconds:.2f} s after the last fault"

@@ -11,10 +11,14 @@ from ops.embedded.unprivileged import EmbeddedError
 
 
 class Programs(Struct, frozen=True, kw_only=True):
-    """The folder of PostgreSQL's programs and the program of Redis; None is that of the wheel."""
+    """The folder of PostgreSQL's programs and the program of Redis; None is that of the wheel.
+
+    `broker` is the URL of a RabbitMQ; without it Redis is the broker.
+    """
 
     postgres: Path | None = None
     redis: Path | None = None
+    broker: str | None = None
 
 
 OF_THE_WHEELS = Programs()

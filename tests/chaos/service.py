@@ -6,67 +6,45 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Literal, Self
 
 import httpx2
-import psycopg
 import redis
+from pydantic import SecretStr
 
 from ops import child_processes, embedded
 from ops.embedded import data_dir
 from ops.maintenance import schema
+from ops.rehearsal.temporary_stack import free_port
 from ops.stack.programs import CHECKOUT, Program
-from shared.errors import ExpectedError
+from shared.settings import Settings
 from tests.chaos import servers
+from tests.chaos.database import POLL_SECONDS, TRIGGERS, Database, HarnessError
+from tests.chaos.rabbitmq import RabbitMQ
 from tests.chaos.relays import Relays
 from tests.chaos.servers import OF_THE_WHEELS, Programs
+from tests.standbys import Standby
 
+__all__ = ["STANDBY", "HarnessError", "Part", "Service"]
+
+Part = Literal["Redis as broker", "RabbitMQ", "small disk"]
 READY_SECONDS_MAX = 60.0
 PROCESSES_MAX = 4
 """So many workers, and as many API processes."""
 STOP_SECONDS_MAX = 15.0
-POLL_SECONDS = 0.02
-WRITABLE_SECONDS_MAX = 30.0
 FIRST_PORT = 6_001
-"""The relays' ports are parts of sockets' names; no TCP port is opened for them."""
-
-POISON = "Poison"
-"""A registration with a name that begins like this cannot be written."""
-_POISON = f"""
-    CREATE FUNCTION chaos_poison() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN RAISE EXCEPTION 'poisoned' USING ERRCODE = '23514'; END $$;
-    CREATE TRIGGER chaos_poison BEFORE INSERT ON registration
-    FOR EACH ROW WHEN (NEW.name LIKE '{POISON}%') EXECUTE FUNCTION chaos_poison();
-"""
-_PENDING = "SELECT count(*), coalesce(max(seq), 0) FROM pending_command WHERE seq <= %s"
-_DRIFTING = """
-    SELECT id::text FROM event
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(spots_count) FILTER (WHERE status = 'CONFIRMED'), 0) AS confirmed,
-               count(*) FILTER (WHERE status = 'WAITLIST') AS waiting
-        FROM registration WHERE event_id = event.id
-    ) AS found
-    WHERE updated_at > now() - interval '1 minute'
-      AND (spots_reserved, waitlist_length) IS DISTINCT FROM (confirmed::integer, waiting::integer)
-"""
-_LAST_SEQ = "SELECT last_value FROM command_seq_seq"
-_SESSIONS = """
-    SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name LIKE 'admitone-%'
-"""
+"""The relays' ports are parts of sockets' names; only to RabbitMQ they are TCP ports of this machine."""
+OPERATOR, STANDBY = "operator", "standby"
+"""They have ways to the servers as well."""
 
 
-class HarnessError(ExpectedError):
-    """The run cannot go on; the message says why."""
-
-
-class Service:
+class Service(Database):
     """The running service; all its processes are gone at the end, whatever happens.
 
     It begins with so many workers and API processes; `add` starts one more, up to `PROCESSES_MAX` of each.
@@ -81,28 +59,17 @@ class Service:
         settings: Mapping[str, str] = MappingProxyType({}),
         programs: Programs = OF_THE_WHEELS,
     ) -> None:
+        super().__init__(folder, programs)
         self._settings = settings
-        self.data = embedded.prepare(folder / "data")
-        self.postgres, self.valkey = servers.postgres(self.data, programs), servers.redis(self.data, programs)
+        self.valkey = servers.redis(self.data, programs)
+        self.rabbitmq = None if programs.broker is None else RabbitMQ(programs.broker)
         places = {kind: [f"{kind}-{n + 1}" for n in range(PROCESSES_MAX)] for kind in ("worker", "api")}
         self.workers, self.apis = places["worker"][:workers], places["api"][:api_processes]
         self.key, self._secret_key = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self._programs: dict[str, Program] = {}
-        sockets = data_dir.sockets(self.data)
-        targets = {
-            "postgres": sockets / f".s.PGSQL.{data_dir.POSTGRES_PORT}",
-            "redis": sockets / "valkey.sock",
-        }
-        self._ports = {name: FIRST_PORT + n for n, name in enumerate(chain(*places.values()))}
-        links = {
-            f"{name}/{server}": (
-                sockets / (f".s.PGSQL.{port}" if server == "postgres" else f"valkey-{port}.sock"),
-                target,
-            )
-            for name, port in self._ports.items()
-            for server, target in targets.items()
-        }
-        self.relays = Relays(links, self.data / "log" / "relays.log")
+        names = chain(*places.values(), (OPERATOR, STANDBY))
+        self._ports = {name: FIRST_PORT + n for n, name in enumerate(names)}
+        self.relays = Relays(self._links(), self.data / "log" / "relays.log")
         self._ends = ExitStack()
 
     @property
@@ -110,16 +77,23 @@ class Service:
         """The names of all workers and API processes."""
         return [*self.workers, *self.apis]
 
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts that only some services have."""
+        broker: Part = "Redis as broker" if self.rabbitmq is None else "RabbitMQ"
+        return frozenset({broker, "small disk"} if self.disk.small else {broker})
+
     def __enter__(self) -> Self:
         with ExitStack() as ends:
             ends.enter_context(embedded.locked(self.data))
-            for server in (self.valkey, self.postgres):
-                ends.callback(server.stop)
-                server.start()
-            for server in (self.valkey, self.postgres):
-                server.wait_ready()
+            ends.callback(self.valkey.stop)
+            self.valkey.start()
+            ends.enter_context(self.running_database())
+            self.valkey.wait_ready()
+            if self.rabbitmq is not None:
+                ends.enter_context(self.rabbitmq)
             schema.upgrade(embedded.addresses(self.data).database_url)
-            self.query(_POISON)
+            self.query(TRIGGERS)
             ends.enter_context(self.relays)
             listener = ends.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4_096))
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -181,20 +155,6 @@ class Service:
         process = self._programs[name].process
         return process is None or process.poll() is not None
 
-    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Run plain SQL in a session of its own, which may write even to a read-only database."""
-        with self.session() as session:
-            found = session.execute(statement.encode(), parameters or None)
-            return found.fetchall() if found.description else []
-
-    @contextmanager
-    def session(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-        """Yield a session of the harness, past the relays; each statement commits."""
-        url = embedded.addresses(self.data).database_url.replace("+psycopg", "")
-        options = "-c default_transaction_read_only=off"
-        with psycopg.connect(url, autocommit=True, options=options, connect_timeout=5) as session:
-            yield session
-
     def redis(self, database: int = 0) -> "redis.Redis":
         """Return a client of Redis, past the relays."""
         return redis.Redis(unix_socket_path=str(self.valkey.socket), db=database, socket_timeout=5)
@@ -205,30 +165,9 @@ class Service:
         with self.redis() as client:
             found = client.info("server")
         name = str(found.get("server_name", "redis")).capitalize()
-        return f"PostgreSQL {postgres}, {name} {found.get('valkey_version', found['redis_version'])}"
-
-    def sessions(self) -> list[int]:
-        """Return the server's processes of the service's sessions."""
-        return [pid for (pid,) in self.query(_SESSIONS)]
-
-    def last_seq(self) -> int:
-        """Return the number of the newest command."""
-        return int(self.query(_LAST_SEQ)[0][0])
-
-    def wait_settled(self, seq: int, seconds_max: float) -> int:
-        """Wait until all commands up to this number are settled; return how many are not."""
-        until = time.monotonic() + seconds_max
-        left = -1
-        while left and time.monotonic() < until:
-            with suppress(psycopg.OperationalError):
-                left = int(self.query(_PENDING, seq)[0][0])
-            if left:
-                time.sleep(POLL_SECONDS)
-        return left
-
-    def drifting(self) -> list[str]:
-        """Return the events of the last minute of which a snapshot's counters differ from its rows."""
-        return [id_ for (id_,) in self.query(_DRIFTING)]
+        results = f"{name} {found.get('valkey_version', found['redis_version'])}"
+        broker = [] if self.rabbitmq is None else [self.rabbitmq.version()]
+        return ", ".join([f"PostgreSQL {postgres}", results, *broker])
 
     def set_aside(self) -> frozenset[str]:
         """Return the digests of the commands that the workers set aside for a while, from their logs."""
@@ -239,10 +178,6 @@ class Service:
                     with suppress(ValueError):
                         digests.add(json.loads(line)["command_digest"])
         return frozenset(digests)
-
-    def wait_writable(self) -> None:
-        """Return once PostgreSQL takes writes."""
-        self.postgres.wait_ready(WRITABLE_SECONDS_MAX)
 
     def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
         """Return once the service is ready; raises `HarnessError` with the ends of the logs."""
@@ -275,12 +210,48 @@ class Service:
         logs = sorted((self.data / "log").glob("*.log"))
         return "".join(f"\n{log.name}:{child_processes.tail(log)}" for log in logs)
 
-    def _environment(self, name: str, clock_ahead: float) -> dict[str, str]:
+    def operator_settings(self) -> Settings:
+        """Return the settings of a command of the operator; no fault strikes its ways."""
+        variables = self._environment(OPERATOR).items()
+        urls = {name: value for name, value in variables if name.endswith("_URL")}
+        return Settings(
+            **{name.removeprefix("ADMITONE_").lower(): url for name, url in urls.items()},  # type: ignore[arg-type]
+            secret_key=SecretStr(self._secret_key),
+        )
+
+    def fail_over(self, standby: Standby) -> None:
+        """Promote a standby, and let all ways to the primary lead to it."""
+        self.relays.change(f"{STANDBY}/postgres", "cut")
+        socket_path = self.promote(standby)
+        for name in self._ports:
+            self.relays.lead(f"{name}/postgres", str(socket_path))
+
+    def replicated(self) -> Standby:
+        """Return a new synchronous standby, which reads from a way of its own."""
+        return self.add_standby(data_dir.sockets(self.data), self._ports[STANDBY])
+
+    def _links(self) -> dict[str, tuple[str, str]]:
+        """Return a way of each program to each server: the address at which it begins, and its end."""
+        sockets = data_dir.sockets(self.data)
+        links: dict[str, tuple[str, str]] = {}
+        for name, port in self._ports.items():
+            database = f"{sockets}/.s.PGSQL.{port}", f"{sockets}/.s.PGSQL.{data_dir.POSTGRES_PORT}"
+            links[f"{name}/postgres"] = database
+            links[f"{name}/redis"] = f"{sockets}/valkey-{port}.sock", f"{sockets}/valkey.sock"
+            if self.rabbitmq is not None:
+                links[f"{name}/rabbitmq"] = f"127.0.0.1:{free_port()}", self.rabbitmq.address
+        return links
+
+    def _environment(self, name: str, clock_ahead: float = 0.0) -> dict[str, str]:
         addresses, port = embedded.addresses(self.data), self._ports[name]
         plain = f"port={data_dir.POSTGRES_PORT}"
+        if self.rabbitmq is None:
+            broker_url = addresses.broker_url.replace("valkey.sock", f"valkey-{port}.sock")
+        else:
+            broker_url = self.rabbitmq.url(self.relays.links[f"{name}/rabbitmq"][0])
         variables = {
             "ADMITONE_DATABASE_URL": addresses.database_url.replace(plain, f"port={port}"),
-            "ADMITONE_BROKER_URL": addresses.broker_url.replace("valkey.sock", f"valkey-{port}.sock"),
+            "ADMITONE_BROKER_URL": broker_url,
             "ADMITONE_RESULT_URL": addresses.result_url.replace("valkey.sock", f"valkey-{port}.sock"),
             "ADMITONE_LOG_FORMAT": "json",
             **self._settings,

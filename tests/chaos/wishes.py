@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from tests.chaos.database import POISON
 from tests.chaos.history import History, Made, Operation
-from tests.chaos.service import POISON
 
 Json = dict[str, Any]
 
@@ -148,6 +148,11 @@ def by_holder(kind: str, registration_id: str) -> str:
     return f"{kind} by the holder of {registration_id}"
 
 
+def address(chance: random.Random) -> str:
+    """Return one of the addresses of the holders."""
+    return f"holder-{chance.randrange(EMAILS)}@example.org"
+
+
 def _of_admin(event: Event) -> str:
     return f"/api/events/{event.made.id}"
 
@@ -165,7 +170,7 @@ def _register(event: Event, chance: random.Random, mark: str) -> Drawn:
     spots = chance.randint(1, 4) * (LARGE_PARTY if event.is_large else 1)
     body: Json = {"name": mark, "spotsCount": spots}
     if chance.random() < EMAIL_SHARE:
-        body["email"] = f"holder-{chance.randrange(EMAILS)}@example.org"
+        body["email"] = address(chance)
     path = f"/api/p/{event.made.slug}/register"
     return Drawn("register", "POST", path, body, spots=spots, public=True)
 

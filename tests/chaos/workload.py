@@ -17,8 +17,8 @@ import uvloop
 
 from ops.rehearsal.http_client import Answer, Connection, ConnectionLost
 from tests.chaos import wishes
+from tests.chaos.database import HarnessError
 from tests.chaos.history import History, Made, Operation
-from tests.chaos.service import HarnessError
 from tests.chaos.wishes import SETTINGS, Event, Json, Wish, Wishes
 
 CLIENTS, CROWD, READERS = 48, 64, 8
@@ -52,7 +52,7 @@ class Workload:
         """So many more clients send registrations without a pause, and wait for none."""
         self._url, self._seed = url, seed
         self._pause_seconds = CLIENTS / per_second
-        self._events: list[Event] = []
+        self.events: list[Event] = []
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
         self._error: BaseException | None = None
@@ -62,7 +62,7 @@ class Workload:
     def start(self) -> None:
         """Start all clients; return once there are events."""
         self._thread.start()
-        while len(self._events) < EVENTS and self._thread.is_alive():
+        while len(self.events) < EVENTS and self._thread.is_alive():
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
@@ -92,7 +92,7 @@ class Workload:
         chance = random.Random(f"{self._seed} events")  # noqa: S311 - a run must be repeatable
         async with self._connection() as desk:
             for place in range(EVENTS):
-                self._events.append(await self._create(desk, place, chance))
+                self.events.append(await self._create(desk, place, chance))
         async with asyncio.TaskGroup() as tasks:
             for number in range(CLIENTS):
                 tasks.create_task(self._client(number))
@@ -119,10 +119,10 @@ class Workload:
         async with self._connection() as connection:
             while not self._ending:
                 place = chance.randrange(EVENTS)
-                event = self._events[place]
+                event = self.events[place]
                 if event.left == 0:
                     event.left = -1  # no other client replaces it
-                    self._events[place] = await self._create(connection, place, chance)
+                    self.events[place] = await self._create(connection, place, chance)
                     if chance.random() < DELETED_SHARE:
                         await self._perform(connection, self.wishes.draw(wishes.DELETE_EVENT, event, chance))
                 elif (wish := self._drawn(event, chance)) is not None:
@@ -137,7 +137,7 @@ class Workload:
                 if number >= self.crowd:
                     await asyncio.sleep(POLL_SECONDS)
                     continue
-                wish = self.wishes.draw("register", chance.choice(self._events), chance)
+                wish = self.wishes.draw("register", chance.choice(self.events), chance)
                 wish.headers["prefer"] = "respond-async"
                 await self._perform(connection, wish)
 

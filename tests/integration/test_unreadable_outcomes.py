@@ -19,6 +19,17 @@ from tests.stage import Stage
 
 _CORRUPT = "UPDATE outcome SET body = %s::jsonb WHERE command_id = %s"
 
+_GARBLE = """
+    CREATE FUNCTION garble() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        UPDATE outcome SET body = '{"outcome":"teleported"}' WHERE body ->> 'outcome' = 'confirmed';
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER garble AFTER INSERT ON outcome FOR EACH STATEMENT EXECUTE FUNCTION garble();
+"""
+"""From now on the next outcome makes those of earlier registrations unreadable."""
+_UNGARBLE = "DROP FUNCTION garble CASCADE"
+
 
 @pytest.mark.parametrize(
     "outcome",
@@ -61,6 +72,21 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
     ] * 2
     assert isinstance(unreadable, ProblemError)
     assert (unreadable.status, unreadable.code) == (503, "ANSWER_UNAVAILABLE")
+
+
+def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
+    path = f"/api/p/{stage.create_event()['slug']}"
+    with stage.client() as client:
+        told = client.post(f"{path}/register", json={"name": "User"}).json()
+        stage.query(_GARBLE)
+        try:
+            answer = client.delete(f"{path}/receipts/{told['receiptId']}")
+        finally:
+            stage.query(_UNGARBLE)
+    [row] = stage.query("SELECT id::text FROM command WHERE kind = 'change_status'")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
+    assert answer.json()["receiptId"] == row["id"]
 
 
 def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:

@@ -75,10 +75,10 @@ def _effects(now: Snapshot) -> Iterator[str]:
         effects = [_told_by(entry) for entry in entries if entry.kind != "promotion"]
         if told.kind == "erase":
             yield from _erased(now, told, entries)
-        elif effects != _promised(told):
+        elif effects != promised(told.outcome):
             number = 9 if told.outcome and told.outcome["outcome"] in ("refused", "failed") else 4
             yield f"{number}: {told.kind} was answered {told.outcome}, and did {effects}"
-        elif _number_promised(told) not in (None, len(entries) - len(effects)):
+        elif promotions_promised(told.outcome) not in (None, len(entries) - len(effects)):
             yield f"4: {told.kind} was answered {told.outcome}, and promoted {len(entries) - len(effects)}"
     made_by = Counter(row.command_id for row in now.rows)
     keys = Counter(told.idempotency_key for told in now.commands if told.idempotency_key is not None)
@@ -112,9 +112,12 @@ def _told_by(entry: Entry) -> tuple[object, ...]:
     return entry.registration_id, entry.from_status, entry.to_status, corrected
 
 
-def _promised(told: Told) -> list[tuple[object, ...]]:
-    """Return what the outcome says that the command itself did."""
-    outcome = told.outcome or {"outcome": "pending"}
+def promised(outcome: Json | None) -> list[tuple[object, ...]]:
+    """Return the effects that an outcome tells of its command: promotions and erasures left out.
+
+    An effect is a registration with its statuses and its corrected parts, or the changed settings.
+    """
+    outcome = outcome or {"outcome": "pending"}
     registration_id = outcome.get("registrationId")
     match outcome["outcome"]:
         case "confirmed":
@@ -138,9 +141,9 @@ def _promised(told: Told) -> list[tuple[object, ...]]:
             return []
 
 
-def _number_promised(told: Told) -> int | None:
-    """Return how many promotions the outcome says there were, None when it does not say."""
-    outcome = told.outcome or {"outcome": "pending"}
+def promotions_promised(outcome: Json | None) -> int | None:
+    """Return how many promotions an outcome tells; None if it tells none."""
+    outcome = outcome or {"outcome": "pending"}
     match outcome["outcome"]:
         case "event_changed" | "waitlist_promoted":
             return int(outcome["promoted"])
@@ -163,12 +166,17 @@ def _chain(now: Snapshot) -> Iterator[str]:
         last = entry.hash
 
 
+def command_digest(command_id: str) -> str:
+    """Return the digest that names a command in logs and in the audit trail."""
+    return hashlib.sha256(bytes.fromhex(command_id.replace("-", ""))).hexdigest()
+
+
 def digest(last: bytes, entry: Entry) -> bytes:
     """Return what the entry's hash must be: written from the published description, not from the code."""
     facts = [
         entry.event_id,
         entry.number,
-        hashlib.sha256(bytes.fromhex(entry.command_id.replace("-", ""))).hexdigest(),
+        command_digest(entry.command_id),
         entry.kind,
         entry.actor,
         entry.reason,

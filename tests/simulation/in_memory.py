@@ -113,7 +113,7 @@ class InMemory:
         for number, change in enumerate(self.roster.unsaved.changes, 1):
             entry = _entry(number, change)
             last = auditor.digest(last, entry)
-            yield replace(entry, hash=last)
+            yield msgspec.structs.replace(entry, hash=last)
 
 
 def _entry(number: int, change: Change) -> Entry:

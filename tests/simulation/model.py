@@ -335,7 +335,7 @@ class Model:
         }
 
     def _erase(self, told: Told) -> Json:
-        named = told.payload["registrationIds"]
+        named = told.payload.get("registrationIds", ())
         parties = [party for id_ in named for party in self.parties if party.id == id_ and party.name]
         for party in parties:
             party.name, party.email = "", None

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
+
 from tests.simulation.model import Json, Told
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """A registration as the table has it."""
 
     id: str
@@ -19,8 +20,7 @@ class Row:
     status: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """An audit entry as the table has it."""
 
     event_id: str

@@ -1,163 +1,26 @@
 """The judge of the fault harness rejects each planted violation, and is content with a faithful event."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
 
-from shared.domain import ids
-from tests.chaos.history import Operation
-from tests.chaos.judge import again, judge, replay
-from tests.chaos.judge.evidence import Command, Entry, EventEvidence, Row
-from tests.chaos.wishes import SETTINGS
-from tests.simulation.model import Json, Model, Told
-
-START = datetime(2026, 11, 24, 12, tzinfo=UTC)
-EVENT = "00000000-0000-7000-8000-000000000001"
-SHOWN = {"event_changed": "DONE", "status_changed": "DONE", "deleted": "DONE"}
-Wish = tuple[str, Json]
-
-
-def register(spots: int = 1, **more: Any) -> Wish:
-    return "register", {"spotsCount": spots, **more}
-
-
-def change(**settings: Any) -> Wish:
-    return "change_event", settings
-
-
-def move(number: int, status: str) -> Wish:
-    return "change_status", {"registrationId": registration(number), "status": status}
-
-
-def command_id(number: int) -> str:
-    return str(UUID(int=(number + 1) << 80 | 0x7 << 76 | 0x2 << 62 | number))
-
-
-def registration(number: int) -> str:
-    return str(ids.registration_id(UUID(command_id(number))))
-
-
-def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
-    """Return an event as a faithful service leaves it, after one wish a second from one client each."""
-    first = {**SETTINGS, "slug": "a-drop", "title": "A drop", "capacity": 2, **settings}
-    model, commands, operations = Model(first, replay.PROMOTED_SPOTS_MAX), [], []
-    entries: list[Entry] = []
-    for number, (kind, asked) in enumerate(wishes):
-        mark = f"chaos {number}"
-        payload = {**asked, "name" if kind == "register" else "reason": mark}
-        at, id_ = START + timedelta(seconds=number), command_id(number)
-        told = Told(
-            id=id_,
-            seq=10 * number + 10,
-            kind=kind,
-            payload=payload,
-            accepted_at=at,
-            registration_id=registration(number),
-            follow_up_id=str(ids.follow_up_id(UUID(id_))),
-        )
-        before, written = dict(model.settings), len(model.trail)
-        outcome = model.decide(told)
-        if kind == "change_event":
-            after = {name: [before[name], model.settings[name]] for name in outcome.get("changed", ())}
-            model.trail[written:] = [
-                fact | ({"beforeAfter": after} if fact["kind"] == kind else {})
-                for fact in model.trail[written:]
-            ]
-        entries += [_entry(fact, len(entries) + n, at) for n, fact in enumerate(model.trail[written:], 1)]
-        commands.append(
-            Command(
-                id=id_,
-                seq=told.seq,
-                kind=kind,
-                payload=payload,
-                actor="public",
-                accepted_at=at,
-                outcome=outcome,
-                settled_at=at,
-            )
-        )
-        operations.append(_operation(number, kind, mark, outcome))
-    rows = [
-        Row(
-            id=party.id,
-            seq=party.place,
-            command_id=party.receipt,
-            name=party.name,
-            email=party.email,
-            spots_count=party.spots,
-            status=party.status,
-        )
-        for party in model.parties
-    ]
-    columns = {
-        "".join(f"_{c.lower()}" if c.isupper() else c for c in n): v for n, v in model.settings.items()
-    }
-    counters = {
-        "spots_reserved": model.confirmed_spots(),
-        "waitlist_length": len(model.waiting()),
-        "overbooked_spots": model.overbooked,
-        "audit_seq": len(entries),
-    }
-    made = EventEvidence(
-        id=EVENT,
-        first=first,
-        now=columns | counters,
-        commands=commands,
-        rows=rows,
-        operations=operations,
-        epoch=START.timestamp(),
-    )
-    return chained(made, entries)
-
-
-def _entry(fact: Json, number: int, at: datetime) -> Entry:
-    return Entry(
-        number=number,
-        command_id=fact["commandId"],
-        kind=fact["kind"],
-        actor="public",
-        reason=None,
-        registration_id=fact["registrationId"],
-        from_status=fact["fromStatus"],
-        to_status=fact["toStatus"],
-        before_after=fact["beforeAfter"],
-        spots_delta=fact["spotsDelta"],
-        spots_reserved=fact["spotsReserved"],
-        at=at,
-        hash=b"",
-    )
-
-
-def _operation(number: int, kind: str, mark: str, outcome: Json) -> Operation:
-    status = {"confirmed": "CONFIRMED", "waitlisted": "WAITLIST"}.get(outcome["outcome"])
-    told = f"REFUSED {outcome['code']}" if "code" in outcome else status or SHOWN[outcome["outcome"]]
-    return Operation(
-        number=number,
-        kind=kind,
-        event_id=EVENT,
-        mark=mark,
-        keyed=True,
-        begun=float(number),
-        accepted=number + 0.5,
-        decided=number + 0.5,
-        attempts=1,
-        receipt=command_id(number),
-        registration_id=outcome.get("registrationId"),
-        told=[told],
-    )
-
-
-def chained(event: EventEvidence, entries: Sequence[Entry]) -> EventEvidence:
-    """Return the event with these audit entries, each chained to the one before."""
-    last, linked = bytes(32), []
-    for entry in entries:
-        last = replay.digest(last, event.id, entry)
-        linked.append(msgspec.structs.replace(entry, hash=last))
-    return msgspec.structs.replace(event, entries=linked)
+from tests.chaos.judge import again, judge
+from tests.chaos.judge.evidence import EventEvidence
+from tests.chaos.judge.faithful import (
+    START,
+    chained,
+    change,
+    command_id,
+    erase,
+    events,
+    faithful,
+    move,
+    register,
+    registration,
+)
 
 
 def altered(items: Sequence[Any], place: int, **changes: Any) -> list[Any]:
@@ -198,6 +61,9 @@ BUSY = faithful(
     change(paused=False, promotionPolicy="skip_unfit"),
     move(1, "WAITLIST"),
 )
+
+ERASED = faithful(register(email="ann@example.org"), register(), erase(0), register(), erase(0))
+"""The first holder is erased, and once more when nothing is left."""
 
 
 def lost() -> EventEvidence:
@@ -288,6 +154,11 @@ def address_twice() -> EventEvidence:
     return msgspec.structs.replace(FULL, rows=rows)
 
 
+def erased_without_an_entry() -> EventEvidence:
+    """The second erasure, of which the outcome is that nothing was left, has no entry."""
+    return with_counter(chained(ERASED, ERASED.entries[:-1]), audit_seq=len(ERASED.entries) - 1)
+
+
 PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     "lost-command": (lost, "lost"),
     "effect-without-a-command": (
@@ -360,10 +231,24 @@ PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     ),
     "setting-changed-by-hand": (lambda: with_counter(FULL, capacity=9), "audit replay"),
     "address-twice": (address_twice, "address twice"),
+    "erased-and-a-name": (
+        lambda: msgspec.structs.replace(ERASED, rows=altered(ERASED.rows, 0, name="Ann")),
+        "left",
+    ),
+    "erased-and-an-address": (
+        lambda: msgspec.structs.replace(ERASED, rows=altered(ERASED.rows, 0, email="ann@example.org")),
+        "left",
+    ),
+    "erased-and-a-payload": (lambda: with_command(ERASED, 0, erased=False), "left"),
+    "erased-and-a-key": (lambda: with_command(ERASED, 0, keyed=True), "left"),
+    "erased-unasked": (lambda: with_command(ERASED, 1, erased=True), "effect without a command"),
+    "erased-with-a-move": (lambda: with_entry(ERASED, 2, to_status="CANCELLED"), "altered"),
+    "erased-as-another": (lambda: with_entry(ERASED, 2, registration_id=registration(1)), "altered"),
+    "erased-without-an-entry": (erased_without_an_entry, "altered"),
 }
 
 
-@pytest.mark.parametrize("event", [FULL, BUSY], ids=["full", "busy"])
+@pytest.mark.parametrize("event", [FULL, BUSY, ERASED], ids=["full", "busy", "erased"])
 def test_a_faithful_event_breaks_no_rule(event: EventEvidence) -> None:
     assert judge.check(event) == []
     assert again.is_possible(event)
@@ -396,3 +281,17 @@ def test_an_attempt_without_an_answer_may_be_accepted() -> None:
     unknown = with_operation(FULL, 3, receipt=None, told=[], accepted=None, doubtful=True)
 
     assert judge.check(unknown) == []
+
+
+def test_an_erased_key_may_be_used_again() -> None:
+    violations = judge.check(with_operation(with_command(doubled(), 3, erased=True), 3, attempts=2))
+
+    assert "doubled" not in {violation.partition(":")[0] for violation in violations}
+
+
+def test_many_faithful_events_break_no_rule() -> None:
+    verdict = judge.judge(events(2_500), again_seconds_max=1)
+
+    assert verdict.violations == []
+    assert verdict.operations == 2_500
+    assert {"confirmed", "waitlisted", "status_changed", "event_changed", "erased"} <= set(verdict.outcomes)

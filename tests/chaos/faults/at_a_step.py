@@ -14,7 +14,7 @@ STEP_SECONDS_MAX = 3.0
 """The step must come within this time; else the fault does not strike."""
 LAST_MOMENT_SECONDS = 0.5
 """A trap may be sprung while it is taken away."""
-_TEXT_OF_COMMAND, _TEXT_OF_WAKING = '"spotsCount"', "LPUSH"
+_TEXT_OF_COMMAND, _TEXT_OF_WAKING = '"spotsCount"', "apply_commands"
 _TEXT_OF_COMMIT, _TEXT_OF_PUBLISHING = "COMMIT", "celery-task-meta-"
 
 
@@ -22,7 +22,7 @@ class AtAStep(Fault):
     """Kill, stop or cut off a program at a step of its work with a server."""
 
     kind: ClassVar[str]
-    server: ClassVar[str] = "postgres"
+    server: str = "postgres"
     text: ClassVar[str]
     point: ClassVar[Point]
     then: ClassVar[Then] = "kill"
@@ -73,14 +73,20 @@ class ApiKilledBeforeWaking(_Accepting):
     name, meaning, point = "API killed before its message", "committed and heard", "told"
 
 
-class ApiKilledAtWaking(_Accepting):
+class _Waking(_Accepting):
+    text = _TEXT_OF_WAKING
+
+    def draw(self) -> set[str]:
+        self.server = "redis" if self.service.rabbitmq is None else "rabbitmq"
+        return super().draw()
+
+
+class ApiKilledAtWaking(_Waking):
     name, meaning, point = "API killed at its message", "the message has not left it", "before"
-    server, text = "redis", _TEXT_OF_WAKING
 
 
-class ApiKilledAfterWaking(_Accepting):
+class ApiKilledAfterWaking(_Waking):
     name, meaning, point = "API killed after its message", "the message is sent", "answered"
-    server, text = "redis", _TEXT_OF_WAKING
 
 
 class AcceptanceUnheard(_Accepting):

@@ -4,7 +4,7 @@ import random
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-from tests.chaos.service import Service
+from tests.chaos.service import Part, Service
 from tests.chaos.workload import Workload
 
 Since = Literal["strike", "end"]
@@ -21,7 +21,7 @@ class Fault(ABC):
     """One fault of a run, drawn by `chance`; it strikes once and is healed once.
 
     `bar_seconds` is the longest time to the next decision of any event that has commands then, counted from
-    the fault's strike or from its end.
+    the fault's strike or from its end. A fault that `needs` a part strikes only services that have it.
     """
 
     name: ClassVar[str]
@@ -29,6 +29,7 @@ class Fault(ABC):
     lasts: ClassVar[tuple[float, float]] = (0.0, 0.0)
     recovers_from: ClassVar[Since] = "strike"
     bar_seconds: ClassVar[float] = 1.0
+    needs: ClassVar[Part | None] = None
 
     def __init__(self, service: Service, workload: Workload, chance: random.Random) -> None:
         self.service, self.workload, self.chance = service, workload, chance

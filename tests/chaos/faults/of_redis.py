@@ -135,6 +135,7 @@ class OfMessages(OfRedis):
     """A fault of the wake messages: all that are sent while it lasts come to the harness instead."""
 
     lasts = (0.5, 2.0)
+    needs = "Redis as broker"
     ROUND_SECONDS = 0.01
 
     def strike(self) -> None:
@@ -206,6 +207,7 @@ class MessagesForged(OfRedis):
     name = "messages forged"
     meaning = "the queues of events and workers get garbage"
     lasts = (0.0, 0.0)
+    needs = "Redis as broker"
     GARBAGE = (b"\x00", b"\xff\xfe", b"7", b"{}", b"[" * 10_000, b'{"properties": {}}', b"A" * 100_000)
 
     def strike(self) -> None:

@@ -127,8 +127,10 @@ def _marks(event: EventEvidence) -> Iterator[str]:
     for mark, commands in found.items():
         asked = wishes.get(mark, [])
         possible = sum(operation.attempts for operation in asked if operation.state != "rejected")
+        # An erasure frees the key of a command: its client that asks again asks for another one.
+        erased = sum(command.erased for command in commands)
         with_effect = [c.id for c in commands if (c.outcome or {}).get("outcome") not in _NONE_HAD_AN_EFFECT]
-        once = sum(
+        once = erased + sum(
             1 if operation.keyed else operation.attempts
             for operation in asked
             if operation.state != "rejected"

@@ -1,6 +1,5 @@
 """The evidence of a run: all tables, read event by event, beside what the clients saw of each event."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -14,6 +13,8 @@ import psycopg
 from msgspec import Struct
 
 from tests.chaos.history import History, Operation
+from tests.simulation import auditor
+from tests.simulation.snapshot import Entry, Row
 
 Json = dict[str, Any]
 
@@ -22,10 +23,14 @@ _EVENTS = """
     SELECT id::text, to_jsonb(event)::text FROM event ORDER BY id
 """
 _COMMANDS = """
-    SELECT event_id::text, id::text, seq, kind, payload::text, actor, accepted_at, outcome::text, settled_at,
+    SELECT event_id::text, id::text, seq, kind, coalesce(before.payload, ledger.payload)::text, actor,
+           accepted_at, outcome::text, settled_at,
            (SELECT true FROM pending_command AS pending
-            WHERE pending.event_id = ledger.event_id AND pending.seq = ledger.seq)
-    FROM ledger ORDER BY event_id, seq
+            WHERE pending.event_id = ledger.event_id AND pending.seq = ledger.seq),
+           before.payload IS NOT NULL,
+           before.payload IS NOT NULL AND EXISTS (SELECT FROM idempotency_key WHERE command_id = ledger.id)
+    FROM ledger LEFT JOIN chaos_erased AS before ON before.command_id = ledger.id
+    ORDER BY event_id, seq
 """
 _ROWS = """
     SELECT event_id::text, id::text, seq, command_id::text, name, email, spots_count, status
@@ -39,7 +44,10 @@ _ENTRIES = """
 
 
 class Command(Struct, kw_only=True):
-    """A command of the ledger; `outcome` is None while it is pending."""
+    """A command of the ledger; `outcome` is None while it is pending.
+
+    The payload of one that is `erased` is that of before; `keyed`: it has an idempotency key all the same.
+    """
 
     id: str
     seq: int
@@ -50,36 +58,8 @@ class Command(Struct, kw_only=True):
     outcome: Json | None = None
     settled_at: datetime | None = None
     pending: bool = False
-
-
-class Row(Struct, kw_only=True):
-    """A registration."""
-
-    id: str
-    seq: int
-    command_id: str
-    name: str
-    email: str | None
-    spots_count: int
-    status: str
-
-
-class Entry(Struct, kw_only=True):
-    """An audit entry."""
-
-    number: int
-    command_id: str
-    kind: str
-    actor: str
-    reason: str | None
-    registration_id: str | None
-    from_status: str | None
-    to_status: str | None
-    before_after: Json | None
-    spots_delta: int
-    spots_reserved: int
-    at: datetime
-    hash: bytes
+    erased: bool = False
+    keyed: bool = False
 
 
 class EventEvidence(Struct, kw_only=True):
@@ -129,13 +109,12 @@ def read(
                 entries=[_entry(row) for row in entries.of(id_)],
                 operations=of_event.get(id_, ()),
                 epoch=history.epoch,
-                set_aside=frozenset(c.id for c in of_ledger if set_aside and digest_of(c.id) in set_aside),
+                set_aside=_set_aside(of_ledger, set_aside),
             )
 
 
-def digest_of(command_id: str) -> str:
-    """Return the digest that names a command in logs and in the audit trail."""
-    return hashlib.sha256(bytes.fromhex(command_id.replace("-", ""))).hexdigest()
+def _set_aside(commands: Sequence[Command], digests: AbstractSet[str]) -> frozenset[str]:
+    return frozenset(c.id for c in commands if digests and auditor.command_digest(c.id) in digests)
 
 
 class _Groups:
@@ -157,7 +136,7 @@ class _Groups:
 
 
 def _command(row: tuple[Any, ...]) -> Command:
-    _, id_, seq, kind, payload, actor, accepted_at, outcome, settled_at, pending = row
+    _, id_, seq, kind, payload, actor, accepted_at, outcome, settled_at, pending, erased, keyed = row
     return Command(
         id=id_,
         seq=seq,
@@ -168,11 +147,13 @@ def _command(row: tuple[Any, ...]) -> Command:
         outcome=None if outcome is None else msgspec.json.decode(outcome),
         settled_at=settled_at,
         pending=bool(pending),
+        erased=erased,
+        keyed=keyed,
     )
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    facts = dict(zip(Entry.__struct_fields__, row[1:], strict=True))
+    facts = dict(zip(Entry.__struct_fields__, row, strict=True))
     if facts["before_after"] is not None:
         facts["before_after"] = msgspec.json.decode(facts["before_after"])
     return Entry(**facts)

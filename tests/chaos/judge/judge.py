@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from tests.chaos.judge import again, clients, ledger
+from tests.chaos.judge import again, clients, erasures, ledger
 from tests.chaos.judge.evidence import EventEvidence
 from tests.chaos.judge.replay import Replay
 
@@ -63,4 +63,5 @@ def check(event: EventEvidence) -> list[str]:
         *replay.at_rest(),
         *ledger.check(event, replay),
         *clients.check(event, replay),
+        *erasures.check(event),
     ]

@@ -4,23 +4,22 @@ Of what does not follow from the entries before it, `violations` says which rule
 logarithm of the parties; the rules are written from the documentation, and use nothing of the service.
 """
 
-import hashlib
-import json
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
 
-from tests.chaos.judge import evidence
-from tests.chaos.judge.evidence import Command, Entry, EventEvidence
+from tests.chaos.judge.evidence import Command, EventEvidence
+from tests.simulation import auditor
+from tests.simulation.model import TIMES
+from tests.simulation.snapshot import Entry
 
 PROMOTED_SPOTS_MAX = 1_000
 """A command stops promoting once it has promoted so many spots."""
 KEEPS_PLACE = frozenset(("correct_registration", "give_receipt", "erase", "promotion"))
-TIMES = frozenset(("opensAt", "closesAt", "promoteUntil", "cancelUntil"))
 
 
 class Party(Struct):
@@ -83,7 +82,7 @@ class Replay:
         for number, entry in enumerate(event.entries, start=1):
             if entry.number != number:
                 self._say(entry, "audit gap", f"stands at place {number}")
-            if entry.hash != digest(last, event.id, entry):
+            if entry.hash != auditor.digest(last, entry):
                 self._say(entry, "audit chain", "is not chained to the one before")
             last = entry.hash
             self._step(entry)
@@ -252,27 +251,6 @@ class Replay:
 
     def _say(self, entry: Entry, rule: str, words: str) -> None:
         self.violations.append(f"{rule}: audit entry {entry.number} ({entry.kind}) {words}")
-
-
-def digest(last: bytes, event_id: str, entry: Entry) -> bytes:
-    """Return what the entry's hash must be: written from the published description, not from the code."""
-    facts = [
-        event_id,
-        entry.number,
-        evidence.digest_of(entry.command_id),
-        entry.kind,
-        entry.actor,
-        entry.reason,
-        entry.registration_id,
-        entry.from_status,
-        entry.to_status,
-        entry.before_after,
-        entry.spots_delta,
-        entry.spots_reserved,
-        entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-    ]
-    body = json.dumps(facts, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(last + body.encode()).digest()
 
 
 def _value(name: str, value: object) -> object:
