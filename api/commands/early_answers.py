@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from api.queries import rosters
+from api.queries import rosters, used_keys
 from api.queries.batch_loader import BatchLoader
 from api.queries.rosters import EventAsRead
 from shared.domain import outcomes
@@ -53,9 +53,7 @@ _READ_REGISTRATION = text(
               FROM registration WHERE event_id = event.id AND id = :registration_id) AS registration""",
         "OR command.id = :receipt_id",
     )
-    + """
-      AND NOT EXISTS (SELECT FROM idempotency_key AS known
-                      WHERE known.event_id = event.id AND known.key = ANY(CAST(:keys AS bytea[])))"""
+    + f"AND NOT {used_keys.IS_USED}"
 )
 _REGISTRATION = msgspec.json.Decoder(Registration)
 
@@ -67,7 +65,7 @@ async def holders_outcome(
 
     None as well if the ledger knows the key of `new`, or if the outcome is a refusal and there is a key.
     """
-    event_id, keys = new.event_id, [key for key in (new.idempotency_key, new.former_key) if key is not None]
+    event_id, keys = new.event_id, used_keys.of(new)
     asked = {
         "event_id": event_id,
         "receipt_id": receipt_id,

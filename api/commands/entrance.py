@@ -15,7 +15,7 @@ from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas_admin import Protection
 from api.protection.address_spots import AddressSpots
 from api.protection.challenges import Challenges
-from api.queries import protections
+from api.queries import used_keys
 from api.queries.reader import Reader
 
 
@@ -56,10 +56,7 @@ class Entrance:
             raise
 
     async def _is_known(self, request: CommandRequest) -> bool:
-        key = request.idempotency_key
-        if key is None:
+        if request.idempotency_key is None:
             return False
         async with asyncio.timeout_at(request.deadline.accept_by):
-            return await self.reader.read(
-                lambda connection: protections.knows_key(connection, request.event_id, key)
-            )
+            return await self.reader.read(lambda connection: used_keys.is_used(connection, request))

@@ -46,7 +46,6 @@ _CHANGE = text("""
         changed_by = excluded.changed_by, changed_at = excluded.changed_at
     RETURNING event_id
 """)
-_KNOWS_KEY = text("SELECT EXISTS (SELECT FROM idempotency_key WHERE event_id = :event_id AND key = :key)")
 
 
 class Protections:
@@ -120,8 +119,3 @@ async def change(connection: AsyncConnection, event_id: UUID, new: Protection, a
         "actor": actor,
     }
     return (await connection.execute(_CHANGE, parameters)).one_or_none() is not None
-
-
-async def knows_key(connection: AsyncConnection, event_id: UUID, key: bytes) -> bool:
-    """Return True if the ledger has a command of the event under this idempotency key."""
-    return bool((await connection.execute(_KNOWS_KEY, {"event_id": event_id, "key": key})).scalar_one())

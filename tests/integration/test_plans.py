@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from api.queries import used_keys
 from ops.embedded import Servers
 from shared.postgres import connections, ledger
 from shared.settings import Settings
@@ -115,6 +116,12 @@ def _case(indexes: str = "", rows_max: int = COUNT, **parameters: str) -> Case:
 
 
 CASES = {
+    "used_keys": _case(
+        "idempotency_key_pkey",
+        2 * COUNT,
+        event_id=_FIRST_EVENT,
+        keys=_list("bytea", lambda i: _bytes(400_001 + 6 * i)),
+    ),
     "lock_events": _case(
         "pending_command_pkey command_pkey outcome_pkey event_pkey audit_entry_pkey",
         20 * COUNT,
@@ -298,12 +305,16 @@ class Plan:
 
 
 def statements() -> dict[str, str]:
-    """Return the statements of all files by name, in PostgreSQL's own notation of parameters."""
-    return {
+    """Return the statements of all files by name, in PostgreSQL's own notation of parameters.
+
+    Beside them is one of the API's, the search for keys.
+    """
+    in_files = {
         path.stem: path.read_text()
         for folder in FOLDERS
         for path in sorted((CHECKOUT / folder).glob("*.sql"))
     }
+    return in_files | {"used_keys": re.sub(r":(\w+)", r":'\1'", f"SELECT {used_keys.IS_USED}")}
 
 
 def prepare(execute: Execute, name: str, statement: str) -> None:
