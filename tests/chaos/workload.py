@@ -186,8 +186,10 @@ class Workload:
         """Note an answer to the wish, or to a question for its receipt; return True to ask again."""
         body = _body(answer)
         code = body.get("code")
-        if first:
-            location = answer.headers.get(b"location", b"").decode()
+        location = answer.headers.get(b"location", b"").decode()
+        # A holder's request that changes nothing makes no command, and shows the holder's own receipt.
+        is_vain = first and answer.status == HTTPStatus.OK and not location and not body.get("changed")
+        if first and not is_vain:
             receipt = location.rpartition("/")[2] or body.get("receiptId")
             if receipt is not None and operation.receipt is None:
                 operation.receipt, operation.accepted = receipt, time.monotonic()
@@ -203,7 +205,7 @@ class Workload:
             return False
         if operation.receipt is None:
             operation.rejected = f"{answer.status} {code}"
-            if answer.status not in _REJECTIONS:
+            if answer.status not in _REJECTIONS and not is_vain:
                 self.history.unexpected.append(f"{operation.mark} was answered {answer.status} {body}")
             return False
         operation.registration_id = (body.get("registration") or {}).get("id") or operation.registration_id
