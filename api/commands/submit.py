@@ -17,7 +17,7 @@ from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
-from api.edge.problems import ProblemType
+from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas import Receipt
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
@@ -133,11 +133,14 @@ class Submission:
 
 
 async def shown(decided: Decided, reading: Awaitable[Value]) -> Value:
-    """Return the value that an answer shows beside the outcome; raise a problem if it cannot be read."""
+    """Return the value that an answer shows beside the outcome; raise a problem if it cannot be read.
+
+    The problem names the command's own receipt, whatever was read.
+    """
     try:
         async with asyncio.timeout_at(decided.deadline.read_by()):
             return await reading
-    except (SQLAlchemyError, OSError) as error:  # a time-out is an OSError
+    except (SQLAlchemyError, OSError, ProblemError) as error:  # a time-out is an OSError
         raise ProblemType.ANSWER_UNAVAILABLE.error(
             headers=decided.headers, receipt_id=decided.receipt_id
         ) from error

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from msgspec import ValidationError
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.problems import ProblemType
@@ -27,36 +27,48 @@ from shared.domain.outcomes import (
     StatusChanged,
     Waitlisted,
 )
-from shared.postgres import arrays, backlog, durability
+from shared.postgres import arrays, durability
 from shared.postgres.durability import NotConfirmed
 
 log = structlog.get_logger(__name__)
 
 _BATCH_MAX = 500
 _EVENTS_REMEMBERED_MAX = 100
-# Counting a long waitlist takes long. It is counted again only so often that counting takes this share of the
-# time, and a position is never older than that interval.
 _COUNTING_SHARE = 0.05
+"""The most of the time that counting one line may take; a place in it is as old as that allows."""
 
 _RECEIPTS = text(f"""
-    SELECT command.event_id, command.id AS receipt_id, outcome.body::text AS outcome, registration.id,
+    SELECT asked.event_id, asked.id AS receipt_id, command.seq AS place,
+           outcome.body::text AS outcome, registration.id,
            registration.status, registration.spots_count, registration.seq,
            registration.command_id AS newest_receipt_id, event.audit_seq,
            {durability.TO_CONFIRM.format("outcome")} AS of_outcome,
            {durability.TO_CONFIRM.format("registration")} AS of_registration,
            {durability.TO_CONFIRM.format("event")} AS of_event
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
-    JOIN command ON command.event_id = asked.event_id AND command.id = asked.id
-    JOIN event ON event.id = asked.event_id
-    LEFT JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
-    LEFT JOIN registration ON registration.event_id = asked.event_id
-     AND registration.id = CASE WHEN outcome.body ->> 'registrationId' ~ '{ids.PATTERN}'
-                                THEN CAST(outcome.body ->> 'registrationId' AS uuid) END
+    -- Fences (decision 0014): OFFSET 0, and below an order that only the primary key has.
+    JOIN LATERAL (
+        SELECT seq FROM command WHERE event_id = asked.event_id AND id = asked.id OFFSET 0
+    ) AS command ON true
+    JOIN LATERAL (SELECT xmin, audit_seq FROM event WHERE id = asked.event_id OFFSET 0) AS event ON true
+    LEFT JOIN LATERAL (
+        SELECT xmin, body FROM outcome
+        WHERE event_id = asked.event_id AND command_id = asked.id OFFSET 0
+    ) AS outcome ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN outcome.body ->> 'registrationId' ~ '{ids.PATTERN}'
+                    THEN CAST(outcome.body ->> 'registrationId' AS uuid) END AS id
+    ) AS made
+    LEFT JOIN LATERAL (
+        SELECT xmin, * FROM registration
+        WHERE event_id = asked.event_id AND id >= made.id ORDER BY id LIMIT 1
+    ) AS registration ON registration.id = made.id
 """)
 
-_LINE = text("""
+_WAITLIST = text("""
     SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
 """)
+_BACKLOG = text("SELECT array_agg(seq ORDER BY seq) FROM pending_command WHERE event_id = :event_id")
 
 Confirm = Callable[[Iterable[str | None], float], Awaitable[None]]
 """Has rows confirmed until a time of the event loop; raises `NotConfirmed`."""
@@ -66,12 +78,40 @@ _Question = tuple[UUID, UUID]
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """An event's waiting registrations by `seq`, with the time and the duration of the count."""
+    """The numbers of those that wait at an event, as of the time of the count.
 
-    audit_seq: int
+    `version` is the number of the event's last audit entry, or None where no number tells of a change.
+    """
+
+    version: int | None
     seqs: "array[int]"
     counted_at: float
     counting_seconds: float
+
+
+class _Lines:
+    """The lines of events; counting a long one takes long, so it is counted again only now and then."""
+
+    def __init__(self, statement: TextClause) -> None:
+        self._statement = statement
+        self._of_events: dict[UUID, _Line] = {}
+
+    async def ahead(
+        self, connection: AsyncConnection, event_id: UUID, seq: int, version: int | None = None
+    ) -> int:
+        """Return how many have a lower number in the event's line, which has this version now."""
+        line = self._of_events.get(event_id)
+        if line is None or ((version is None or line.version != version) and self._may_be_counted(line)):
+            began = time.monotonic()
+            seqs = (await connection.execute(self._statement, {"event_id": event_id})).scalar_one()
+            ended = time.monotonic()
+            if len(self._of_events) >= _EVENTS_REMEMBERED_MAX:
+                self._of_events.clear()
+            line = self._of_events[event_id] = _Line(version, array("q", seqs or ()), ended, ended - began)
+        return bisect_left(line.seqs, seq)
+
+    def _may_be_counted(self, line: _Line) -> bool:
+        return time.monotonic() - line.counted_at > line.counting_seconds / _COUNTING_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +137,24 @@ class Receipts:
         self._reader = reader
         self._confirm = confirm
         self._loader: BatchLoader[_Question, Found] = BatchLoader(self._read, _BATCH_MAX)
-        self._lines: dict[UUID, _Line] = {}
+        self._waitlists = _Lines(_WAITLIST)
+        self._backlogs = _Lines(_BACKLOG)
 
-    async def find(
-        self, event_id: UUID, receipt_id: UUID, by: float, *, decided: UUID | None = None
-    ) -> Found:
+    async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Found:
         """Return the state of a command; without a receipt for an id that is none here, or no longer.
 
         A registration is shown as it is now, not as it was decided. At the time `by` of the event loop it
         raises `TimeoutError`, or the problem `ANSWER_UNAVAILABLE` if the state was read and could not be
-        confirmed; the same problem for an outcome that this version cannot read. The problem names the
-        receipt of the command that the request is for: `decided`, if that is another one.
+        confirmed; the same problem for an outcome that this version cannot read.
         """
-        asked_for = decided or receipt_id
         async with asyncio.timeout_at(by):
             answer = await self._loader.load((event_id, receipt_id))
         if not answer.readable:
-            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=asked_for)
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id)
         try:
             await self._confirm(answer.to_confirm, by)
         except NotConfirmed as error:
-            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=asked_for) from error
+            raise ProblemType.ANSWER_UNAVAILABLE.error(receipt_id=receipt_id) from error
         return answer
 
     async def held(self, event_id: UUID, receipt_id: UUID) -> UUID | None:
@@ -131,7 +168,7 @@ class Receipts:
         return answer.held or ids.registration_id(receipt_id)
 
     async def ahead(self, event_id: UUID, receipt_id: UUID) -> int:
-        """Return the number of pending commands before this one, 0 if it is settled."""
+        """Return the number of pending commands before this one as last counted, 0 if it is settled."""
         receipt = (await self._loader.load((event_id, receipt_id))).receipt
         return 0 if receipt is None else receipt.ahead or 0
 
@@ -148,15 +185,14 @@ class Receipts:
         rows = {
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
         }
-        pending = [key for key, row in rows.items() if row.outcome is None]
-        ahead = await backlog.ahead(connection, pending) if pending else {}
         answers: list[Found] = []
         for event_id, receipt_id in questions:
             row = rows.get((event_id, receipt_id))
             if row is None:
                 answers.append(Found(None))
             elif row.outcome is None:
-                answers.append(Found(_pending(receipt_id, ahead[receipt_id])))
+                ahead = await self._backlogs.ahead(connection, event_id, row.place)
+                answers.append(Found(_pending(receipt_id, ahead)))
             else:
                 answers.append(await self._settled(connection, event_id, row))
         return answers
@@ -204,23 +240,7 @@ class Receipts:
     async def _position(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> int | None:
         if row.status != Status.WAITLIST:
             return None
-        line = self._lines.get(event_id)
-        if line is None or (line.audit_seq != row.audit_seq and self._may_count_anew(line)):
-            line = await self._count(connection, event_id, row.audit_seq)
-        return bisect_left(line.seqs, row.seq) + 1
-
-    def _may_count_anew(self, line: _Line) -> bool:
-        return time.monotonic() - line.counted_at > line.counting_seconds / _COUNTING_SHARE
-
-    async def _count(self, connection: AsyncConnection, event_id: UUID, audit_seq: int) -> _Line:
-        began = time.monotonic()
-        seqs = (await connection.execute(_LINE, {"event_id": event_id})).scalar_one()
-        ended = time.monotonic()
-        if len(self._lines) >= _EVENTS_REMEMBERED_MAX:
-            self._lines.clear()
-        line = _Line(audit_seq, array("q", seqs or ()), ended, ended - began)
-        self._lines[event_id] = line
-        return line
+        return await self._waitlists.ahead(connection, event_id, row.seq, row.audit_seq) + 1
 
 
 def _pending(receipt_id: UUID, ahead: int) -> Receipt:

@@ -204,7 +204,7 @@ async def _by_holder(
     else:
         decided = Decided(receipt_id=id_, outcome=known, headers={}, deadline=deadline, replayed=False)
     by = decided.deadline.read_by()
-    reading = services.receipts.find(event_id, id_, by, decided=decided.receipt_id)
+    reading = services.receipts.find(event_id, id_, by)
     now = (await submit.shown(decided, reading)).receipt
     if now is None:  # the holder has been given a newer one since
         raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)

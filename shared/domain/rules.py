@@ -33,6 +33,8 @@ ONLY_SMALLER = Refused(
 def against_registering(settings: EventSettings, accepted_at: datetime, spots_count: int) -> Refused | None:
     """Refuse a registration outside the window, in a pause or of too large a party."""
     match settings.state(accepted_at):
+        case EventState.OPEN:
+            return against_size(settings, spots_count)
         case EventState.SCHEDULED:
             assert settings.opens_at is not None, "a scheduled event has an opening time"
             opens_at = in_utc(settings.opens_at)
@@ -43,11 +45,8 @@ def against_registering(settings: EventSettings, accepted_at: datetime, spots_co
             )
         case EventState.CLOSED:
             return _refused(RefusalCode.REGISTRATION_CLOSED, "Registration has closed.")
-        case EventState.PAUSED:
+        case EventState.PAUSED:  # pragma: no branch - the last of all states
             return _refused(RefusalCode.EVENT_PAUSED, "Registration is paused.")
-        case EventState.OPEN:
-            pass
-    return against_size(settings, spots_count)
 
 
 def against_a_full_event(spots_count: int, spots_left: int) -> Refused:

@@ -1,22 +1,9 @@
 """The backlog: the pending commands in the ledger, and the rate at which they are settled."""
 
-from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from shared.postgres import arrays
-
-_AHEAD = text("""
-    WITH pending AS (
-        SELECT command_id AS id, row_number() OVER (PARTITION BY event_id ORDER BY seq) - 1 AS ahead
-        FROM pending_command
-        WHERE event_id = ANY(CAST(:event_ids AS uuid[]))
-    )
-    SELECT pending.id, pending.ahead
-    FROM pending WHERE id = ANY(CAST(:ids AS uuid[]))
-""")
 
 _RATE_SECONDS = 10
 _SETTLED_LATELY = text(f"""
@@ -50,16 +37,6 @@ _OLDEST = text("""
     FROM pending JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
     ORDER BY command.accepted_at LIMIT :limit
 """)
-
-
-async def ahead(connection: AsyncConnection, commands: Iterable[tuple[UUID, UUID]]) -> dict[UUID, int]:
-    """Return the number of commands before each pending command of these `(event_id, command_id)`."""
-    pairs = list(commands)
-    parameters = {
-        "event_ids": arrays.uuids({event_id for event_id, _ in pairs}),
-        "ids": arrays.uuids(id_ for _, id_ in pairs),
-    }
-    return {row.id: row.ahead for row in await connection.execute(_AHEAD, parameters)}
 
 
 async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:

@@ -187,8 +187,12 @@ class Workload:
         body = _body(answer)
         code = body.get("code")
         location = answer.headers.get(b"location", b"").decode()
-        # A holder's request that changes nothing makes no command, and shows the holder's own receipt.
-        is_vain = first and answer.status == HTTPStatus.OK and not location and not body.get("changed")
+        # A holder's request that changes nothing makes no command; it shows the holder's own receipt.
+        is_vain = (
+            first
+            and not location
+            and (code == "ANSWER_UNAVAILABLE" or (answer.status == HTTPStatus.OK and not body.get("changed")))
+        )
         if first and not is_vain:
             receipt = location.rpartition("/")[2] or body.get("receiptId")
             if receipt is not None and operation.receipt is None:

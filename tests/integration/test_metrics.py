@@ -110,6 +110,7 @@ def test_no_label_names_an_event_or_a_person(stage: Stage) -> None:
         "outcome",
         "route",
         "status",
+        "reason",
         "le",
         "event",
         "level",

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from api.queries import used_keys
+from api.queries import receipts, used_keys
 from ops.embedded import Servers
 from shared.postgres import connections, ledger
 from shared.settings import Settings
@@ -67,6 +67,11 @@ _FILL = (
     FROM generate_series({{rows}}) AS n
     """,
     f"""
+    INSERT INTO outcome (event_id, command_id, body, settled_at)
+    SELECT {_EVENT_ID}, pg_temp.key(n), json_build_object('registrationId', pg_temp.key(n)), now()
+    FROM generate_series({{rows}}) AS n WHERE n BETWEEN 400000 AND 400100
+    """,
+    f"""
     INSERT INTO audit_entry (event_id, number, kind, actor, spots_delta, spots_reserved, at, hash)
     SELECT {_EVENT_ID}, CASE WHEN n % 2 = 0 THEN n / 2 ELSE n / 1000 + 1 END,
            'register', 'public', 1, 1, now(), int8send(n)
@@ -78,6 +83,7 @@ _KEY = """
     AS $$ SELECT lpad(to_hex(n), 32, '0')::uuid $$
 """
 _PARAMETER = re.compile(r":'(\w+)'")
+_NAMED = re.compile(r"(?<!:):(\w+)")
 _COMMENT = re.compile(r"--.*")
 
 Execute = Callable[[str], list[Any]]
@@ -116,6 +122,12 @@ def _case(indexes: str = "", rows_max: int = COUNT, **parameters: str) -> Case:
 
 
 CASES = {
+    "receipts": _case(
+        "command_pkey event_pkey outcome_pkey registration_pkey",
+        4 * COUNT,
+        event_ids=_SAME_EVENT,
+        ids=_OLD_IDS,
+    ),
     "used_keys": _case(
         "idempotency_key_pkey",
         2 * COUNT,
@@ -307,14 +319,15 @@ class Plan:
 def statements() -> dict[str, str]:
     """Return the statements of all files by name, in PostgreSQL's own notation of parameters.
 
-    Beside them is one of the API's, the search for keys.
+    Beside them are two of the API's: a crowd's reads of receipts, and the search for keys.
     """
     in_files = {
         path.stem: path.read_text()
         for folder in FOLDERS
         for path in sorted((CHECKOUT / folder).glob("*.sql"))
     }
-    return in_files | {"used_keys": re.sub(r":(\w+)", r":'\1'", f"SELECT {used_keys.IS_USED}")}
+    of_the_api = {"receipts": str(receipts._RECEIPTS), "used_keys": f"SELECT {used_keys.IS_USED}"}  # noqa: SLF001
+    return in_files | {name: _NAMED.sub(r":'\1'", statement) for name, statement in of_the_api.items()}
 
 
 def prepare(execute: Execute, name: str, statement: str) -> None:

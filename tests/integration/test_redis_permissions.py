@@ -74,6 +74,7 @@ def test_the_documented_users_may_do_everything(
         "ADMITONE_LIMIT_REGISTER": "20/1s",
     }
     server = results.connect(servers.broker_url)
+    server.script_flush()  # or a script that another test has loaded would not be loaded
     server.config_resetstat()
     with server, unstarted as stage:
         guarded, event = stage.create_event(maxSpotsPerRegistration=2), stage.create_event()

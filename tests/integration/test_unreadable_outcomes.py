@@ -75,7 +75,8 @@ def test_an_unreadable_outcome_hides_no_other(stage: Stage, outcome: str) -> Non
 
 
 def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
-    path = f"/api/p/{stage.create_event()['slug']}"
+    event = stage.create_event()
+    path = f"/api/p/{event['slug']}"
     with stage.client() as client:
         told = client.post(f"{path}/register", json={"name": "User"}).json()
         stage.query(_GARBLE)
@@ -83,10 +84,13 @@ def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
             answer = client.delete(f"{path}/receipts/{told['receiptId']}")
         finally:
             stage.query(_UNGARBLE)
-    [row] = stage.query("SELECT id::text FROM command WHERE kind = 'change_status'")
+    [row] = stage.query(
+        "SELECT id::text FROM command WHERE kind = 'change_status' AND event_id = %s::uuid", event["id"]
+    )
 
     assert (answer.status_code, answer.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert answer.json()["receiptId"] == row["id"]
+    assert answer.headers["location"] == f"{path}/receipts/{row['id']}"
 
 
 def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:
