@@ -135,7 +135,7 @@ class Submission:
 async def shown(decided: Decided, reading: Awaitable[Value]) -> Value:
     """Return the value that an answer shows beside the outcome; raise a problem if it cannot be read.
 
-    The problem names the command's own receipt, whatever was read.
+    The problem names the command's own receipt, also where another one was read.
     """
     try:
         async with asyncio.timeout_at(decided.deadline.read_by()):
