@@ -55,6 +55,8 @@ def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> 
             roster.promote(pending)
         status = Status.CONFIRMED if may_take(roster, spots) else Status.WAITLIST
     id_ = roster.enter(pending, command, status)
+    if command.status == Status.CONFIRMED:
+        roster.promote(pending)  # the head may fit no longer, so that those behind it are next
     if status is Status.CONFIRMED:
         return Confirmed(registration_id=id_, spots_count=spots)
     return Waitlisted(registration_id=id_, spots_count=spots, position=roster.waitlist.length)

@@ -227,6 +227,18 @@ def test_an_admin_adds_past_window_pause_and_limit(stage: Stage) -> None:
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
 
 
+def test_spots_that_a_confirmed_newcomer_leaves_go_to_the_waitlist(stage: Stage) -> None:
+    event = stage.create_event(capacity=2, promotionPolicy="skip_unfit")
+    party, waiting = register(stage, event, "Two", 2), register(stage, event, "W")
+    ask(stage, "PATCH", of(event, party), {"status": "WAITLIST", "place": "original"})
+
+    added = ask(stage, "POST", of(event, more="/registrations"), {"name": "New", "status": "CONFIRMED"})
+
+    assert waiting["status"] == "WAITLIST"
+    assert added.status_code == 201, added.text
+    assert names(stage, event) == [("Two", "WAITLIST"), ("W", "CONFIRMED"), ("New", "CONFIRMED")]
+
+
 def test_a_new_receipt_makes_the_lost_one_dead(stage: Stage) -> None:
     event = stage.create_event()
     party = register(stage, event, "Ann", 2)

@@ -189,7 +189,11 @@ class Model:
                 self._promote(told)
             fits = spots <= self.free() and not self._anybody_comes_first()
             status = "CONFIRMED" if fits else "WAITLIST"
-        return self._enter(told, status)
+            return self._enter(told, status)
+        entered = self._enter(told, status)
+        if status == "CONFIRMED":
+            self._promote(told)  # the head may fit no longer, so that those behind it are next
+        return entered
 
     def _enter(self, told: Told, status: str) -> Json:
         spots = told.payload.get("spotsCount", 1)
