@@ -4,7 +4,7 @@ import asyncio
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,10 +65,19 @@ _RECEIPTS = text(f"""
     ) AS registration ON registration.id = made.id
 """)
 
-_WAITLIST = text("""
-    SELECT array_agg(seq ORDER BY seq) FROM registration WHERE event_id = :event_id AND status = 'WAITLIST'
+_WAITLISTS = text("""
+    SELECT event_id, line.seqs FROM unnest(CAST(:event_ids AS uuid[])) AS asked (event_id)
+    CROSS JOIN LATERAL (
+        SELECT array_agg(seq ORDER BY seq) AS seqs FROM registration
+        WHERE event_id = asked.event_id AND status = 'WAITLIST'
+    ) AS line
 """)
-_BACKLOG = text("SELECT array_agg(seq ORDER BY seq) FROM pending_command WHERE event_id = :event_id")
+_BACKLOGS = text("""
+    SELECT event_id, line.seqs FROM unnest(CAST(:event_ids AS uuid[])) AS asked (event_id)
+    CROSS JOIN LATERAL (
+        SELECT array_agg(seq ORDER BY seq) AS seqs FROM pending_command WHERE event_id = asked.event_id
+    ) AS line
+""")
 
 Confirm = Callable[[Iterable[str | None], float], Awaitable[None]]
 """Has rows confirmed until a time of the event loop; raises `NotConfirmed`."""
@@ -78,7 +87,7 @@ _Question = tuple[UUID, UUID]
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The numbers of those that wait at an event, as of the time of the count.
+    """The numbers of those that wait at an event, as of a count of several lines.
 
     `version` is the number of the event's last audit entry, or None where no number tells of a change.
     """
@@ -90,28 +99,36 @@ class _Line:
 
 
 class _Lines:
-    """The lines of events; counting a long one takes long, so it is counted again only now and then."""
+    """The lines of events; counting long ones takes long, so they are counted again only now and then."""
 
     def __init__(self, statement: TextClause) -> None:
         self._statement = statement
         self._of_events: dict[UUID, _Line] = {}
 
-    async def ahead(
-        self, connection: AsyncConnection, event_id: UUID, seq: int, version: int | None = None
-    ) -> int:
-        """Return how many have a lower number in the event's line, which has this version now."""
-        line = self._of_events.get(event_id)
-        if line is None or ((version is None or line.version != version) and self._may_be_counted(line)):
-            began = time.monotonic()
-            seqs = (await connection.execute(self._statement, {"event_id": event_id})).scalar_one()
-            ended = time.monotonic()
-            if len(self._of_events) >= _EVENTS_REMEMBERED_MAX:
-                self._of_events.clear()
-            line = self._of_events[event_id] = _Line(version, array("q", seqs or ()), ended, ended - began)
-        return bisect_left(line.seqs, seq)
+    async def read(self, connection: AsyncConnection, versions: Mapping[UUID, int | None]) -> None:
+        """Count the lines of these events, with their versions as of now, in one statement."""
+        due = [event_id for event_id, version in versions.items() if self._is_due(event_id, version)]
+        if not due:
+            return
+        if len(self._of_events) >= _EVENTS_REMEMBERED_MAX:
+            self._of_events = {id_: line for id_, line in self._of_events.items() if id_ in versions}
+        began = time.monotonic()
+        counted = await connection.execute(self._statement, {"event_ids": arrays.uuids(due)})
+        ended = time.monotonic()
+        for event_id, seqs in counted:
+            line = _Line(versions[event_id], array("q", seqs or ()), ended, ended - began)
+            self._of_events[event_id] = line
 
-    def _may_be_counted(self, line: _Line) -> bool:
-        return time.monotonic() - line.counted_at > line.counting_seconds / _COUNTING_SHARE
+    def ahead(self, event_id: UUID, seq: int) -> int:
+        """Return how many have a lower number in the line of an event that was read."""
+        return bisect_left(self._of_events[event_id].seqs, seq)
+
+    def _is_due(self, event_id: UUID, version: int | None) -> bool:
+        line = self._of_events.get(event_id)
+        if line is None:
+            return True
+        has_changed = version is None or line.version != version
+        return has_changed and time.monotonic() - line.counted_at > line.counting_seconds / _COUNTING_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +154,8 @@ class Receipts:
         self._reader = reader
         self._confirm = confirm
         self._loader: BatchLoader[_Question, Found] = BatchLoader(self._read, _BATCH_MAX)
-        self._waitlists = _Lines(_WAITLIST)
-        self._backlogs = _Lines(_BACKLOG)
+        self._waitlists = _Lines(_WAITLISTS)
+        self._backlogs = _Lines(_BACKLOGS)
 
     async def find(self, event_id: UUID, receipt_id: UUID, by: float) -> Found:
         """Return the state of a command; without a receipt for an id that is none here, or no longer.
@@ -185,19 +202,24 @@ class Receipts:
         rows = {
             (row.event_id, row.receipt_id): row for row in await connection.execute(_RECEIPTS, parameters)
         }
-        answers: list[Found] = []
-        for event_id, receipt_id in questions:
-            row = rows.get((event_id, receipt_id))
-            if row is None:
-                answers.append(Found(None))
-            elif row.outcome is None:
-                ahead = await self._backlogs.ahead(connection, event_id, row.place)
-                answers.append(Found(_pending(receipt_id, ahead)))
-            else:
-                answers.append(await self._settled(connection, event_id, row))
-        return answers
+        pending = {row.event_id: None for row in rows.values() if row.outcome is None}
+        await self._backlogs.read(connection, pending)
+        waiting = {row.event_id: row.audit_seq for row in rows.values() if row.status == Status.WAITLIST}
+        await self._waitlists.read(connection, waiting)
+        return [self._found(rows.get(question)) for question in questions]
 
-    async def _settled(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> Found:
+    def _found(self, row: _ReceiptRow | None) -> Found:
+        if row is None:
+            return Found(None)
+        if row.outcome is None:
+            return Found(
+                Receipt(
+                    receipt_id=row.receipt_id,
+                    task_id=ids.task_id(row.receipt_id),
+                    status=ReceiptStatus.PENDING,
+                    ahead=self._backlogs.ahead(row.event_id, row.place),
+                )
+            )
         try:
             outcome = outcomes.decode(row.outcome)
         except ValidationError as error:  # an outcome that cannot be read must not hide the others
@@ -209,13 +231,11 @@ class Receipts:
         if is_holders and row.newest_receipt_id != row.receipt_id:
             return Found(None)  # the holder has a newer one
         to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
-        receipt = await self._of(connection, event_id, row, outcome)
+        receipt = self._of(row, outcome)
         held = row.id if is_holders else None
         return Found(receipt, held=held, to_confirm=to_confirm, audit_seq=row.audit_seq)
 
-    async def _of(
-        self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow, outcome: Outcome
-    ) -> Receipt:
+    def _of(self, row: _ReceiptRow, outcome: Outcome) -> Receipt:
         if not isinstance(
             outcome, Confirmed | Waitlisted | StatusChanged | RegistrationCorrected | ReceiptGiven
         ):
@@ -224,11 +244,12 @@ class Receipts:
             return Receipt(
                 receipt_id=row.receipt_id, task_id=ids.task_id(row.receipt_id), status=ReceiptStatus.DELETED
             )
+        waits = row.status == Status.WAITLIST
         registration = RegistrationBrief(
             id=row.id,
             status=Status(row.status),
             spots_count=row.spots_count,
-            waitlist_position=await self._position(connection, event_id, row),
+            waitlist_position=self._waitlists.ahead(row.event_id, row.seq) + 1 if waits else None,
         )
         return Receipt(
             receipt_id=row.receipt_id,
@@ -236,14 +257,3 @@ class Receipts:
             status=ReceiptStatus(row.status),
             registration=registration,
         )
-
-    async def _position(self, connection: AsyncConnection, event_id: UUID, row: _ReceiptRow) -> int | None:
-        if row.status != Status.WAITLIST:
-            return None
-        return await self._waitlists.ahead(connection, event_id, row.seq, row.audit_seq) + 1
-
-
-def _pending(receipt_id: UUID, ahead: int) -> Receipt:
-    return Receipt(
-        receipt_id=receipt_id, task_id=ids.task_id(receipt_id), status=ReceiptStatus.PENDING, ahead=ahead
-    )
