@@ -130,10 +130,11 @@ def strike_all(plan: Plan, service: Service, workload: Workload, struck: list[St
         count = min(chance.choice(AT_ONCE), plan.faults - len(struck))
         pause_seconds = chance.uniform(0.5, 1.5) * PAUSE_SECONDS
         faults = _drawn(deck, postponed, count)
-        new = _strike(faults, all_up=service.joined())
-        struck += new
-        for fault in new:
-            fault.until = time.time()
+        all_up = service.joined()
+        now = time.time()
+        for earlier in struck:
+            earlier.until = min(earlier.until, now)
+        struck += _strike(faults, all_up=all_up)
         names = ", ".join(fault.name for fault in faults)
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
             found.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {names}")
