@@ -99,6 +99,9 @@ class Connections(ServerState):
 
         It is called again a second later, as long as connections are open.
         """
+        self._next_look = None
+        if self.connections:
+            self._look_later()
         self._looks += 1
         for connection in self._protocols():
             phase = self._phase_of(connection)
@@ -111,9 +114,6 @@ class Connections(ServerState):
             if reason not in _USUAL:
                 log.warning("connections_ended", reason=reason, connections=count)
         self._ended.clear()
-        self._next_look = None
-        if self.connections:
-            self._look_later()
 
     def _look_later(self) -> None:
         self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self.look)

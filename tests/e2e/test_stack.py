@@ -231,7 +231,8 @@ def test_a_program_that_dies_at_start_is_said_with_its_last_words(tmp_path: Path
         os.kill(stack.pid_of("worker"), signal.SIGABRT)
         status = stack.process.wait(READY_SECONDS_MAX)
         assert (status, stack.said.splitlines()[1]) == (1, "admitone: worker-1 ended at start (signal 6)")
-        assert '  File "' in stack.said
+        # Python leaves out the outermost calls of a deep stack, and says so.
+        assert "in _run_module_as_main" in stack.said or "\n    ...\n" in stack.said
 
 
 def catches_abort(pid: int) -> bool:
