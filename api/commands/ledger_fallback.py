@@ -18,6 +18,9 @@ from shared.postgres.durability import NotConfirmed
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.05
+_PAUSE_SECONDS_MAX = 1.0
+_READING_SHARE = 0.05
+"""The part of the time that reading may take, up to the longest pause: a crowd that waits is no burden."""
 
 
 class LedgerFallback:
@@ -54,7 +57,8 @@ class LedgerFallback:
     async def _read_all(self) -> None:
         clock = asyncio.get_running_loop().time
         while self._due_at:
-            due = [awaited for awaited, due_at in self._due_at.items() if due_at <= clock()]
+            began = clock()
+            due = [awaited for awaited, due_at in self._due_at.items() if due_at <= began]
             if due:
                 await self._read(due)
             for awaited in due:
@@ -62,7 +66,8 @@ class LedgerFallback:
                     self._due_at[awaited] = clock() + self._again_seconds
                 else:
                     del self._due_at[awaited]
-            await asyncio.sleep(_POLL_SECONDS)
+            pause_seconds = (clock() - began) / _READING_SHARE
+            await asyncio.sleep(min(max(pause_seconds, _POLL_SECONDS), _PAUSE_SECONDS_MAX))
 
     async def _read(self, due: Sequence[AwaitedCommand]) -> None:
         metrics.ledger_reads.inc()

@@ -13,7 +13,7 @@ LOW = {"ADMITONE_PENDING_MAX": "100", "ADMITONE_EVENT_PENDING_MAX": "60"}
 
 @pytest.mark.timeout(400)
 def test_a_crowd_breaks_no_bound(tmp_path: Path) -> None:
-    plan = Plan(seconds=4, measured_seconds=2, connections=400, pollers=30, settings=LOW)
+    plan = Plan(seconds=4, measured_seconds=2, connections=400, pollers=30, poll_seconds=2, settings=LOW)
     findings = overload.run(plan, tmp_path)
 
     assert findings.violations == []

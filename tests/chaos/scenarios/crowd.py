@@ -32,6 +32,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _STATUS = slice(len("HTTP/1.1 "), len("HTTP/1.1 200"))
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)", re.IGNORECASE)
 _RECEIPT = re.compile(rb"\r\nlocation: [^\r]*/([^/\r]+)", re.IGNORECASE)
+_SETTLED = re.compile(rb'\r\netag: "(?!PENDING-)', re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: ([0-9]+)", re.IGNORECASE)
 
 
@@ -39,8 +40,8 @@ class Crowd(Struct, frozen=True, kw_only=True):
     """So many connections of so many processes ask for the paths in turn, for so many seconds.
 
     With `per_second` they register at that rate, independent of the answers; a request that finds no free
-    connection is not sent. Without it each connection sends when it has its answer, or after a `Retry-After`;
-    the first requests are spread over `arrival_seconds`.
+    connection is not sent. Without it each connection sends when it has its answer, or after a `Retry-After`,
+    and no more once a receipt is settled; the first requests are spread over `arrival_seconds`.
     """
 
     url: str
@@ -205,6 +206,8 @@ class _Members:
         await asyncio.sleep(after)
         while time.monotonic() < self._until:
             pause_seconds = await self._ask(wire)
+            if pause_seconds is None:
+                return
             await asyncio.sleep(pause_seconds)
 
     async def _by_the_clock(self, free: list[_Wire], per_second: float, tasks: asyncio.TaskGroup) -> None:
@@ -223,8 +226,8 @@ class _Members:
             sent = due
             await asyncio.sleep(0.001)
 
-    async def _ask(self, wire: _Wire) -> float:
-        """Send the next request; return the seconds until the client asks again."""
+    async def _ask(self, wire: _Wire) -> float | None:
+        """Send the next request; return the seconds until the client asks again, None if it knows all."""
         try:
             head = await wire.head(next(self._requests), *self._address)
         except _LostError as lost:
@@ -235,6 +238,8 @@ class _Members:
         receipt = _RECEIPT.search(head)
         if receipt is not None:
             self.receipts.append(receipt[1].decode())
+        if _SETTLED.search(head):
+            return None
         retry_after = _RETRY_AFTER.search(head) if status in _TRY_AGAIN else None
         return 0.0 if retry_after is None else float(retry_after[1])
 

@@ -33,7 +33,6 @@ GOODPUT_SHARE_BAR = 0.9
 NORMAL_SECONDS_BAR = 5.0
 API_MEMORY_MB_BAR = 400.0
 POLLED_SHARE_BAR = 0.8
-POLL_WAIT_SECONDS = 20
 ANSWER_SECONDS_NORMAL = 1.0
 """A registration that is decided within this time is normal."""
 RECEIPTS_READ = 200
@@ -74,7 +73,8 @@ _ADD_PENDING = """
 class Plan(Struct, frozen=True, kw_only=True):
     """`measured_seconds` for each rate, `seconds` of overload; `settings` of the service, by their variables.
 
-    The crowd has so many `connections`. Without `pollers` that part is left out.
+    The crowd has so many `connections`. Each of the `pollers` asks again and again, and each question waits
+    for `poll_seconds`; without pollers that part is left out.
     """
 
     seed: int = 0
@@ -82,6 +82,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     measured_seconds: float = 10.0
     connections: int = RATE_FACTOR * SUSTAINED_CONNECTIONS
     pollers: int = 10_000
+    poll_seconds: int = 30
     settings: Mapping[str, str] = field(default_factory=dict)
     timed: bool = True
     programs: Programs = OF_THE_WHEELS
@@ -219,35 +220,43 @@ def _wrong(service: Service, seen: Seen) -> list[str]:
 
 
 def _polled(service: Service, plan: Plan, sustained: Crowd, violations: list[str]) -> list[Figure]:
-    """Let clients wait for the outcomes of an event that cannot be decided, while others register."""
+    """Let clients wait for the outcomes of an event that cannot be decided, while others register.
+
+    The clients come evenly over the time that they wait, so they ask again evenly. The decisions are compared
+    with those beside a ballast of the clients' weight.
+    """
     event_id, slug = _create(service, EVENTS)
     with service.session() as lock:
         lock.execute("BEGIN")
         lock.execute("SELECT FROM event WHERE id = %s::uuid FOR UPDATE", [event_id])
         ids = [id_ for (id_,) in service.query(_ADD_PENDING, event_id, plan.pollers)]
-        _, alone = _rate(service, sustained)
         polls = Crowd(
             url=service.url,
             method="GET",
-            paths=[f"/api/p/{slug}/receipts/{id_}?wait={POLL_WAIT_SECONDS}" for id_ in ids],
+            paths=[f"/api/p/{slug}/receipts/{id_}?wait={plan.poll_seconds}" for id_ in ids],
             prefer="",
             connections=plan.pollers,
-            seconds=3 * plan.measured_seconds,
-            arrival_seconds=plan.measured_seconds,
+            seconds=plan.poll_seconds + 1.5 * plan.measured_seconds,
+            arrival_seconds=plan.poll_seconds,
         )
         with crowd.running(polls) as polls_seen:
-            time.sleep(1.5 * plan.measured_seconds)  # until all of them wait
+            time.sleep(plan.poll_seconds + plan.measured_seconds / 4)  # until all of them wait
             _, polled = _rate(service, sustained)
             lock.execute("COMMIT")
             told = polls_seen()
+    service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX)
+    cores = told.cpu_seconds / polls.seconds
+    with ballast.running(cores, polls.processes):
+        _, alone = _rate(service, sustained)
     wrong = {status: times for status, times in told.statuses.items() if status != httpx2.codes.OK}
     if wrong or told.lost:
         violations.append(f"unexpected: pollers were answered {wrong}, and lost {told.lost}")
     return [
         Figure(name="clients that wait for an outcome", value=plan.pollers, unit=""),
         Figure(name="answers to them", value=sum(told.statuses.values()), unit=""),
+        Figure(name="processor time of these clients", value=cores, unit="cores"),
         Figure(
-            name="decided meanwhile, of the rate without them",
+            name="decided meanwhile, of the rate beside a ballast of that weight",
             value=polled / alone,
             unit="",
             least=POLLED_SHARE_BAR,
