@@ -1,6 +1,7 @@
 """A run: a drain, faults by seed under a workload of all commands, a drain again, and then the judge."""
 
 import random
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ RESUMES_SECONDS_MAX = 2 * 0.5
 """Two ticks."""
 DRAIN_SHARE_MIN = 0.8
 WARM_UP_PART = 10
-"""A backlog of this part goes before the one that is measured."""
+"""A backlog of this part goes before the ones that are measured."""
+BACKLOGS = 3
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -72,7 +74,7 @@ def run(plan: Plan, folder: Path) -> Result:
     began = time.monotonic()
     with Service(folder, programs=plan.programs) as service:
         backlog.drain(service, plan.backlog // WARM_UP_PART)
-        before = backlog.drain(service, plan.backlog)
+        before = _drained(service, plan)
         workload = Workload(service.url, service.key, plan.seed, plan.per_second)
         struck: list[Struck] = []
         try:
@@ -85,7 +87,7 @@ def run(plan: Plan, folder: Path) -> Result:
             raise
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
             found.append(f"unanswered: {left} commands are pending at the end")
-        after = before if found else backlog.drain(service, plan.backlog)
+        after = before if found else _drained(service, plan)
         history = workload.history
         ended = max((fault.ended for fault in struck), default=time.time())
         resumed = Struck(name="", target="", began=ended, ended=ended, since=ended, bar_seconds=0, alone=True)
@@ -195,6 +197,11 @@ def _strike(faults: list[Fault], *, all_up: bool) -> list[Struck]:
             done.since = done.ended
         _say(f"{done.ended - done.began:5.1f} s  {fault.describe()}")
     return struck
+
+
+def _drained(service: Service, plan: Plan) -> float:
+    """Return the rate at which a backlog drains, the median of a few."""
+    return statistics.median(backlog.drain(service, plan.backlog) for _ in range(BACKLOGS))
 
 
 def _judged(service: Service, workload: Workload, struck: list[Struck], resumed: Struck) -> Verdict:
