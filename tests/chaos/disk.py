@@ -1,9 +1,11 @@
 """A disk of PostgreSQL's own: a tmpfs that is full whenever the harness says so.
 
 Mounting needs the rights of root. Where it is refused, PostgreSQL's files are in the same folder on the
-machine's disk, and `small` is False.
+machine's disk, and `small` is False. Only this process and its children see the mount, so the kernel takes it
+away with the last of them, even after SIGKILL.
 """
 
+import ctypes
 import os
 import subprocess
 from contextlib import suppress
@@ -15,6 +17,8 @@ TRIES_MAX = 50
 """A write that comes between measuring and filling makes the kernel refuse."""
 ROOM = "50%"
 """Of the machine's memory; pages are only taken as they are written."""
+_OWN_MOUNTS = 0x00020000
+"""The flag CLONE_NEWNS of unshare(2)."""
 
 
 class Disk:
@@ -26,7 +30,7 @@ class Disk:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(mode=0o700)
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and _leave_other_mounts():
             self.small = _run("mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0700", "chaos", self.folder)
         return self
 
@@ -56,6 +60,11 @@ class Disk:
 
     def _resize(self, size: str) -> bool:
         return _run("mount", "-o", f"remount,size={size}", self.folder)
+
+
+def _leave_other_mounts() -> bool:
+    """Let this process have mounts of its own from now on; return False if the kernel refuses."""
+    return ctypes.CDLL(None).unshare(_OWN_MOUNTS) == 0 and _run("mount", "--make-rprivate", "/")
 
 
 def _run(*argv: str | Path) -> bool:

@@ -3,15 +3,24 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from ops.stack.programs import CHECKOUT
 from tests.chaos.disk import Disk
 from tests.faults.chaos_runs import run
 
 pytestmark = pytest.mark.timeout(300)
 SHORT = ("--minutes", "0.4", "--backlog", "0")
+_HOLD_A_DISK = """
+import pathlib, sys, tests.chaos.disk
+with tests.chaos.disk.Disk(pathlib.Path(sys.argv[1])) as disk:
+    print(disk.small, flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_run_on_older_servers_breaks_no_promise() -> None:
@@ -68,6 +77,23 @@ def disk(tmp_path: Path) -> Disk:
 def test_the_files_of_a_disk_stay(disk: Disk) -> None:
     assert (disk.folder / "file").read_bytes() == b"kept"
     assert not os.path.ismount(disk.folder)
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_killed_run_leaves_no_mount(tmp_path: Path) -> None:
+    folder = tmp_path / "of another run"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", _HOLD_A_DISK, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"True\n"
+        process.kill()
+
+    assert folder.is_dir()
+    assert not os.path.ismount(folder)
 
 
 @pytest.mark.usefixtures("disk")
