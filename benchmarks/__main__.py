@@ -34,6 +34,12 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     figures: Annotated[
         str | None, typer.Option(help="With --against: only these, such as closed-256,drain,open.")
     ] = None,
+    variables: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="With --against: a setting that only this version has."
+        ),
+    ] = [],  # noqa: B006 - nothing changes it
     output: Annotated[Path, typer.Option(help="The folder for the report and its picture.")] = Path(
         ".admitone-bench"
     ),
@@ -54,12 +60,13 @@ def bench(  # noqa: PLR0913 - one parameter for each option
                 only=figures,
                 turns=turns,
                 seconds=seconds,
+                variables=variables,
                 as_json=as_json,
                 output=output,
             )
         )
-    if figures is not None or turns is not None:
-        raise typer.BadParameter("--figures and --turns go with --against")
+    if figures is not None or turns is not None or variables:
+        raise typer.BadParameter("--figures, --turns and --set go with --against")
     raise typer.Exit(
         run.command(
             quick=quick,

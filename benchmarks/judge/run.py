@@ -3,9 +3,9 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -36,13 +36,17 @@ WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a judgement; raises `BenchmarkError` for a value out of range."""
+    """The options of a judgement; raises `BenchmarkError` for a value out of range.
+
+    `variables` are settings of this version that the other one has not.
+    """
 
     against: str
     figures: tuple[str, ...]
     turns_each: int
     turns_min: int
     seconds: int
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.figures) - set(figures.FIGURES)):
@@ -53,8 +57,14 @@ class Options:
             raise BenchmarkError(f"seconds must be 1 to {plan.SECONDS_MAX}")
 
 
-def options(
-    against: str, *, quick: bool = False, only: str | None, turns: int | None, seconds: int | None
+def options(  # noqa: PLR0913 - one parameter for each option
+    against: str,
+    *,
+    quick: bool = False,
+    only: str | None,
+    turns: int | None,
+    seconds: int | None,
+    variables: Sequence[str] = (),
 ) -> Options:
     """Return the options with their defaults. The open loop needs the rate that the closed one measures."""
     wanted = set(only.split(",")) if only else set(DEFAULT_FIGURES)
@@ -67,7 +77,15 @@ def options(
         turns_each=turns or (judgement.TURNS_QUICK if quick else judgement.TURNS_MIN),
         turns_min=1 if quick else judgement.TURNS_MIN,
         seconds=seconds or (SECONDS_QUICK if quick else SECONDS),
+        variables=dict(map(_variable, variables)),
     )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, is_set, value = text.partition("=")
+    if not (is_set and name.startswith("ADMITONE_")):
+        raise BenchmarkError(f"{text!r} is not of the form ADMITONE_NAME=VALUE")
+    return name, value
 
 
 def command(  # noqa: PLR0913 - one parameter for each option
@@ -77,6 +95,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     only: str | None = None,
     turns: int | None = None,
     seconds: int | None = None,
+    variables: Sequence[str] = (),
     as_json: bool = False,
     output: Path,
 ) -> int:
@@ -86,7 +105,7 @@ def command(  # noqa: PLR0913 - one parameter for each option
     and standard error says why.
     """
     try:
-        wanted = options(against, quick=quick, only=only, turns=turns, seconds=seconds)
+        wanted = options(against, quick=quick, only=only, turns=turns, seconds=seconds, variables=variables)
         total = 2 * wanted.turns_each * len(wanted.figures)
         with (
             temporary_stack.stopped_like_interrupted(),
@@ -109,11 +128,11 @@ def command(  # noqa: PLR0913 - one parameter for each option
 def judge(wanted: Options, progressed: Progressed = lambda _name: None) -> Judgement:
     """Measure both versions in turns; raises `BenchmarkError` or `EmbeddedError` if it cannot."""
     names = {THIS: checkouts.described(), OTHER: checkouts.commit_of(wanted.against)}
-    with running(names[OTHER]) as (versions, described):
+    with running(names[OTHER], wanted.variables) as (versions, described):
         turns, open_per_second = _measure_all(versions, wanted, progressed)
     return Judgement(
         machine=described,
-        this=names[THIS],
+        this=" with ".join([names[THIS], *(f"{name}={value}" for name, value in wanted.variables.items())]),
         other=names[OTHER],
         seconds=wanted.seconds,
         turns_each=wanted.turns_each,
@@ -160,8 +179,8 @@ def _lower_maximum(turns: list[Turned]) -> float:
 
 
 @contextmanager
-def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
-    """Run both versions while the block lasts; their folder is removed at the end."""
+def running(commit: str, variables: Mapping[str, str]) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
+    """Run both versions while the block lasts, this one with the variables; their folder is removed."""
     open_files.raise_limit()
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)
@@ -173,7 +192,7 @@ def running(commit: str) -> Iterator[tuple[dict[str, Version], dict[str, str]]]:
             own = ends.enter_context(arena.data_folder(folder / name))
             valkey = ends.enter_context(arena.running(Valkey(own)))
             versions[name] = Version(name, files, folder, postgres, valkey)
-            versions[name].start(ends, WORKERS)
+            versions[name].start(ends, WORKERS, variables if name == THIS else {})
         yield versions, _machine(data, folder / THIS)
 
 

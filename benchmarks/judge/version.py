@@ -8,7 +8,7 @@ tables `event`, `registration` and `command`.
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -89,11 +89,11 @@ class Version:
         self._database_url = make_url(embedded.addresses(postgres.data).database_url)
         self._workers: list[Process] = []
 
-    def start(self, ends: ExitStack, workers: int) -> None:
-        """Make the database, start the programs, and return when the API is ready."""
+    def start(self, ends: ExitStack, workers: int, variables: Mapping[str, str]) -> None:
+        """Make the database, start the programs with these variables, and return when the API is ready."""
         self._create_database()
         self.database = ends.enter_context(self._connect())
-        environment = self._environment()
+        environment = {**self._environment(), **variables}
         program = str(self._checkout / checkouts.PROGRAM)
         checkouts.run([program, "migrate"], self._checkout, environment, self.folder / "migrate.log")
         if self._row("SELECT to_regclass('outcome')", [])[0] is None:

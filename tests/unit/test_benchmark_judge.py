@@ -90,7 +90,15 @@ def test_an_open_loop_measures_the_maximum_first() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"only": "closed-2"}, {"turns": 8}, {"turns": 1_000}, {"seconds": 1_000}, {"quick": True, "turns": -1}],
+    [
+        {"only": "closed-2"},
+        {"turns": 8},
+        {"turns": 1_000},
+        {"seconds": 1_000},
+        {"quick": True, "turns": -1},
+        {"variables": ["LIMITS=off"]},
+        {"variables": ["ADMITONE_LIMITS"]},
+    ],
 )
 def test_a_senseless_judgement_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BenchmarkError):
