@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -17,6 +18,7 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _UNKNOWN_FIELDS_MAX = 100
 _NAME_SHOWN_MAX = 100
+_INVALID = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for half of a character
 
 
 def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collection[str]) -> _Body:
@@ -24,7 +26,7 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
 
     Raises the problem 422 with a reason for each field that is wrong, or `msgspec.DecodeError`.
     """
-    document = msgspec.json.decode(content)
+    document = _document(content)
     if not isinstance(document, dict):
         raise invalid({"": "must be a JSON object"})
     fields = _fields(kind)
@@ -41,11 +43,12 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
             if value is not msgspec.UNSET:
                 values[name] = value
     unknown = [name for name in document if name not in fields][:_UNKNOWN_FIELDS_MAX]
-    reasons |= {name[:_NAME_SHOWN_MAX]: "is no field of this request" for name in unknown}
+    shown = (name[:_NAME_SHOWN_MAX].encode(errors="replace").decode() for name in unknown)
+    reasons |= dict.fromkeys(shown, "is no field of this request")
     body = None
     try:
         body = msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
+    except _INVALID as error:
         found = {name: field.reason(values.get(name, msgspec.UNSET)) for name, field in fields.items()}
         reasons = {name: reason for name, reason in found.items() if reason} | reasons
         if not reasons:  # each field is right by itself: the body's own check begins with the name of one
@@ -54,6 +57,20 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
     if body is None or reasons:
         raise invalid(reasons)
     return body
+
+
+def _document(content: bytes | bytearray) -> Any:  # noqa: ANN401 - JSON
+    """Return the document of a body, also if nothing but halves of characters keeps it from being JSON."""
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        with suppress(ValueError):
+            document = json.loads(content.decode())
+            try:
+                json.dumps(document, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return document
+        raise
 
 
 def invalid(reasons: Mapping[str, str]) -> ProblemError:
@@ -90,7 +107,7 @@ class _Field:
             return "is missing" if self.required else None
         try:
             converted = msgspec.convert(value, self.annotation)
-        except msgspec.ValidationError:  # its words name Python's types
+        except _INVALID:  # its words name Python's types
             return self.rule
         if isinstance(converted, datetime):
             try:

@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 from api.edge.cross_origin import Origins, methods_of, options
 from api.edge.responses import ANSWER_HEADERS, USUAL_HEADERS
 from shared import metrics
+from shared.domain import texts
 from shared.settings import Settings
 
 Endpoint = Callable[..., Awaitable[Response]]
@@ -35,6 +36,7 @@ _REQUEST_ID_TAKEN = re.compile(rb"[\w.~:/+=@-]{1,128}", re.ASCII)
 """A client's own id, which goes into answers and logs; any other one is replaced."""
 _CLIENT_GONE = 499
 """The status under which a request is counted that ended without an answer."""
+_ANY_BYTE = "surrogateescape"
 GATHER_SECONDS = 0.02
 """The time after which an answer is counted: many cost little more than one (decision 0042)."""
 
@@ -151,5 +153,6 @@ def _without_body(send: Send) -> Send:
 
 def _without_blanks(query: bytes) -> bytes:
     """Return a query without the blank parameters that a form sends for its empty fields."""
-    named = parse_qsl(query.decode("latin-1"))
-    return urlencode([(name, value) for name, value in named if value.strip()]).encode()
+    named = parse_qsl(query.decode(errors=_ANY_BYTE), errors=_ANY_BYTE)
+    kept = [(name, value) for name, value in named if not texts.is_blank(value)]
+    return urlencode(kept, errors=_ANY_BYTE).encode()

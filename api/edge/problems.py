@@ -43,7 +43,10 @@ class ProblemType(Enum):
     The detail is the text that a client reads, or an example of it if each error has a text of its own.
     """
 
-    MALFORMED_REQUEST = HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request."
+    MALFORMED_REQUEST = (
+        HTTPStatus.BAD_REQUEST,
+        "This is no HTTP/1.1 request; a path and a query are percent-encoded ASCII.",
+    )
     CLIENT_GONE = HTTPStatus.BAD_REQUEST, "The client left before the request's end."
     UNAUTHORIZED = (
         HTTPStatus.UNAUTHORIZED,

@@ -57,6 +57,17 @@ PageSize = Annotated[Annotated[int, Field(ge=1, le=1_000)], BeforeValidator(_who
 """The type of the parameter of a route that says how many items a page has at most."""
 
 
+def _yes_or_no(parameter: object) -> object:
+    """Return a parameter of a query as it is, for pydantic to read, which takes `on`, `T` and `1` as well."""
+    if isinstance(parameter, str) and parameter not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return parameter
+
+
+YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no), Query()]
+"""The type of a parameter of a route that is `true` or `false`."""
+
+
 async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", settings: Settings) -> _Body:
     """Return the decoded body, its texts clean; raises the problem 413, 415 or 422 with the reasons."""
     lines = request.scope["headers"]  # `request.headers` looks through all lines at each search
@@ -82,7 +93,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
             raise _too_large(settings.body_bytes_max)
     content = content.removeprefix(_BYTE_ORDER_MARK)
     try:
-        with suppress(msgspec.ValidationError):
+        with suppress(msgspec.DecodeError):
             body = decoder.decode(content)
             # The decoder takes the last of several fields of one name. Where a name may be spelled with a
             # backslash, or a text looks like a name, the fields are looked at one by one.
@@ -193,6 +204,11 @@ def known_tags(request: Request) -> list[str]:
     """Return the entity tags that the client has, compared weakly; `*` stands for any (`If-None-Match`)."""
     known = ",".join(request.headers.getlist("if-none-match"))
     return ["*"] if known.strip() == "*" else _ENTITY_TAG.findall(known)
+
+
+def false_cursor() -> ProblemError:
+    """Return the problem of a cursor that no page of the list has."""
+    return body_fields.invalid({"cursor": "is not the nextCursor of a page"})
 
 
 def invalid(detail: str) -> ProblemError:

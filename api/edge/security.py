@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated
+from urllib.parse import unquote
 from uuid import UUID
 
 from fastapi import Request, Security
@@ -47,12 +49,22 @@ async def principal(
     sent = Counter(name for name, _ in request.query_params.multi_items())
     reasons = {name: "is there more than once" for name, times in sorted(sent.items()) if times > 1}
     reasons |= dict.fromkeys(sorted(sent.keys() - known), "is no parameter of this route")
+    reasons |= dict.fromkeys(_undecodable(request.scope["query_string"]), "must be in UTF-8")
     if reasons:
         raise body_fields.invalid(reasons)
     event_id = request.path_params.get("event_id")
     if event_id is not None and holder.organiser_id is not None:
         await _must_own(services, holder.organiser_id, event_id)
     return holder
+
+
+def _undecodable(query: bytes) -> Iterator[str]:
+    """Yield the names of the parameters of a query with a value that is not in UTF-8."""
+    for name, _, value in (parameter.partition("=") for parameter in query.decode("ascii").split("&")):
+        try:
+            unquote(value, errors="strict")
+        except UnicodeDecodeError:
+            yield unquote(name)
 
 
 def must_have(holder: Principal, *scopes: Scope) -> None:

@@ -4,21 +4,24 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from api.edge import body_fields, request_bodies, responses
+from api.edge import request_bodies, responses
 from api.edge.problems import ProblemError, ProblemType
-from api.edge.request_bodies import PageSize
+from api.edge.request_bodies import PageSize, YesOrNo
 from api.edge.schemas_admin import Event, EventPage, NewEvent, RegistrationPage
 from api.edge.schemas_insight import AuditEntry, AuditPage, Counter, FailedCommand, FailedCommandPage
 from api.edge.security import events_reader, events_writer, must_have
@@ -35,7 +38,11 @@ _SEARCH_LENGTH_MAX = 200
 _EVENT_CURSOR = re.compile(rf"[0-9T:.-]+Z_{ids.PATTERN[1:-1]}")
 _SEQ_CURSOR = re.compile(r"[0-9]{1,18}")
 
-Search = Annotated[str | None, Query(max_length=_SEARCH_LENGTH_MAX)]
+Sought = Annotated[
+    str | None,
+    BeforeValidator(texts.clean),
+    Query(max_length=_SEARCH_LENGTH_MAX, json_schema_extra={"pattern": texts.PATTERN}),
+]
 
 router = APIRouter(prefix="/api/events", tags=["Administering"])
 
@@ -87,10 +94,10 @@ async def create_event(
 @router.get("", **admin_routes.EVENTS)
 async def list_events(  # noqa: PLR0913, PLR0917 - one parameter for each of the query's
     services: Provided,
-    slug: str | None = None,
+    slug: Sought = None,
     cursor: str | None = None,
     limit: PageSize = _PAGE_DEFAULT,
-    archived: bool = False,  # noqa: FBT001, FBT002 - a parameter of the query
+    archived: YesOrNo = False,  # noqa: FBT002 - a parameter of the query
     principal: Principal = events_reader,
 ) -> Response:
     """List events, oldest first: those in use, or the archived ones; `slug` finds one by its address.
@@ -100,7 +107,7 @@ async def list_events(  # noqa: PLR0913, PLR0917 - one parameter for each of the
     after, of = _after_event(cursor), principal.organiser_id
     rows = await services.admin_read(
         lambda connection: events.events(
-            connection, organiser_id=of, slug=slug, archived=archived, after=after, limit=limit
+            connection, organiser_id=of, slug=slug or None, archived=archived, after=after, limit=limit
         )
     )
     next_cursor = None
@@ -123,14 +130,14 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     event_id: UUID,
     services: Provided,
     status: Status | None = None,
-    q: Search = None,
+    q: Sought = None,
     cursor: str | None = None,
     limit: PageSize = _PAGE_DEFAULT,
     principal: Principal = events_reader,
 ) -> Response:
     """List registrations in the order of their places; `q` searches names and email addresses."""
     after = _after(cursor)
-    sought = texts.printable(q or "") or None
+    sought = q or None
     if sought is not None:
         must_have(principal, Scope.PERSONAL_READ)
     rows = await services.admin_read(
@@ -240,17 +247,19 @@ def _after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not _SEQ_CURSOR.fullmatch(cursor):
-        raise body_fields.invalid({"cursor": "is not the nextCursor of a page"})
+        raise request_bodies.false_cursor()
     return int(cursor)
 
 
 def _after_event(cursor: str | None) -> tuple[str, UUID]:
     if cursor is None:
         return events.BEFORE_ALL
-    if not _EVENT_CURSOR.fullmatch(cursor):
-        raise request_bodies.invalid("cursor: is not the nextCursor of a page.")
     created_at, _, id_ = cursor.partition("_")
-    return created_at, UUID(id_)
+    with suppress(ValueError):
+        if _EVENT_CURSOR.fullmatch(cursor):
+            datetime.fromisoformat(created_at)
+            return created_at, UUID(id_)
+    raise request_bodies.false_cursor()
 
 
 def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query

@@ -1,11 +1,10 @@
 """The routes of API keys: create, list and revoke those of the holder's organiser, or of all."""
 
 from http import HTTPStatus
-from typing import Annotated
 
 import msgspec
 import structlog
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
@@ -57,14 +56,16 @@ async def create_key(services: Provided, request: Request, principal: Principal 
 @router.get("", **key_routes.KEYS)
 async def list_keys(
     services: Provided,
-    cursor: Annotated[str, Query(max_length=access.KEY_LENGTH)] = "",
+    cursor: str | None = None,
     limit: PageSize = _PAGE_DEFAULT,
     principal: Principal = operator,
 ) -> Response:
     """List API keys by prefix, the ended and revoked ones included; with a key of an organiser its own."""
+    if cursor is not None and not access.PREFIX.fullmatch(cursor):
+        raise request_bodies.false_cursor()
     organiser_id = principal.organiser_id
     found = await services.admin_read(
-        lambda connection: connection.run_sync(keys.stored, organiser_id, after=cursor, limit=limit)
+        lambda connection: connection.run_sync(keys.stored, organiser_id, after=cursor or "", limit=limit)
     )
     next_cursor = found[-1]["prefix"] if len(found) == limit else None
     return responses.body(ApiKeyPage(items=[ApiKey(**key) for key in found], next_cursor=next_cursor))
@@ -77,6 +78,8 @@ async def revoke_key(
     """Revoke an API key by its prefix; after a second no process accepts it. Again changes nothing."""
     due = request_bodies.deadline_of(request, services.settings).accept_by
     organiser_id = principal.organiser_id
+    if not access.PREFIX.fullmatch(prefix):
+        raise ProblemType.API_KEY_NOT_FOUND.error()
     revoked = await services.write(
         lambda connection: connection.run_sync(keys.revoke, prefix, organiser_id), due
     )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-KEY = re.compile(r"ao_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
+PREFIX = re.compile(r"ao_[0-9a-f]{12}")
+KEY = re.compile(rf"{PREFIX.pattern}_[A-Za-z0-9_-]{{43}}")
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?$"
 """ASCII letters only: the audit trail shows the name, so no letter may look like another one."""
-KEY_LENGTH = 59
 DAYS_MAX = 3_650
 DAYS = 365
 RESERVED_NAMES = frozenset(

@@ -19,8 +19,10 @@ _OUTER = "".join(re.findall(f"[{_SEEN}{_UNSEEN}]", "".join(map(chr, range(0x1000
 _INVISIBLE = re.compile(f"[{_SEEN}{_UNSEEN}{_SELECTORS}{_TAGS}]*")
 _SEPARATORS = re.compile("[\x85\u2028\u2029]")
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_REFUSED = re.compile(f"[{_CONTROLS}]")
-"""Control characters, and those that turn the direction of the text around them."""
+_SURROGATES = "\ud800-\udfff"
+_HALF = re.compile(f"[{_SURROGATES}]")
+_REFUSED = re.compile(f"[{_CONTROLS}{_SURROGATES}]")
+"""Control characters, those that turn the direction of the text around them, and halves of characters."""
 
 PATTERN = "".join(
     character if " " <= character <= "~" else f"\\u{ord(character):04x}"
@@ -37,15 +39,22 @@ _LABEL_LENGTH_MAX = 63
 def clean(text: str) -> str:
     """Return the text in NFC and without outer white space; a line or paragraph separator becomes a blank.
 
-    Raises `ValueError` with the reason if the text holds control characters or characters of direction, or
-    nothing but invisible ones. An empty text stays empty.
+    Raises `ValueError` with the reason if the text holds control characters, characters of direction or
+    halves of characters, or nothing but invisible ones. An empty text stays empty.
     """
     cleaned = _trimmed(text)
+    if _HALF.search(cleaned):
+        raise ValueError("must not hold half of a character, as of an emoji that was cut")
     if _REFUSED.search(cleaned):
         raise ValueError("must not hold control characters or characters that change the direction of text")
     if cleaned and _INVISIBLE.fullmatch(cleaned):
         raise ValueError("must hold something visible")
     return cleaned
+
+
+def is_blank(text: str) -> bool:
+    """Return True if the text has nothing but white space, seen or not."""
+    return not _trimmed(text)
 
 
 def printable(text: str) -> str:

@@ -37,6 +37,7 @@ BARE: Sequence[Callable[[str], Lines]] = (
     lambda key: [f" \t{key}"],
     lambda key: [key, key],
 )
+BLANK_BEHIND: Sequence[Callable[[str], Lines]] = (lambda key: [f"{key} \t "],)
 QUOTED: Sequence[Callable[[str], Lines]] = (
     lambda key: [quoted(key)],
     lambda key: [f"{quoted(key)};ordered"],
@@ -61,7 +62,7 @@ def clients(draw: st.DrawFn) -> Client:
     """Draw a client, which keeps to its spelling if an earlier version would know its key in no other."""
     key = draw(KEYS)
     bare = key == key.strip() and not set(key) & set('",')
-    spellings = [*BARE, *QUOTED] if bare else QUOTED
+    spellings = [*BARE, *BLANK_BEHIND, *QUOTED] if bare else QUOTED
     spelling = draw(st.sampled_from(spellings))
     before = draw(st.lists(st.booleans(), max_size=2))
     others = st.sampled_from(spellings) if not before or spelling in BARE else st.just(spelling)

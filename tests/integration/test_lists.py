@@ -102,17 +102,59 @@ def test_an_event_is_found_by_its_slug(stage: Stage) -> None:
         "01a21425-ec27-7821-9341-c716df36e26b",
         "2026-99-01T00:00:00Z_{id}",
         "2026-01-01T00:00:00Z_x",
+        "\0",
     ],
 )
-def test_a_false_cursor_is_refused(stage: Stage, cursor: str) -> None:
+@pytest.mark.parametrize("path", ["events", "keys", "events/{id}/registrations", "events/{id}/audit"])
+def test_a_false_cursor_is_refused(stage: Stage, path: str, cursor: str) -> None:
     event = stage.create_event()
     with stage.client() as client:
-        answer = client.get("/api/events", params={"cursor": cursor.format(**event)}, headers=stage.admin)
+        path, parameters = path.format(**event), {"cursor": cursor.format(**event)}
+        answer = client.get(f"/api/{path}", params=parameters, headers=stage.admin)
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST")
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"] == [{"field": "cursor", "reason": "is not the nextCursor of a page"}]
 
 
-@pytest.mark.parametrize("blank", ["", "%20", "+", "%09", "%C2%A0", None])
+CONTROL = "must not hold control characters or characters that change the direction of text"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "reason"),
+    [
+        ("/api/events", "slug=%00", CONTROL),
+        ("/api/events", "slug=drop%00", CONTROL),
+        ("/api/events", "archived=yes", "must be true or false"),
+        ("/api/events", "archived=1", "must be true or false"),
+        ("/api/events", "archived=True", "must be true or false"),
+        ("/api/events", "archived=%1F", "must be true or false"),
+        ("/api/events/{id}/registrations", "q=%00", CONTROL),
+        ("/api/events/{id}/registrations", "q=%1F", CONTROL),
+        ("/api/events/{id}/registrations", "q=a%E2%80%AEb", CONTROL),
+        ("/api/events/{id}/registrations", "q=Zo%EB", "must be in UTF-8"),
+        ("/api/events/{id}/registrations", "q=%EF%B8%8F", "must hold something visible"),
+        ("/api/events/{id}/registrations", "status=%00", "must be 'CONFIRMED', 'WAITLIST' or 'CANCELLED'"),
+        (
+            "/api/events/{id}/registrations",
+            "status=confirmed",
+            "must be 'CONFIRMED', 'WAITLIST' or 'CANCELLED'",
+        ),
+        ("/api/events/{id}/registrations", "limit=%00", "must be a whole number"),
+        ("/api/events/{id}/commands", "outcome=%00", "must be 'failed'"),
+        ("/api/events/{id}/export", "format=%00", "must be 'csv' or 'ndjson'"),
+        ("/api/events/{id}/export", "separator=%00", "must be 'comma' or 'semicolon'"),
+    ],
+)
+def test_a_value_that_is_none_is_refused(stage: Stage, path: str, parameter: str, reason: str) -> None:
+    event = stage.create_event()
+    with stage.client() as client:
+        answer = client.get(f"{path.format(**event)}?{parameter}", headers=stage.admin)
+
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"] == [{"field": parameter.partition("=")[0], "reason": reason}]
+
+
+@pytest.mark.parametrize("blank", ["", "%20", "+", "%09", "%C2%A0", "%E2%80%8B", None])
 @pytest.mark.parametrize(
     "path",
     [

@@ -70,6 +70,8 @@ def reasons(content: object, kind: type = Register) -> Mapping[str, str]:
         (b'{"name":"Ann","spotsCount":2.0}', Register(name="Ann", spots_count=2)),
         (b'{"name":"Ann","spotsCount":2e0}', Register(name="Ann", spots_count=2)),
         (b'{"name":"Ann","spotsCount":0.2E1}', Register(name="Ann", spots_count=2)),
+        (b'{"name":"Ann \\ud83d\\ude00"}', Register(name="Ann \U0001f600")),
+        (b'{"name":"Ann \\\\ud83d"}', Register(name="Ann \\ud83d")),
     ],
 )
 def test_a_registration_is_taken_as_meant(content: object, command: Register) -> None:
@@ -79,6 +81,7 @@ def test_a_registration_is_taken_as_meant(content: object, command: Register) ->
 NO_COUNTS: list[object] = [0, 1001, 2.5, True, "2", "", None, [], 1e300]
 ONE_TO_THOUSAND = "must be a whole number from 1 to 1000"
 TWICE = "is there more than once"
+HALF = "must not hold half of a character, as of an emoji that was cut"
 AN_ADDRESS = "must be an email address, such as ann@example.org"
 WITH_A_DOMAIN = "must be an email address with a domain, such as ann@example.org"
 
@@ -108,6 +111,14 @@ WITH_A_DOMAIN = "must be an email address with a domain, such as ann@example.org
             {"spotsCount": TWICE, "email": WITH_A_DOMAIN},
         ),
         ([], {"": "must be a JSON object"}),
+        (b'["\\ud800"]', {"": "must be a JSON object"}),
+        (b'{"name":"Ann \\ud83d"}', {"name": HALF}),
+        (b'{"name":"\\uDE00Ann"}', {"name": HALF}),
+        (b'{"name":"\\ude00\\ud83d"}', {"name": HALF}),
+        (b'{"name":"Ann","spotsCount":"\\ud800"}', {"spotsCount": ONE_TO_THOUSAND}),
+        (b'{"name":"Ann","email":"\\ud800@example.org"}', {"email": HALF}),
+        (b'{"name":"Ann","\\ud800":1}', {"?": "is no field of this request"}),
+        (b'{"name":"Ann","x":["\\ud800"]}', {"x": "is no field of this request"}),
         (
             {"name": "A\nB", "spotsCount": 2.5, "email": "x@", "spots": 1},
             {
@@ -123,7 +134,9 @@ def test_a_wrong_registration_hears_every_reason(content: object, expected: Mapp
     assert reasons(content) == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"name":"\xff"}', b'{"name":5,,}', b"[" * 8_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"name":"\xff"}', b'{"name":5,,}', b'{"name":NaN}', b"[" * 8_000]
+)
 def test_a_body_that_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(ProblemError, match="The body is not valid JSON") as raised:
         read(content)
