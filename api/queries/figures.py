@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.queries.reader import Reader
 from api.tasks import SingleTask
-from shared.postgres import backlog, locks
+from shared.postgres import backlog, locks, snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +35,15 @@ _DRIFT = text("""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backlog:
-    """All pending commands; the ages of the ten oldest by event; each worker's last tick, if it is known."""
+    """All pending commands; the ages of the ten oldest by event; each worker's last tick, if it is known.
+
+    `snapshot_seconds` is the age of the oldest snapshot, 0 if there is none, None if it is not known.
+    """
 
     pending: int
     oldest_seconds: list[tuple[UUID, float]]
     tick_ages: list[float | None]
+    snapshot_seconds: float | None
 
 
 class Figures:
@@ -99,7 +103,15 @@ def _backlog(connection: Connection) -> Backlog:
         pending=backlog.pending(connection),
         oldest_seconds=backlog.oldest(connection, _OLDEST_MAX),
         tick_ages=[worker.silent_seconds for worker in locks.workers(connection)],
+        snapshot_seconds=_snapshot_seconds(connection),
     )
+
+
+def _snapshot_seconds(connection: Connection) -> float | None:
+    kept = snapshots.read(connection)
+    if any(snapshot.pid is not None and snapshot.state is None for snapshot in kept):
+        return None  # this role may not know
+    return max((snapshot.seconds for snapshot in kept if snapshot.seconds is not None), default=0)
 
 
 async def _drift(connection: AsyncConnection) -> int:

@@ -52,6 +52,8 @@ def _of_backlog(backlog: Backlog | None) -> list[Metric]:
     if ages := [age for age in backlog.tick_ages if age is not None]:
         age = max(ages)
         figures.append(metrics.gauge("tick_age_seconds", "The longest time since a worker's tick.", age))
+    if (seconds := backlog.snapshot_seconds) is not None:
+        figures.append(metrics.gauge("oldest_snapshot_seconds", "Age of the oldest snapshot.", seconds))
     return figures
 
 

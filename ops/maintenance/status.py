@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Row, text
 from ops.maintenance import delays, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
-from shared.postgres import backlog, connections, durability, locks
+from shared.postgres import backlog, connections, durability, locks, snapshots
 from shared.postgres.durability import Durability
+from shared.postgres.snapshots import Snapshot
 
 # Idle events have an owner too, but of very many events a reader wants the active ones.
 _NAMED_EVENTS_MAX = 100
@@ -88,6 +89,7 @@ class Status:
     workers: list[WorkerStatus]
     backlog: list[BacklogStatus]
     delayed: list[Delay]
+    old_snapshots: list[Snapshot]
     failed: FailedStatus
     drift: list[Verified]
     ending_keys: list[EndingKey]
@@ -111,6 +113,7 @@ def read(database_url: str) -> Status:
                 lambda id_: any(worker.owns(id_) for worker in workers),
                 workers=len(workers),
             ),
+            old_snapshots=[found for found in snapshots.read(connection) if found.is_old],
             failed=_failed(connection),
             drift=[event for event in verification.verify(connection) if not event.in_sync],
             ending_keys=[
@@ -150,6 +153,8 @@ def show(status: Status) -> None:
         console.print(
             f"[bold red]{delay.event} waits for {delay.oldest_seconds:.0f} s: {escape(delay.reason)}"
         )
+    for snapshot in status.old_snapshots:
+        console.print(f"[bold red]{escape(_sentence(snapshot))}")
     if status.failed.count:
         console.print(
             f"[bold red]Failed commands: {status.failed.count}, the latest at {status.failed.latest_at}, "
@@ -170,6 +175,16 @@ def _show_durability(console: Console, found: Durability) -> None:
         console.print(f"[bold red]{warning}.")
     if found.synchronous_standby:
         console.print(f"Commits wait for a synchronous standby; {found.sessions_waiting} wait now.")
+
+
+def _sentence(snapshot: Snapshot) -> str:
+    state = "state not told" if snapshot.state is None else snapshot.state
+    keeper = f"process {snapshot.pid} ({snapshot.name}, {state})" if snapshot.pid else snapshot.name
+    age = "" if snapshot.seconds is None else f"{snapshot.seconds:.0f} s, "
+    return (
+        f"Old snapshot of {keeper}, {age}{snapshot.transactions} transactions: PostgreSQL removes no row "
+        "that was deleted since, so a backlog is decided more and more slowly."
+    )
 
 
 def _worker(worker: locks.Worker, slugs: dict[UUID, str]) -> WorkerStatus:

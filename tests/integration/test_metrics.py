@@ -31,6 +31,7 @@ CONTRACT = {
     "admitone_events_owned",
     "admitone_owner_changes_total",
     "admitone_tick_age_seconds",
+    "admitone_oldest_snapshot_seconds",
     "admitone_wakes_sent_total",
     "admitone_wakes_missed_total",
     "admitone_results_lost_total",
@@ -138,6 +139,7 @@ def test_pending_and_drift_are_read_at_the_scrape(stage: Stage) -> None:
             time.sleep(0.1)
             found = scrape(stage)
         assert value(found, "admitone_pending_oldest_seconds", event=event["id"]) > 0
+        assert value(found, "admitone_oldest_snapshot_seconds") > 0
 
     before = value(scrape(stage), "admitone_drift")  # other tests share the database
     stage.query("UPDATE event SET spots_reserved = spots_reserved + 2 WHERE id = %s", event["id"])
