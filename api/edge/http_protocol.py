@@ -11,6 +11,7 @@ front.
 """
 
 import asyncio
+import re
 from collections.abc import Iterable
 from io import BytesIO
 
@@ -22,13 +23,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.edge import responses
 from api.edge.connections import Connections, Phase
-from api.edge.problems import ProblemType
+from api.edge.problems import ProblemError, ProblemType
 from shared.domain import ids
 
 log = structlog.get_logger(__name__)
 
 HEAD_BYTES_MAX = 32_768
 _BYTES_BETWEEN = 4  # of each header, beside its name and value
+_VERSIONS = {"1.0", "1.1"}
+# A host and a port as in a URI (RFC 3986), empty if the URI has none. The parser keeps blanks behind a value.
+_HOST = re.compile(rb"(?:\[[\w:.~-]+\]|(?:[\w!$&'()*+,;=.~-]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?[ \t]*")
 
 _LAST_REQUEST_SECONDS = 1
 """The time in which a process that is told to end still takes a request of an idle connection."""
@@ -38,9 +42,10 @@ class HttpProtocol(HttpToolsProtocol):
     """Reads requests and writes answers.
 
     A request that offers another protocol means what it means without the offer (RFC 9110, section 7.8). A
-    head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed 400, a head or a body that
-    comes too slowly 408; each ends the connection. No more of a head is kept than its bound, and one read of
-    the socket if the head began behind another request.
+    head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed or does not name one host
+    400, a head or a body that comes too slowly 408; each ends the connection. No more of a head is kept than
+    its bound, and one read of the socket if the head began behind another request. The same bound holds for
+    what a chunked body has beside its content. Trailers are read, and dropped: they are no headers.
     """
 
     seen: tuple[Phase, RequestResponseCycle | None, int] | None = None
@@ -57,6 +62,8 @@ class HttpProtocol(HttpToolsProtocol):
     """The present read goes on with a head."""
     _head_bytes: int | None = None
     """The bytes of the unfinished head, without the read in which it began behind another request."""
+    _beside_body_bytes = 0
+    """The bytes of the present body since the last read that had any of its content: trailers, above all."""
     _refused = False
     _is_ending = False
     """The process is about to end: each answer is the last one of its connection."""
@@ -98,7 +105,7 @@ class HttpProtocol(HttpToolsProtocol):
     def end(self, phase: Phase) -> None:
         """End the connection: its client took too long for this phase."""
         if phase in {Phase.HEAD, Phase.BODY}:
-            self._refuse(ProblemType.REQUEST_TIMEOUT)
+            self._refuse(ProblemType.REQUEST_TIMEOUT.error())
         elif phase in {Phase.ANSWER, Phase.CLOSING}:
             self.transport.abort()
         else:
@@ -109,7 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         assert isinstance(self.server_state, Connections), "the server is one with bounds"
         if not self.server_state.has_room_for(self):
-            self._refuse(ProblemType.TOO_MANY_CONNECTIONS)
+            self._refuse(ProblemType.TOO_MANY_CONNECTIONS.error())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell all requests without an answer that the client is gone; uvicorn tells the last one only."""
@@ -127,6 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._begins_read, self._continues_head = self._is_complete, self._head_bytes is not None
         if self._head_bytes is not None:
             self._head_bytes += len(data)
+        self._beside_body_bytes += len(data)
         try:
             while rest:
                 try:
@@ -136,11 +144,14 @@ class HttpProtocol(HttpToolsProtocol):
                     rest = rest[offer.args[0] :]
                     self._parse_without_offer()
         except httptools.HttpParserError as error:
-            too_large = isinstance(error.__context__, _HeadTooLargeError)
-            self._refuse(ProblemType.HEAD_TOO_LARGE if too_large else ProblemType.MALFORMED_REQUEST)
+            problem = error.__context__  # of a callback, which the parser catches
+            self._refuse(
+                problem if isinstance(problem, ProblemError) else ProblemType.MALFORMED_REQUEST.error()
+            )
         else:
-            if (self._head_bytes or 0) > HEAD_BYTES_MAX:
-                self._refuse(ProblemType.HEAD_TOO_LARGE)
+            beside_body = self._beside_body_bytes if self._is_in_body else 0
+            if max(self._head_bytes or 0, beside_body) > HEAD_BYTES_MAX:
+                self._refuse(ProblemType.HEAD_TOO_LARGE.error())
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -149,18 +160,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._begins_read = self._is_complete = False
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless its head is too large, or is parsed again without its offer."""
+        """Start the request, unless its head is refused, or is parsed again without its offer."""
         maybe_large = self._continues_head or self._read_bytes > HEAD_BYTES_MAX
         if maybe_large and self._size_of_head() > HEAD_BYTES_MAX:
-            raise _HeadTooLargeError
+            raise ProblemType.HEAD_TOO_LARGE.error()
         if not self.parser.should_upgrade():
+            self._check_head()
             earlier = self.cycle
             super().on_headers_complete()
+            self.headers = []  # the parser adds trailers to it, which are no headers of this request
+            self._beside_body_bytes = 0
             if len(self.pipeline) == 1:
                 self._served = earlier
             self._head_bytes = None
             if self._is_ending:
                 self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Take content of the body."""
+        self._beside_body_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the body."""
@@ -205,10 +224,29 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
+    def _check_head(self) -> None:
+        """Refuse a head without one valid host (RFC 9112, section 3.2), or of a body that is coded.
+
+        A client that speaks HTTP/1.0 may know no `Host`. A body that is coded in another way than in chunks
+        would be taken as it is.
+        """
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            raise ProblemType.MALFORMED_REQUEST.error()
+        hosts = []
+        for name, value in self.headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise ProblemType.MALFORMED_REQUEST.error("The only transfer coding is chunked.")
+        is_named = len(hosts) == 1 and _HOST.fullmatch(hosts[0])
+        if not is_named and (hosts or version != "1.0"):
+            raise ProblemType.MALFORMED_REQUEST.error("A request names one host, in one header Host.")
+
     def _size_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + _BYTES_BETWEEN for name, value in self.headers)
 
-    def _refuse(self, problem: ProblemType) -> None:
+    def _refuse(self, problem: ProblemError) -> None:
         """Answer the problem unless an earlier request still has no answer, and end the connection."""
         self._refused = True
         if self._is_in_body:
@@ -222,7 +260,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         request_id = ids.new_id().hex
-        answer = responses.problem(problem.error(), request_id)
+        answer = responses.problem(problem, request_id)
         headers = [
             *self.server_state.default_headers,
             *answer.raw_headers,
@@ -271,7 +309,3 @@ class AnswerCycle(RequestResponseCycle):
 
 
 httptools_impl.RequestResponseCycle = AnswerCycle  # type: ignore[misc]
-
-
-class _HeadTooLargeError(Exception):
-    """The head that was just parsed is too large."""

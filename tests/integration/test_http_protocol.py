@@ -247,8 +247,105 @@ def test_a_head_within_the_bound_is_taken(client: Client) -> None:
 )
 def test_nonsense_is_refused(client: Client, request_: bytes) -> None:
     client.send(request_)
+    assert is_malformed(client)
+
+
+def is_malformed(client: Client) -> bool:
+    """Return True if the only answer is that the request is malformed, and the connection ends."""
     status, headers, problem = client.answer()
-    assert (status, problem["code"], headers["connection"]) == (400, "MALFORMED_REQUEST", "close")
+    refused = (status, problem["code"], headers["connection"]) == (400, "MALFORMED_REQUEST", "close")
+    return refused and client.is_closed()
+
+
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        [],
+        [b"x", b"x"],
+        [b"x", b"other"],
+        [b"", b"x"],
+        [b"x/a"],
+        [b"x, y z"],
+        [b"user@x"],
+        [b"x:80:80"],
+        [b"x:port"],
+        [b"[::1"],
+        [b"::1"],
+        [b"%zz"],
+        [b"x\xff"],
+    ],
+)
+def test_a_request_names_one_host(client: Client, hosts: Sequence[bytes], offer: str) -> None:
+    lines = b"".join(b"Host: %s\r\n" % host for host in hosts)
+    client.send(b"GET /a HTTP/1.1\r\n" + lines + OFFERS[offer] + b"\r\n" + head("none", LENGTH) + BODY)
+    assert is_malformed(client)
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b" ", b"x", b"x:9000 \t", b"a_b.example:", b"[::1]:9000", b"127.0.0.1", b"%41~!$&'()*+,;=-"]
+)
+def test_every_valid_host_is_served(client: Client, host: bytes) -> None:
+    client.send(b"POST /a HTTP/1.1\r\nhOST:%s\r\n" % host + LENGTH + b"\r\n" + BODY)
+    assert client.answer()[2] == got()
+
+
+def test_an_old_client_may_name_no_host(client: Client) -> None:
+    client.send(b"POST /a HTTP/1.0\r\n" + LENGTH + b"\r\n" + BODY)
+    assert client.answer()[2] == got()
+
+
+@pytest.mark.parametrize("line", [b"GET /a", b"GET /a HTTP/0.9", b"GET /a HTTP/1.2", b"GET /a HTTP/2.0"])
+def test_other_versions_are_refused(client: Client, line: bytes) -> None:
+    client.send(line + b"\r\nHost: x\r\n\r\n")
+    assert is_malformed(client)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        LENGTH + CHUNKED,
+        CHUNKED + LENGTH,
+        LENGTH + b"Content-Length: 3\r\n",
+        b"Content-Length: 3, 3\r\n",
+        b"Content-Length: +3\r\n",
+        b"Content-Length: 0x3\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: gzip\r\n" + CHUNKED,
+        b"Transfer-Encoding: chunked, identity\r\n",
+        CHUNKED + CHUNKED,
+        b"Transfer-Encoding: \x0bchunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"X-A: a\r\n Transfer-Encoding: chunked\r\n",
+        b"X-A: a\rTransfer-Encoding: chunked\r\n",
+        b"X-A: a\nTransfer-Encoding: chunked\r\n",
+        b"X-A: a\0b\r\n",
+        b"X\xff: a\r\n",
+    ],
+)
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+def test_nothing_is_smuggled_behind_doubtful_framing(client: Client, lines: bytes, offer: str) -> None:
+    client.send(head(offer, lines) + b"0\r\n\r\n" + head("none", LENGTH, "/smuggled") + BODY)
+    assert is_malformed(client)
+
+
+@pytest.mark.parametrize("cut", ["whole", "head", "bytes"])
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+def test_a_trailer_is_no_header(client: Client, offer: str, cut: str) -> None:
+    trailed = CHUNKS.removesuffix(b"\r\n") + b"Upgrade: of the trailer\r\nHost: y\r\n\r\n"
+    for path in ("/a", "/b"):
+        client.send(*cuts(head(offer, CHUNKED, path) + trailed)[cut])
+        assert client.answer()[2] == got(path)
+
+
+@pytest.mark.parametrize("beside", [b"0\r\nX-A: ", b"0\r\nX", b"0;a=", b"1;a="])
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+def test_little_is_kept_beside_a_body(client: Client, beside: bytes, offer: str) -> None:
+    client.send(head(offer, CHUNKED) + b"1\r\n{\r\n" + beside, b"a" * (1 << 20))
+    status, headers, problem = client.answer()
+    assert (status, problem["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
     assert client.is_closed()
 
 
