@@ -13,17 +13,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.commands.bucket_owners import BucketOwners
 from api.commands.early_answers import RefusingEvents
 from api.commands.entrance import Entrance
 from api.commands.intake import AcceptanceUnknown, Intake
 from api.commands.ledger_fallback import LedgerFallback
-from api.commands.outcome_waiter import OutcomeWaiter
+from api.commands.outcome_waiter import OutcomeWaiter, ResultPoller
 from api.commands.pending_count import PendingCount
-from api.commands.result_poller import ResultPoller
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
-from api.commands.waker import Waker
+from api.commands.waker import BucketOwners, Waker
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
 from api.protection.address_spots import AddressSpots

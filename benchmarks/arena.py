@@ -26,6 +26,7 @@ from ops import embedded
 from ops.embedded import Postgres, Servers, Valkey
 from ops.maintenance import schema
 from shared import open_files
+from shared.domain import ids
 from shared.messaging import results
 from shared.postgres import locks
 
@@ -97,7 +98,7 @@ class Arena:
         engine = create_engine(self.addresses.database_url, poolclass=NullPool)
         until = time.monotonic() + OWNED_SECONDS_MAX
         with engine.connect() as connection:
-            while sum(len(worker.buckets) for worker in locks.workers(connection)) < locks.BUCKETS:
+            while sum(len(worker.buckets) for worker in locks.workers(connection)) < ids.BUCKETS:
                 self._check(until, "the workers do not take ownership of the events")
 
     def wait_settled(self) -> bool:

@@ -106,7 +106,7 @@ async def _run(arena: Arena, events: list[UUID], count: int, told: Callable[[Ste
                 while number % _LOOK_EVERY == 0 and int(arena.scalar(_PENDING)) > PENDING_MAX:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             for event_id in events:
-                queues.wake(celery, queues.event_queue_name(event_id), [event_id])
+                queues.wake(celery, queues.EVENT_QUEUE % event_id, [event_id])
             arena.wait_settled()
             now = time.perf_counter()
             commands_each = max(count // STEPS // BATCH, 1) * BATCH

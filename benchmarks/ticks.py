@@ -23,6 +23,7 @@ from ops import embedded
 from ops.embedded.unprivileged import EmbeddedError
 from ops.maintenance import schema
 from ops.rehearsal import temporary_stack
+from shared.domain import ids
 from shared.postgres import connections, locks
 from shared.settings import Settings
 from worker.ownership import Ownership
@@ -99,7 +100,7 @@ def run(settings: Settings, events: int, workers: int, rounds: int) -> Ticks:
         for _ in range(2):  # the first one gives up what the second one takes
             for owner in owners:
                 owner.rebalance()
-        if sum(len(owner.buckets) for owner in owners) != locks.BUCKETS:
+        if sum(len(owner.buckets) for owner in owners) != ids.BUCKETS:
             raise BenchmarkError("the workers have not divided the buckets among them")
         backends = {cpu.POSTGRES: [owner.session.info.backend_pid for owner in owners]}
         before = cpu.used_us(backends)[cpu.POSTGRES] + time.process_time() * cpu.US_PER_SECOND

@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy import Connection, Row, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from worker import isolation
+from worker.owner import apply as apply_batch
 
 _FIRST_DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -105,7 +105,7 @@ def settle_all(database_url: str, event_id: UUID, batch_max: int) -> list[UUID]:
     with as_worker(database_url) as owner:
         session = session_of(owner)
         while run(database_url, _PENDING, event_id=event_id):
-            applied = isolation.apply(session, [event_id], batch_max)
+            applied = apply_batch(session, [event_id], batch_max)
             settled += [command.command_id for command in applied.settled]
     return settled
 

@@ -33,8 +33,8 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection, Message, Queue
 
+from shared.domain import ids
 from shared.messaging import queues
-from shared.postgres import locks
 from worker.owner import Owner
 
 log = structlog.get_logger(__name__)
@@ -218,7 +218,7 @@ class EventQueues:
         since = self._clock() - queues.CONSUMED_SECONDS
         with self._lock:
             active = self._active_at.items()
-            released = [id_ for id_, at in active if at < since or locks.bucket(id_) not in buckets]
+            released = [id_ for id_, at in active if at < since or ids.bucket(id_) not in buckets]
         self.release(released)
         return len(self._active_at)
 

@@ -1,12 +1,11 @@
-"""Applies batches that may fail: finds the command at fault, so that the others are settled without it.
+"""Applies batches that were refused: finds the command at fault, so that the others are settled without it.
 
 One event's batch that cannot be written is applied again in smaller ones, until the command at fault is
 alone in its transaction. It is settled as `Failed` if the error is its own (decision 0041), else it is set
 aside; the other commands are settled as if it did not exist.
 """
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from uuid import UUID
 
 import psycopg
@@ -31,39 +30,6 @@ _ISOLATION_SECONDS_MAX = 0.5
 """The time for which a refused batch is divided before the worker's other events have their turn."""
 
 
-def apply(
-    session: Session,
-    event_ids: Collection[UUID],
-    commands_max: int,
-    meanwhile: Callable[[], None] | None = None,
-    troubles: Troubles | None = None,
-) -> Applied:
-    """Apply a batch like `batch.apply`, without the commands that are set aside in `troubles`.
-
-    One event's commands are settled, or set aside, even if the database refuses their batch. For more than
-    one event that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile:
-    the caller applies the events one by one.
-    """
-    troubles = troubles or Troubles(time.monotonic)
-    settled: list[SettledCommand] = []
-    scope = Scope()
-    if troubles.commands:
-        settled = _retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
-        scope = Scope(left_out=troubles.left_out(event_ids))
-    try:
-        applied = batch.apply(session, event_ids, commands_max, scope, meanwhile)
-    except (BatchRefused, Overtaken) as error:
-        if len(event_ids) > 1:
-            raise
-        (event_id,) = event_ids
-        if isinstance(error, Overtaken):
-            log.warning("overtaken", event_id=str(event_id))
-            return Applied(settled, [])
-        log.exception("batch_refused", event_id=str(event_id))
-        applied = _apply_in_parts(session, event_id, error.count, troubles)
-    return Applied(settled + applied.settled, applied.unfinished)
-
-
 def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
     """Try a command that is set aside, alone; return it if it is settled now."""
     try:
@@ -75,7 +41,7 @@ def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCom
         return []
 
 
-def _retry_before_others(
+def retry_before_others(
     session: Session, unconfirmed: Collection[Place], troubles: Troubles
 ) -> list[SettledCommand]:
     """Try commands again that no other command has passed yet, if there is another command now.
@@ -90,7 +56,7 @@ def _retry_before_others(
     return settled
 
 
-def _apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> Applied:
+def apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> Applied:
     """Apply `count` refused commands in smaller batches, the one at fault alone; return the settled.
 
     After an accepted batch the size doubles. After a while this ends, and the rest stays pending. Raises if

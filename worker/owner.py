@@ -16,10 +16,14 @@ import psycopg
 import structlog
 
 from shared import metrics, processes
+from shared.domain import ids
+from shared.domain.outcomes import SettledCommand
 from shared.messaging.results import Publisher
-from shared.postgres import connections, locks
+from shared.postgres import connections
 from shared.settings import Settings
-from worker import isolation, save
+from worker import batch, isolation, save
+from worker.batch import Applied, BatchRefused
+from worker.load import Overtaken, Scope, Session
 from worker.ownership import Ownership, SessionLost
 from worker.run_queue import RunQueue
 from worker.trouble import Troubles
@@ -44,6 +48,39 @@ class Consumer(Protocol):
 
     def release_others(self, buckets: Container[int]) -> int:
         """Stop consuming the queues of idle events and of other buckets; return how many are left."""
+
+
+def apply(
+    session: Session,
+    event_ids: Collection[UUID],
+    commands_max: int,
+    meanwhile: Callable[[], None] | None = None,
+    troubles: Troubles | None = None,
+) -> Applied:
+    """Apply a batch like `batch.apply`, without the commands that are set aside in `troubles`.
+
+    One event's commands are settled, or set aside, even if the database refuses their batch. For more than
+    one event that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile:
+    the caller applies the events one by one.
+    """
+    troubles = troubles or Troubles(time.monotonic)
+    settled: list[SettledCommand] = []
+    scope = Scope()
+    if troubles.commands:
+        settled = isolation.retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
+        scope = Scope(left_out=troubles.left_out(event_ids))
+    try:
+        applied = batch.apply(session, event_ids, commands_max, scope, meanwhile)
+    except (BatchRefused, Overtaken) as error:
+        if len(event_ids) > 1:
+            raise
+        (event_id,) = event_ids
+        if isinstance(error, Overtaken):
+            log.warning("overtaken", event_id=str(event_id))
+            return Applied(settled, [])
+        log.exception("batch_refused", event_id=str(event_id))
+        applied = isolation.apply_in_parts(session, event_id, error.count, troubles)
+    return Applied(settled + applied.settled, applied.unfinished)
 
 
 class Owner:
@@ -141,7 +178,7 @@ class Owner:
         for place in self._troubles.due():
             if ownership is None or self._clock() > until:
                 return
-            if locks.bucket(place.event_id) not in ownership.buckets:
+            if ids.bucket(place.event_id) not in ownership.buckets:
                 self._troubles.forget(place.command_id)
                 continue
             try:
@@ -169,14 +206,14 @@ class Owner:
         """Apply commands of the events that are ready, as many as one transaction takes."""
         ownership = self._ownership
         ready, commands_max = self._queue.next_batch()
-        event_ids = [e for e in ready if ownership is not None and locks.bucket(e) in ownership.buckets]
+        event_ids = [e for e in ready if ownership is not None and ids.bucket(e) in ownership.buckets]
         if len(event_ids) < len(ready):
             self._consumer.release([event_id for event_id in ready if event_id not in event_ids])
         if ownership is None or not event_ids:
             return
         try:
             ownership.cut_off.clear()
-            applied = isolation.apply(
+            applied = apply(
                 ownership.session, event_ids, commands_max, self._publisher.publish, self._troubles
             )
         except Exception as error:

@@ -24,7 +24,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from shared.domain import commands
+from shared.domain import commands, ids
 from shared.postgres import arrays, durability, ledger, locks, statements
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class BucketsMoved:
 
 @dataclass(kw_only=True, slots=True)
 class Ownership:
-    """The events that one database session owns: those in its `buckets` (see `locks.bucket`).
+    """The events that one database session owns: those in its `buckets` (see `ids.bucket`).
 
     `cut_off` gets a notice for a commit of the session that is not confirmed (see `durability`).
     """
@@ -127,9 +127,7 @@ class Ownership:
         found = self.session.execute(FIND_PENDING_EVENTS, {"after": self._looked_up_to}).fetchall()
         last, more = found[-1] if found else (_BEFORE_ALL, False)
         self._looked_up_to = last if more else _BEFORE_ALL
-        return list(
-            dict.fromkeys(event_id for event_id, _ in found if locks.bucket(event_id) in self.buckets)
-        )
+        return list(dict.fromkeys(event_id for event_id, _ in found if ids.bucket(event_id) in self.buckets))
 
     def _live_workers(self) -> frozenset[int]:
         backend_pid = self.session.info.backend_pid
@@ -165,7 +163,7 @@ def share(number: int, workers: Iterable[int]) -> frozenset[int]:
     """Return the buckets for which this worker has the highest weight (Thaler and Ravishankar, 1998)."""
     mine = _weights(number)
     others = [_weights(other) for other in workers if other != number]
-    highest = map(max, zip(*others, strict=True)) if others else [-1] * locks.BUCKETS
+    highest = map(max, zip(*others, strict=True)) if others else [-1] * ids.BUCKETS
     return frozenset(
         bucket for bucket, (own, other) in enumerate(zip(mine, highest, strict=True)) if own > other
     )
@@ -174,5 +172,5 @@ def share(number: int, workers: Iterable[int]) -> frozenset[int]:
 @lru_cache(maxsize=1_000)
 def _weights(number: int) -> tuple[int, ...]:
     """Return the worker's weight for each bucket: numbers that look random, the same in every process."""
-    digest = hashlib.shake_128(number.to_bytes(4, "big")).digest(8 * locks.BUCKETS)
-    return struct.unpack(f">{locks.BUCKETS}Q", digest)
+    digest = hashlib.shake_128(number.to_bytes(4, "big")).digest(8 * ids.BUCKETS)
+    return struct.unpack(f">{ids.BUCKETS}Q", digest)

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.queries import rosters, used_keys
-from api.queries.batch_loader import BatchLoader
 from api.queries.rosters import EventAsRead
+from api.tasks import BatchLoader
 from shared.domain import outcomes
 from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
 from shared.domain.event import Registration

@@ -10,7 +10,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from api.commands.deadline import Deadline
 from api.commands.early_answers import RefusingEvents
 from api.commands.intake import Intake
 from api.commands.outcome_waiter import OutcomeWaiter
@@ -18,16 +17,32 @@ from api.commands.retry_after import Pace
 from api.commands.waker import Waker
 from api.edge import problems, responses
 from api.edge.problems import ProblemError, ProblemType
-from api.edge.schemas import Receipt
+from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
 from api.queries.reader import Reader, Value
 from api.queries.receipts import Receipts
 from shared import metrics
-from shared.domain.outcomes import Failed, Outcome, Refused
+from shared.domain import ids
+from shared.domain.commands import Status
+from shared.domain.outcomes import Confirmed, Failed, Outcome, Refused, Waitlisted
 from shared.postgres import ledger
 from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
+
+_READ_SECONDS = 1.0
+"""The time for the reads of an answer, once the wait for the outcome is over."""
+
+
+class Deadline(msgspec.Struct, frozen=True):
+    """The times of the event loop by which a command is accepted, and by which its outcome is waited for."""
+
+    accept_by: float
+    decide_by: float
+
+    def read_by(self) -> float:
+        """Return the time by which the reads of the answer that begin now must be over."""
+        return max(self.decide_by, asyncio.get_running_loop().time()) + _READ_SECONDS
 
 
 class CommandRequest(NewCommand, frozen=True, kw_only=True):
@@ -100,15 +115,30 @@ class Submission:
             replayed=acceptance.replayed,
         )
 
-    async def as_it_is_now(self, first: Receipt, decided: Decided, event_id: UUID) -> Receipt:
-        """Return the receipt of a first outcome with the registration of now; null if it is gone.
+    async def registered(self, decided: Decided, event_id: UUID) -> Receipt:
+        """Return the receipt of a registration as it was made; a replay has the registration as it is now.
 
-        It is null as well if its holder has been given a newer receipt since.
+        That is null if the registration is gone, or its holder has been given a newer receipt since.
         """
-        by = decided.deadline.read_by()
-        found = await shown(decided, self.receipts.find(event_id, decided.receipt_id, by))
-        registration = None if found.receipt is None else found.receipt.registration
-        return msgspec.structs.replace(first, registration=registration)
+        made = decided.outcome
+        assert isinstance(made, Confirmed | Waitlisted), "the command makes a registration"
+        registration = RegistrationBrief(
+            id=made.registration_id,
+            status=Status.CONFIRMED if isinstance(made, Confirmed) else Status.WAITLIST,
+            spots_count=made.spots_count,
+            waitlist_position=None if isinstance(made, Confirmed) else made.position,
+        )
+        receipt = Receipt(
+            receipt_id=decided.receipt_id,
+            task_id=ids.task_id(decided.receipt_id),
+            status=ReceiptStatus(registration.status),
+            registration=registration,
+        )
+        if decided.replayed:
+            reading = self.receipts.find(event_id, decided.receipt_id, decided.deadline.read_by())
+            now = (await shown(decided, reading)).receipt
+            receipt = msgspec.structs.replace(receipt, registration=now and now.registration)
+        return receipt
 
     async def _recorded_outcome(self, event_id: UUID, command_id: UUID, deadline: Deadline) -> Outcome | None:
         metrics.ledger_reads.inc()

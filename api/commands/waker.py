@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.commands.bucket_owners import BucketOwners
 from api.tasks import SingleTask
 from shared import metrics
+from shared.domain import ids
 from shared.messaging import queues
 from shared.postgres import locks
 
@@ -43,6 +45,11 @@ _SEND_SECONDS_MAX = 1
 _CLOSE_SECONDS_MAX = 2
 _PAUSES_MAX = 10_000
 
+_OWNERS_SECONDS = 1.0
+_UNOWNED_SECONDS = 0.1
+"""The pause before the next read of owners while buckets have none, as workers start or divide anew."""
+_READ_SECONDS_MAX = 2
+
 Send = Callable[[str, Sequence[UUID]], Awaitable[None]]
 
 
@@ -52,6 +59,32 @@ class _Pause:
 
     until: float
     seconds: float
+
+
+class BucketOwners:
+    """The worker that owns each bucket: `numbers` has the workers' numbers by bucket, as last read.
+
+    They are read in the background, so no wake message waits for the database. A stale owner costs the
+    command the wait for a tick.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.numbers: dict[int, int] = {}
+        self.task = SingleTask(self._keep_reading)
+        self._engine = engine
+
+    async def read(self) -> None:
+        """Read the owners once; they stay as they are if the database cannot be read."""
+        try:
+            async with asyncio.timeout(_READ_SECONDS_MAX), self._engine.connect() as connection:
+                self.numbers = await locks.owners(connection)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.warning("owners_not_readable", error=repr(error))
+
+    async def _keep_reading(self) -> None:
+        while True:
+            await self.read()
+            await asyncio.sleep(_OWNERS_SECONDS if len(self.numbers) == ids.BUCKETS else _UNOWNED_SECONDS)
 
 
 class Waker:
@@ -138,15 +171,15 @@ class Waker:
             self._woken_at = {event_id: at for event_id, at in self._woken_at.items() if at > since}
         groups: dict[int | UUID, list[UUID]] = {}
         for event_id in event_ids:
-            groups.setdefault(self._owners.numbers.get(locks.bucket(event_id), event_id), []).append(event_id)
+            groups.setdefault(self._owners.numbers.get(ids.bucket(event_id), event_id), []).append(event_id)
         messages = []
         for owner, group in groups.items():
             if isinstance(owner, UUID):
-                messages.append((queues.event_queue_name(owner), group))
+                messages.append((queues.EVENT_QUEUE % owner, group))
                 continue
             consumed = (event_id for event_id in group if self._woken_at.get(event_id, -math.inf) > since)
             woken = next(consumed, None)
-            queue = queues.owner_queue_name(owner) if woken is None else queues.event_queue_name(woken)
+            queue = queues.OWNER_QUEUE % owner if woken is None else queues.EVENT_QUEUE % woken
             messages.append((queue, group))
             for event_id in group:  # as many as an owner consumes the queues of
                 if event_id in self._woken_at or len(self._woken_at) < queues.CONSUMED_EVENTS_MAX:

@@ -15,8 +15,7 @@ from fastapi import Query
 from pydantic import BeforeValidator, Field
 from starlette.requests import ClientDisconnect, Request
 
-from api.commands.deadline import Deadline
-from api.commands.submit import CommandRequest
+from api.commands.submit import CommandRequest, Deadline
 from api.edge import body_fields
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.responses import ANSWER_HEADERS

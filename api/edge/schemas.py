@@ -2,30 +2,14 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, assert_never
+from typing import Annotated
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from shared.domain import ids
 from shared.domain.commands import AT_THE_END, Register, SpotsCount, Status
 from shared.domain.event import EventState
 from shared.domain.offer import Next
-from shared.domain.outcomes import (
-    Confirmed,
-    CounterHealed,
-    Erased,
-    EventChanged,
-    Failed,
-    Outcome,
-    ReceiptGiven,
-    Refused,
-    RegistrationCorrected,
-    RegistrationDeleted,
-    StatusChanged,
-    Waitlisted,
-    WaitlistPromoted,
-)
 
 Solution = Annotated[
     str,
@@ -90,11 +74,6 @@ class Registering(Register, frozen=True, kw_only=True, rename="camel", forbid_un
 
     altcha: Solution | UnsetType = UNSET
 
-    @property
-    def command(self) -> Register:
-        """The command that asks for it."""
-        return Register(name=self.name, spots_count=self.spots_count, email=self.email)
-
 
 class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
     """A registration as its holder sees it; `waitlistPosition` is 1-based, null unless it waits."""
@@ -132,45 +111,6 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     refusal: Refusal | None = None
     ahead: int | None = None
     incident_id: UUID | None = None
-
-    @classmethod
-    def of(cls, receipt_id: UUID, outcome: Outcome) -> "Receipt":
-        """Return the receipt of a command that was settled just now."""
-        brief: RegistrationBrief | None = None
-        refusal: Refusal | None = None
-        incident_id: UUID | None = None
-        status: ReceiptStatus | Status
-        match outcome:
-            case Confirmed(registration_id=id_, spots_count=spots):
-                status = Status.CONFIRMED
-                brief = RegistrationBrief(id=id_, status=status, spots_count=spots, waitlist_position=None)
-            case Waitlisted(registration_id=id_, spots_count=spots, position=position):
-                status = Status.WAITLIST
-                brief = RegistrationBrief(
-                    id=id_, status=status, spots_count=spots, waitlist_position=position
-                )
-            case StatusChanged(to_status=status):
-                pass
-            case RegistrationCorrected() | ReceiptGiven():
-                status = ReceiptStatus.APPLIED
-            case RegistrationDeleted():
-                status = ReceiptStatus.DELETED
-            case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():
-                status = ReceiptStatus.APPLIED
-            case Refused(code=code, detail=detail):
-                status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)
-            case Failed(incident_id=incident_id):
-                status = ReceiptStatus.FAILED
-            case _:
-                assert_never(outcome)
-        return cls(
-            receipt_id=receipt_id,
-            task_id=ids.task_id(receipt_id),
-            status=ReceiptStatus(status),
-            registration=brief,
-            refusal=refusal,
-            incident_id=incident_id,
-        )
 
 
 class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from api.edge import responses
 from api.queries import availability
-from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
+from api.tasks import BatchLoader
 from shared.domain import commands
 
 AGE_SECONDS_MAX = 0.25

@@ -4,8 +4,8 @@ import asyncio
 import time
 from hmac import compare_digest
 
-from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
+from api.tasks import BatchLoader
 from shared.domain import access
 from shared.domain.access import Principal
 from shared.postgres import keys

@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.schemas_admin import Protection
-from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
+from api.tasks import BatchLoader
 
 log = structlog.get_logger(__name__)
 

@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 from uuid import UUID
 
 import structlog
@@ -14,18 +15,25 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.edge.problems import ProblemType
-from api.edge.schemas import Receipt, ReceiptStatus, RegistrationBrief
-from api.queries.batch_loader import BatchLoader
+from api.edge.schemas import Receipt, ReceiptStatus, Refusal, RegistrationBrief
 from api.queries.reader import Reader
+from api.tasks import BatchLoader
 from shared.domain import audit, ids, outcomes
 from shared.domain.commands import Status
 from shared.domain.outcomes import (
     Confirmed,
+    CounterHealed,
+    Erased,
+    EventChanged,
+    Failed,
     Outcome,
     ReceiptGiven,
+    Refused,
     RegistrationCorrected,
+    RegistrationDeleted,
     StatusChanged,
     Waitlisted,
+    WaitlistPromoted,
 )
 from shared.postgres import arrays, durability
 from shared.postgres.durability import NotConfirmed
@@ -235,24 +243,35 @@ class Receipts:
         return Found(receipt, held=held, to_confirm=to_confirm, audit_seq=row.audit_seq)
 
     def _of(self, row: _ReceiptRow, outcome: Outcome) -> Receipt:
-        if not isinstance(
-            outcome, Confirmed | Waitlisted | StatusChanged | RegistrationCorrected | ReceiptGiven
-        ):
-            return Receipt.of(row.receipt_id, outcome)
-        if row.id is None:
-            return Receipt(
-                receipt_id=row.receipt_id, task_id=ids.task_id(row.receipt_id), status=ReceiptStatus.DELETED
-            )
-        waits = row.status == Status.WAITLIST
-        registration = RegistrationBrief(
-            id=row.id,
-            status=Status(row.status),
-            spots_count=row.spots_count,
-            waitlist_position=self._waitlists.ahead(row.event_id, row.seq) + 1 if waits else None,
-        )
+        registration: RegistrationBrief | None = None
+        refusal: Refusal | None = None
+        incident_id: UUID | None = None
+        match outcome:
+            case Refused(code=code, detail=detail):
+                status, refusal = ReceiptStatus.REFUSED, Refusal(code=code, detail=detail)
+            case Failed(incident_id=incident_id):
+                status = ReceiptStatus.FAILED
+            case Erased() | EventChanged() | CounterHealed() | WaitlistPromoted():
+                status = ReceiptStatus.APPLIED
+            case RegistrationDeleted():
+                status = ReceiptStatus.DELETED
+            case Confirmed() | Waitlisted() | StatusChanged() | RegistrationCorrected() | ReceiptGiven():
+                status = ReceiptStatus.DELETED
+                if row.id is not None:
+                    status, waits = ReceiptStatus(row.status), row.status == Status.WAITLIST
+                    registration = RegistrationBrief(
+                        id=row.id,
+                        status=Status(row.status),
+                        spots_count=row.spots_count,
+                        waitlist_position=self._waitlists.ahead(row.event_id, row.seq) + 1 if waits else None,
+                    )
+            case _:
+                assert_never(outcome)
         return Receipt(
             receipt_id=row.receipt_id,
             task_id=ids.task_id(row.receipt_id),
-            status=ReceiptStatus(row.status),
+            status=status,
             registration=registration,
+            refusal=refusal,
+            incident_id=incident_id,
         )

@@ -12,9 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.queries import events
-from api.queries.batch_loader import BatchLoader
 from api.queries.reader import Reader
-from api.tasks import SingleTask
+from api.tasks import BatchLoader, SingleTask
 from shared.postgres import tables
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,6 @@ from api.commands import submit
 from api.commands.submit import Decided
 from api.edge import request_bodies, responses
 from api.edge.problems import ProblemType
-from api.edge.schemas import Receipt
 from api.edge.schemas_admin import (
     Event,
     EventCounter,
@@ -93,9 +92,7 @@ async def add_registration(
     decided = await _submit(services, request, event_id, command, principal)
     if isinstance(decided, Response):
         return decided
-    content = Receipt.of(decided.receipt_id, decided.outcome)
-    if decided.replayed:
-        content = await services.submission.as_it_is_now(content, decided, event_id)
+    content = await services.submission.registered(decided, event_id)
     return responses.body(content, HTTPStatus.CREATED, decided.headers)
 
 

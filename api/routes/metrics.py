@@ -10,9 +10,9 @@ from starlette.responses import Response
 from api.edge import front
 from api.edge.security import metrics_reader
 from api.openapi import public_routes
-from api.queries.batch_loader import BatchLoader
 from api.queries.figures import Backlog
 from api.services import Provided, Services
+from api.tasks import BatchLoader
 from shared import metrics
 
 router = APIRouter(tags=["Operating"])

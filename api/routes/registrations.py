@@ -25,7 +25,7 @@ from api.openapi import public_routes
 from api.routes import health
 from api.services import Provided, Services
 from shared.domain import commands
-from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Status
+from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Register, Status
 from shared.domain.outcomes import Refused, StatusChanged
 
 router = APIRouter(tags=["Registering"])
@@ -55,7 +55,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     the reason. Otherwise the answer is 202 with a receipt that will have exactly one outcome.
     """
     body = await request_bodies.read(request, _REGISTERING, services.settings)
-    command = body.command
+    command = Register(name=body.name, spots_count=body.spots_count, email=body.email)
     deadline = request_bodies.deadline_of(request, services.settings)
     event_id = services.slugs.event_ids.get(slug) or await _event_id(services, slug, deadline.accept_by)
     submitted = request_bodies.command_request(
@@ -79,10 +79,8 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
         decided = await services.entrance.enter(protection, client, command.spots_count, solution, submitted)
     if isinstance(decided, Response):
         return decided
-    content = Receipt.of(decided.receipt_id, decided.outcome)
-    if decided.replayed:
-        content = await services.submission.as_it_is_now(content, decided, event_id)
-    return Response(msgspec.json.encode(content), HTTPStatus.CREATED, decided.headers, "application/json")
+    content = msgspec.json.encode(await services.submission.registered(decided, event_id))
+    return Response(content, HTTPStatus.CREATED, decided.headers, "application/json")
 
 
 @router.get("/api/p/{slug}/challenge", **public_routes.CHALLENGE)

@@ -49,7 +49,7 @@ async def _decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], act
         celery = queues.celery_app(settings)
         for event_id in {command.event_id for command in new}:
             with suppress(Exception):  # without the broker the owner's tick finds the command
-                queues.wake(celery, queues.event_queue_name(event_id), [event_id])
+                queues.wake(celery, queues.EVENT_QUEUE % event_id, [event_id])
         return await _outcomes(engine, new)
     finally:
         await engine.dispose()

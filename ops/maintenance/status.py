@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 from ops.maintenance import delays, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
+from shared.domain import ids
 from shared.postgres import backlog, connections, durability, locks, snapshots
 from shared.postgres.durability import Durability
 from shared.postgres.snapshots import Snapshot
@@ -42,7 +43,7 @@ _FAILED = text("""
 class WorkerStatus:
     """A live worker; `tick_age_seconds` is the time since its last statement, None if it may not be known.
 
-    `buckets` is how many of the `locks.BUCKETS` buckets of events the worker owns. `events` are those of its
+    `buckets` is how many of the `ids.BUCKETS` buckets of events the worker owns. `events` are those of its
     events that have pending commands, or are among the `_NAMED_EVENTS_MAX` events that changed last.
     """
 
@@ -140,7 +141,7 @@ def show(status: Status) -> None:
     for worker in status.workers:
         workers.add_row(
             f"{worker.host}/{worker.pid}",
-            f"{worker.buckets}/{locks.BUCKETS} of the events",
+            f"{worker.buckets}/{ids.BUCKETS} of the events",
             ", ".join(worker.events) or "-",
             "not told to this role" if (age := worker.tick_age_seconds) is None else f"{age:.1f} s ago",
         )

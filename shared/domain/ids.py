@@ -9,11 +9,15 @@ operating system's random source, none from a counter that a neighbour's receipt
 import hashlib
 import os
 import time
+import zlib
 from functools import lru_cache
 from uuid import UUID
 
 PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 """The regular expression of an id, for casts in SQL that must not fail for a text written by hand."""
+
+BUCKETS = 512
+"""All workers together hold so many locks of buckets: a twelfth of the smallest lock table of PostgreSQL."""
 
 _RANDOM_BYTES = 10
 _VERSION_BITS = 0xF << 76 | 0x3 << 62  # and those of the variant
@@ -47,6 +51,11 @@ def event_id(key_digest: bytes) -> UUID:
     """Return the id of the event that is created under this key: at most one event ever comes of a key."""
     bits = int.from_bytes(hashlib.sha256(b"event" + key_digest).digest()[:16], "big")
     return UUID(int=bits & ~_VERSION_BITS | _VERSION_8)
+
+
+def bucket(event_id: UUID) -> int:
+    """Return the bucket of an event, from 0 to `BUCKETS` - 1; it never changes."""
+    return zlib.crc32(event_id.bytes) % BUCKETS
 
 
 @lru_cache(maxsize=10_000)  # it is asked for when a command is awaited, and again when it is answered

@@ -31,6 +31,8 @@ from shared.messaging import results
 from shared.settings import Settings
 
 APPLY_COMMANDS = "apply_commands"
+EVENT_QUEUE, OWNER_QUEUE = "event.%s", "worker.%d"
+"""The names of an event's queue, with its id, and of a worker's own queue, with its number."""
 CONSUMED_SECONDS = 30
 """An owner consumes an event's queue so long after the event's last message or pending command."""
 ADDRESSED_SECONDS = 10
@@ -90,24 +92,14 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def event_queue_name(event_id: UUID) -> str:
-    """Return the name of an event's queue."""
-    return f"event.{event_id}"
-
-
-def owner_queue_name(number: int) -> str:
-    """Return the name of a worker's own queue."""
-    return f"worker.{number}"
-
-
 def event_queue(event_id: UUID) -> Queue:
     """Return the queue of an event, `event.<event id>`: it holds few messages, each for a short time."""
-    return _named(event_queue_name(event_id))
+    return _named(EVENT_QUEUE % event_id)
 
 
 def owner_queue(number: int) -> Queue:
     """Return the queue that a worker consumes as long as it runs; RabbitMQ deletes it then."""
-    return _named(owner_queue_name(number), auto_delete=True)
+    return _named(OWNER_QUEUE % number, auto_delete=True)
 
 
 def wake(app: Celery, queue: str, event_ids: Sequence[UUID]) -> None:
@@ -185,7 +177,7 @@ class RedisSender:
 
     async def probe(self) -> None:
         """Push a message and pop it again, from two queues at once and with their sizes, as a worker does."""
-        names = [event_queue_name(event_id) for event_id in self._no_events]
+        names = [EVENT_QUEUE % event_id for event_id in self._no_events]
         await self.send(names[0], self._no_events)
         sizes = self._client.pipeline(transaction=True)
         sizes.llen(names[0])
@@ -211,7 +203,7 @@ class CelerySender:
 
     async def probe(self) -> None:
         """Send a message to a queue that does not exist, which the broker confirms and drops."""
-        queue = event_queue_name(self._no_event)
+        queue = EVENT_QUEUE % self._no_event
         await self._call(wake, self._celery, queue, [self._no_event])
 
     async def close(self) -> None:

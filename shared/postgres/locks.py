@@ -1,19 +1,19 @@
 """The advisory locks that name the workers and the owners of events.
 
-Events are divided into `BUCKETS` buckets by a hash of their ids. All locks are session locks of a worker's
-one database session: a shared lock `(WORKER, number)` that names the worker, and an exclusive lock
-`(BUCKET, bucket)` for each bucket whose events it owns. The live workers and the owners are read from
-PostgreSQL's own list of locks. By a shared lock `(KNOWS, version)` a worker announces the version of the
-commands' format that it knows; a worker without one knows version 1.
+All are session locks of a worker's one database session: a shared lock `(WORKER, number)` that names the
+worker, and an exclusive lock `(BUCKET, bucket)` for each bucket whose events it owns (see `ids.bucket`). The
+live workers and the owners are read from PostgreSQL's own list of locks. By a shared lock `(KNOWS, version)`
+a worker announces the version of the commands' format that it knows; a worker without one knows version 1.
 """
 
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.domain import ids
 
 WORKER = 0x0AD3170E
 BUCKET = 0x0AD3170F
@@ -24,9 +24,6 @@ ADOPTION = 0x0AD3ADD0
 """One adoption at a time; a lock of a single number too."""
 API_KEYS = 0x0AD3ADD1
 """One new API key at a time; a lock of a single number, until the end of a transaction."""
-
-BUCKETS = 512
-"""All workers together hold so many locks of buckets: a twelfth of the smallest lock table of PostgreSQL."""
 
 HELD = """
     SELECT pid, classid::bigint AS lock_class, objid::bigint AS number FROM pg_locks
@@ -74,16 +71,11 @@ class Worker:
 
     def owns(self, event_id: UUID) -> bool:
         """Return True if this worker decides the event's commands."""
-        return bucket(event_id) in self.buckets
+        return ids.bucket(event_id) in self.buckets
 
     def spoke_within(self, seconds: float) -> bool:
         """Return True unless the worker is silent for longer; it may then have lost its session already."""
         return self.silent_seconds is None or self.silent_seconds < seconds
-
-
-def bucket(event_id: UUID) -> int:
-    """Return the bucket of an event, from 0 to `BUCKETS` - 1; it never changes."""
-    return zlib.crc32(event_id.bytes) % BUCKETS
 
 
 async def owners(connection: AsyncConnection) -> dict[int, int]:

@@ -206,7 +206,7 @@ def test_a_doubled_message_has_no_second_effect(stage: Stage) -> None:
     )
     celery = queues.celery_app(settings)
     for _ in range(3):
-        queues.wake(celery, queues.event_queue_name(UUID(event["id"])), [UUID(event["id"])])
+        queues.wake(celery, queues.EVENT_QUEUE % UUID(event["id"]), [UUID(event["id"])])
     with stage.client() as client:  # decided after the doubled messages, by the same owner
         after = client.post(f"/api/p/{event['slug']}/register", json={"name": "Next"}).json()
 

@@ -334,7 +334,7 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     wait_until_consuming(stage, server)
     assert register(stage, event, "Before")[0] == 201
     [number] = {worker["number"] for worker in stage.query(_WORKERS, locks.WORKER)}
-    waiting = [queues.event_queue_name(UUID(event["id"])), queues.owner_queue_name(number)]
+    waiting = [queues.EVENT_QUEUE % UUID(event["id"]), queues.OWNER_QUEUE % number]
     for queue in waiting:
         server.lpush(queue, GARBAGE[name])
     deadline = time.monotonic() + REPAIRED_SECONDS_MAX

@@ -35,7 +35,7 @@ from tests.integration.old_systems import (
     run,
 )
 from tests.stage import CHECKOUT
-from worker import isolation
+from worker.owner import apply as apply_batch
 
 NAMESPACE = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 CUID = "clw2k0q7h0000356k8v3x1a2b"
@@ -787,7 +787,7 @@ def decide(target: str, event_id: UUID, kind: str, *payloads: dict[str, Any]) ->
         """
         run(target, statement, event_id, kind, json.dumps(payload))
     with as_worker(target) as connection:
-        isolation.apply(session_of(connection), [event_id], 100)
+        apply_batch(session_of(connection), [event_id], 100)
     rows = run(target, "SELECT outcome FROM ledger WHERE event_id = %s ORDER BY seq", event_id)
     return [row.outcome for row in rows[-len(payloads) :]]
 

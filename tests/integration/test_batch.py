@@ -22,8 +22,9 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import isolation, load, save
+from worker import load, save
 from worker.load import LoadedEvent, LockedEvent, Session
+from worker.owner import apply as apply_batch
 
 WAITERS = 3_000
 SIZES = 10
@@ -391,7 +392,7 @@ def test_a_recount_has_a_time_out_of_its_own(
 
     with as_worker(database, options="-c statement_timeout=100ms") as impatient:
         session = session_of(impatient)
-        while isolation.apply(session, [world.event_id], 100).settled:
+        while apply_batch(session, [world.event_id], 100).settled:
             pass
         timeout = session.execute("SHOW statement_timeout").fetchone()
 

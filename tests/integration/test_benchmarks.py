@@ -14,7 +14,7 @@ from benchmarks import bulk, checking, day, drop, measure, plan, preload, run, t
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
 from ops.rehearsal import http_client
-from shared.postgres import locks
+from shared.domain import ids
 from shared.settings import Settings
 
 ROWS = 20
@@ -160,4 +160,4 @@ def test_ticks_are_measured_beside_idle_events(settings: Settings) -> None:
     assert (found.events, found.active, found.workers, found.ticks) == (300, 3, 3, 6)
     assert 0 < found.median_ms <= found.p95_ms
     assert found.most_ms > 0 < found.cpu_ms
-    assert found.locks == locks.BUCKETS + 2 * 3
+    assert found.locks == ids.BUCKETS + 2 * 3

@@ -15,7 +15,7 @@ from shared.postgres import ledger
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 from tests.databases import session_of
-from worker import isolation
+from worker.owner import apply as apply_batch
 
 EVENT = ids.new_id()
 _CLOSED = text("""
@@ -224,7 +224,7 @@ def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connect
     with connection.begin():
         connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
-    (settled,) = isolation.apply(session_of(connection), [closed.event_id], 10).settled
+    (settled,) = apply_batch(session_of(connection), [closed.event_id], 10).settled
     assert isinstance(settled.outcome, Refused)
 
     again = asked(key=b"k", body=b"b")
@@ -237,7 +237,7 @@ def test_an_answer_that_was_lost_binds_no_released_key(settings: Settings, conne
     with connection.begin():
         connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
-    isolation.apply(session_of(connection), [closed.event_id], 10)
+    apply_batch(session_of(connection), [closed.event_id], 10)
 
     repeated = use(settings, lambda intake: intake.accept(closed))  # as after a lost connection
 
@@ -258,7 +258,7 @@ def test_a_key_that_is_released_meanwhile_is_written(
 
     async def find_late(*arguments: Any) -> list[Acceptance] | None:
         monkeypatch.setattr(ledger, "_find", find)
-        isolation.apply(session_of(connection), [closed.event_id], 10)
+        apply_batch(session_of(connection), [closed.event_id], 10)
         return await find(*arguments)
 
     async def both(intake: Intake) -> list[Acceptance]:

@@ -19,9 +19,10 @@ from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
-from worker import isolation, load
+from worker import load
 from worker.batch import Applied, BatchRefused
 from worker.load import LockedEvent, Overtaken
+from worker.owner import apply as apply_batch
 from worker.save import BatchWriter
 
 LIMIT = 100
@@ -57,7 +58,7 @@ def a_world(connection: Connection, *requests: Request) -> InPostgres:
 
 def apply_all(connection: Connection, those: Collection[InPostgres], limit: int = LIMIT) -> int:
     """Decide one batch of these events together; return how many commands were settled."""
-    return len(isolation.apply(session_of(connection), [world.event_id for world in those], limit).settled)
+    return len(apply_batch(session_of(connection), [world.event_id for world in those], limit).settled)
 
 
 def told(world: InPostgres) -> tuple[Sequence[object], ...]:
@@ -229,14 +230,14 @@ def test_a_lone_crowded_event_fills_its_batch(
         a_world(connection, register(1))
     limits: Json = {"apply_batch_max": 40, "backlog_batch_max": 40}
     owner = an_owner(settings.model_copy(update=limits))
-    sizes, apply = [], isolation.apply
+    sizes, apply = [], apply_batch
 
     def counting(*parameters: Any) -> Applied:
         applied = apply(*parameters)
         sizes.append(len(applied.settled))
         return applied
 
-    monkeypatch.setattr(isolation, "apply", counting)
+    monkeypatch.setattr("worker.owner.apply", counting)
     owners.tick(owner)
     owner.close()
 

@@ -14,11 +14,10 @@ import redis
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
-from api.commands import result_poller
+from api.commands import outcome_waiter
 from api.commands.intake import Intake
 from api.commands.ledger_fallback import LedgerFallback
-from api.commands.outcome_waiter import OutcomeWaiter
-from api.commands.result_poller import ResultPoller
+from api.commands.outcome_waiter import OutcomeWaiter, ResultPoller
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
 from shared.messaging import results
@@ -119,7 +118,7 @@ async def _all_answered(
 def test_an_announcement_alone_is_enough(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, commands: int, events: int
 ) -> None:
-    monkeypatch.setattr(result_poller, "_POLL_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", NEVER_SECONDS)
     settled = decided(commands, events)
 
     async def storing(poller: ResultPoller) -> None:
@@ -162,8 +161,8 @@ def test_polling_needs_no_announcements(settings: Settings, monkeypatch: pytest.
 
 
 def test_a_cut_off_listener_listens_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_poller, "_POLL_SECONDS", NEVER_SECONDS)
-    monkeypatch.setattr(result_poller, "_LISTEN_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(outcome_waiter, "_LISTEN_AGAIN_SECONDS", 0.01)
     settled = decided(1)
 
     async def storing(_: ResultPoller) -> None:

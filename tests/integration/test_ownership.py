@@ -75,8 +75,8 @@ def test_a_lone_worker_owns_every_event(join: Join) -> None:
 
     moved = worker.rebalance()
 
-    assert (moved.gained, moved.lost) == (locks.BUCKETS, 0)
-    assert all(locks.bucket(ids.new_id()) in worker.buckets for _ in range(100))
+    assert (moved.gained, moved.lost) == (ids.BUCKETS, 0)
+    assert all(ids.bucket(ids.new_id()) in worker.buckets for _ in range(100))
 
 
 def known_by_all(settings: Settings) -> int:
@@ -112,8 +112,8 @@ def test_workers_divide_the_buckets_among_them(join: Join) -> None:
 
     shares = [worker.buckets for worker in workers]
     assert set.union(*shares) == before
-    assert sum(map(len, shares)) == locks.BUCKETS, "no bucket has two owners"
-    assert all(locks.BUCKETS / 6 < len(share) < locks.BUCKETS / 2 for share in shares)
+    assert sum(map(len, shares)) == ids.BUCKETS, "no bucket has two owners"
+    assert all(ids.BUCKETS / 6 < len(share) < ids.BUCKETS / 2 for share in shares)
 
 
 def test_only_a_leaving_workers_share_moves(join: Join) -> None:
@@ -125,11 +125,11 @@ def test_only_a_leaving_workers_share_moves(join: Join) -> None:
 
     leaving.session.close()
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while sum(len(worker.buckets) for worker in staying) < locks.BUCKETS and time.monotonic() < deadline:
+    while sum(len(worker.buckets) for worker in staying) < ids.BUCKETS and time.monotonic() < deadline:
         tick_all(staying)
 
     assert all(worker.buckets > had for worker, had in zip(staying, before, strict=True))
-    assert sum(len(worker.buckets) for worker in staying) == locks.BUCKETS
+    assert sum(len(worker.buckets) for worker in staying) == ids.BUCKETS
 
 
 def test_idle_and_pending_events_take_no_locks(connection: Connection, settings: Settings) -> None:
@@ -142,7 +142,7 @@ def test_idle_and_pending_events_take_no_locks(connection: Connection, settings:
     owner.close()
 
     assert [entry["event"] for entry in logs] == ["worker_joined", "buckets_moved"]
-    assert held[0] == locks.BUCKETS + 2, "its number, and the version that it knows"
+    assert held[0] == ids.BUCKETS + 2, "its number, and the version that it knows"
 
 
 def read_by_a_tick(worker: Ownership) -> dict[str, int]:
@@ -168,7 +168,7 @@ def test_a_tick_reads_no_idle_event(connection: Connection, join: Join, workers:
 
     assert read.keys() == {"ledger_mark", "pending_command"}
     assert sum(read.values()) < 50
-    assert len(joined[0].session.execute(locks.HELD.encode()).fetchall()) == locks.BUCKETS + 2 * workers
+    assert len(joined[0].session.execute(locks.HELD.encode()).fetchall()) == ids.BUCKETS + 2 * workers
 
 
 @pytest.mark.parametrize(("events", "commands"), [(0, 0), (19, 1), (20, 1), (30, 7), (3, 50), (4_500, 1)])
@@ -225,11 +225,11 @@ def test_a_silent_workers_events_move(
 
     with capture_logs() as logs:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while len(other.buckets) < locks.BUCKETS and time.monotonic() < deadline:
+        while len(other.buckets) < ids.BUCKETS and time.monotonic() < deadline:
             other.rebalance()
             time.sleep(0.05)
 
-    assert len(other.buckets) == locks.BUCKETS
+    assert len(other.buckets) == ids.BUCKETS
     assert [entry["event"] for entry in logs] == ["silent_worker_ended"]
 
 
@@ -242,7 +242,7 @@ def test_a_worker_that_ticks_is_not_ended(join: Join) -> None:
             time.sleep(0.05)
 
     assert logs == []
-    assert sum(len(worker.buckets) for worker in workers) == locks.BUCKETS
+    assert sum(len(worker.buckets) for worker in workers) == ids.BUCKETS
 
 
 def test_a_former_owner_decides_nothing(connection: Connection, settings: Settings, join: Join) -> None:
@@ -251,7 +251,7 @@ def test_a_former_owner_decides_nothing(connection: Connection, settings: Settin
     run(settings.database_url, _END_WORKERS)
     other = join(2)
     other.rebalance()
-    assert len(other.buckets) == locks.BUCKETS
+    assert len(other.buckets) == ids.BUCKETS
     world = a_world(connection, register(1))
 
     with capture_logs() as logs:

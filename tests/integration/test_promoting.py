@@ -18,7 +18,8 @@ from tests.simulation.histories import SETTINGS, Request, change, history, move,
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from tests.simulation.worlds import asked
-from worker import batch, isolation, load
+from worker import batch, load
+from worker.owner import apply as apply_batch
 
 PORTION = rules.PROMOTED_SPOTS_MAX
 MANY = 5 * PORTION // 2
@@ -71,7 +72,7 @@ def counters(connection: Connection, world: InPostgres) -> tuple[int, int, int, 
 
 
 def apply(world: InPostgres, limit: int = 2_000) -> batch.Applied:
-    return isolation.apply(session_of(world.connection), [world.event_id], limit)
+    return apply_batch(session_of(world.connection), [world.event_id], limit)
 
 
 def test_a_capacity_for_many_is_given_in_portions(connection: Connection) -> None:
@@ -173,12 +174,12 @@ def test_a_batch_reads_few_waiting_registrations(
         ask(world, change(capacity=MANY))
     session = session_of(connection)
 
-    applied = isolation.apply(session, [world.event_id for world in worlds], 100)
+    applied = apply_batch(session, [world.event_id for world in worlds], 100)
 
     assert len(applied.settled) == 1
     first, second, third = (world.event_id for world in worlds)
     assert applied.unfinished == [second, third, first]
-    while (applied := isolation.apply(session, [world.event_id for world in worlds], 100)).settled:
+    while (applied := apply_batch(session, [world.event_id for world in worlds], 100)).settled:
         pass
     for world in worlds:
         assert counters(connection, world) == (MANY, 0, MANY, 0)
@@ -192,14 +193,14 @@ def test_other_events_come_between_the_portions(
     ask(other, register(1))
     owner = an_owner(settings)
     settled: list[set[UUID]] = []
-    apply = isolation.apply
+    apply = apply_batch
 
     def recording(*arguments: Any) -> batch.Applied:
         applied = apply(*arguments)
         settled.append({command.event_id for command in applied.settled})
         return applied
 
-    monkeypatch.setattr(isolation, "apply", recording)
+    monkeypatch.setattr("worker.owner.apply", recording)
     while {} in outcomes_of(large):
         owners.tick(owner)
     owner.close()
@@ -213,7 +214,7 @@ def _apply_for_ever(database: str, event_id: UUID) -> None:
     with as_worker(database) as owner:
         session = session_of(owner)
         while True:
-            isolation.apply(session, [event_id], 2_000)
+            apply_batch(session, [event_id], 2_000)
 
 
 def test_an_owner_killed_in_the_middle_loses_nothing(database: str, connection: Connection) -> None:

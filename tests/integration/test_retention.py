@@ -27,7 +27,7 @@ from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 from tests.databases import as_worker, run, session_of, settle_all
-from worker import isolation
+from worker.owner import apply as apply_batch
 
 OLD = timedelta(days=31)
 YOUNG = timedelta(days=29)
@@ -213,7 +213,7 @@ def test_an_erasure_leaves_a_pending_command_whole(database: str, event_id: UUID
     asyncio.run(_accept(database, later, ()))
 
     with as_worker(database) as owner:
-        assert len(isolation.apply(session_of(owner), [event_id], 1).settled) == 1
+        assert len(apply_batch(session_of(owner), [event_id], 1).settled) == 1
         before = payloads(database)[later.id], len(run(database, "SELECT key FROM idempotency_key"))
     settle_all(database, event_id, 1)
 

@@ -28,7 +28,7 @@ from shared.settings import Settings
 from tests.databases import as_worker, session_of
 from tests.integration.test_service_readiness import FINE, read
 from tests.stage import CHECKOUT
-from worker import isolation
+from worker.owner import apply as apply_batch
 from worker.ownership import Ownership
 
 ROLES = Path(CHECKOUT / "docs/sql/roles.sql").read_text(encoding="utf-8")
@@ -78,13 +78,13 @@ def test_api_and_worker_can_do_their_work(granted: str) -> None:
     asked = accept_as_api(granted)
 
     with as_role(granted, "admitone_worker") as worker:
-        (settled,) = isolation.apply(session_of(worker), [asked.event_id], 10).settled
+        (settled,) = apply_batch(session_of(worker), [asked.event_id], 10).settled
 
         erased = msgspec.json.encode(
             Erase(registration_ids=(ids.registration_id(asked.id),), command_ids=(asked.id,))
         )
         accept_as_api(granted, event_id=asked.event_id, kind="erase", payload=erased)
-        isolation.apply(session_of(worker), [asked.event_id], 10)
+        apply_batch(session_of(worker), [asked.event_id], 10)
         told = worker.execute(
             text("SELECT payload::text, name FROM command JOIN registration ON command_id = command.id")
         )
@@ -153,14 +153,14 @@ def test_the_api_role_can_heal_a_counter(
         Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
         healing = pool.submit(verification.run, settings, [], heal=True)
         while not healing.done():
-            isolation.apply(worker, [asked.event_id], 10)
+            apply_batch(worker, [asked.event_id], 10)
 
     assert healing.result().in_sync
 
 
 def test_its_role_can_tidy(settings_of: Callable[[str], Settings], connection: Connection) -> None:
     asked = accept_as_api(settings_of("admitone_api").database_url, idempotency_key=b"k", fingerprint=b"f")
-    isolation.apply(session_of(connection), [asked.event_id], 10)
+    apply_batch(session_of(connection), [asked.event_id], 10)
 
     forgotten = retention.tidy(settings_of("admitone_tidy").database_url, 0)
 
@@ -175,11 +175,11 @@ def test_the_api_role_can_erase(settings_of: Callable[[str], Settings]) -> None:
         connections.worker_session(settings_of("admitone_worker")) as worker,
     ):
         Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
-        isolation.apply(worker, [asked.event_id], 10)
+        apply_batch(worker, [asked.event_id], 10)
         subject = Subject(event_id=asked.event_id)
         erasing = pool.submit(erasure.erase, settings, [subject], None, dry_run=False)
         while not erasing.done():
-            isolation.apply(worker, [asked.event_id], 10)
+            apply_batch(worker, [asked.event_id], 10)
 
     assert erasing.result() == Report(events=1, registrations=1, commands=1, samples_stay=True)
 
@@ -207,7 +207,7 @@ def test_the_api_role_can_erase(settings_of: Callable[[str], Settings]) -> None:
 def test_no_role_can_rewrite_the_past(granted: str, role: str, statement: str) -> None:
     asked = accept_as_api(granted)
     with as_role(granted, "admitone_worker") as worker:
-        isolation.apply(session_of(worker), [asked.event_id], 10)
+        apply_batch(session_of(worker), [asked.event_id], 10)
 
     with as_role(granted, role) as connection, pytest.raises(ProgrammingError) as refused:
         connection.execute(text(statement))
@@ -218,7 +218,7 @@ def test_no_role_can_rewrite_the_past(granted: str, role: str, statement: str) -
 def test_old_keys_are_forgotten_and_young_ones_kept(granted: str, connection: Connection) -> None:
     old, young = (accept_as_api(granted, idempotency_key=key, fingerprint=key) for key in (b"old", b"young"))
     for asked in (old, young):
-        isolation.apply(session_of(connection), [asked.event_id], 10)
+        apply_batch(session_of(connection), [asked.event_id], 10)
     with connection.begin():
         statement = text(
             "UPDATE idempotency_key SET created_at = created_at - interval '31 days' WHERE command_id = :id"

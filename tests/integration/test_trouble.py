@@ -15,6 +15,7 @@ from tests.simulation.histories import SETTINGS, history, register
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Told
 from worker import isolation
+from worker.owner import apply as apply_batch
 from worker.trouble import TIMEOUTS_APART_SECONDS, Troubles
 
 OF_THE_COMMAND = ["22012", "22P02", "23514", "23505", "54000", "54001", "XX000", "XX001"]
@@ -89,7 +90,7 @@ class Stage:
         """Apply batches until nothing can be settled."""
         session = session_of(self.connection)
         with capture_logs():
-            while isolation.apply(session, [self.world.event_id], 100, troubles=self.troubles).settled:
+            while apply_batch(session, [self.world.event_id], 100, troubles=self.troubles).settled:
                 pass
 
     def retry(self, seconds: float) -> list[SettledCommand]:

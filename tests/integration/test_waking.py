@@ -18,8 +18,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-from api.commands.bucket_owners import BucketOwners
-from api.commands.waker import Waker
+from api.commands.waker import BucketOwners, Waker
 from ops.embedded import Servers
 from shared.domain import ids
 from shared.domain.outcomes import Confirmed, SettledCommand
@@ -46,18 +45,18 @@ def own(connection: Connection, number: int, events: Sequence[UUID]) -> None:
     """Own these events, as the worker of this number does."""
     connection.execute(_JOIN, {"number": number})
     for event_id in events:
-        connection.execute(_OWN, {"bucket": locks.bucket(event_id)})
+        connection.execute(_OWN, {"bucket": ids.bucket(event_id)})
 
 
 def events_in_buckets(count: int) -> list[UUID]:
     """Return events of as many buckets."""
-    found = {locks.bucket(event_id): event_id for event_id in (ids.new_id() for _ in range(20 * count))}
+    found = {ids.bucket(event_id): event_id for event_id in (ids.new_id() for _ in range(20 * count))}
     return list(found.values())[:count]
 
 
 def event_queues(events: Sequence[UUID]) -> list[tuple[str, list[UUID]]]:
     """Return a message for each event, to the event's queue."""
-    return [(queues.event_queue_name(event_id), [event_id]) for event_id in events]
+    return [(queues.EVENT_QUEUE % event_id, [event_id]) for event_id in events]
 
 
 async def unsent(_: str, __: Sequence[UUID]) -> None:
@@ -93,8 +92,8 @@ def test_first_messages_go_to_the_owners(settings: Settings) -> None:
         (messages,) = addressed(settings, [(NOW, events)])
 
     assert messages == [
-        (queues.owner_queue_name(ONE), events[:5]),
-        (queues.owner_queue_name(OTHER), events[5:8]),
+        (queues.OWNER_QUEUE % ONE, events[:5]),
+        (queues.OWNER_QUEUE % OTHER, events[5:8]),
         *event_queues(events[8:]),
     ]
 
@@ -115,7 +114,7 @@ def test_an_event_woken_lately_has_its_own_queue(settings: Settings) -> None:
             ],
         )
 
-    queue, own_queue = queues.event_queue_name(first), queues.owner_queue_name(ONE)
+    queue, own_queue = queues.EVENT_QUEUE % first, queues.OWNER_QUEUE % ONE
     assert messages == [
         [(own_queue, [first])],
         [(queue, [first])],
@@ -156,7 +155,7 @@ def test_a_bounded_number_of_events_is_remembered(
         asked = [(NOW, [event_id]) for event_id in (*events, *events)] + [(later, events[2:])] * 2
         messages = addressed(settings, asked)
 
-    own_queue = [[(queues.owner_queue_name(ONE), [event_id])] for event_id in events]
+    own_queue = [[(queues.OWNER_QUEUE % ONE, [event_id])] for event_id in events]
     assert messages == [
         *own_queue,
         *[[message] for message in event_queues(events[:2])],
@@ -224,10 +223,8 @@ def test_one_message_wakes_an_owner_for_all(
         asyncio.run(wake())
 
     with results.connect(settings.broker_url) as client:
-        assert arguments(client, queues.event_queue_name(alone)) == [[[str(alone)]]]
-        assert arguments(client, queues.owner_queue_name(number)) == [
-            [[str(event_id) for event_id in events]]
-        ]
+        assert arguments(client, queues.EVENT_QUEUE % alone) == [[[str(alone)]]]
+        assert arguments(client, queues.OWNER_QUEUE % number) == [[[str(event_id) for event_id in events]]]
 
 
 def test_another_broker_gets_messages_through_celery(settings: Settings) -> None:
@@ -247,7 +244,7 @@ def test_redis_gets_the_message_celery_sends(settings: Settings, events: int) ->
         await sender.send(queue, event_ids)
         await sender.close()
 
-    queue = queues.event_queue_name(event_ids[0])
+    queue = queues.EVENT_QUEUE % event_ids[0]
     queues.wake(app, queue, event_ids)
     asyncio.run(send())
     with results.connect(settings.broker_url) as client:
@@ -371,7 +368,7 @@ def test_messages_that_nobody_reads_stay_few(settings: Settings) -> None:
     async def send() -> None:
         sender = straight_to_redis(settings)
         for _ in range(3 * queues.MESSAGES_MAX):
-            await sender.send(queues.event_queue_name(event_id), [event_id])
+            await sender.send(queues.EVENT_QUEUE % event_id, [event_id])
         await sender.close()
 
     with results.connect(settings.broker_url) as client:

@@ -11,7 +11,7 @@ from tests.databases import session_of
 from tests.simulation import histories, worlds
 from tests.simulation.model import TAKEN, Json, Told
 from tests.simulation.snapshot import Entry, Row, Snapshot
-from worker import isolation
+from worker.owner import apply as apply_batch
 
 _FREE_SLUGS = text(
     "UPDATE event SET slug = id::text, former_slugs = NULL, slug_released_at = NULL WHERE slug <> :taken"
@@ -81,7 +81,7 @@ class InPostgres:
 
     def apply(self, limit: int) -> int:
         """Let the owner take up to `limit` commands in one transaction."""
-        return len(isolation.apply(session_of(self.connection), [self.event_id], limit).settled)
+        return len(apply_batch(session_of(self.connection), [self.event_id], limit).settled)
 
     def snapshot(self) -> Snapshot:
         with self.connection.begin():

@@ -7,9 +7,8 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from api.commands import result_poller
-from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter
-from api.commands.result_poller import ResultPoller
+from api.commands import outcome_waiter
+from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter, ResultPoller
 from api.tasks import SingleTask
 from shared.domain.outcomes import Confirmed
 from shared.messaging import results
@@ -120,7 +119,7 @@ def test_a_command_answered_in_time_is_not_asked_for() -> None:
 
 
 def test_polling_reaches_every_event_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_poller, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", 0.001)
     reads: list[set[UUID]] = []
 
     async def nothing(_: object, command_ids: Sequence[UUID]) -> list[None]:

@@ -10,9 +10,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
 from api.commands import waker
-from api.commands.bucket_owners import BucketOwners
-from api.commands.waker import Send, Waker
-from shared.postgres import locks
+from api.commands.waker import BucketOwners, Send, Waker
+from shared.domain import ids
 
 NEVER_SECONDS = 3_600
 SOON_SECONDS_MAX = 20
@@ -33,7 +32,7 @@ class Messages:
 
     def waker(self, send: Send | None = None) -> Waker:
         owners = BucketOwners(create_async_engine("postgresql+psycopg://127.0.0.1:9/nothing"))
-        owners.numbers = {locks.bucket(event_id): 1 for event_id in (B, C)}
+        owners.numbers = {ids.bucket(event_id): 1 for event_id in (B, C)}
         clock = time.monotonic if self.seconds is None else lambda: self.seconds or 0.0
         return Waker(send or self.send, owners, clock)
 

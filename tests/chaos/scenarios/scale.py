@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from msgspec import Struct
 
+from shared.domain import ids
 from shared.postgres import locks
 from tests.chaos.judge import evidence, judge
 from tests.chaos.scenarios import sampling, witness
@@ -78,7 +79,7 @@ class Owners:
         if owned != owners:
             self.violations.append(f"owner: {owners} sessions have the locks of {owned} buckets")
         self.unowned_seconds = max(self.unowned_seconds, time.monotonic() - self._complete)
-        if owned == locks.BUCKETS:
+        if owned == ids.BUCKETS:
             self._complete = time.monotonic()
 
 
@@ -168,7 +169,7 @@ def _scale(service: Service, plan: Plan, steps: list[Step]) -> None:
 def _wait_moved(service: Service) -> None:
     """Return once all workers together own every bucket."""
     until = time.monotonic() + MOVED_SECONDS_MAX
-    while service.query(_OWNED)[0] != (locks.BUCKETS, locks.BUCKETS, len(service.workers)):
+    while service.query(_OWNED)[0] != (ids.BUCKETS, ids.BUCKETS, len(service.workers)):
         if time.monotonic() > until:
             raise HarnessError(f"buckets have no owner{service.last_words()}")
         time.sleep(SAMPLE_SECONDS)

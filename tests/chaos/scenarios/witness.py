@@ -9,6 +9,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from shared.domain import ids
 from shared.postgres import locks
 from tests.chaos.service import Service
 
@@ -62,7 +63,7 @@ def testimony(service: Service) -> Testimony:
     for pid, events, at_write, at_commit in service.query(_READ):
         batches[pid] += 1
         for event in events:
-            bucket = locks.bucket(UUID(event))
+            bucket = ids.bucket(UUID(event))
             if bucket not in at_write or bucket not in at_commit:
                 violations.append(f"owner: session {pid} decided event {event} without its bucket {bucket}")
             if owners[event][-1:] != [pid]:

@@ -122,7 +122,7 @@ class Judge:
         for (table, event_id), rows in transaction.written.items():
             if table != "outcome":
                 continue
-            if not transaction.backend.holds(locks.BUCKET, locks.bucket(event_id)):
+            if not transaction.backend.holds(locks.BUCKET, ids.bucket(event_id)):
                 self.say(
                     16, f"session {transaction.backend.pid} settles commands of an event it does not own"
                 )

@@ -16,16 +16,15 @@ import msgspec
 from sqlalchemy.util import greenlet_spawn
 
 from api import services as api_services
-from api.commands.deadline import Deadline
 from api.commands.intake import AcceptanceUnknown, CommandRejected, IntakeFull, LedgerUnavailable
-from api.commands.submit import CommandRequest, Decided
+from api.commands.submit import CommandRequest, Deadline, Decided
 from api.edge.problems import ProblemError
 from shared import processes
 from shared.domain import commands, ids
 from shared.domain.commands import Command, Register
 from shared.messaging import queues, results
 from shared.messaging.results import Publisher
-from shared.postgres import arrays, connections, locks
+from shared.postgres import arrays, connections
 from shared.postgres.ledger import NumberingBehind
 from shared.settings import Settings
 from tests.simulation.protocol import loop
@@ -112,7 +111,7 @@ class Worker:
         with patch.object(processes, "own_number", lambda: self.number):
             owner = Owner(SETTINGS, publisher, event_queues, clock)
 
-        queue = queues.owner_queue_name(self.number)
+        queue = queues.OWNER_QUEUE % self.number
         consumer = Consumer(self._transports.redis, self.process, queue, owner.wake)
         self._transports.redis.consume(consumer)
         event_queues.attach(consumer)
@@ -208,8 +207,7 @@ def wired(transports: Transports, new_id: Callable[[], UUID]) -> Iterator[None]:
             },
             queues: {"celery_app": lambda _: None, "connect_sender": lambda *_: sender},
             owners: {"SimpleQueue": Inbox, "time": time_of_loop},
-            ids: {"new_id": new_id},
-            locks: {"BUCKETS": BUCKETS},
+            ids: {"new_id": new_id, "BUCKETS": BUCKETS},
         }
         for module, names in replaced.items():
             stack.enter_context(patch.multiple(module, **names))

@@ -260,7 +260,7 @@ def outcomes_are_stored_and_announced(stand: Stand) -> list[Any]:
 
 def messages_are_bounded_and_read_once(stand: Stand) -> list[Any]:
     sender = queues.connect_sender(queues.celery_app(stand.settings), stand.settings)
-    queue, event_ids = queues.owner_queue_name(4711), [UUID(int=number) for number in range(1, 4)]
+    queue, event_ids = queues.OWNER_QUEUE % 4711, [UUID(int=number) for number in range(1, 4)]
     for number in range(queues.MESSAGES_MAX + 3):
         stand.wait(sender.send(queue, [UUID(int=number)]))
     stand.wait(sender.send(queue, event_ids))
