@@ -211,7 +211,7 @@ def _judged(service: Service, workload: Workload, struck: list[Struck], resumed:
     with service.session() as session:
 
         def events() -> Iterator[EventEvidence]:
-            for event in evidence.read(session, history, service.set_aside()):
+            for event in evidence.read(session, history):
                 recovery.add_event(by_since, event.commands)
                 yield event
 

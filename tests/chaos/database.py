@@ -39,8 +39,17 @@ TRIGGERS = f"""
     END $$;
     CREATE TRIGGER chaos_erased AFTER UPDATE OF payload ON command
     FOR EACH ROW EXECUTE FUNCTION chaos_erased();
+    CREATE TABLE chaos_set_aside (command_id uuid PRIMARY KEY);
+    CREATE FUNCTION chaos_set_aside() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO chaos_set_aside VALUES (NEW.command_id) ON CONFLICT DO NOTHING;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER chaos_set_aside AFTER INSERT ON trouble
+    FOR EACH ROW WHEN (NEW.command_id IS NOT NULL) EXECUTE FUNCTION chaos_set_aside();
 """
-"""The first makes poison of a name; the second keeps each payload that is erased, for the judge."""
+"""The first makes poison of a name. The others keep, for the judge, each payload that is erased, and each
+command that is set aside for a while."""
 _PENDING = "SELECT count(*), coalesce(max(seq), 0) FROM pending_command WHERE seq <= %s"
 _DRIFTING = """
     SELECT id::text FROM event

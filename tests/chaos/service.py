@@ -1,6 +1,5 @@
 """The service under test: its own servers, a relay on each way to them, API processes and workers."""
 
-import json
 import os
 import secrets
 import signal
@@ -168,16 +167,6 @@ class Service(Database):
         results = f"{name} {found.get('valkey_version', found['redis_version'])}"
         broker = [] if self.rabbitmq is None else [self.rabbitmq.version()]
         return ", ".join([f"PostgreSQL {postgres}", results, *broker])
-
-    def set_aside(self) -> frozenset[str]:
-        """Return the digests of the commands that the workers set aside for a while, from their logs."""
-        digests: set[str] = set()
-        for log in (self.data / "log").glob("worker-*.log"):
-            for line in log.read_bytes().splitlines():
-                if b"command_set_aside" in line:
-                    with suppress(ValueError):
-                        digests.add(json.loads(line)["command_digest"])
-        return frozenset(digests)
 
     def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
         """Return once the service is ready; raises `HarnessError` with the ends of the logs."""

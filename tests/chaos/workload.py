@@ -214,7 +214,8 @@ class Workload:
             return False
         operation.registration_id = (body.get("registration") or {}).get("id") or operation.registration_id
         told = _told(answer, body, first=first)
-        operation.decided = operation.decided or time.monotonic()
+        if code not in _HIDDEN:  # that tells nothing of the outcome
+            operation.decided = operation.decided or time.monotonic()
         if told not in operation.told:
             operation.told.append(told)
         return False

@@ -1,6 +1,7 @@
 """Faults of PostgreSQL, and of the ways to it: deciding goes on as soon as it takes writes again."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
@@ -8,10 +9,10 @@ from tests.chaos.faults.fault import SILENCE_SECONDS, TICK_SECONDS, Fault, Misse
 
 WRITABLE_SECONDS_MAX = 3.0
 _REFUSE = """
-    CREATE OR REPLACE FUNCTION chaos_no_space() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
-    CREATE TRIGGER chaos_no_space BEFORE INSERT ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION chaos_no_space();
+    CREATE OR REPLACE FUNCTION chaos_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'refused for a while' USING ERRCODE = '{state}'; END $$;
+    CREATE TRIGGER chaos_refuse BEFORE INSERT ON {table}
+    FOR EACH ROW EXECUTE FUNCTION chaos_refuse();
 """
 
 
@@ -171,16 +172,17 @@ class RegistrationsLocked(Locked):
 
 
 class NoSpace(OfPostgres):
-    """A table refuses all new rows with the error of a full disk (53100)."""
+    """A table refuses all new rows with an error that is not the command's own: that of a full disk."""
 
     lasts = (0.3, 2.0)
     table: ClassVar[str]
+    states: ClassVar[Sequence[str]] = ("53100",)
 
     def strike(self) -> None:
-        self.service.query(_REFUSE.format(table=self.table))
+        self.service.query(_REFUSE.format(table=self.table, state=self.chance.choice(self.states)))
 
     def heal(self) -> None:
-        self.service.query(f"DROP TRIGGER chaos_no_space ON {self.table}")
+        self.service.query(f"DROP TRIGGER chaos_refuse ON {self.table}")
 
 
 class NoSpaceAtAccepting(NoSpace):
@@ -193,6 +195,13 @@ class NoSpaceAtApplying(NoSpace):
     name = "no space at applying"
     meaning = "the ledger refuses outcomes as on a full disk"
     table = "outcome"
+
+
+class RegistrationsRefused(NoSpace):
+    name = "registrations refused"
+    meaning = "no registration can be added, as without disk or memory, or after a deadlock; outcomes can"
+    table = "registration"
+    states = ("53100", "53200", "40P01", "58030")
 
 
 class Checkpointed(OfPostgres):
@@ -222,5 +231,6 @@ FAULTS: list[type[Fault]] = [
     RegistrationsLocked,
     NoSpaceAtAccepting,
     NoSpaceAtApplying,
+    RegistrationsRefused,
     Checkpointed,
 ]

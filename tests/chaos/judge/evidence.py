@@ -1,7 +1,6 @@
 """The evidence of a run: all tables, read event by event, beside what the clients saw of each event."""
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from datetime import datetime
 from itertools import groupby
@@ -13,7 +12,6 @@ import psycopg
 from msgspec import Struct
 
 from tests.chaos.history import History, Operation
-from tests.simulation import auditor
 from tests.simulation.snapshot import Entry, Row
 
 Json = dict[str, Any]
@@ -32,6 +30,7 @@ _COMMANDS = """
     FROM ledger LEFT JOIN chaos_erased AS before ON before.command_id = ledger.id
     ORDER BY event_id, seq
 """
+_SET_ASIDE = "SELECT command_id::text FROM chaos_set_aside"
 _ROWS = """
     SELECT event_id::text, id::text, seq, command_id::text, name, email, spots_count, status
     FROM registration ORDER BY event_id, seq
@@ -80,15 +79,8 @@ class EventEvidence(Struct, kw_only=True):
     epoch: float
 
 
-def read(
-    session: "psycopg.Connection[tuple[Any, ...]]",
-    history: History,
-    set_aside: AbstractSet[str] = frozenset(),
-) -> Iterator[EventEvidence]:
-    """Yield every event of a database at rest, in one snapshot.
-
-    `set_aside` are the digests of the commands that the workers' logs name.
-    """
+def read(session: "psycopg.Connection[tuple[Any, ...]]", history: History) -> Iterator[EventEvidence]:
+    """Yield every event of a database at rest, in one snapshot."""
     of_event: dict[str, list[Operation]] = {}
     for operation in history.operations:
         of_event.setdefault(operation.event_id, []).append(operation)
@@ -98,6 +90,7 @@ def read(
             _Groups(ends.enter_context(session.cursor(name=name)), text)
             for name, text in (("commands", _COMMANDS), ("registrations", _ROWS), ("entries", _ENTRIES))
         )
+        set_aside = {id_ for (id_,) in session.execute(_SET_ASIDE)}
         for id_, now in session.execute(_EVENTS.encode()).fetchall():
             of_ledger = [_command(row) for row in commands.of(id_)]
             yield EventEvidence(
@@ -109,12 +102,8 @@ def read(
                 entries=[_entry(row) for row in entries.of(id_)],
                 operations=of_event.get(id_, ()),
                 epoch=history.epoch,
-                set_aside=_set_aside(of_ledger, set_aside),
+                set_aside=frozenset(c.id for c in of_ledger if c.id in set_aside),
             )
-
-
-def _set_aside(commands: Sequence[Command], digests: AbstractSet[str]) -> frozenset[str]:
-    return frozenset(c.id for c in commands if digests and auditor.command_digest(c.id) in digests)
 
 
 class _Groups:

@@ -103,7 +103,7 @@ def run(plan: Plan, folder: Path) -> Findings:
         found = witness.testimony(service)
         waits = [service.query(_WAITED, step.began, step.ended)[0] for step in steps]
         with service.session() as session:
-            verdict = judge.judge(evidence.read(session, workload.history, service.set_aside()))
+            verdict = judge.judge(evidence.read(session, workload.history))
         versions = service.versions()
     violations = [
         *verdict.violations,
