@@ -34,6 +34,7 @@ _WORDS = {
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
     "string_too_long": "must be text of at most {max_length} characters",
+    "too_long": "must be text of at most {max_length} characters",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
 }

@@ -7,7 +7,7 @@ that would have no effect is refused too.
 
 import re
 from functools import cache
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
@@ -40,6 +40,7 @@ _LIMIT = r"[1-9][0-9]{0,6}/[1-9][0-9]{0,3}s|off"
 Limit = Annotated[str, Field(pattern=f"^({_LIMIT})$")]
 """The requests of a client, and the seconds in which it may send them, or `off`."""
 _CONTACT = re.compile(r"(?:mailto:[^@]+@|https://|tel:\+?)[!-~]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
 
 
@@ -49,6 +50,22 @@ def _listed(value: object) -> object:
 
 
 Names = Annotated[frozenset[str] | None, NoDecode, BeforeValidator(_listed)]
+
+
+_WORDS = {
+    "missing": "is not set",
+    "too_short": "must have at least {min_length} characters",
+    "string_pattern_mismatch": "must be a limit such as 500/10s, or off",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less",
+    "path_not_directory": "is no folder",
+    "literal_error": "must be {expected}",
+}
+"""The words for people of pydantic's errors; those of other errors are its own."""
 
 
 class SettingsError(ExpectedError):
@@ -148,6 +165,16 @@ class Settings(DatabaseSettings):
         """The connections of an API process that serve only the lists, figures and exports of admins."""
         return max(1, (self.database_connections_max - 1) // 3)
 
+    @field_validator("host")
+    @classmethod
+    def _listens(cls, value: str) -> str:
+        if not _HOST_NAME.fullmatch(value):
+            try:
+                ip_address(value)
+            except ValueError as error:
+                raise ValueError("must be an address or a name, without brackets, scheme and port") from error
+        return value
+
     @field_validator("admin_key", "viewer_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
@@ -168,7 +195,8 @@ class Settings(DatabaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: frozenset[str] | None) -> frozenset[str] | None:
-        return _all_like(_ORIGIN, value, "origins such as https://tickets.example.org, or be *")
+        origins = _all_like(_ORIGIN, value, "origins such as https://tickets.example.org, or be *")
+        return origins and frozenset(map(_without_usual_port, origins))
 
     @field_validator("security_contact")
     @classmethod
@@ -229,6 +257,14 @@ def _all_like(pattern: re.Pattern[str], values: frozenset[str] | None, words: st
     return values
 
 
+def _without_usual_port(origin: str) -> str:
+    """Return an origin as browsers send it."""
+    for scheme, port in (("https://", ":443"), ("http://", ":80")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
+
+
 _AnySettings = TypeVar("_AnySettings", bound=DatabaseSettings)
 
 
@@ -245,7 +281,8 @@ def load(kind: type[_AnySettings]) -> _AnySettings:
 
 
 def _sentence(problem: ErrorDetails) -> str:
-    reason = "is not set" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+    words = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    reason = words.format(**problem.get("ctx", {}))
     name = "_".join(str(part) for part in problem["loc"]).upper()
     return f"ADMITONE_{name}: {reason}" if name else reason
 

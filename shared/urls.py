@@ -56,6 +56,8 @@ def database(value: str) -> str:
         raise ValueError("is not a database URL, such as postgresql://user:password@host/name") from error
     if url.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
+    if url.port == 0 or "\0" in unquote(value):
+        raise ValueError("has the port 0, or the character %00, with which nothing can be reached")
     url = url.set(drivername="postgresql+psycopg")
     if url.host is not None and url.host.startswith(("%2F", "%2f")):  # libpq's form of a socket's folder
         url = url.set(host="").update_query_dict({"host": unquote(url.host)})
@@ -77,17 +79,21 @@ def redis(value: str) -> str:
     _check_scheme(value, _REDIS)
     url = _split(re.sub("^unix:", "redis+socket:", value))
     given = dict(parse_qsl(url.query, keep_blank_values=True))
-    number, path = given.pop("virtual_host", None) or given.pop("db", None), url.path
+    numbers, path = {given.pop(name) for name in ("virtual_host", "db") if name in given}, url.path
     if url.scheme != "redis+socket":
-        number = path.strip("/") or number
-        path = f"/{number or 0}"
-    if not (number or "0").isdecimal():
+        numbers |= {path.strip("/")} - {""}
+    number = numbers.pop() if numbers else "0"
+    if numbers:
+        raise ValueError("names two databases")
+    if not re.fullmatch("[0-9]+", number):
         raise ValueError("names its database by something else than a number, such as redis://host:6379/0")
+    if url.scheme != "redis+socket":
+        path = f"/{number}"
     if url.scheme == "rediss":
         given = _tls_parameters(given)
     _refuse_unknown(set(given) - (_TLS_PARAMETERS if url.scheme == "rediss" else set()))
     if url.scheme == "redis+socket":
-        given["virtual_host"] = number or "0"
+        given["virtual_host"] = number
     return _joined(url.scheme, url.netloc + path, given)
 
 
@@ -99,8 +105,10 @@ def broker(value: str) -> str:
     for url in map(_split, value.split(";")):
         if url.scheme == "amqp" and "ssl_" in url.query:
             raise ValueError("has parameters for TLS; then it must start with amqps://")
-        if url.scheme == "amqps":
-            _tls_parameters(dict(parse_qsl(url.query)))
+        given = dict(parse_qsl(url.query, keep_blank_values=True))
+        _refuse_unknown(
+            set(_tls_parameters(given)) - _TLS_PARAMETERS if url.scheme == "amqps" else set(given)
+        )
     return value
 
 
@@ -146,6 +154,8 @@ def _check_scheme(value: str, schemes: tuple[str, ...]) -> None:
         raise ValueError(f"must be a URL that starts with one of {', '.join(f'{s}://' for s in schemes)}")
     if re.search(r"\s", value):
         raise ValueError("has white space in it")
+    if "," in address.rpartition("@")[2].partition("/")[0]:
+        raise ValueError("names several hosts: a Redis has one, and brokers of AMQP are divided by ;")
 
 
 def _check_parameters(url: URL) -> None:

@@ -74,7 +74,7 @@ def registration(
 
 def status(raw: RawRegistration, mapping: SourceMapping) -> str:
     """Return what the registration's status and its columns of deletion and cancellation mean together."""
-    meaning = mapping.registration.statuses.get(raw.status or "", NOT_UNDERSTOOD)
+    meaning = mapping.registration.status(raw.status)
     if raw.deleted or meaning == "DELETED":
         return "DELETED"
     return Status.CANCELLED.value if raw.cancelled else meaning
@@ -127,7 +127,7 @@ def _against(raw: RawRegistration, meaning: str, name: str, spots: int | None) -
 
 
 def _cancellation(raw: RawRegistration, mapping: SourceMapping, spots: int) -> list[Problem]:
-    said = mapping.registration.statuses.get(raw.status or "", NOT_UNDERSTOOD)
+    said = mapping.registration.status(raw.status)
     if not raw.cancelled or said == Status.CANCELLED:
         return []
     columns = ", ".join(mapping.registration.of("cancelled"))

@@ -103,7 +103,7 @@ class EventReader:
     def _status(self, raw: RawEvent) -> str | None:
         """Return what the event's status means, None if the source has no column of statuses."""
         event = self.mapping.event
-        return event.statuses.get(raw.status or "", NOT_UNDERSTOOD) if event.of("status") else None
+        return event.status(raw.status) if event.of("status") else None
 
     def _capacity(self, raw: RawEvent, registrations: int, problems: "_Problems") -> int | None:
         """Return the capacity, None if the event cannot be taken with it."""

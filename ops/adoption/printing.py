@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ops.adoption.report import GONE, MENDED, AdoptedEvent, Fate, Report
 from ops.adoption.sources.meanings import IGNORED, NOT_UNDERSTOOD
@@ -65,8 +65,7 @@ def show(report: Report) -> None:
 
 
 def _columns(report: Report) -> Table:
-    table = Table("table", "column", "type", "meaning", "rows with a value", title="Columns")
-    table.title_justify = "left"
+    table = _table("Columns", "table", "column", "type", "meaning", "rows with a value")
     for column in report.columns:
         filled = f"{column.rows_with_value} of {column.rows}"
         meaning = _MEANINGS.get(column.meaning, column.meaning)
@@ -76,7 +75,7 @@ def _columns(report: Report) -> Table:
 
 def _events(report: Report) -> Table:
     headings = "event", "", "taken", "confirmed", "waiting", "over", "drift", "promotable", "closed"
-    table = Table(*headings, title="Events", title_justify="left")
+    table = _table("Events", *headings)
     fates = _FATES_OF_A_DRY_RUN if report.dry_run else _FATES
     for event in report.events:
         name = event.slug or event.source_id
@@ -98,7 +97,7 @@ def _numbers(event: AdoptedEvent) -> list[str]:
 
 
 def _problems(report: Report) -> Table:
-    table = Table("problem", "", "event", "registration", "what", title="Problems", title_justify="left")
+    table = _table("Problems", "problem", "", "event", "registration", "what")
     for problem in report.problems[:PROBLEMS_SHOWN_MAX]:
         taken = "gone from the source" if problem.code in GONE else "taken"
         if problem.code not in MENDED | GONE:
@@ -106,6 +105,12 @@ def _problems(report: Report) -> Table:
         ids = problem.event_id or "-", problem.registration_id or "-"
         table.add_row(problem.code.value, taken, *ids, problem.detail)
     return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Return a table that shows names whole, also in a narrow terminal."""
+    columns = (Column(heading, overflow="fold") for heading in headings)
+    return Table(*columns, title=title, title_justify="left")
 
 
 def _sentence(report: Report) -> str:

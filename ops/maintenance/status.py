@@ -6,7 +6,7 @@ from uuid import UUID
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Connection, Row, text
 
 from ops.maintenance import delays, verification
@@ -137,7 +137,8 @@ def as_json(status: Status) -> dict[str, object]:
 def show(status: Status) -> None:
     """Print the status for people."""
     console = Console()
-    workers = Table("worker", "owns", "among them", "last tick", title="Workers", title_justify="left")
+    names = (Column(name, overflow="fold") for name in ("worker", "owns", "among them", "last tick"))
+    workers = Table(*names, title="Workers", title_justify="left")
     for worker in status.workers:
         workers.add_row(
             f"{worker.host}/{worker.pid}",
@@ -146,7 +147,8 @@ def show(status: Status) -> None:
             "not told to this role" if (age := worker.tick_age_seconds) is None else f"{age:.1f} s ago",
         )
     console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
-    table = Table("event", "pending", "oldest", title="Pending commands", title_justify="left")
+    event = Column("event", overflow="fold")
+    table = Table(event, "pending", "oldest", title="Pending commands", title_justify="left")
     for waiting in status.backlog:
         table.add_row(waiting.event, str(waiting.pending), f"{waiting.oldest_seconds:.1f} s")
     console.print(table if status.backlog else "Nothing is pending.")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Connection, Row, text
 
 from ops.maintenance import decisions
@@ -122,7 +122,8 @@ def plain(event: Verified) -> dict[str, object]:
 def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
     """Print the events with drift, the oversold events, and a numbering that is behind."""
     console = Console()
-    table = Table("event", "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by")
+    numbers = "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by"
+    table = Table(Column("event", overflow="fold"), *numbers)
     for event in events:
         if event.in_sync and not event.overbooked_spots:
             continue

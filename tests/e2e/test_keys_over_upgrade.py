@@ -37,7 +37,7 @@ BARE: Sequence[Callable[[str], Lines]] = (
     lambda key: [f" \t{key}"],
     lambda key: [key, key],
 )
-BLANK_BEHIND: Sequence[Callable[[str], Lines]] = (lambda key: [f"{key} \t "],)
+BLANK_BEHIND: Sequence[Callable[[str], Lines]] = (lambda key: [f"{key}  "],)
 QUOTED: Sequence[Callable[[str], Lines]] = (
     lambda key: [quoted(key)],
     lambda key: [f"{quoted(key)};ordered"],

@@ -15,6 +15,7 @@ from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError, adopted_id
 from ops.adoption.cleaning import CleanRegistration
 from ops.adoption.report import GONE, Report
+from ops.adoption.sources.survey import STATUSES_MAX
 from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
 from tests.databases import as_worker, session_of
@@ -344,6 +345,40 @@ def test_a_mapping_is_printed_edited_and_given_back(
     assert rows[0].created_at.isoformat() == "2026-01-01T09:00:00+00:00"
     adoption.print_mapping(empty_database, tmp_path / "edited.toml")
     assert tomllib.loads(capsys.readouterr().out) == tomllib.loads(printed)
+
+
+def test_a_mapping_says_what_no_status_means(
+    source: str, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns(source, "Event", "ADD status text")
+    columns(source, "Registration", "ALTER status TYPE text")
+    add_event(source, "e")
+    for id_, status in (("null", None), ("empty", ""), ("other", "?")):
+        add_registration(source, id_, "e", status=status)
+    adoption.print_mapping(source)
+    printed = capsys.readouterr().out
+    assert '"" = "?"    # 1 rows' in printed
+    assert '"" = "?"    # 2 rows' in printed
+    event, registration = printed.split("[registration]")
+    edited = (event.replace('"" = "?"', '"" = "OPEN"'), registration.replace('"" = "?"', '"" = "CONFIRMED"'))
+
+    report = adopt(source, database, mapping=mapping_of(tmp_path / "edited", "[registration]".join(edited)))
+
+    assert (problems(report), states(database)) == ([("STATUS_UNKNOWN", "e", "other")], {"e": "OPEN"})
+    assert run(database, "SELECT status FROM registration") == [("CONFIRMED",)] * 2
+
+
+def test_a_status_is_known_among_many_others(source: str, database: str) -> None:
+    columns(source, "Registration", "ALTER status TYPE text")
+    add_event(source, "e")
+    for number in range(STATUSES_MAX + 1):
+        add_registration(source, f"other-{number}", "e", status=f"SEAT {number}")
+    add_registration(source, "waits", "e", status="waiting list")
+
+    report = adopt(source, database)
+
+    assert report.registrations == 1
+    assert run(database, "SELECT status FROM registration") == [("WAITLIST",)]
 
 
 SNAKE = """

@@ -139,6 +139,7 @@ CONTROL = "must not hold control characters or characters that change the direct
             "status=confirmed",
             "must be 'CONFIRMED', 'WAITLIST' or 'CANCELLED'",
         ),
+        ("/api/events/{id}/registrations", f"q={'a' * 201}", "must be text of at most 200 characters"),
         ("/api/events/{id}/registrations", "limit=%00", "must be a whole number"),
         ("/api/events/{id}/commands", "outcome=%00", "must be 'failed'"),
         ("/api/events/{id}/export", "format=%00", "must be 'csv' or 'ndjson'"),

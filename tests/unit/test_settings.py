@@ -150,7 +150,7 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_DATABASE_URL", "mysql://localhost/x", "must be a postgresql:// URL"),
         ("ADMITONE_BROKER_URL", "localhost:6379", "must be a URL that starts with one of"),
         ("ADMITONE_RESULT_URL", "amqp://localhost", "must be a URL that starts with one of"),
-        ("ADMITONE_PORT", "70000", "less than or equal to 65535"),
+        ("ADMITONE_PORT", "70000", "must be 65535 or less"),
         ("ADMITONE_DATABASE_URL", "", "is not set"),
         ("ADMITONE_DATABASE_URL", " \n", "is not set"),
         ("ADMITONE_DATABASE_URL", '"postgresql://localhost/x"', "has quotation marks around it"),
@@ -183,7 +183,7 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_ADMIN_KEY", '"0123456789abcdef"', "has quotation marks around it"),
         ("ADMITONE_ADMIN_KEY", "0123456789\nabcdef", "has a line break"),
         ("ADMITONE_ADMIN_KEY", "0123456789abcdéf", "no client can send"),
-        ("ADMITONE_ADMIN_KEY", "short", "at least 16"),
+        ("ADMITONE_ADMIN_KEY", "short", "must have at least 16 characters"),
         ("ADMITONE_CORS_ORIGINS", "https://shop.example/", "must list origins such as"),
         ("ADMITONE_CORS_ORIGINS", "shop.example", "must list origins such as"),
         ("ADMITONE_EMAIL_DOMAINS_REFUSED", "trash.example,@x.example", "must list domains such as"),
@@ -191,8 +191,25 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_SECRET_KEY", "short", "at least 16"),
         ("ADMITONE_TRUSTED_PROXIES", "10.0.0.0/8, proxy.example", "must list addresses and networks"),
         ("ADMITONE_TRUSTED_PROXIES", "10.0.0.1/8", "must list addresses and networks"),
-        ("ADMITONE_LIMIT_REGISTER", "0/10s", "String should match pattern"),
-        ("ADMITONE_LIMIT_KEYS", "500/minute", "String should match pattern"),
+        ("ADMITONE_LIMIT_REGISTER", "0/10s", "must be a limit such as 500/10s, or off"),
+        ("ADMITONE_LIMIT_KEYS", "500/minute", "must be a limit such as 500/10s, or off"),
+        ("ADMITONE_LIMITS", "true", "must be 'on' or 'off'"),
+        ("ADMITONE_METRICS_FOLDER", "/nowhere", "is no folder"),
+        ("ADMITONE_TICK_SECONDS", "0.5s", "must be a number"),
+        ("ADMITONE_TICK_SECONDS", "0", "must be above 0"),
+        ("ADMITONE_PORT", "9000/tcp", "must be a whole number"),
+        ("ADMITONE_HOST", "[::1]", "must be an address or a name, without brackets"),
+        ("ADMITONE_HOST", "localhost:9000", "without brackets, scheme and port"),
+        ("ADMITONE_HOST", "http://localhost", "without brackets, scheme and port"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h:0/x", "has the port 0"),
+        ("ADMITONE_DATABASE_URL", "postgresql://u:p%00@h/x", "the character %00"),
+        ("ADMITONE_RESULT_URL", "redis://h/0?db=3", "names two databases"),
+        ("ADMITONE_RESULT_URL", "redis://h/٣", "by something else than a number"),
+        ("ADMITONE_RESULT_URL", "redis://h:6379,g:6379/0", "names several hosts"),
+        ("ADMITONE_BROKER_URL", "amqp://u:a,b@h,g//", "names several hosts"),
+        ("ADMITONE_BROKER_URL", "amqp://h?heartbeat=5", "reads: heartbeat"),
+        ("ADMITONE_BROKER_URL", "amqp://h;amqp://g?ssl=true", "reads: ssl"),
+        ("ADMITONE_BROKER_URL", "amqps://h?ssl=true", "reads: ssl"),
         ("ADMITONE_SECOND_SECRET_KEY", DIGEST_KEY, "ADMITONE_SECOND_SECRET_KEY equals"),
         ("ADMITONE_ANSWER_WAIT_SECONDS", "60", "is above ADMITONE_ANSWER_WAIT_SECONDS_MAX"),
         ("ADMITONE_EVENT_PENDING_MAX", "300000", "is above ADMITONE_PENDING_MAX"),
@@ -208,6 +225,25 @@ def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, va
 
     with pytest.raises(SettingsError, match=said):
         load(Settings)
+
+
+def test_an_origin_is_as_browsers_send_it(environment: pytest.MonkeyPatch) -> None:
+    given = "https://A.example:443, http://a.example:80, http://a.example:443, http://[::1]:80"
+    environment.setenv("ADMITONE_CORS_ORIGINS", given)
+
+    assert load(Settings).cors_origins == {
+        "https://a.example",
+        "http://a.example",
+        "http://a.example:443",
+        "http://[::1]",
+    }
+
+
+@pytest.mark.parametrize("host", ["localhost", "api_1.internal", "10.0.0.1", "::", "::1", "fe80::1%eth0"])
+def test_a_host_is_an_address_or_a_name(environment: pytest.MonkeyPatch, host: str) -> None:
+    environment.setenv("ADMITONE_HOST", host)
+
+    assert load(Settings).host == host
 
 
 def test_the_viewer_key_is_not_the_admin_key(environment: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 class TableMapping:
     """A table of the source: the meaning of every column and of every status."""
 
+    role: str
     surveyed: Surveyed
     columns: Mapping[str, str]
     statuses: Mapping[str, str]
@@ -50,6 +51,10 @@ class TableMapping:
     def of(self, meaning: str) -> list[str]:
         """Return the columns with this meaning, in the order of the mapping."""
         return [name for name, meant in self.columns.items() if meant == meaning]
+
+    def status(self, value: str | None) -> str:
+        """Return the meaning of a status, of which null is an empty text; `NOT_UNDERSTOOD` without one."""
+        return self.statuses.get(value or "") or meanings.status(self.role, value or "")
 
     @property
     def unclear(self) -> list[str]:
@@ -170,7 +175,9 @@ def _table(link: Link, role: str, schema: str | None, written: _TableFile) -> Ta
     }
     statuses = {value: meanings.status(role, value) for value in counts} | written.statuses
     _check_statuses(role, written.statuses)
-    return TableMapping(surveyed=surveyed, columns=columns, statuses=statuses, status_counts=counts)
+    return TableMapping(
+        role=role, surveyed=surveyed, columns=columns, statuses=statuses, status_counts=counts
+    )
 
 
 def _check_columns(role: str, guessed: Mapping[str, str], written: Mapping[str, str]) -> None:

@@ -80,9 +80,12 @@ def table(link: Link, role: str, *, schema: str | None, name: str | None) -> Sur
 
 
 def statuses(link: Link, surveyed: Surveyed, column: str) -> list[tuple[str, int]]:
-    """Return the values of a column of statuses, the first `STATUSES_MAX`, each with its number of rows."""
+    """Return the values of a column of statuses, the first `STATUSES_MAX`, each with its number of rows.
+
+    A null is an empty text.
+    """
     query = sql.SQL(
-        'SELECT {column}::text COLLATE "C", count(*) FROM {table} WHERE {column} IS NOT NULL GROUP BY 1'
+        "SELECT coalesce({column}::text, '') COLLATE \"C\", count(*) FROM {table} GROUP BY 1"
         " ORDER BY 1 LIMIT {limit}"
     )
     parts = {"column": sql.Identifier(column), "table": surveyed.identifier, "limit": STATUSES_MAX}
