@@ -231,12 +231,9 @@ def test_an_origin_is_as_browsers_send_it(environment: pytest.MonkeyPatch) -> No
     given = "https://A.example:443, http://a.example:80, http://a.example:443, http://[::1]:80"
     environment.setenv("ADMITONE_CORS_ORIGINS", given)
 
-    assert load(Settings).cors_origins == {
-        "https://a.example",
-        "http://a.example",
-        "http://a.example:443",
-        "http://[::1]",
-    }
+    assert load(Settings).cors_origins == frozenset(
+        ("https://a.example", "http://a.example", "http://a.example:443", "http://[::1]")
+    )
 
 
 @pytest.mark.parametrize("host", ["localhost", "api_1.internal", "10.0.0.1", "::", "::1", "fe80::1%eth0"])
