@@ -30,7 +30,7 @@ from api.protection.challenges import Challenges
 from api.protection.client_limits import ClientLimits
 from api.protection.shared_memory import SharedMemory
 from api.queries import events
-from api.queries.availabilities import Availabilities
+from api.queries.availability import Availabilities
 from api.queries.exports import Exports
 from api.queries.figures import Figures
 from api.queries.keys import Keys

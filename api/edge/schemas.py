@@ -1,4 +1,4 @@
-"""The HTTP bodies of the public, camelCase on the wire; `api/openapi` describes them by these types."""
+"""The HTTP bodies of the public and the service, camelCase on the wire; `api/openapi` describes them all."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -151,3 +151,21 @@ class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
     ready: bool
     degraded: list[str]
     checks: dict[str, str]
+
+
+class IndexLinks(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Where the parts of the service are; `demo` is null if there is no demonstration event."""
+
+    docs: str = "/docs"
+    openapi: str = "/openapi.json"
+    health: str = "/healthz"
+    readiness: str = "/readyz"
+    demo: str | None
+
+
+class Index(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The name and the version of this service, and the places of its parts."""
+
+    service: str = "AdmitOne"
+    version: str
+    links: IndexLinks

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 
-from api.edge import schemas, schemas_admin, schemas_insight, schemas_keys, schemas_service
+from api.edge import schemas, schemas_admin, schemas_insight, schemas_keys
 from api.edge.problems import ProblemType
 from api.openapi import builders, examples
 from shared.domain import commands, texts
@@ -194,7 +194,7 @@ INDEX = builders.route(
             "description": "The links of this service; a page for clients that prefer `text/html`.",
             "content": {
                 "application/json": {
-                    "schema": builders.reference(schemas_service.Index),
+                    "schema": builders.reference(schemas.Index),
                     "examples": {"index": {"value": examples.INDEX}},
                 },
                 "text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"},
@@ -318,7 +318,7 @@ def _components() -> dict[str, Any]:
         ChangeEvent,
         *(
             body
-            for module in (schemas, schemas_admin, schemas_insight, schemas_keys, schemas_service)
+            for module in (schemas, schemas_admin, schemas_insight, schemas_keys)
             for name, body in vars(module).items()
             if not name.startswith("_")
             and isinstance(body, type)

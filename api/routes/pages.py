@@ -16,8 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from api.edge import responses
 from api.edge.problems import ProblemType
-from api.edge.schemas import Availability
-from api.edge.schemas_service import Index, IndexLinks
+from api.edge.schemas import Availability, Index, IndexLinks
 from api.openapi import public_routes
 from api.services import Provided, Services
 

@@ -13,8 +13,8 @@ from sqlalchemy import make_url
 from starlette.testclient import TestClient
 
 from api.main import create_app
-from api.queries import availabilities
-from api.queries.availabilities import Availabilities
+from api.queries import availability
+from api.queries.availability import Availabilities
 from api.queries.reader import Query, Reader
 from shared.postgres import connections
 from shared.settings import Settings
@@ -77,7 +77,7 @@ async def find(asking: Availabilities, slug: str = "drop") -> Json | None:
 def test_a_crowd_shares_one_read(
     settings: Settings, slug: str, later: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(availabilities, "AGE_SECONDS_MAX", 3_600)
+    monkeypatch.setattr(availability, "AGE_SECONDS_MAX", 3_600)
 
     async def crowd(asking: Availabilities) -> list[Any]:
         first = await asyncio.gather(*(asking.tell(slug, WAIT_SECONDS_MAX) for _ in range(CROWD)))
@@ -96,7 +96,7 @@ def test_an_answer_is_replaced_when_old(settings: Settings) -> None:
         change(settings, "UPDATE event SET capacity = 20")
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             while after == before:
-                await asyncio.sleep(availabilities.AGE_SECONDS_MAX / 10)
+                await asyncio.sleep(availability.AGE_SECONDS_MAX / 10)
                 after = await find(asking)
         return before, after
 
@@ -118,7 +118,7 @@ def test_an_event_appears_when_it_is_there(settings: Settings) -> None:
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             found = None
             while found is None:
-                await asyncio.sleep(availabilities.AGE_SECONDS_MAX / 10)
+                await asyncio.sleep(availability.AGE_SECONDS_MAX / 10)
                 found = await find(asking)
         return found
 
@@ -160,7 +160,7 @@ def test_the_answer_says_as_of_when(stage: Stage) -> None:
 
 
 def test_a_new_event_is_told_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(availabilities, "AGE_SECONDS_MAX", 3_600)
+    monkeypatch.setattr(availability, "AGE_SECONDS_MAX", 3_600)
     key = "an admin key of this test"
     with TestClient(create_app(settings.model_copy(update={"admin_key": SecretStr(key)}))) as client:
         before = client.get("/api/p/made-now").status_code
