@@ -149,8 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
                 problem if isinstance(problem, ProblemError) else ProblemType.MALFORMED_REQUEST.error()
             )
         else:
-            beside_body = self._beside_body_bytes if self._is_in_body else 0
-            if max(self._head_bytes or 0, beside_body) > HEAD_BYTES_MAX:
+            if max(self._head_bytes or 0, self._beside_body_bytes) > HEAD_BYTES_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE.error())
 
     def on_message_begin(self) -> None:
@@ -184,7 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the body."""
         if not self.parser.should_upgrade():
-            self._is_complete = True
+            self._is_complete, self._beside_body_bytes = True, 0
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
