@@ -104,7 +104,7 @@ class Shares:
 
 
 class Intake:
-    """Accepts commands; one INSERT is in flight at a time."""
+    """Accepts commands; one INSERT is in flight at a time, on a session that no read delays."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -223,12 +223,6 @@ class Intake:
                 accepted.set_result(acceptance)
         return True
 
-    async def _connected(self) -> BoundedSession:
-        """Return a connection of the intake's own: no read delays a command."""
-        if self._session is None or self._session.has_ended():
-            self._session = await ledger.open_session(self._settings)
-        return self._session
-
     async def _commit(self, write: Callable[[BoundedSession], Awaitable[_Written]]) -> _Written:
         """Return the value of `write`, committed.
 
@@ -240,14 +234,12 @@ class Intake:
         perhaps_committed = False
         while True:
             try:
-                session = await self._connected()
-            except NumberingBehind as error:
-                if perhaps_committed:
-                    raise AcceptanceUnknown from error
-                raise
-            except (psycopg.Error, OSError) as error:
+                if self._session is None or self._session.has_ended():
+                    self._session = await ledger.open_session(self._settings)
+                session = self._session
+            except (NumberingBehind, psycopg.Error, OSError) as error:
                 failure: Exception = error
-                again = not connections.is_read_only(error)
+                again = not (isinstance(error, NumberingBehind) or connections.is_read_only(error))
             else:
                 try:
                     return await write(session)
@@ -260,6 +252,8 @@ class Intake:
                         await session.close()
                     again = not certain or session.closed or _is_serialization_failure(error)
             if not again or clock() >= deadline:
+                if isinstance(failure, NumberingBehind) and not perhaps_committed:
+                    raise failure
                 raise (AcceptanceUnknown if perhaps_committed else LedgerUnavailable) from failure
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 
