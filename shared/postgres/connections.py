@@ -120,13 +120,13 @@ def worker_session(settings: Settings) -> psycopg.Connection[TupleRow]:
 
 
 def operator_engine(database_url: str, *, writes: bool = False, **arguments: Any) -> Engine:
-    """Return an engine for a command of the operator, without a pool and without the role's time-out.
+    """Return an engine for a command of the operator, without a pool and without time-outs.
 
     One that only reads takes any server if the URL names one host, and the primary among several.
     """
     several = "," in str(urls.libpq_arguments(database_url).get("host", ""))
     target = _WRITES if writes else _READS if several else {}
-    arguments["options"] = f"{_OPTIONS} -c statement_timeout=0 {arguments.get('options', '')}"
+    arguments["options"] = f"{_OPTIONS} {arguments.get('options', '')}"
     connect_args = {**session_settings.ARGUMENTS, **arguments, **target}
     return create_engine(database_url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
 

@@ -18,12 +18,18 @@ _FORMS = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
 }
+_TIMEOUTS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+}
+"""Those of a role or a database are for other programs; AdmitOne's parts set their own behind these."""
 _RULES = {
     "search_path": "public",
     "default_transaction_isolation": r"read\ committed",
     "default_transaction_deferrable": "off",
     "client_min_messages": "notice",
-    "idle_session_timeout": "0",
 }
 
 
@@ -32,9 +38,9 @@ def _arguments(settings: Mapping[str, str]) -> dict[str, str]:
     return {"client_encoding": "UTF8", "options": options}
 
 
-ARGUMENTS = _arguments(_FORMS | _RULES)
+ARGUMENTS = _arguments(_FORMS | _TIMEOUTS | _RULES)
 """libpq's parameters of every session; a session adds its own options behind these."""
-READING = _arguments(_FORMS)
+READING = _arguments(_FORMS | _TIMEOUTS)
 """Those of a session that reads the tables of another system, which has its own schemas."""
 
 _NEEDED: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -47,10 +53,12 @@ _NEEDED: dict[str, tuple[str, Callable[[str], bool]]] = {
     "standard_conforming_strings": ("on", lambda value: value == "on"),
     "client_min_messages": ("notice", lambda value: value not in {"error", "fatal", "panic"}),
     "session_replication_role": ("origin", lambda value: value != "replica"),
+    "transaction_timeout": ("0", lambda value: value == "0"),  # unknown to 15 and 16, so no session sets it
 }
 _NAMES = ", ".join(f"('{name}')" for name in _NEEDED)
 _FOUND = text(f"""
-    SELECT name, CASE WHEN name <> 'search_path' THEN current_setting(name)
+    SELECT name, CASE WHEN name = 'transaction_timeout' THEN coalesce(current_setting(name, true), '0')
+                      WHEN name <> 'search_path' THEN current_setting(name)
                       ELSE coalesce(current_schema(), 'a path to no schema') END AS value
     FROM (VALUES {_NAMES}) AS needed (name)
 """)

@@ -14,6 +14,7 @@ from ops.embedded import Servers
 from ops.maintenance import audit, retention, schema, status, verification
 from ops.maintenance.schema import UnsuitableDatabase
 from shared.settings import Settings
+from tests.integration import old_systems
 from tests.integration.test_service_readiness import NO_WORKER, checking, read
 from tests.stage import Stage
 
@@ -31,6 +32,8 @@ DEFAULTS = {
     "array_nulls": "off",
     "row_security": "off",
     "statement_timeout": "1ms",
+    "lock_timeout": "1ms",
+    "idle_in_transaction_session_timeout": "1ms",
     "idle_session_timeout": "50ms",
     "plan_cache_mode": "force_custom_plan",
     "client_encoding": "LATIN1",
@@ -130,6 +133,32 @@ def test_replica_mode_of_a_role_is_refused(servers: Servers, settings: Settings)
     assert (found.ready, found.checks["database"]) == (False, said)
     with pytest.raises(UnsuitableDatabase, match=said):
         schema.upgrade(settings.database_url)
+
+
+def test_a_bound_on_transactions_is_refused(servers: Servers, settings: Settings) -> None:
+    """It would cut exports, adoptions and migrations."""
+    with psycopg.connect(plain(settings.database_url)) as link:
+        if link.info.server_version < 170_000:
+            pytest.skip("PostgreSQL has it from version 17 on")
+    name = make_url(settings.database_url).database
+    change(servers, f"ALTER DATABASE {name} SET transaction_timeout = '30s'")
+
+    said = "transaction_timeout is 30s, and must be 0"
+    assert read(settings).checks["database"] == said
+    with pytest.raises(UnsuitableDatabase, match=said):
+        schema.upgrade(settings.database_url)
+
+
+def test_time_outs_of_a_role_cut_no_adoption(servers: Servers, empty_database: str, database: str) -> None:
+    old_systems.run(empty_database, old_systems.PRISMA)
+    old_systems.add_event(empty_database, "e")
+    for number in range(20):
+        old_systems.add_registration(empty_database, f"r{number}", "e")
+    for url in (empty_database, database):
+        for key in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            change(servers, f"ALTER DATABASE {make_url(url).database} SET {key} = '1ms'")
+
+    assert old_systems.adopt(empty_database, database).registrations == 20
 
 
 def test_tables_of_another_schema_are_not_made_twice(database: str) -> None:
