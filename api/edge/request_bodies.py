@@ -30,6 +30,7 @@ IDEMPOTENCY_KEY_LENGTH_MAX = 255
 _ACCEPT_SECONDS_MIN = 1.0
 _REASON = msgspec.json.Decoder(GivenReason)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NO_JSON = {UnicodeDecodeError: "it is not in UTF-8", RecursionError: "it is nested too deeply"}
 _CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
 # Lists and entity tags by RFC 9110, preferences by RFC 7240, strings by RFC 9651.
@@ -105,7 +106,8 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
         # The fields tell what is wrong, or take what the decoder is too strict for.
         return body_fields.read(content, decoder.type, settings.email_domains_refused or ())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid(f"The body is not valid JSON: {error}.") from error
+        reason = _NO_JSON.get(type(error), error) if content else "it is empty"
+        raise invalid(f"The body is not valid JSON: {reason}.") from error
 
 
 async def read_reason(request: Request, settings: Settings) -> str | None:
@@ -237,8 +239,8 @@ def _check_type(request: Request) -> None:
 
 def _members(request: Request, header: str) -> list[str]:
     """Return the members of a header that is a list, from all its lines, a quoted comma kept."""
-    members = map(str.strip, _MEMBER.findall(",".join(request.headers.getlist(header))))
-    return [member for member in members if member]
+    members = _MEMBER.findall(",".join(request.headers.getlist(header)))
+    return [stripped for member in members if (stripped := member.strip(" \t"))]
 
 
 def _too_large(bytes_max: int) -> ProblemError:

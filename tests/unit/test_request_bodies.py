@@ -135,10 +135,20 @@ def test_a_wrong_registration_hears_every_reason(content: object, expected: Mapp
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"name":"\xff"}', b'{"name":5,,}', b'{"name":NaN}', b"[" * 8_000]
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"{", "Input data was truncated"),
+        (b'{"name":"\xff"}', "it is not in UTF-8"),
+        (b'{"name":"\xed\xa0\x80"}', "it is not in UTF-8"),
+        (b'{"name":5,,}', "JSON is malformed"),
+        (b'{"name":NaN}', "JSON is malformed"),
+        (b"[" * 8_000, "it is nested too deeply"),
+        (b'{"name":"\\ud83d","a":' + b"[" * 4_000 + b"]" * 4_000 + b"}", "it is nested too deeply"),
+    ],
 )
-def test_a_body_that_is_no_json_is_refused(content: bytes) -> None:
-    with pytest.raises(ProblemError, match="The body is not valid JSON") as raised:
+def test_a_body_that_is_no_json_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(ProblemError, match=f"The body is not valid JSON: {reason}") as raised:
         read(content)
     assert raised.value.status == 422
 
@@ -300,7 +310,7 @@ def test_a_key_counts_by_its_value(lines: list[str], key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [[""], ['""'], ["a", "b"], ["a,b"], ['"a", "b"'], ["k" * 256], ["k\xe9"], ["k\t1"]]
+    "lines", [[""], ['""'], ["a", "b"], ["a,b"], ['"a", "b"'], ["k" * 256], ["k\xe9"], ["k\xa0"], ["k\t1"]]
 )
 def test_no_key_or_two_are_refused(lines: list[str]) -> None:
     with pytest.raises(ProblemError, match="Idempotency-Key: must be one key"):
