@@ -35,7 +35,7 @@ class Entrance:
 
         Spots of a registration that is refused are counted no longer.
         """
-        event_id, name, taken = request.event_id, self.spots.request(request.idempotency_key), False
+        event_id, name, taken = request.event_id, self.spots.request(request.idempotency_key, spots), False
         problem = None
         if protection.challenge:
             problem = await self.challenges.fault(event_id, solution, name)

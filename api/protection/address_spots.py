@@ -5,7 +5,8 @@ after the address asked last. A request that is sent again under its idempotency
 (decision 0070).
 
 Written in Redis: the hash `admitone.spots.<event id>.<digest of the address>`, with the spots of each request
-under a digest of its key, or a random name. Without Redis a process goes by what it counted itself.
+under a digest of its key and its spots, or a random name. Without Redis a process goes by what it counted
+itself.
 """
 
 import secrets
@@ -38,11 +39,14 @@ class AddressSpots:
         self._own: dict[str, dict[str, int]] = {}
         self._own_since = time.monotonic()
 
-    def request(self, idempotency_key: bytes | None) -> str:
-        """Return the name under which a request is counted."""
-        return (
-            secrets.token_hex(16) if idempotency_key is None else self._shared.digest(idempotency_key.hex())
-        )
+    def request(self, idempotency_key: bytes | None, spots: int) -> str:
+        """Return the name under which a request is counted.
+
+        Requests with one key and different spots are counted apart: each could be the one that counts.
+        """
+        if idempotency_key is None:
+            return secrets.token_hex(16)
+        return self._shared.digest(f"{idempotency_key.hex()} {spots}")
 
     async def take(self, event_id: UUID, client: str, request: str, spots: int, most: int) -> bool | None:
         """Count a request; return True if it was not counted before, None if it would pass the bound."""
