@@ -4,9 +4,10 @@ The answer is the roster's decision as of a read that began after the request ar
 then that could lead to another one. A request with an idempotency key goes through the ledger, except one of
 a holder that changes nothing, under a key that is new to the ledger (decision 0084).
 
-Once an event's owner has refused a registration as full, or as closed, paused or not open, later ones first
-ask the database, one read for all that arrived before it began. A spot that was freed before a request
-arrived is never denied to it. A holder's command asks the database in any case.
+A registration of an event that may refuse all of them first asks the database, one read for all that arrived
+before it began. A spot that was freed before a request arrived is never denied to it. A process asks until it
+has read that the event takes a party, and again once the owner has refused one as full, or as closed, paused
+or not open. A holder's command asks the database in any case.
 """
 
 from collections.abc import Sequence
@@ -86,20 +87,28 @@ async def holders_outcome(
 
 
 class RefusingEvents:
-    """The events whose owner has refused a registration that it would refuse to any party.
-
-    `loaders` has a batch loader for each of these events, which answers with the refusal.
-    """
+    """The events that may refuse every registration, as far as this process knows."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self.loaders: dict[UUID, BatchLoader[Register, Refused | None]] = {}
+        self._loaders: dict[UUID, BatchLoader[Register, Refused | None] | None] = {}
         self._engine = engine
 
+    def loader(self, event_id: UUID) -> BatchLoader[Register, Refused | None] | None:
+        """Return the loader of the refusals of an event's registrations; None if the event takes parties."""
+        if event_id not in self._loaders:
+            self._ask(event_id)
+        return self._loaders[event_id]
+
     def note(self, event_id: UUID, refusal: Refused) -> None:
-        """Add an event whose owner has just refused a registration, if it would refuse every other one."""
+        """Ask again for an event whose owner has refused a registration, if it would refuse all others."""
         refuses_all = refusal == outcomes.EVENT_FULL or refusal.code in _OF_THE_EVENT
-        if refuses_all and event_id not in self.loaders and len(self.loaders) < _EVENTS_MAX:
-            self.loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
+        if refuses_all and self._loaders.get(event_id) is None:
+            self._ask(event_id)
+
+    def _ask(self, event_id: UUID) -> None:
+        if len(self._loaders) >= _EVENTS_MAX:
+            self._loaders.clear()
+        self._loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
 
     async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
         """Return for each command the refusal that the owner would certainly give, or None."""
@@ -111,8 +120,8 @@ class RefusingEvents:
             row = None
         event = None if row is None else _decoded(event_id, row)
         refusals = [None if event is None else _refusal(event, command) for command in batch]
-        if None in refusals:  # the event takes parties again, or cannot be read
-            self.loaders.pop(event_id, None)
+        if None in refusals:  # the event takes parties, or cannot be read
+            self._loaders[event_id] = None
         return refusals
 
 

@@ -61,7 +61,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.PUBLIC
     )
-    refusing_event = services.refusing_events.loaders.get(event_id)
+    refusing_event = services.refusing_events.loader(event_id)
     if refusing_event is not None and submitted.idempotency_key is None:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await refusing_event.load(command)

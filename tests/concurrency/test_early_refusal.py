@@ -61,22 +61,27 @@ def test_a_sold_out_event_refuses_without_a_command(stage: Stage) -> None:
 )
 def test_an_event_that_takes_no_party_grows_no_ledger(stage: Stage, settings: Json, code: str) -> None:
     event = stage.create_event()
+    path, crowd = f"/api/events/{event['id']}", [{"name": f"User {n}"} for n in range(50)]
+    again = {name: None if isinstance(value, str) else False for name, value in settings.items()}
     with stage.client() as client:
-        client.patch(f"/api/events/{event['id']}", json=settings, headers=stage.admin)
-        first = post(client, event, {"name": "First"})
-        before = commands_of(stage, event)
-        answers = stage.register_at_once(event, [{"name": f"User {n}"} for n in range(50)])
-        after = commands_of(stage, event)
-        again = {name: None if isinstance(value, str) else False for name, value in settings.items()}
-        client.patch(f"/api/events/{event['id']}", json=again, headers=stage.admin)
+        client.patch(path, json=settings, headers=stage.admin)
+        at_first = commands_of(stage, event)
+        answers = stage.register_at_once(event, crowd)
+        unmet = commands_of(stage, event) - at_first
+        client.patch(path, json=again, headers=stage.admin)
         taken = post(client, event, {"name": "Next"})
+        client.patch(path, json=settings, headers=stage.admin)
+        refused = post(client, event, {"name": "The first behind those who were taken"})
+        before = commands_of(stage, event)
+        answers += stage.register_at_once(event, crowd)
+        met = commands_of(stage, event) - before
 
-    assert (first.status_code, first.json()["code"]) == (409, code)
+    assert (unmet, met) == (0, 0)
+    assert taken.status_code == 201
+    assert (refused.json()["code"], "receiptId" in refused.json()) == (code, True)
     assert {(a.status_code, a.json()["code"], "receiptId" in a.json()) for a in answers} == {
         (409, code, False)
     }
-    assert after == before
-    assert taken.status_code == 201
 
 
 def test_a_cancelled_receipt_makes_no_command(stage: Stage) -> None:

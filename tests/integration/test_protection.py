@@ -1,5 +1,6 @@
 """The protection of events from anonymous clients: spots of an address, proofs of work."""
 
+import asyncio
 import base64
 import json
 import secrets
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import altcha
 import httpx2
@@ -18,6 +20,8 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from api.main import create_app
+from api.protection.address_spots import AddressSpots
+from api.protection.shared_memory import SharedMemory
 from ops.embedded import Servers
 from shared.messaging import results
 from shared.settings import Settings
@@ -112,6 +116,19 @@ def test_a_repeated_request_is_counted_once(two: Stage) -> None:
     assert post(two, event, "127.0.0.2", key=key, spotsCount=4)["replayed"]
     assert post(two, event, key=key, spotsCount=1)["code"] == "IDEMPOTENCY_KEY_REUSED"
     assert post(two, event)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
+
+
+def test_spots_under_one_key_are_counted_apart(servers: Servers) -> None:
+    async def take() -> list[bool | None]:
+        async with results.connect_async(servers.result_url) as client:
+            processes = [AddressSpots(SharedMemory(client, b"a key")) for _ in range(2)]
+            return [
+                await spots.take(UUID(int=0), "127.0.0.1", spots.request(b"a key", count), count, 4)
+                for spots in processes
+                for count in (1, 4, 3, 1)
+            ]
+
+    assert asyncio.run(take()) == [True, None, True, False, False, None, False, False]
 
 
 def test_refused_spots_are_given_back(two: Stage) -> None:
@@ -288,8 +305,8 @@ def test_an_exhausted_pool_keeps_no_registration(
         assert client.put(f"/api/events/{guarded}/protection", json={"challenge": True}).status_code == 200
         for path in paths:
             portal.call(services.find_event, path.rpartition("/")[2])
-        if known:
-            portal.call(services.protections.refresh)
+            if known:  # the events take parties, and which of them are protected
+                client.post(f"{path}/register", json={"name": "User"})
         services.protections.fresh_until = 0.0
         services.engine.pool._timeout = 60.0 if known else 0.1  # noqa: SLF001 - a read hangs, or fails
         taken = [portal.call(services.engine.connect().start) for _ in range(services.engine.pool.size())]

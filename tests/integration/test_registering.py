@@ -82,7 +82,7 @@ def test_availability_tells_what_is_left(stage: Stage) -> None:
 def test_a_refusal_has_a_code_and_a_receipt(stage: Stage, terms: Json, code: str, state: str) -> None:
     event = stage.create_event(**terms)
 
-    answer = post(stage, event, {"name": "User", "spotsCount": 2})
+    answer = post(stage, event, {"name": "User", "spotsCount": 2}, **{"idempotency-key": "has a command"})
 
     assert (answer.status_code, answer.headers["content-type"]) == (409, "application/problem+json")
     problem = answer.json()

@@ -151,7 +151,7 @@ class Api:
             slug="a-drop",
             deadline=due,
         )
-        refusing_event = services.refusing_events.loaders.get(event_id)
+        refusing_event = services.refusing_events.loader(event_id)
         try:
             if refusing_event is not None and key is None and isinstance(command, Register):
                 async with asyncio.timeout_at(due.accept_by):
