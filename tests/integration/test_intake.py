@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
 
-from api.commands.intake import CommandRejected, Intake, IntakeFull, LedgerUnavailable
+from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from shared.domain import ids
 from shared.domain.outcomes import Refused
 from shared.postgres import ledger
+from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 from tests.databases import session_of
@@ -189,6 +191,26 @@ def test_a_new_session_compares_the_sequence_with_the_mark(
 
     with pytest.raises(NumberingBehind):
         use(settings, lambda intake: intake.accept(asked()))
+
+    assert in_ledger(connection) == {row.id}
+
+
+def test_a_lost_answer_is_unknown_with_the_numbering_behind(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, accept = asked(), ledger.accept
+
+    async def accept_without_answer(session: BoundedSession, *arguments: Any) -> None:
+        await accept(session, *arguments)
+        await session.close()
+        with connection.begin():
+            ledger.advance_mark(session_of(connection))
+            connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
+        raise psycopg.OperationalError("the connection was lost")
+
+    monkeypatch.setattr(ledger, "accept", accept_without_answer)
+    with pytest.raises(AcceptanceUnknown):
+        use(settings, lambda intake: intake.accept(row))
 
     assert in_ledger(connection) == {row.id}
 
