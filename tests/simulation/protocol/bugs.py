@@ -11,12 +11,14 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from api.commands import intake
+from api.commands import intake, outcome_waiter
 from api.commands.early_answers import RefusingEvents
-from api.commands.intake import LedgerUnavailable
+from api.commands.intake import LedgerUnavailable, Shares
+from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.submit import Submission
 from api.commands.waker import Waker
+from shared import keyed_digests
 from shared.domain import ids
 from shared.messaging import results
 from shared.messaging.results import Publisher
@@ -268,3 +270,30 @@ def answers_all_requests_of_an_event_at_once(monkeypatch: pytest.MonkeyPatch) ->
             answer(self, one, outcome)
 
     monkeypatch.setattr(OutcomeWaiter, "answer", mutant)
+
+
+def answers_whatever_is_asked_under_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_digests, "is_of", lambda *_: True)
+
+
+def publishes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Publisher, "add", lambda *_, **__: None)
+
+
+def asks_the_ledger_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LedgerFallback, "ask", lambda *_: None)
+
+
+def waits_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome_waiter, "_give_up", lambda _: None)
+
+
+def forgets_what_no_batch_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    next_batch = Shares.next_batch
+
+    def mutant(self: Shares) -> Any:
+        batch = next_batch(self)
+        self.waiting.clear()
+        return batch
+
+    monkeypatch.setattr(Shares, "next_batch", mutant)

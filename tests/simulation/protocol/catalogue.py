@@ -96,4 +96,19 @@ BUGS = [
     _bug("an early refusal comes from an old read", bugs.refuses_by_an_old_read, "17"),
     _bug("a request is told its neighbour's outcome", bugs.tells_the_outcome_of_a_neighbour, "3"),
     _bug("all requests of an event are told one outcome", bugs.answers_all_requests_of_an_event_at_once, "3"),
+    _bug("a key answers whatever is asked", bugs.answers_whatever_is_asked_under_a_key, "3", faults=_CALM),
+    _bug("no outcome is published", bugs.publishes_nothing, "18", faults=_CALM),
+    _bug(
+        "the ledger is never asked",
+        bugs.asks_the_ledger_never,
+        "18",
+        faults=("flush Redis", "take Redis away"),
+    ),
+    _bug("a request waits without an end", bugs.waits_without_an_end, "18", faults=("stop a worker",)),
+    _bug(
+        "the intake forgets what no batch has room for",
+        bugs.forgets_what_no_batch_has_room_for,
+        "18",
+        faults=_CALM,
+    ),
 ]

@@ -28,6 +28,9 @@ AT_STEPS = {
 """The faults that happen at a step, and at which share of the steps."""
 AT_TIMES = ("end a session", "flush Redis", "take Redis away", "restart PostgreSQL")
 """The faults that happen at any time."""
+OF_REDIS = ("lose messages", "double messages", "delay messages", "flush Redis", "take Redis away")
+NOT_OF_THE_API = frozenset((*OF_REDIS, "kill a worker", "stop a worker"))
+"""The faults that disturb neither an API process nor the way to the database."""
 CLOCKS_APART = "set clocks apart"
 FAULTS = (*AT_STEPS, *AT_TIMES, CLOCKS_APART)
 

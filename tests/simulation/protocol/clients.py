@@ -20,7 +20,7 @@ from tests.simulation.model import ACTOR
 from tests.simulation.protocol.chances import Chances
 from tests.simulation.protocol.judge import Asked, Judge
 from tests.simulation.protocol.loop import Loop
-from tests.simulation.protocol.processes import Answer, Api
+from tests.simulation.protocol.processes import SETTINGS, Answer, Api
 
 BUSY_SECONDS = 2.0
 """All clients begin within this time."""
@@ -80,6 +80,22 @@ class Clients:
         if told is not None and self._dice.random() < 0.35:
             await asyncio.sleep(self._dice.uniform(0, 0.5))
             await self._leave(asked, told.outcome.registration_id)
+        if asked.key is not None and self._dice.random() < 0.1:
+            await self._ask_for_another(asked)
+
+    async def _ask_for_another(self, asked: Asked) -> None:
+        """Ask for something else under the same key."""
+        number = len(self._judge.asked)
+        other = Asked(
+            number=number,
+            event_id=asked.event_id,
+            command=self._register(number),
+            actor=asked.actor,
+            key=asked.key,
+            begun=asyncio.get_running_loop().time(),
+        )
+        self._judge.asked.append(other)
+        await self._insist(other)
 
     async def _leave(self, asked: Asked, registration_id: UUID) -> None:
         """Let the holder cancel, or an admin delete the registration."""
@@ -131,9 +147,10 @@ class Clients:
 
     async def _handle(self, api: Api, asked: Asked, id_: UUID, told: "asyncio.Future[Answer]") -> None:
         """Answer a request, as a step of the API process."""
-        arrived = asyncio.get_running_loop().time()
-        answer = await api.answer(asked.event_id, asked.command, asked.actor, asked.key, id_)
-        self._judge.answered(asked, id_, answer, arrived)
+        wait_seconds = self._dice.choice([0.3, SETTINGS.answer_wait_seconds])
+        self._judge.arrived(id_, api.process, wait_seconds)
+        answer = await api.answer(asked.event_id, asked.command, asked.actor, asked.key, id_, wait_seconds)
+        self._judge.answered(asked, id_, answer)
         if not told.done():
             told.set_result(answer)
 

@@ -18,7 +18,7 @@ from shared.domain.event import EventSettings, Policy
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json
 from tests.simulation.protocol import processes
-from tests.simulation.protocol.chances import AT_TIMES, Chances
+from tests.simulation.protocol.chances import AT_TIMES, NOT_OF_THE_API, Chances
 from tests.simulation.protocol.clients import BUSY_SECONDS, Clients, short
 from tests.simulation.protocol.judge import Judge
 from tests.simulation.protocol.loop import Loop, Process
@@ -33,6 +33,10 @@ _DIVIDED_SECONDS = 1.8
 """The workers divide the events at a tick, and the API processes read the owners once a second."""
 _TICKS_AND_A_MOMENT = 2 * SETTINGS.tick_seconds + 0.3
 """After the last fault no command waits longer."""
+_LATE_SECONDS, _LATE_SECONDS_WITHOUT_DATABASE = 0.3, SETTINGS.answer_wait_seconds + 2.5
+"""After its wait a request reads what is left; without PostgreSQL it waits longer to be accepted."""
+_TOLD_SECONDS, _TOLD_BY_LEDGER_SECONDS = 0.3, 2.0
+"""A request is told an outcome of Redis, or of the ledger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,11 @@ class History:
         self.settings = {self.chances.new_id(): self._drawn() for _ in range(self.dice.choice([1, 1, 2, 3]))}
         prompt = _PROMPT_SECONDS if self.calm else _TICKS_AND_A_MOMENT
         self.judge = Judge(self.database, self.redis, self.settings, prompt)
+        if self.chances.faulty <= NOT_OF_THE_API:
+            self.judge.told_seconds_max = _TOLD_SECONDS if self.calm else _TOLD_BY_LEDGER_SECONDS
+            self.judge.late_seconds_max = _LATE_SECONDS
+        elif "stop an API process" not in self.chances.faulty:
+            self.judge.late_seconds_max = _LATE_SECONDS_WITHOUT_DATABASE
         self.processes: list[Process] = []
         self.apis: list[Api] = []
         self._transports = Transports(self.database, self.redis, self.chances)

@@ -3,7 +3,8 @@
 It knows the promises of the protocol and nothing of how they are kept. Its numbers are the auditor's, and:
 
  3. An answer that names a receipt is told after the commit of its command, and an outcome after the commit of
-    that outcome; both are the ledger's own. Redis has no outcome that the ledger has not.
+    that outcome; both are the ledger's own, and what the request asked for. Redis has no outcome that the
+    ledger has not.
  4. A request makes one command and one registration at most, however often it is sent under its key.
  5. A request that was told "not accepted" leaves no command.
  6. A request that was sent after the answer to another one is behind it in the ledger, and decided after it.
@@ -11,6 +12,8 @@ It knows the promises of the protocol and nothing of how they are kept. Its numb
 14. After the last fault everything pending is decided within two ticks, and without any fault at once.
 16. The session that settles a command holds the lock of the event's bucket.
 17. A refusal without a command is true at a moment between request and answer.
+18. A request has an answer by its deadline, unless its process is killed or stopped. A request that waits is
+    told soon after the outcome's commit, unless PostgreSQL or a process is disturbed.
 """
 
 from collections import Counter, defaultdict
@@ -26,6 +29,7 @@ from shared.messaging import results
 from shared.postgres import locks
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json, Told
+from tests.simulation.protocol.loop import Process
 from tests.simulation.protocol.memory.broker import Redis
 from tests.simulation.protocol.memory.database import START, Database, Rows, Transaction
 from tests.simulation.protocol.memory.rows import EVENTS, Event, Registration
@@ -65,6 +69,9 @@ class Judge:
         self.decided: defaultdict[UUID, list[UUID]] = defaultdict(list)
         self.slowest = 0.0
         self.calm_at = NEVER
+        self.told_seconds_max = self.late_seconds_max = NEVER
+        self._arrived: dict[UUID, tuple[float, Process, float]] = {}
+        self._settled_at: dict[UUID, float] = {}
         self._database, self._redis, self._first_settings = database, redis, first_settings
         self._prompt_seconds_max = prompt_seconds_max
         self._party_max: defaultdict[UUID, list[tuple[float, float]]] = defaultdict(list)
@@ -74,9 +81,16 @@ class Judge:
 
     # --- answers
 
-    def answered(self, asked: Asked, id_: UUID, answer: Answer, arrived: float) -> None:
+    def arrived(self, id_: UUID, process: Process, wait_seconds: float) -> None:
+        """Note a request that an API process has to answer, and how long the request waits for an outcome."""
+        self._arrived[id_] = self._database.loop.time(), process, wait_seconds
+
+    def answered(self, asked: Asked, id_: UUID, answer: Answer) -> None:
         """Judge an answer at the moment at which an API process tells it."""
+        arrived, _, wait_seconds = self._arrived.pop(id_)
         asked.answers.append(answer)
+        if (late := self._database.loop.time() - arrived - wait_seconds) > self.late_seconds_max:
+            self.say(18, f"request {asked.number} was answered {late:.3f} s after its wait")
         if answer.status == "not accepted":
             asked.not_accepted.append(id_)
         if answer.status == "refused early":
@@ -85,17 +99,24 @@ class Judge:
             return
         if answer.receipt_id not in asked.receipts:
             asked.receipts.append(answer.receipt_id)
-        if self._database.rows("command", asked.event_id).get(answer.receipt_id) is None:
+        command = self._database.rows("command", asked.event_id).get(answer.receipt_id)
+        if command is None:
             self.say(3, f"request {asked.number} was told a receipt before its command was committed")
+        elif command.payload != msgspec.json.encode(asked.command).decode():
+            self.say(3, f"request {asked.number} was told the command of another request")
         if answer.status == "told":
-            self._told(asked, answer)
+            self._told(asked, answer, arrived)
 
-    def _told(self, asked: Asked, answer: Answer) -> None:
+    def _told(self, asked: Asked, answer: Answer, arrived: float) -> None:
         recorded = self._database.rows("outcome", asked.event_id).get(answer.receipt_id)
         if recorded is None:
             self.say(3, f"request {asked.number} was told an outcome before it was committed")
             return
         outcome = outcomes.decode(recorded)
+        assert answer.receipt_id is not None, "an outcome is told with its receipt"
+        seconds = self._database.loop.time() - max(self._settled_at[answer.receipt_id], arrived)
+        if seconds > self.told_seconds_max:
+            self.say(18, f"request {asked.number} was told its outcome after {seconds:.3f} s")
         if answer.code is None:
             right = outcome == answer.outcome
         elif isinstance(outcome, outcomes.Refused):
@@ -135,7 +156,10 @@ class Judge:
                     self.slowest = max(self.slowest, waited)
 
     def committed(self, transaction: Transaction) -> None:
-        """Note whether the events are full now."""
+        """Note what is settled, and whether the events are full now."""
+        for (table, _), rows in transaction.written.items():
+            if table == "outcome":
+                self._settled_at |= dict.fromkeys(rows, self._database.loop.time())
         for event_id in {event_id for table, event_id in transaction.written if table != "event"}:
             event = self._database.rows(*EVENTS).get(event_id)
             if event is not None:
@@ -164,6 +188,9 @@ class Judge:
         """Judge what is there at the end, and return all violations."""
         if self.slowest > self._prompt_seconds_max:
             self.say(14, f"a command was decided {self.slowest:.3f} s after all was well")
+        for id_, (_, process, _) in self._arrived.items():
+            if process.alive:
+                self.say(18, f"the request for {id_} has no answer")
         by_event: defaultdict[UUID, list[Asked]] = defaultdict(list)
         for asked in self.asked:
             by_event[asked.event_id].append(asked)

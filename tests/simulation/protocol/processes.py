@@ -45,6 +45,7 @@ SETTINGS = Settings(
     owner_silence_seconds_max=2,
     answer_wait_seconds=3,
     ledger_patience_seconds=0.3,
+    intake_batch_max=6,
     apply_batch_max=4,
     backlog_batch_max=8,
 )
@@ -129,15 +130,15 @@ class Api:
         self._services = api_services.open_services(SETTINGS)
         self._services.start()
 
-    async def answer(
-        self, event_id: UUID, command: Command, actor: str, key: str | None, id_: UUID
+    async def answer(  # noqa: PLR0913, PLR0917 - the parts of a request
+        self, event_id: UUID, command: Command, actor: str, key: str | None, id_: UUID, wait_seconds: float
     ) -> Answer:
-        """Answer a request, as the routes do."""
+        """Answer a request that waits so long for its outcome, as the routes do."""
         services = self._services
         if services is None:
             return Answer("not accepted")
-        now, seconds = asyncio.get_running_loop().time(), SETTINGS.answer_wait_seconds
-        due = Deadline(accept_by=now + seconds, decide_by=now + seconds)
+        now = asyncio.get_running_loop().time()
+        due = Deadline(accept_by=now + SETTINGS.answer_wait_seconds, decide_by=now + wait_seconds)
         kind, payload = commands.KINDS[type(command)], msgspec.json.encode(command)
         fingerprint = hashlib.sha256(kind.encode() + b"\0" + payload).digest()
         request = CommandRequest(
