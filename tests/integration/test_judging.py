@@ -1,7 +1,7 @@
 """Two versions that run side by side: that a judgement measures everything and finds what is wrong."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def both() -> Iterator[Both]:
     """Two runs of this version: installing another one needs a package index."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkouts, "export", lambda _commit, _folder: CHECKOUT)
-        with run.running("any") as running:
+        with run.running("any", {}) as running:
             yield running
 
 
@@ -30,7 +30,7 @@ def test_a_judgement_measures_both_versions(
     both: Both, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     @contextmanager
-    def running(_commit: str) -> Iterator[Both]:
+    def running(_commit: str, _variables: Mapping[str, str]) -> Iterator[Both]:
         yield both
 
     monkeypatch.setattr(run, "running", running)
