@@ -43,7 +43,10 @@ _READ = f"""
     FROM event
     WHERE id = :event_id
       AND NOT EXISTS (SELECT FROM pending_command AS pending
-                      JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
+                      CROSS JOIN LATERAL (  -- a fence (decision 0014)
+                          SELECT id, kind FROM command
+                          WHERE event_id = pending.event_id AND id = pending.command_id OFFSET 0
+                      ) AS command
                       WHERE pending.event_id = event.id AND (command.kind <> 'register' {{}}))
 """
 _READ_EVENT = text(_READ.format("", ""))
@@ -51,7 +54,9 @@ _READ_REGISTRATION = text(
     _READ.format(
         """, (SELECT json_build_object('id', id, 'seq', seq, 'command_id', command_id, 'name', '',
                                        'email', null, 'spots_count', spots_count, 'status', status)::text
-              FROM registration WHERE event_id = event.id AND id = :registration_id) AS registration""",
+              FROM (SELECT * FROM registration WHERE event_id = event.id AND id >= :registration_id
+                    ORDER BY id LIMIT 1) AS registration  -- a fence (decision 0014)
+              WHERE id = :registration_id) AS registration""",
         "OR command.id = :receipt_id",
     )
     + f"AND NOT {used_keys.IS_USED}"

@@ -1,7 +1,9 @@
 """The pace of each event's decisions, for `Retry-After`: measured, cached for a second, with jitter."""
 
 import asyncio
+import math
 import random
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -9,10 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.postgres import backlog
+from shared.postgres.backlog import Line
 
 log = structlog.get_logger(__name__)
 
 _MEASURED_FOR_SECONDS = 1.0
+_RATE_ASSUMED = 1_000.0
+"""The rate of an event while it is not known: a client that asks too early learns a better time."""
 _RETRY_SECONDS_MAX = 30
 _JITTER = 0.25
 _EVENTS_REMEMBERED_MAX = 10_000
@@ -23,12 +28,20 @@ def settled_seconds() -> int:
     return round(_RETRY_SECONDS_MAX * _spread())
 
 
+class _Measured(NamedTuple):
+    """The rate of an event, and the line of its pending commands at the time `at`."""
+
+    at: float
+    rate: float
+    line: Line
+
+
 class Pace:
-    """The rate at which each event's commands are being settled."""
+    """The rate at which each event's commands are being settled: from one look at its line to the next."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._measured: dict[UUID, tuple[float, float]] = {}
+        self._measured: dict[UUID, _Measured] = {}
 
     async def retry_seconds(self, event_id: UUID, ahead: int) -> int:
         """Return the estimated seconds until a command with `ahead` before it is settled, from 1 to 30.
@@ -39,20 +52,24 @@ class Pace:
         return min(max(round(estimate * _spread()), 1), _RETRY_SECONDS_MAX)
 
     async def _rate(self, event_id: UUID) -> float:
-        """Return the settled commands per second of the last seconds."""
+        """Return the settled commands per second since the look before."""
         now = asyncio.get_running_loop().time()
-        measured_at, rate = self._measured.get(event_id, (-_MEASURED_FOR_SECONDS, 0.0))
-        if now - measured_at < _MEASURED_FOR_SECONDS:
-            return rate
+        before = self._measured.get(event_id, _Measured(-math.inf, _RATE_ASSUMED, Line(0, 0, 0)))
+        if now - before.at < _MEASURED_FOR_SECONDS:
+            return before.rate
         if len(self._measured) >= _EVENTS_REMEMBERED_MAX:
             self._measured.clear()
-        self._measured[event_id] = now, rate  # requests that ask meanwhile get the last known rate
+        self._measured[event_id] = before._replace(at=now)  # for requests that ask meanwhile
         try:
             async with self._engine.connect() as connection:
-                rate = await backlog.settled_per_second(connection, event_id)
+                line = await backlog.line(connection, event_id, before.line.last)
         except (SQLAlchemyError, OSError) as error:
             log.warning("pace_not_measurable", error=repr(error))
-        self._measured[event_id] = now, rate
+            return before.rate
+        rate = max(before.line.pending - line.up_to_mark, 0) / (now - before.at)
+        if not line.up_to_mark:  # all that waited are settled, and nothing tells since when
+            rate = max(rate, _RATE_ASSUMED)
+        self._measured[event_id] = _Measured(now, rate, line)
         return rate
 
 

@@ -26,12 +26,18 @@ BEFORE_ALL = "-infinity", UUID(int=0)
 
 _EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
-_EVENT_BY_ID = text(f"SELECT {_EVENT_COLUMNS} FROM event WHERE id = :id AND NOT deleted")
+# Fences (decision 0014): OFFSET 0, and below an order that only the primary key has.
+_EVENT_BY_ID = text(f"""
+    SELECT {_EVENT_COLUMNS} FROM (SELECT * FROM event WHERE id = :id OFFSET 0) AS event WHERE NOT deleted
+""")
 _SLUG_IS_HELD = text("""
     SELECT EXISTS (SELECT FROM event WHERE :slug = ANY(former_slugs)
                    AND slug_released_at > now() - make_interval(secs => :held_seconds))
 """)
-_IS_OWNED = text("SELECT FROM event WHERE id = :id AND organiser_id = :organiser_id")
+_IS_OWNED = text("""
+    SELECT FROM (SELECT organiser_id FROM event WHERE id = :id OFFSET 0) AS event
+    WHERE organiser_id = :organiser_id
+""")
 _EVENTS = f"""
     SELECT {_EVENT_COLUMNS} FROM event
     WHERE archived = :archived AND NOT deleted
@@ -52,8 +58,9 @@ _POSITION = """
 
 _REGISTRATION = text(f"""
     SELECT id, seq, name, email, spots_count, status, created_at, updated_at, {_POSITION}
-    FROM registration
-    WHERE event_id = :event_id AND id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
+    FROM (SELECT * FROM registration WHERE event_id = :event_id AND id >= :id ORDER BY id LIMIT 1)
+         AS registration
+    WHERE id = :id AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
 """)
 
 # The index finds the words that begin as those of `q` do; the condition on the text finds `q` as a whole. A

@@ -30,12 +30,13 @@ _COMMIT_SECONDS_MAX = 300
 
 _CHANGED = text("""
     SELECT event_id, spots_per_address, challenge FROM event_protection
-    WHERE changed_at > clock_timestamp() - make_interval(secs => :seconds)
+    WHERE changed_at > now() - make_interval(secs => :seconds)
 """)
 _READ = text("""
     SELECT protection.spots_per_address, coalesce(protection.challenge, false) AS challenge
-    FROM event LEFT JOIN event_protection AS protection ON protection.event_id = event.id
-    WHERE event.id = :event_id AND NOT event.deleted
+    FROM (SELECT deleted FROM event WHERE id = :event_id OFFSET 0) AS event  -- fences (decision 0014)
+    LEFT JOIN (SELECT * FROM event_protection WHERE event_id = :event_id OFFSET 0) AS protection ON true
+    WHERE NOT event.deleted
 """)
 _CHANGE = text("""
     INSERT INTO event_protection (event_id, spots_per_address, challenge, changed_by, changed_at)

@@ -17,7 +17,8 @@ _SETTINGS = ", ".join(
     )
 )
 
-# The heads of the waitlist are needed only where a spot is free; see worker/sql/read_waitlist.sql.
+# The heads of the waitlist are needed only where a spot is free; see worker/sql/read_waitlist.sql. EXISTS is
+# not used for a follow-up's outcome: PostgreSQL may read all outcomes for that.
 COLUMN = f"""
     json_build_object(
         'now', now(), 'spotsReserved', spots_reserved, 'waitlistLength', waitlist_length,
@@ -48,9 +49,9 @@ COLUMN = f"""
             ) AS waiter
             WHERE size.spots IS NOT NULL
         ),
-        'followUp', CASE WHEN follow_up_id IS NOT NULL AND NOT EXISTS (
-            SELECT FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
-        ) THEN follow_up_id END,
+        'followUp', CASE WHEN follow_up_id IS NOT NULL AND (
+            SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
+        ) IS NULL THEN follow_up_id END,
         'settings', json_build_object({_SETTINGS})
     )::text
 """

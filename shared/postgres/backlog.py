@@ -1,14 +1,16 @@
-"""The backlog: the pending commands in the ledger, and the rate at which they are settled."""
+"""The backlog: the pending commands in the ledger."""
 
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_RATE_SECONDS = 10
-_SETTLED_LATELY = text(f"""
-    SELECT count(*) FROM outcome
-    WHERE event_id = :event_id AND settled_at > now() - interval '{_RATE_SECONDS} seconds'
+# Outcomes of the last seconds would tell a rate at once, and have no index by event and time.
+_LINE = text("""
+    SELECT count(*) AS pending, count(*) FILTER (WHERE seq <= CAST(:mark AS bigint)) AS up_to_mark,
+           coalesce(max(seq), 0) AS last
+    FROM pending_command WHERE event_id = :event_id
 """)
 
 _BY_EVENT = text("""
@@ -34,15 +36,26 @@ _OLDEST = text("""
         ) AS later
     )
     SELECT pending.event_id, extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS seconds
-    FROM pending JOIN command ON command.event_id = pending.event_id AND command.id = pending.command_id
+    FROM pending CROSS JOIN LATERAL (  -- a fence (decision 0014)
+        SELECT accepted_at FROM command
+        WHERE event_id = pending.event_id AND id = pending.command_id OFFSET 0
+    ) AS command
     ORDER BY command.accepted_at LIMIT :limit
 """)
 
 
-async def settled_per_second(connection: AsyncConnection, event_id: UUID) -> float:
-    """Return the rate at which the event's commands were settled in the last `_RATE_SECONDS`."""
-    result = await connection.execute(_SETTLED_LATELY, {"event_id": event_id})
-    return int(result.scalar_one()) / _RATE_SECONDS
+class Line(NamedTuple):
+    """An event's pending commands: their number, that of those up to a mark, and the last one's `seq`."""
+
+    pending: int
+    up_to_mark: int
+    last: int
+
+
+async def line(connection: AsyncConnection, event_id: UUID, mark: int) -> Line:
+    """Return the line of the event's pending commands; `mark` is a `seq`."""
+    row = (await connection.execute(_LINE, {"event_id": event_id, "mark": mark})).one()
+    return Line(*row)
 
 
 def pending(connection: Connection) -> int:

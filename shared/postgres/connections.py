@@ -40,6 +40,8 @@ _PLANNED_ONCE = (
     "-c plan_cache_mode=force_generic_plan -c jit=off "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
+# So that a fence of the form ORDER BY … LIMIT 1 finds its row by the one index that has this order.
+_BY_ORDER = "-c enable_sort=off"
 _ONE_PROCESS = "-c max_parallel_workers_per_gather=0"  # or the number of connections would limit nothing
 _LOCK_SECONDS_MAX = (
     0.25  # for a registration's row that another session has locked; locked events are skipped
@@ -48,7 +50,7 @@ _OPTIONS = session_settings.ARGUMENTS["options"]
 _WRITES = {"target_session_attrs": "read-write"}
 _READS = {"target_session_attrs": "primary"}
 _READ_ONLY = "25006"
-_SERVER_ENDS_SESSION = "57P"
+_SERVER_ENDS_SESSION = ("57P", "25P03", "25P04")
 # libpq's own words, which it does not translate in a process that sets no locale.
 _REFUSED_AS_READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
@@ -62,7 +64,10 @@ def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine
     """
     admins = settings.admin_connections_max
     arguments = _session_args(
-        settings, _API_APPLICATION, _ONE_PROCESS, statement_timeout=settings.statement_timeout_seconds
+        settings,
+        _API_APPLICATION,
+        _ONE_PROCESS if for_admins else f"{_ONE_PROCESS} {_PLANNED_ONCE} {_BY_ORDER}",
+        **_bounds(settings),
     )
     engine = create_async_engine(
         settings.database_url,
@@ -82,9 +87,7 @@ def async_engine(settings: Settings, *, for_admins: bool = False) -> AsyncEngine
 
 async def accepting_session(settings: Settings) -> BoundedSession:
     """Return a new psycopg connection of the API, on which each statement commits by itself."""
-    arguments = _session_args(
-        settings, _API_APPLICATION, _PLANNED_ONCE, statement_timeout=settings.statement_timeout_seconds
-    )
+    arguments = _session_args(settings, _API_APPLICATION, _PLANNED_ONCE, **_bounds(settings))
     session: BoundedSession = await _bounded(settings)(**(arguments | _WRITES), autocommit=True)
     session.excused = partial(_waits_for_standby, settings)
     session.server = await durability.server_of(session)
@@ -148,6 +151,12 @@ def is_read_only(error: BaseException) -> bool:
 def worker_name() -> str:
     """Return the name under which PostgreSQL lists this worker: `admitone-worker/<host>/<pid>`."""
     return f"{WORKER_APPLICATION}/{socket.gethostname()[:_HOST_LENGTH_MAX]}/{os.getpid()}"
+
+
+def _bounds(settings: Settings) -> dict[str, float]:
+    """Return the time-outs of the API's sessions; a process that hangs in a transaction loses its session."""
+    seconds = settings.statement_timeout_seconds
+    return {"statement_timeout": seconds, "idle_in_transaction_session_timeout": seconds}
 
 
 def _bounded(settings: Settings) -> Callable[..., Any]:

@@ -57,7 +57,10 @@ _OUTCOMES = text(f"""
     SELECT outcome.command_id AS id, outcome.body::text AS outcome,
            {durability.TO_CONFIRM.format("outcome")} AS to_confirm
     FROM unnest(CAST(:event_ids AS uuid[]), CAST(:ids AS uuid[])) AS asked (event_id, id)
-    JOIN outcome ON outcome.event_id = asked.event_id AND outcome.command_id = asked.id
+    CROSS JOIN LATERAL (  -- a fence (decision 0014)
+        SELECT xmin, command_id, body FROM outcome
+        WHERE event_id = asked.event_id AND command_id = asked.id OFFSET 0
+    ) AS outcome
 """)
 
 Session = psycopg.AsyncConnection[TupleRow]

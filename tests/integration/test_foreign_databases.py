@@ -2,17 +2,20 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from ops.embedded import Servers
 from ops.maintenance import audit, retention, schema, status, verification
 from ops.maintenance.schema import UnsuitableDatabase
+from shared.postgres import connections
 from shared.settings import Settings
 from tests.integration import old_systems
 from tests.integration.test_service_readiness import NO_WORKER, checking, read
@@ -40,8 +43,24 @@ DEFAULTS = {
 }
 
 
+_OF_THE_API = """
+    SELECT FROM pg_stat_activity WHERE application_name = 'admitone-api' AND datname = current_database()
+"""
+
+
 def plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _query(url: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def wait_until_ended(url: str) -> None:
+    """Wait until PostgreSQL has ended the sessions of the API."""
+    while _query(url, _OF_THE_API):
+        time.sleep(0.1)
 
 
 def change(servers: Servers, *statements: str) -> None:
@@ -95,6 +114,25 @@ def test_defaults_of_a_database_change_nothing(servers: Servers, strange: str, t
     assert audit.replay(strange, event["slug"]).problems == []
     assert status.read(strange).failed.count == 0
     assert retention.tidy(strange, 1).keys == 0
+
+
+def test_a_hung_api_process_keeps_no_transaction(settings: Settings) -> None:
+    """It would keep its locks, and a snapshot for which PostgreSQL removes no row."""
+    quick = settings.model_copy(update={"statement_timeout_seconds": 0.2})
+
+    async def hang() -> None:
+        engine = connections.async_engine(quick)
+        reading = await engine.connect()
+        await reading.execution_options(isolation_level="REPEATABLE READ")
+        await reading.execute(text("SELECT FROM event"))
+        wait_until_ended(settings.database_url)
+        with pytest.raises(DBAPIError) as ended:
+            await reading.execute(text("SELECT FROM event"))
+        assert ended.value.connection_invalidated
+        await reading.close()
+        await engine.dispose()
+
+    asyncio.run(hang())
 
 
 @pytest.fixture(params=["SQL_ASCII", "LATIN1"])

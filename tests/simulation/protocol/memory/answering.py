@@ -71,5 +71,6 @@ async def unknown(_: Transaction, __: Parameters) -> Read:
     return []
 
 
-async def settled_lately(tx: Transaction, p: Parameters) -> Read:
-    return [len(tx.rows("outcome", p["event_id"]))]
+async def line(tx: Transaction, p: Parameters) -> Read:
+    seqs = list(tx.rows("pending", p["event_id"]))
+    return [(len(seqs), sum(seq <= p["mark"] for seq in seqs), max(seqs, default=0))]

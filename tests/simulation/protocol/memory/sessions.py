@@ -239,3 +239,6 @@ class Found(list[Read]):
 
     def scalar_one(self) -> Any:
         return self[0]
+
+    def one(self) -> Any:
+        return self[0]

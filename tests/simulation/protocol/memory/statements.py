@@ -50,5 +50,5 @@ KNOWN: dict[Any, Execute] = {
     early_answers._READ_EVENT: answering.read_refusing_event,
     pending_count._COUNT: answering.count_pending,
     receipts._RECEIPTS: answering.unknown,
-    backlog._SETTLED_LATELY: answering.settled_lately,
+    backlog._LINE: answering.line,
 }
