@@ -7,6 +7,7 @@ holder's change has no text, so all changes of one kind to one registration shar
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -60,6 +61,7 @@ SETTINGS: Json = {
 }
 """The settings that a new event has where its maker says nothing else."""
 EMAIL_SHARE, EMAILS = 0.15, 20
+CLOSES_SECONDS_MAX = 3.0
 LARGE_PARTY, LARGE_CHANGES_SHARE = 150, 0.1
 TRUSTING_SHARE = 0.3
 _JSON = {"content-type": "application/json"}
@@ -229,8 +231,14 @@ def _change_capacity(event: Event, chance: random.Random, mark: str) -> Drawn:
 
 
 def _change_settings(event: Event, chance: random.Random, mark: str) -> Drawn:
+    soon = datetime.now(UTC) + timedelta(seconds=chance.uniform(0, CLOSES_SECONDS_MAX))
     change: Json = chance.choice(
-        ({"paused": True}, {"autoPromote": False}, {"promotionPolicy": "skip_unfit"})
+        (
+            {"paused": True},
+            {"autoPromote": False},
+            {"promotionPolicy": "skip_unfit"},
+            {"closesAt": soon.isoformat()},
+        )
     )
     if chance.random() < 0.6:
         change = {name: event.made.settings[name] for name in change}
