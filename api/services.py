@@ -22,6 +22,7 @@ from api.commands.pending_count import PendingCount
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
 from api.commands.waker import BucketOwners, Waker
+from api.edge.probe_turns import ProbeTurns
 from api.edge.problems import ProblemType
 from api.edge.wrong_keys import WrongKeys
 from api.protection.address_spots import AddressSpots
@@ -78,6 +79,7 @@ class Services:
     refusing_events: RefusingEvents
     submission: Submission
     readiness: ReadinessCheck
+    probe_turns: ProbeTurns
     keys: Keys
     wrong_keys: WrongKeys
     clients: Addresses
@@ -226,6 +228,7 @@ def open_services(settings: Settings) -> Services:
         availabilities=Availabilities(reader),
         submission=submission,
         readiness=ReadinessCheck(engine, settings.owner_silence_seconds_max, sender, redis_client, shared),
+        probe_turns=ProbeTurns(),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,

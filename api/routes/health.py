@@ -19,12 +19,14 @@ router = APIRouter(tags=["Operating"])
 @router.get("/healthz", **public_routes.HEALTH)
 async def healthz(services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Answer 200 while the process runs; checks nothing else."""
+    await services.probe_turns.wait()
     return Response('{"status":"ok"}', media_type="application/json")
 
 
 @router.get("/readyz", **public_routes.READINESS)
 async def readyz(services: Provided, request: Request) -> Response:  # noqa: ARG001 - direct
     """Answer 200 if registrations would be accepted and decided, else 503 with the failing parts."""
+    await services.probe_turns.wait()
     readiness = await services.readiness.readiness()
     return responses.body(readiness, HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
