@@ -36,7 +36,7 @@ COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 
 def named(session: "Session", event_id: UUID, commands: Sequence[Command]) -> list[Registration]:
     """Return the registrations that these commands name."""
-    ids = [id_ for command in commands for id_ in _named(command)]
+    ids = {id_ for command in commands for id_ in _named(command)}
     return _registrations(session, FIND_REGISTRATIONS, event_id, ids=arrays.uuids(ids)) if ids else []
 
 

@@ -37,7 +37,8 @@ _READ = text(f"""
            waitlist_length, opens_at, closes_at, max_spots_per_registration,
            (SELECT count(*) FROM pending_command WHERE event_id = event.id) AS pending,
            {rosters.COLUMN} AS event
-    FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted
+    FROM (SELECT * FROM event WHERE slug = ANY(CAST(:slugs AS text[])) OFFSET 0) AS event  -- a fence
+    WHERE NOT deleted
 """)
 
 

@@ -24,9 +24,13 @@ _EVENT_COLUMNS = """
 
 BEFORE_ALL = "-infinity", UUID(int=0)
 
-_EVENT_IDS = text("SELECT slug, id FROM event WHERE slug = ANY(CAST(:slugs AS text[])) AND NOT deleted")
 _EVENT_SLUG = text("SELECT slug FROM event WHERE id = :id AND (NOT deleted OR :deleted)")
 # Fences (decision 0014): OFFSET 0, and below an order that only the primary key has.
+_EVENT_IDS = text("""
+    SELECT slug, id
+    FROM (SELECT slug, id, deleted FROM event WHERE slug = ANY(CAST(:slugs AS text[])) OFFSET 0) AS event
+    WHERE NOT deleted
+""")
 _EVENT_BY_ID = text(f"""
     SELECT {_EVENT_COLUMNS} FROM (SELECT * FROM event WHERE id = :id OFFSET 0) AS event WHERE NOT deleted
 """)

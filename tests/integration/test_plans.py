@@ -320,7 +320,11 @@ CASES |= {
         event_ids=_SAME_EVENT,
         ids=_OLD_IDS,
     ),
-    "waitlists": _case("registration_waitlist_idx", ROWS // 2, event_ids=f"ARRAY[{_FIRST_EVENT}]"),
+    "waitlists": _case(
+        rows_max=ROWS // 2,
+        either="registration_waitlist_idx registration_waitlist_size_idx",
+        event_ids=f"ARRAY[{_FIRST_EVENT}]",
+    ),
     "backlogs": _case("pending_command_pkey", 3 * OF_FIRST_EVENT, event_ids=f"ARRAY[{_FIRST_EVENT}]"),
     "outcomes": _case("outcome_pkey", 2 * COUNT, event_ids=_SAME_EVENT, ids=_OLD_IDS),
     "status_changes": _case(

@@ -1,13 +1,16 @@
 -- The head of the waitlist, as far as decisions can reach: hops from party size to party size along an index, up
 -- to the capacity, and takes of each size as many registrations as could be promoted into `freed` spots or be
--- among those that leave, the last one that is promoted, and the next head.
+-- among those that leave, the last one that is promoted, and the next head. ORDER BY spots_count LIMIT 1 is a fence: for
+-- min() a plan that was made when the table was nearly empty may read the whole waitlist.
 WITH RECURSIVE size AS (
-    SELECT min(spots_count) AS spots FROM registration
-    WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count <= :'capacity'::integer
+    (SELECT spots_count AS spots FROM registration
+     WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST' AND spots_count <= :'capacity'::integer
+     ORDER BY spots_count LIMIT 1)
     UNION ALL
-    SELECT (SELECT min(spots_count) FROM registration
+    SELECT (SELECT spots_count FROM registration
             WHERE event_id = :'event_id'::uuid AND status = 'WAITLIST'
-              AND spots_count > size.spots AND spots_count <= :'capacity'::integer)
+              AND spots_count > size.spots AND spots_count <= :'capacity'::integer
+            ORDER BY spots_count LIMIT 1)
     FROM size WHERE size.spots IS NOT NULL
 )
 SELECT waiter.*
