@@ -177,7 +177,7 @@ def test_the_audit_trail_names_the_key(stage: Stage) -> None:
 
     assert [entry["actor"] for entry in trail] == ["Box office 2"]
     written = json.dumps(stage.query("SELECT to_jsonb(api_key)::text AS row FROM api_key"))
-    assert created["key"].rpartition("_")[2] not in written + stage.log()
+    assert created["key"].split("_", 2)[2] not in written + stage.log()
     assert created["apiKey"]["prefix"] in written
 
 
