@@ -122,7 +122,9 @@ def test_without_a_tag_a_waiting_holder_is_told_when_to_ask(stage: Stage) -> Non
 def test_a_settled_refusal_is_not_waited_for(stage: Stage) -> None:
     event = stage.create_event(capacity=0, waitlistEnabled=False)
     with stage.client() as client:
-        refused = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).json()
+        refused = client.post(
+            f"/api/p/{event['slug']}/register", json={"name": "User"}, headers={"idempotency-key": "one"}
+        ).json()  # without a key it would make no command, and so no receipt
     path = path_of(event, refused)
 
     again = ask(stage, path, ask(stage, path, wait=0).headers["etag"], seconds_max=LONG_SECONDS / 2)
