@@ -122,8 +122,9 @@ def test_rabbitmq_bounds_what_waits(
             path = f"/api/p/{event['slug']}/register"
             assert client.post(path, json={"name": "User"}, headers={"prefer": "wait=20"}).status_code == 201
             stage.kill_worker(0)
+            app = queues.celery_app(settings_of(stage))
             for _ in range(3 * queues.MESSAGES_MAX):
-                queues.wake(queues.celery_app(settings_of(stage)), names[-1], [UUID(event["id"])])
+                queues.wake(app, names[-1], [UUID(event["id"])])
             waiting, _ = counts(connection, names[-1])
 
     assert waiting == queues.MESSAGES_MAX
