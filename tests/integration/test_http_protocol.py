@@ -349,6 +349,17 @@ def test_little_is_kept_beside_a_body(client: Client, beside: bytes, offer: str)
     assert client.is_closed()
 
 
+@pytest.mark.parametrize("before", [b"", head("none", LENGTH) + BODY])
+def test_few_blank_lines_are_read_before_a_request(client: Client, before: bytes) -> None:
+    if before:
+        client.send(before)
+        assert client.answer()[0] == 200
+    client.send(b"\r\n" * (1 << 20))
+    status, headers, problem = client.answer()
+    assert (status, problem["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
+    assert client.is_closed()
+
+
 def test_an_earlier_answer_is_not_spoilt(client: Client) -> None:
     client.send(head("h2c", LENGTH) + BODY + b"\x16\x03\x01\r\n\r\n")
     assert client.answer()[2] == got()

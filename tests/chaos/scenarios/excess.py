@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 
 from tests.chaos.scenarios import pressure
-from tests.chaos.scenarios.crowd import Crowd
 from tests.chaos.scenarios.findings import Figure
 from tests.chaos.scenarios.pressure import Limits
 from tests.chaos.servers import Programs
@@ -42,15 +41,8 @@ def measure(
         service.wait_joined()
         (worker,) = service.workers
         service.relays.change(f"{worker}/postgres", "pass", WORKER_DISTANCE_SECONDS)
-        paths = pressure.create_all(service)
-        sustained = Crowd(
-            url=service.url,
-            method="POST",
-            paths=paths,
-            prefer="",
-            connections=SUSTAINED_CONNECTIONS,
-            seconds=measured_seconds,
-        )
+        sustained = pressure.sustained(service, SUSTAINED_CONNECTIONS, measured_seconds)
+        paths = list(sustained.paths)
         _, sustainable = pressure.rate(service, sustained)
         crowd = msgspec.structs.replace(
             sustained,

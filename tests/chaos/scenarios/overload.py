@@ -63,15 +63,7 @@ def run(plan: Plan, folder: Path) -> Findings:
     figures: list[Figure] = []
     with Service(folder, settings=_ROOM, programs=plan.programs) as service:
         service.wait_joined()
-        paths = pressure.create_all(service)
-        sustained = Crowd(
-            url=service.url,
-            method="POST",
-            paths=paths,
-            prefer="",
-            connections=SUSTAINED_CONNECTIONS,
-            seconds=plan.measured_seconds,
-        )
+        sustained = pressure.sustained(service, SUSTAINED_CONNECTIONS, plan.measured_seconds)
         pressure.rate(service, sustained)  # warms up
         _, peak = pressure.rate(service, sustained)
         figures.append(Figure(name="sustainable rate", value=peak, unit="decisions/s"))

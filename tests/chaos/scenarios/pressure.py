@@ -143,9 +143,16 @@ def create(service: Service, number: int) -> tuple[str, str]:
     return answer.json()["id"], asked["slug"]  # type: ignore[return-value]
 
 
-def create_all(service: Service) -> list[str]:
-    """Create the events of a crowd; return the paths at which it registers."""
-    return [f"/api/p/{create(service, n)[1]}/register" for n in range(EVENTS)]
+def sustained(service: Service, connections: int, seconds: float) -> Crowd:
+    """Create events; return a crowd that registers at them, each client as soon as it has its outcome."""
+    return Crowd(
+        url=service.url,
+        method="POST",
+        paths=[f"/api/p/{create(service, n)[1]}/register" for n in range(EVENTS)],
+        prefer="",
+        connections=connections,
+        seconds=seconds,
+    )
 
 
 def _wrong(service: Service, seen: Seen) -> list[str]:
