@@ -42,18 +42,22 @@ def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCom
 
 
 def retry_before_others(
-    session: Session, unconfirmed: Collection[Place], troubles: Troubles
-) -> list[SettledCommand]:
+    session: Session, event_ids: Collection[UUID], troubles: Troubles
+) -> tuple[list[SettledCommand], set[UUID]]:
     """Try commands again that no other command has passed yet, if there is another command now.
 
-    So a trouble that has passed meanwhile costs no command its place.
+    So a trouble that has passed meanwhile costs no command its place. A try in vain ends this, since it takes
+    long: the events with more such commands are returned beside the settled commands, and have to wait.
     """
     settled: list[SettledCommand] = []
-    for place in unconfirmed:
+    for place in troubles.unconfirmed(event_ids):
         if load.first_pending(session, place.event_id, troubles.left_out([place.event_id])) is not None:
             troubles.confirm(place.command_id)
-            settled += retry(session, place, troubles)
-    return settled
+            retried = retry(session, place, troubles)
+            settled += retried
+            if not retried:
+                return settled, {place.event_id for place in troubles.unconfirmed(event_ids)}
+    return settled, set()
 
 
 def apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troubles) -> Applied:

@@ -30,8 +30,8 @@ from worker.trouble import Troubles
 
 log = structlog.get_logger(__name__)
 
-_RETRY_SECONDS = 0.02
-"""The time for which an owner tries commands that are set aside, at each tick."""
+_VAIN_TRIES_SECONDS = 0.02
+"""The time for which an owner tries commands that are set aside in vain, at each tick."""
 _UNLOCKED_SECONDS = 0.05
 """The pause before an owner tries again to lock the buckets of its share that another worker still has."""
 _NEVER = float("inf")
@@ -65,9 +65,11 @@ def apply(
     """
     troubles = troubles or Troubles(time.monotonic)
     settled: list[SettledCommand] = []
+    waiting: set[UUID] = set()
     scope = Scope()
     if troubles.commands:
-        settled = isolation.retry_before_others(session, troubles.unconfirmed(event_ids), troubles)
+        settled, waiting = isolation.retry_before_others(session, event_ids, troubles)
+        event_ids = [event_id for event_id in event_ids if event_id not in waiting]
         scope = Scope(left_out=troubles.left_out(event_ids))
     try:
         applied = batch.apply(session, event_ids, commands_max, scope, meanwhile)
@@ -77,10 +79,10 @@ def apply(
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
             log.warning("overtaken", event_id=str(event_id))
-            return Applied(settled, [])
+            return Applied(settled, [*waiting])
         log.exception("batch_refused", event_id=str(event_id))
         applied = isolation.apply_in_parts(session, event_id, error.count, troubles)
-    return Applied(settled + applied.settled, applied.unfinished)
+    return Applied(settled + applied.settled, [*applied.unfinished, *waiting])
 
 
 class Owner:
@@ -126,9 +128,9 @@ class Owner:
                     self.tick()
                 elif self._clock() >= self._look_at:
                     self._look()
-                else:
-                    self.take_woken(until=min(self._tick_at, self._look_at))
-                    self.apply_batch()
+                # A tick may last until the next one is due, so a batch has its turn after each.
+                self.take_woken(until=min(self._tick_at, self._look_at))
+                self.apply_batch()
             except Exception:  # any error: the next tick reads the ledger anew
                 log.exception("owner_failed")
                 time.sleep(self._settings.tick_seconds)
@@ -142,10 +144,11 @@ class Owner:
         self._publisher.close()
 
     def tick(self) -> None:
-        """Let failing events be tried again, rebalance the buckets, and read the ledger."""
+        """Rebalance the buckets, read the ledger, and try the commands that are set aside again."""
         self._tick_at = self._clock() + self._settings.tick_seconds
         self._queue.tick()
         self._look()
+        self._retry()
 
     def _look(self) -> None:
         """Rebalance the buckets, and add the events with pending commands to the run queue."""
@@ -169,15 +172,19 @@ class Owner:
         self._consumer.consume(pending)
         self._queue.add(pending)
         metrics.events_owned.set(self._consumer.release_others(ownership.buckets))
-        self._retry()
 
     def _retry(self) -> None:
-        """Try commands that are set aside again, for a short time."""
+        """Try commands that are set aside again, until half a tick or the time for vain tries is over.
+
+        So they are soon settled when their trouble has passed, and cost others little while it lasts.
+        """
         ownership = self._ownership
-        until = self._clock() + _RETRY_SECONDS
+        until = self._clock() + self._settings.tick_seconds / 2
+        vain_seconds = 0.0
         for place in self._troubles.due():
-            if ownership is None or self._clock() > until:
-                return
+            began_at = self._clock()
+            if ownership is None or began_at > until or vain_seconds > _VAIN_TRIES_SECONDS:
+                break
             if ids.bucket(place.event_id) not in ownership.buckets:
                 self._troubles.forget(place.command_id)
                 continue
@@ -189,7 +196,9 @@ class Owner:
                     self._lose(error)
                     return
                 log.exception("event_not_applied", event_id=str(place.event_id))
-                return
+                break
+            if not settled:
+                vain_seconds += self._clock() - began_at
             self._publisher.add(settled, confirmed=not ownership.cut_off)
         self._publisher.publish()
 

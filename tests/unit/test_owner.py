@@ -10,12 +10,17 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from shared.domain import ids
+from shared.domain.outcomes import Confirmed, SettledCommand
 from shared.messaging import queues
 from shared.messaging.results import Publisher
 from shared.settings import Settings
+from worker import owner as owners
+from worker.batch import Applied
 from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 from worker.ownership import BucketsMoved
+from worker.trouble import Place, Troubles
 
 SOON_SECONDS_MAX = 20
 SETTINGS = Settings(
@@ -117,6 +122,120 @@ def test_an_owner_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.1)
 
     assert ownership.ticks <= looks + 1
+
+
+class Tries:
+    """Tries of commands that are set aside, each of which takes a time on a clock of its own.
+
+    It stands for the ownership, its session and the clock, too.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, seconds: float, in_vain: bool = False) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+        self.in_vain = in_vain
+        self.tried: list[UUID] = []
+        self.has_its_share = True
+        self.buckets = range(ids.BUCKETS)
+        self.cut_off: list[str] = []
+        self.session = SimpleNamespace(closed=False)
+        monkeypatch.setattr("worker.isolation.retry", self.retry)
+        monkeypatch.setattr("worker.isolation.load.first_pending", lambda *_: True)
+        monkeypatch.setattr(Owner, "_joined", lambda _: self)
+        monkeypatch.setattr(Owner, "close", lambda _: None)
+        monkeypatch.setattr(Publisher, "write", lambda *_: None)
+
+    def rebalance(self) -> BucketsMoved:
+        return BucketsMoved(gained=0, lost=0)
+
+    def events_pending(self) -> list[UUID]:
+        return []
+
+    def retry(self, _: object, place: Place, troubles: Troubles) -> list[SettledCommand]:
+        self.now += self.seconds
+        self.tried.append(place.command_id)
+        if self.in_vain:
+            troubles.set_aside(place, ValueError())
+            return []
+        troubles.forget(place.command_id)
+        confirmed = Confirmed(registration_id=UUID(int=9), spots_count=1)
+        return [SettledCommand(**place._asdict(), outcome=confirmed)]
+
+    def owner(self, set_aside: int, **limits: float) -> Owner:
+        """Return an owner that has ownership, and so many commands that are set aside and due."""
+        settings = SETTINGS.model_copy(update=limits)
+        owner = Owner(
+            settings,
+            Publisher(SETTINGS.result_url, 60, self.clock),
+            EventQueues(time.monotonic),
+            self.clock,
+        )
+        owner.tick()
+        owner._ownership = self  # type: ignore[assignment]  # noqa: SLF001 - it stands for it
+        for number in range(set_aside):
+            owner._troubles.set_aside(Place(A, UUID(int=100 + number), number), ValueError())  # noqa: SLF001
+        self.now += 10
+        return owner
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_passed_troubles_are_soon_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=0.005)
+    owner = tries.owner(100, tick_seconds=0.5)
+    owner.tick()
+    in_half_a_tick = len(tries.tried)
+    for _ in range(2):
+        owner.tick()
+
+    assert 48 <= in_half_a_tick <= 52
+    assert len({*tries.tried}) == 100
+
+
+def test_vain_tries_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=0.01, in_vain=True)
+    owner = tries.owner(100, tick_seconds=0.5)
+    owner.tick()
+
+    assert len(tries.tried) == 3
+
+
+def test_a_batch_follows_each_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=0.8, in_vain=True)
+    owner = tries.owner(100, tick_seconds=0.5)
+    applied: list[int] = []
+
+    def apply(_: Owner) -> None:
+        applied.append(len(tries.tried))
+        if len(tries.tried) >= 3:
+            owner.end()
+
+    monkeypatch.setattr(Owner, "apply_batch", apply)
+    owner.run()
+
+    assert applied == [1, 2, 3]
+
+
+def test_one_vain_try_goes_before_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=0.8, in_vain=True)
+    batches: list[Collection[UUID]] = []
+
+    def apply(_: object, event_ids: Collection[UUID], *__: object) -> Applied:
+        batches.append(event_ids)
+        return Applied([], [])
+
+    monkeypatch.setattr("worker.batch.apply", apply)
+    troubles = Troubles(tries.clock)
+    for event_id in (A, B):
+        troubles.set_aside(Place(event_id, UUID(int=100 + event_id.int), 1), ValueError())
+    others = [A, B, UUID(int=3)]
+
+    first = owners.apply(tries.session, others, 100, troubles=troubles)  # type: ignore[arg-type]  # likewise
+    second = owners.apply(tries.session, others, 100, troubles=troubles)  # type: ignore[arg-type]  # likewise
+
+    assert (first.unfinished, second.unfinished) == ([B], [])
+    assert batches == [[A, UUID(int=3)], others]
 
 
 class Hub:
