@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -16,8 +17,9 @@ from shared.domain import commands, texts
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
-_UNKNOWN_FIELDS_MAX = 100
+_REASONS_MAX = 100
 _NAME_SHOWN_MAX = 100
+_INTEGER_LENGTH_MAX = 20
 _INVALID = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for half of a character
 
 
@@ -42,9 +44,8 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
         else:
             if value is not msgspec.UNSET:
                 values[name] = value
-    unknown = [name for name in document if name not in fields][:_UNKNOWN_FIELDS_MAX]
-    shown = (name[:_NAME_SHOWN_MAX].encode(errors="replace").decode() for name in unknown)
-    reasons |= dict.fromkeys(shown, "is no field of this request")
+    unknown = (name.encode(errors="replace").decode() for name in document if name not in fields)
+    reasons |= dict.fromkeys(unknown, "is no field of this request")
     body = None
     try:
         body = msgspec.convert(values, kind)
@@ -60,21 +61,26 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
 
 
 def _document(content: bytes | bytearray) -> Any:  # noqa: ANN401 - JSON
-    """Return the document of a body, also if nothing but halves of characters keeps it from being JSON."""
+    """Return the document of a body, with the halves of characters and the numbers that msgspec refuses."""
     try:
         return msgspec.json.decode(content)
     except msgspec.DecodeError:
         with suppress(ValueError):
-            document = json.loads(content.decode())
-            try:
-                json.dumps(document, ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                return document
+            return json.loads(content.decode(), parse_int=_integer, parse_constant=_no_number)
         raise
 
 
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= _INTEGER_LENGTH_MAX else float(digits)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def invalid(reasons: Mapping[str, str]) -> ProblemError:
-    """Return the problem of a request with wrong fields, parameters or headers: a reason for each."""
+    """Return the problem of a request with wrong fields, parameters or headers: a reason for each of 100."""
+    reasons = {name[:_NAME_SHOWN_MAX]: reason for name, reason in islice(reasons.items(), _REASONS_MAX)}
     detail = " ".join(f"{name or 'The body'}{':' * bool(name)} {reason}." for name, reason in reasons.items())
     errors = [{"field": name, "reason": reason} for name, reason in reasons.items()]
     return ProblemType.INVALID_REQUEST.error(detail, errors=errors)

@@ -41,9 +41,9 @@ _STRING = re.compile(r'"((?:[^"\\]|\\["\\])*)"\s*(?:;.*)?')
 _ENTITY_TAG = re.compile(r'"[^"]*"')
 # A text that counts as it is: one with an @ may be an email address, which has rules.
 _PLAIN = re.compile("[!-?A-~](?:[ -?A-~]*[!-?A-~])?")
-_SECONDS = re.compile("[0-9]{1,9}")
+_SECONDS = re.compile("[0-9]+")
 # Python and pydantic would take "+1", " 1", "1_0" and the digits of all scripts as well.
-_WHOLE_NUMBER = re.compile("-?[0-9]{1,18}")
+_WHOLE_NUMBER = re.compile("-?[0-9]{1,4000}")
 
 
 def _whole_number(parameter: object) -> object:
@@ -192,7 +192,7 @@ def _preferred_seconds(request: Request, settings: Settings) -> float:
         wait_seconds = 0
         applied.append("respond-async")
     if _SECONDS.fullmatch(preferences.get("wait", "")):
-        wait_seconds = min(int(preferences["wait"]), settings.answer_wait_seconds_max)
+        wait_seconds = min(float(preferences["wait"]), settings.answer_wait_seconds_max)
         applied.append(f"wait={wait_seconds:g}")
     if applied:
         header = b"preference-applied", ", ".join(applied).encode()

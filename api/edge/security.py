@@ -51,7 +51,7 @@ async def principal(
     reasons |= dict.fromkeys(sorted(sent.keys() - known), "is no parameter of this route")
     reasons |= dict.fromkeys(_undecodable(request.scope["query_string"]), "must be in UTF-8")
     if reasons:
-        raise body_fields.invalid(reasons)
+        raise body_fields.invalid({name or "(no name)": reason for name, reason in reasons.items()})
     event_id = request.path_params.get("event_id")
     if event_id is not None and holder.organiser_id is not None:
         await _must_own(services, holder.organiser_id, event_id)

@@ -9,12 +9,15 @@ import idna
 LOCAL_PART_BYTES_MAX = 64
 DOMAIN_LENGTH_MAX = 253
 
-# White space, seen or not: Unicode's White_Space, then characters without width and marks of direction.
+# White space, seen or not: Unicode's White_Space, then its Default_Ignorable_Code_Point and other characters
+# without ink, marks of direction among them.
 _SEEN = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _UNSEEN = (
-    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u2800\u3164\ufeff\uffa0"
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2060-\u2065\u206a-\u206f\u2800\u3164\ufeff\uffa0\ufff0-\ufffb"
 )
-_SELECTORS, _TAGS = "\ufe00-\ufe0f", "\U000e0000-\U000e0fff"  # both end an emoji: never trimmed
+# Without ink as well, but the end of an emoji, or of a phrase of shorthand or music: never trimmed.
+_SELECTORS, _TAGS = "\ufe00-\ufe0f", "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 _OUTER = "".join(re.findall(f"[{_SEEN}{_UNSEEN}]", "".join(map(chr, range(0x10000)))))
 _INVISIBLE = re.compile(f"[{_SEEN}{_UNSEEN}{_SELECTORS}{_TAGS}]*")
 _SEPARATORS = re.compile("[\x85\u2028\u2029]")

@@ -392,6 +392,8 @@ def test_a_preference_is_told_with_every_answer(stage: Stage) -> None:
         ("/api/events/{id}/audit?limit=0", {"limit": "must be 1 or more"}),
         ("/api/events/{id}/audit?limit=1001", {"limit": "must be 1000 or less"}),
         ("/api/events/{id}/audit?cursor=x", {"cursor": "is not the nextCursor of a page"}),
+        ("/api/events?=1", {"(no name)": "is no parameter of this route"}),
+        (f"/api/events?{'x' * 200}=1", {"x" * 100: "is no parameter of this route"}),
     ],
 )
 def test_wrong_parameters_have_reasons_in_words(stage: Stage, path: str, reasons: dict[str, str]) -> None:

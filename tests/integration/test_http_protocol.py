@@ -290,6 +290,16 @@ def test_every_valid_host_is_served(client: Client, host: bytes) -> None:
     assert client.answer()[2] == got()
 
 
+@pytest.mark.parametrize("offer", ["h2c", "none"])
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"http://x", "/"), (b"HTTPS://[::1]:9000?a", "/"), (b"http://x/a?b=//c", "/a")],
+)
+def test_a_target_may_be_a_whole_uri(client: Client, target: bytes, path: str, offer: str) -> None:
+    client.send(b"OPTIONS %s HTTP/1.1\r\nHost: x\r\n" % target + OFFERS[offer] + LENGTH + b"\r\n" + BODY)
+    assert client.answer()[2]["path"] == path
+
+
 def test_an_old_client_may_name_no_host(client: Client) -> None:
     client.send(b"POST /a HTTP/1.0\r\n" + LENGTH + b"\r\n" + BODY)
     assert client.answer()[2] == got()

@@ -141,6 +141,7 @@ CONTROL = "must not hold control characters or characters that change the direct
         ),
         ("/api/events/{id}/registrations", f"q={'a' * 201}", "must be text of at most 200 characters"),
         ("/api/events/{id}/registrations", "limit=%00", "must be a whole number"),
+        ("/api/events", f"limit={'9' * 30}", "must be 1000 or less"),
         ("/api/events/{id}/commands", "outcome=%00", "must be 'failed'"),
         ("/api/events/{id}/export", "format=%00", "must be 'csv' or 'ndjson'"),
         ("/api/events/{id}/export", "separator=%00", "must be 'comma' or 'semicolon'"),

@@ -21,7 +21,7 @@ _ANN = "ann@example.org"
         ("می\u200cخو", "می\u200cخو"),
         ("👩\u200d💻 ❤\ufe0f", "👩\u200d💻 ❤\ufe0f"),
         ("", ""),
-        (" \u200b\u3164", ""),
+        (" \u200b\u3164\u206a\ufff9", ""),
     ],
 )
 def test_a_text_is_kept_in_one_form(sent: str, kept: str) -> None:
@@ -37,7 +37,7 @@ def test_control_and_direction_are_refused(inside: str) -> None:
     assert texts.printable(f"Ann{inside}Lee") == "Ann Lee"
 
 
-@pytest.mark.parametrize("text", ["\ufe0f", "\U000e0041\U000e007f", "\u200d\ufe0f\u200d"])
+@pytest.mark.parametrize("text", ["\ufe0f", "\U000e0041\U000e007f", "\u200d\ufe0f\u200d", "\U0001d173"])
 def test_an_invisible_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must hold something visible"):
         texts.clean(text)
