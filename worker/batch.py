@@ -12,12 +12,13 @@ from uuid import UUID
 import structlog
 
 from shared import metrics
-from shared.domain import audit, commands, ids, rules
+from shared.domain import audit, commands, decisions, ids, rules
 from shared.domain.commands import PendingCommand
 from shared.domain.outcomes import Failed, SettledCommand
 from shared.postgres import connections
 from worker import load, save
-from worker.load import LoadedEvent, LockedEvent, Overtaken, Scope, Session, UnreadableEvent
+from worker.load import LoadedEvent, Overtaken, Scope, UnreadableEvent
+from worker.locked_event import LockedEvent, Session
 from worker.save import BatchWriter
 
 log = structlog.get_logger(__name__)
@@ -159,7 +160,7 @@ def _decide_in_parts(undecided: Sequence[_Undecided]) -> Iterator[list[tuple[Loa
         else:
             before = event.roster.promoted_spots
             try:
-                outcome = event.roster.decide(command)
+                outcome = decisions.decide(event.roster, command)
             except MemoryError:
                 raise  # the machine's trouble, not the command's
             except Exception as error:

@@ -16,7 +16,8 @@ from shared.domain import audit
 from shared.domain.outcomes import SettledCommand
 from worker import batch, load, save, trouble
 from worker.batch import Applied, BatchRefused, DecisionRaised
-from worker.load import Overtaken, Scope, Session
+from worker.load import Overtaken, Scope
+from worker.locked_event import Session
 from worker.save import BatchWriter, GuardRefused
 from worker.trouble import Place, Troubles
 

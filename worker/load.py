@@ -11,9 +11,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
-import psycopg
 import structlog
-from psycopg.rows import TupleRow, dict_row
+from psycopg.rows import dict_row
 
 from shared.domain import audit, commands, texts
 from shared.domain.commands import (
@@ -24,10 +23,11 @@ from shared.domain.commands import (
     PendingCommand,
     Register,
 )
-from shared.domain.event import EventSettings, Recount, Registration, Waitlist
+from shared.domain.event import Recount, Registration, Waitlist
 from shared.domain.roster import Roster
 from shared.postgres import arrays, statements, tables
 from worker import load_registrations, trouble
+from worker.locked_event import LockedEvent, Session
 from worker.trouble import Patience, Place
 
 log = structlog.get_logger(__name__)
@@ -54,10 +54,6 @@ _ALONE: frozenset[commands.Kind] = frozenset({"heal_counter", "promote_waitlist"
 
 _SET_TIMEOUT = "SELECT set_config('statement_timeout', %(timeout)s, true)"  # until the transaction ends
 
-Session = psycopg.Connection[TupleRow]
-PendingRow = tuple[UUID, int, int, str, str, str, str]
-"""`(id, seq, version, kind, payload, actor, accepted_at)` of a pending command, not read yet."""
-
 
 class Overtaken(Exception):  # noqa: N818 - reads as the sentence "raise Overtaken"
     """Another session changed a row of this batch; the transaction must be rolled back."""
@@ -76,26 +72,6 @@ class Scope(NamedTuple):
 
 class UnreadableEvent(Exception):  # noqa: N818 - likewise
     """An event's row has a value that this version cannot read; none of its commands can be decided."""
-
-
-class LockedEvent(msgspec.Struct, rename="camel"):
-    """An event that this transaction has locked, with its first pending commands in ledger order.
-
-    `last_hash` is the hexadecimal hash of its newest audit entry, None when it has none; `now` is the
-    transaction's time; `follow_up` is the id of the event's pending follow-up. `cut` is true if the next
-    pending command has to be decided in another batch.
-    """
-
-    id: UUID
-    audit_seq: int
-    last_hash: str | None
-    now: datetime
-    spots_reserved: int
-    waitlist_length: int
-    follow_up: UUID | None
-    settings: EventSettings
-    pending: list[PendingRow]
-    cut: bool = False
 
 
 class LoadedEvent(msgspec.Struct, eq=False):

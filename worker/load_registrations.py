@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from psycopg.rows import dict_row
@@ -24,9 +23,7 @@ from shared.domain.commands import (
 )
 from shared.domain.event import Registration
 from shared.postgres import arrays, statements
-
-if TYPE_CHECKING:
-    from worker.load import LockedEvent, Session
+from worker.locked_event import LockedEvent, Session
 
 _SQL = Path(__file__).parent / "sql"
 FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
@@ -34,7 +31,7 @@ READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
 COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 
 
-def named(session: "Session", event_id: UUID, commands: Sequence[Command]) -> list[Registration]:
+def named(session: Session, event_id: UUID, commands: Sequence[Command]) -> list[Registration]:
     """Return the registrations that these commands name."""
     ids = {id_ for command in commands for id_ in _named(command)}
     return _registrations(session, FIND_REGISTRATIONS, event_id, ids=arrays.uuids(ids)) if ids else []
@@ -52,8 +49,8 @@ def _named(command: Command) -> Sequence[UUID]:
 
 
 def waiters(
-    session: "Session",
-    event: "LockedEvent",
+    session: Session,
+    event: LockedEvent,
     pending: Sequence[PendingCommand],
     named: Sequence[Registration],
     *,
@@ -86,7 +83,7 @@ def waiters(
     )
 
 
-def _may_promote(event: "LockedEvent", pending: Sequence[PendingCommand]) -> bool:
+def _may_promote(event: LockedEvent, pending: Sequence[PendingCommand]) -> bool:
     kinds = {type(command.command) for command in pending}
     if event.follow_up is not None:
         return PromoteWaitlist in kinds
@@ -94,14 +91,14 @@ def _may_promote(event: "LockedEvent", pending: Sequence[PendingCommand]) -> boo
     return promotes or ChangeEvent in kinds
 
 
-def _capacities(event: "LockedEvent", pending: Sequence[PendingCommand]) -> list[int]:
+def _capacities(event: LockedEvent, pending: Sequence[PendingCommand]) -> list[int]:
     """Return the capacities that the event has while these commands are decided."""
     changes = [command.command for command in pending if isinstance(command.command, ChangeEvent)]
     return [event.settings.capacity, *(c.capacity for c in changes if isinstance(c.capacity, int))]
 
 
 def oversized(
-    session: "Session", decidable: Sequence[tuple["LockedEvent", Sequence[PendingCommand]]]
+    session: Session, decidable: Sequence[tuple[LockedEvent, Sequence[PendingCommand]]]
 ) -> dict[UUID, dict[int, int]]:
     """Return for each event the oversized parties by size, as far as its waitlist's limit depends on them."""
     asked = []
@@ -130,7 +127,7 @@ def oversized(
 
 
 def _registrations(
-    session: "Session", statement: bytes, event_id: UUID, **parameters: object
+    session: Session, statement: bytes, event_id: UUID, **parameters: object
 ) -> list[Registration]:
     with session.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(statement, {"event_id": event_id, **parameters}).fetchall()

@@ -23,7 +23,8 @@ from shared.postgres import connections
 from shared.settings import Settings
 from worker import batch, isolation, save
 from worker.batch import Applied, BatchRefused
-from worker.load import Overtaken, Scope, Session
+from worker.load import Overtaken, Scope
+from worker.locked_event import Session
 from worker.ownership import Ownership, SessionLost
 from worker.run_queue import RunQueue
 from worker.trouble import Troubles

@@ -19,7 +19,8 @@ from shared.domain.commands import Status
 from shared.domain.event import Erasure, EventChanges, EventSettings, FollowUp, Recount, Registration
 from shared.domain.outcomes import Failed, Refused, SettledCommand
 from shared.postgres import arrays, statements
-from worker.load import LoadedEvent, Overtaken, Session
+from worker.load import LoadedEvent, Overtaken
+from worker.locked_event import Session
 
 _SQL = Path(__file__).parent / "sql"
 SAVE_BATCH = statements.load(_SQL / "save_batch.sql")

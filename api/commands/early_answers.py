@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from api.queries import rosters, used_keys
 from api.queries.rosters import EventAsRead
 from api.tasks import BatchLoader
-from shared.domain import outcomes
+from shared.domain import decisions, outcomes
 from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
 from shared.domain.event import Registration
 from shared.domain.outcomes import Outcome, RefusalCode, Refused
@@ -85,9 +85,8 @@ async def holders_outcome(
     roster = event.roster()
     if row.registration is not None:
         roster.registrations[command.registration_id] = _REGISTRATION.decode(row.registration)
-    outcome = roster.decide(
-        PendingCommand(command=command, id=_NO_ID, seq=0, actor=HOLDER, accepted_at=event.now)
-    )
+    pending = PendingCommand(command=command, id=_NO_ID, seq=0, actor=HOLDER, accepted_at=event.now)
+    outcome = decisions.decide(roster, pending)
     return None if roster.unsaved.changes or (keys and isinstance(outcome, Refused)) else outcome
 
 
@@ -145,7 +144,6 @@ def _refusal(event: EventAsRead, command: Register) -> Refused | None:
     The roster knows no email addresses: a closed or full event refuses whatever the address, and what is not
     refused here goes through the ledger.
     """
-    outcome = event.roster().decide(
-        PendingCommand(command=command, id=_NO_ID, seq=0, actor="", accepted_at=event.now)
-    )
+    pending = PendingCommand(command=command, id=_NO_ID, seq=0, actor="", accepted_at=event.now)
+    outcome = decisions.decide(event.roster(), pending)
     return outcome if isinstance(outcome, Refused) else None

@@ -189,7 +189,7 @@ class Intake:
     async def _write_confirmation(self) -> bool:
         """Make a confirmed write without commands; return False if that fails."""
         try:
-            await self._commit(durability.confirm)
+            await self._commit(BoundedSession.confirm)
         except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
             log.warning("not_confirmed", error=repr(error.__cause__ or error))
             return False

@@ -12,16 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from shared import metrics
-
-if TYPE_CHECKING:
-    from api.edge.http_protocol import HttpProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +57,24 @@ _INTERRUPTS_NOTHING = {Phase.SILENT, Phase.IDLE, Phase.HEAD}
 """The phases in which a connection has no request that was begun: it may be ended for the sake of another."""
 _USUAL = {Phase.IDLE, Phase.CLOSING}
 """The phases that often end, which is nothing to tell an operator."""
+
+
+class Connection(Protocol):
+    """One connection, as it is looked at."""
+
+    transport: asyncio.Transport
+    cycle: RequestResponseCycle
+    seen: tuple[Phase, RequestResponseCycle, int] | None
+    """The state in which it was seen."""
+    seen_at_look: int
+    """The number of the look at which that state was seen first."""
+
+    @property
+    def phase(self) -> Phase:
+        """The thing that the process waits for."""
+
+    def end(self, phase: Phase) -> None:
+        """End the connection: its client took too long for this phase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +134,7 @@ class Connections(ServerState):
     def _look_later(self) -> None:
         self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self.look)
 
-    def has_room_for(self, newcomer: "HttpProtocol") -> bool:
+    def has_room_for(self, newcomer: Connection) -> bool:
         """Return True if the newcomer may stay; connections without a request are ended for that, if need be.
 
         The one without progress for the longest time is ended first. A newcomer that may not stay is ended
@@ -146,10 +162,10 @@ class Connections(ServerState):
             newcomer.transport.abort()
         return False
 
-    def _protocols(self) -> "Iterable[HttpProtocol]":
+    def _protocols(self) -> Iterable[Connection]:
         return list(self.connections)  # type: ignore[arg-type]  # the server makes no others
 
-    def _phase_of(self, connection: "HttpProtocol") -> Phase:
+    def _phase_of(self, connection: Connection) -> Phase:
         """Return the phase of a connection, and note the look at which its present state was seen first."""
         phase = connection.phase
         state = phase, connection.cycle, connection.transport.get_write_buffer_size()

@@ -50,10 +50,8 @@ class HttpProtocol(HttpToolsProtocol):
     what a chunked body has beside its content. Trailers are read, and dropped: they are no headers.
     """
 
-    seen: tuple[Phase, RequestResponseCycle | None, int] | None = None
-    """The state in which `Connections` saw this connection."""
+    seen: tuple[Phase, RequestResponseCycle, int] | None = None
     seen_at_look = 0
-    """The number of the look at which that state was seen first."""
 
     _read_bytes = 0
     _is_complete = True

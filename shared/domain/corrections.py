@@ -4,8 +4,6 @@ They keep the roster's invariants: a party grows only into spots that no waiting
 audit trail names the parts that were corrected, never a name or an email address.
 """
 
-from typing import TYPE_CHECKING
-
 import msgspec
 from msgspec import UNSET
 
@@ -31,14 +29,12 @@ from shared.domain.outcomes import (
     StatusChanged,
     Waitlisted,
 )
-
-if TYPE_CHECKING:
-    from shared.domain.roster import Roster
+from shared.domain.roster import Roster
 
 _PERSONAL = ("name", "email")
 
 
-def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> Outcome:
+def add(roster: Roster, pending: PendingCommand, command: AddRegistration) -> Outcome:
     """Register a party whatever the window, a pause or the waitlist's limit say."""
     settings, spots = roster.settings, command.spots_count
     status = None if command.status is UNSET else Status(command.status)
@@ -62,7 +58,7 @@ def add(roster: "Roster", pending: PendingCommand, command: AddRegistration) -> 
     return Waitlisted(registration_id=id_, spots_count=spots, position=roster.waitlist.length)
 
 
-def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistration) -> Outcome:
+def correct(roster: Roster, pending: PendingCommand, command: CorrectRegistration) -> Outcome:
     """Correct a registration's name, email address or size.
 
     A waiting party that grows goes to the tail of the waitlist; one that shrinks keeps its place.
@@ -95,7 +91,7 @@ def correct(roster: "Roster", pending: PendingCommand, command: CorrectRegistrat
     )
 
 
-def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt) -> Outcome:
+def give_receipt(roster: Roster, pending: PendingCommand, command: GiveReceipt) -> Outcome:
     """Make the command's id the registration's receipt."""
     before = roster.registrations.get(command.registration_id)
     if before is None:
@@ -105,7 +101,7 @@ def give_receipt(roster: "Roster", pending: PendingCommand, command: GiveReceipt
     return ReceiptGiven(registration_id=before.id)
 
 
-def change_status(roster: "Roster", pending: PendingCommand, command: ChangeStatus) -> Outcome:
+def change_status(roster: Roster, pending: PendingCommand, command: ChangeStatus) -> Outcome:
     """Move a registration to another status, and offer what it frees to the waitlist."""
     before = roster.registrations.get(command.registration_id)
     if before is None:
@@ -134,7 +130,7 @@ def change_status(roster: "Roster", pending: PendingCommand, command: ChangeStat
     )
 
 
-def delete(roster: "Roster", pending: PendingCommand, command: DeleteRegistration) -> Outcome:
+def delete(roster: Roster, pending: PendingCommand, command: DeleteRegistration) -> Outcome:
     """Remove a registration, and offer what it frees to the waitlist."""
     before = roster.registrations.get(command.registration_id)
     if before is None:
@@ -146,7 +142,7 @@ def delete(roster: "Roster", pending: PendingCommand, command: DeleteRegistratio
     )
 
 
-def may_take(roster: "Roster", spots: int) -> bool:
+def may_take(roster: Roster, spots: int) -> bool:
     """Return True if so many spots are free, and none of them is for a waiting party."""
     return rules.newcomer_may_confirm(
         roster.settings.promotion_policy,
@@ -164,9 +160,7 @@ def _corrected(before: Registration, command: CorrectRegistration) -> Registrati
     )
 
 
-def _against(
-    roster: "Roster", before: Registration, after: Registration, *, by_holder: bool
-) -> Refused | None:
+def _against(roster: Roster, before: Registration, after: Registration, *, by_holder: bool) -> Refused | None:
     """Refuse too large a party, an address that another registration holds, and spots that are not free."""
     grows = after.spots_count > before.spots_count
     if grows:

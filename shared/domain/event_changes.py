@@ -1,20 +1,16 @@
 """The decisions about an event as a whole: settings, deletion, erasure and healing (pure)."""
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from shared.domain import ids, rules
 from shared.domain.commands import ChangeEvent, DeleteEvent, Erase, HealCounter, PendingCommand, Status
 from shared.domain.event import Erasure
 from shared.domain.outcomes import CounterHealed, Erased, EventChanged, Outcome
+from shared.domain.roster import Roster
 from shared.domain.texts import email_key
 
-if TYPE_CHECKING:
-    from shared.domain.roster import Roster
 
-
-def change(roster: "Roster", pending: PendingCommand, command: ChangeEvent) -> Outcome:
+def change(roster: Roster, pending: PendingCommand, command: ChangeEvent) -> Outcome:
     """Change the event's settings, and offer what that frees to the waitlist."""
     before, after = roster.settings, roster.settings.changed(command)
     refusal = rules.against_settings(
@@ -37,7 +33,7 @@ def change(roster: "Roster", pending: PendingCommand, command: ChangeEvent) -> O
     )
 
 
-def delete(roster: "Roster", pending: PendingCommand, command: DeleteEvent) -> Outcome:
+def delete(roster: Roster, pending: PendingCommand, command: DeleteEvent) -> Outcome:
     """Close the event for good, under a slug that no other event wants."""
     before = roster.settings
     slug = f"deleted-{ids.registration_id(pending.id)}"
@@ -47,7 +43,7 @@ def delete(roster: "Roster", pending: PendingCommand, command: DeleteEvent) -> O
     return EventChanged(changed=tuple(differences), promoted=0, more_follow=roster.follow_up is not None)
 
 
-def erase(roster: "Roster", pending: PendingCommand, command: Erase) -> Outcome:
+def erase(roster: Roster, pending: PendingCommand, command: Erase) -> Outcome:
     """Note an entry for each registration that has anything personal, or one without a registration."""
     named = [roster.registrations[id_] for id_ in command.registration_ids if id_ in roster.registrations]
     erased = [before for before in named if before != before.erased]
@@ -66,7 +62,7 @@ def erase(roster: "Roster", pending: PendingCommand, command: Erase) -> Outcome:
     return Erased(registrations=len(erased))
 
 
-def heal(roster: "Roster", pending: PendingCommand, command: HealCounter) -> Outcome:
+def heal(roster: Roster, pending: PendingCommand, command: HealCounter) -> Outcome:
     """Set the counters to what the rows say."""
     assert roster.recount is not None, "healing needs a recount"
     counted = roster.recount

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.domain import decisions
 from shared.domain.commands import PendingCommand, Register
 from shared.domain.event import EventState
 from shared.domain.outcomes import Confirmed, Waitlisted
@@ -41,7 +42,7 @@ def of(roster: Roster, at: datetime) -> Offer | None:
         return None
     newcomer = Register(name="newcomer")
     pending = PendingCommand(command=newcomer, id=_NO_ID, seq=_BEHIND_ALL_OTHERS, actor="", accepted_at=at)
-    match roster.decide(pending):
+    match decisions.decide(roster, pending):
         case Confirmed(spots_count=spots):
             largest = min(roster.spots_left + spots, roster.settings.max_spots_per_registration)
             return Offer(spots_offered=largest, next=Next.CONFIRMED)

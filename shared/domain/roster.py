@@ -1,4 +1,4 @@
-"""One event in memory: decides one command at a time.
+"""One event in memory, as `decisions` finds it and leaves it.
 
 Pure: no I/O, no clock, no random ids; the same roster and the same commands give the same outcomes.
 Invariants, after every decision:
@@ -22,27 +22,11 @@ registration held before and after, so nothing can be released twice.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any
 from uuid import UUID
 
-from shared.domain import corrections, event_changes, ids, outcomes, rules
-from shared.domain.commands import (
-    KINDS,
-    AddRegistration,
-    ChangeEvent,
-    ChangeStatus,
-    CorrectRegistration,
-    DeleteEvent,
-    DeleteRegistration,
-    Erase,
-    GiveReceipt,
-    HealCounter,
-    Kind,
-    PendingCommand,
-    PromoteWaitlist,
-    Register,
-    Status,
-)
+from shared.domain import ids, rules
+from shared.domain.commands import KINDS, AddRegistration, Kind, PendingCommand, Register, Status
 from shared.domain.event import (
     PROMOTION,
     Change,
@@ -53,12 +37,6 @@ from shared.domain.event import (
     Registration,
     Waiter,
     Waitlist,
-)
-from shared.domain.outcomes import (
-    Confirmed,
-    Outcome,
-    Waitlisted,
-    WaitlistPromoted,
 )
 from shared.domain.texts import email_key
 
@@ -94,65 +72,6 @@ class Roster:
         """Free spots; negative when the event is oversold."""
         return self.settings.capacity - self.spots_reserved
 
-    def decide(self, pending: PendingCommand) -> Outcome:  # noqa: C901 - a case for each command
-        """Return the outcome of a command, and note its changes."""
-        if self.settings.deleted and not isinstance(pending.command, Erase | HealCounter | PromoteWaitlist):
-            return rules.EVENT_DELETED
-        match pending.command:
-            case Register() as command:
-                return self._register(pending, command)
-            case AddRegistration() as command:
-                return corrections.add(self, pending, command)
-            case ChangeStatus() as command:
-                return corrections.change_status(self, pending, command)
-            case CorrectRegistration() as command:
-                return corrections.correct(self, pending, command)
-            case GiveReceipt() as command:
-                return corrections.give_receipt(self, pending, command)
-            case DeleteRegistration() as command:
-                return corrections.delete(self, pending, command)
-            case Erase() as command:
-                return event_changes.erase(self, pending, command)
-            case ChangeEvent() as command:
-                return event_changes.change(self, pending, command)
-            case DeleteEvent() as command:
-                return event_changes.delete(self, pending, command)
-            case HealCounter() as command:
-                return event_changes.heal(self, pending, command)
-            case PromoteWaitlist():
-                return self._promote_further(pending)
-        assert_never(pending.command)
-
-    def _register(self, pending: PendingCommand, command: Register) -> Outcome:
-        settings, spots = self.settings, command.spots_count
-        refusal = rules.against_registering(settings, pending.accepted_at, spots)
-        if refusal is not None:
-            return refusal
-        has_room = settings.waitlist_enabled and self.waitlist.has_room(
-            settings.waitlist_limit, settings.capacity
-        )
-        second = rules.against_second_registration(command.email, None, self.holders)
-        if self.waitlist.length and has_room and second is None:
-            self.promote(pending)
-        may_confirm = rules.newcomer_may_confirm(
-            settings.promotion_policy,
-            self.waitlist,
-            capacity=settings.capacity,
-            spots_count=spots,
-            spots_left=self.spots_left,
-        )
-        if not (has_room or may_confirm):
-            waits_for_room = settings.waitlist_enabled and self.follow_up is not None
-            full = rules.against_a_full_event(spots, self.spots_left)
-            return outcomes.FULL_FOR_NOW if waits_for_room else full
-        if second is not None:
-            return second
-        if may_confirm:
-            registration_id = self.enter(pending, command, Status.CONFIRMED)
-            return Confirmed(registration_id=registration_id, spots_count=spots)
-        registration_id = self.enter(pending, command, Status.WAITLIST)
-        return Waitlisted(registration_id=registration_id, spots_count=spots, position=self.waitlist.length)
-
     def enter(self, pending: PendingCommand, command: Register | AddRegistration, status: Status) -> UUID:
         """Add the registration that the command asks for, and return its id."""
         registration = Registration(
@@ -168,12 +87,6 @@ class Roster:
         reason = command.reason if isinstance(command, AddRegistration) else None
         self.move(pending, None, registration, reason=reason or None)
         return registration.id
-
-    def _promote_further(self, pending: PendingCommand) -> Outcome:
-        if self.follow_up == pending.id:
-            self.follow_up = None
-        promoted = self.promote(pending)
-        return WaitlistPromoted(promoted=promoted, more_follow=self.follow_up is not None)
 
     def promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
         """Offer free spots to the waitlist, and return how many registrations took them.

@@ -14,6 +14,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
 from shared.postgres import durability
+from shared.postgres.durability import NotConfirmed
 
 _Result = TypeVar("_Result")
 
@@ -47,6 +48,18 @@ class BoundedSession(psycopg.AsyncConnection[TupleRow]):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.cut_off = durability.watch_commits(self)
+
+    async def confirm(self) -> None:
+        """Make a confirmed write; all that had ended on the server when it began is confirmed by it.
+
+        The session must be in autocommit mode. Raises `NotConfirmed`, and psycopg's errors.
+        """
+        self.cut_off.clear()
+        row = await (await self.execute(durability.CONFIRM)).fetchone()
+        if self.cut_off:
+            raise NotConfirmed
+        assert row is not None, "the statement returns one row"
+        self.confirmed_below = int(row[0])
 
     async def wait(
         self,

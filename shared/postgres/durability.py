@@ -8,21 +8,19 @@ the primary alone, and that a failover undoes. So the service tells nothing with
 2. It confirms all that was visible on its server when it began, because the log of a server is one line.
    Before it tells of what it read, a reader makes sure that the write went to the server of the read.
 3. An acknowledgement, an outcome or a new event is told after a confirmed write that began once it was
-   visible. Usually that is the commit itself; after a read it is `confirm`, shared by all that ask.
+   visible. Usually that is the commit itself; after a read it is `BoundedSession.confirm`, shared by all
+   that ask.
 4. Without a standby nothing has to be confirmed, and nothing is written for it.
 
 No time-out of the server ends the wait of a commit, so each caller bounds it by its own deadline.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
-
-if TYPE_CHECKING:
-    from shared.postgres.bounded import BoundedSession
 
 _CUT_OFF = {"01000", "57P01"}
 
@@ -34,10 +32,11 @@ and the server. It is null without a standby. No later transaction may write the
 WAIT_FOR_NO_STANDBY = text("SET LOCAL synchronous_commit = local")
 SERVER = text(f"SELECT {_SERVER}")
 
-_CONFIRM = f"""
+CONFIRM = f"""
     SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
            CASE WHEN {_STANDBY_IS_SET} THEN pg_logical_emit_message(true, 'admitone', '') END
 """.encode()
+"""Writes something, and returns the id below which all transactions had ended before."""
 _WAITS = b"SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
 
 _READ = text(f"""
@@ -68,19 +67,6 @@ def watch_commits(
 
     session.add_notice_handler(note)
     return cut_off
-
-
-async def confirm(session: "BoundedSession") -> None:
-    """Make a confirmed write; all that had ended on the server when it began is confirmed by it.
-
-    The session must be in autocommit mode. Raises `NotConfirmed`, and psycopg's errors.
-    """
-    session.cut_off.clear()
-    row = await (await session.execute(_CONFIRM)).fetchone()
-    if session.cut_off:
-        raise NotConfirmed
-    assert row is not None, "the statement returns one row"
-    session.confirmed_below = int(row[0])
 
 
 def is_below(xid: int, limit: int) -> bool:

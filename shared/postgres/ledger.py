@@ -167,7 +167,7 @@ async def accept(
         try:
             acceptances = await _find(session, new, secret_keys)
             if acceptances is not None:
-                await durability.confirm(session)  # commands that were there already were not written now
+                await session.confirm()  # commands that were there already were not written now
                 return acceptances
             (last,) = await _numbers(session, _LAST_NUMBER)
         except psycopg.Error as error:

@@ -23,7 +23,8 @@ from tests.simulation.histories import SETTINGS, Request, change, delete, heal, 
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from worker import load, save
-from worker.load import LoadedEvent, LockedEvent, Session
+from worker.load import LoadedEvent
+from worker.locked_event import LockedEvent, Session
 from worker.owner import apply as apply_batch
 
 WAITERS = 3_000

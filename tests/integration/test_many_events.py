@@ -21,7 +21,8 @@ from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json
 from worker import load
 from worker.batch import Applied, BatchRefused
-from worker.load import LockedEvent, Overtaken
+from worker.load import Overtaken
+from worker.locked_event import LockedEvent
 from worker.owner import apply as apply_batch
 from worker.save import BatchWriter
 

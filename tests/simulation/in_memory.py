@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain import commands, ids
+from shared.domain import commands, decisions, ids
 from shared.domain.commands import PendingCommand
 from shared.domain.event import Change, EventSettings, Policy, Recount, Waitlist
 from shared.domain.roster import Roster
@@ -77,7 +77,7 @@ class InMemory:
             actor=told.actor,
             accepted_at=told.accepted_at,
         )
-        outcome = self.roster.decide(pending)
+        outcome = decisions.decide(self.roster, pending)
         beyond = max(-self.roster.spots_left, 0)
         overbooks, self.roster.unsaved.overbooked_from = self.roster.unsaved.overbooked_from is not None, None
         self.overbooked = beyond if overbooks else min(self.overbooked, beyond)

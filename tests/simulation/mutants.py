@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from shared.domain import audit, corrections, event_changes, roster, rules
+from shared.domain import audit, corrections, decisions, event_changes, roster, rules
 from shared.domain.commands import SPOTS_PER_COMMAND_MAX, PendingCommand, Register, Status
 from shared.domain.event import Change, EventChanges, EventSettings, Policy, Registration, Waiter, Waitlist
 from shared.domain.outcomes import Outcome, Refused
@@ -110,14 +110,14 @@ def lets_holders_cancel_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asks_for_the_address_of_a_full_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    decide = Roster._register
+    decide = decisions._register
 
-    def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
-        outcome = decide(self, accepted, command)
-        second = rules.against_second_registration(command.email, None, self.holders)
+    def mutant(roster: Roster, accepted: PendingCommand, command: Register) -> Outcome:
+        outcome = decide(roster, accepted, command)
+        second = rules.against_second_registration(command.email, None, roster.holders)
         return second if second and isinstance(outcome, Refused) else outcome
 
-    monkeypatch.setattr(Roster, "_register", mutant)
+    monkeypatch.setattr(decisions, "_register", mutant)
 
 
 def promotes_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,15 +214,15 @@ def takes_registrations_at_a_deleted_event(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def enters_whom_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    decide = Roster._register
+    decide = decisions._register
 
-    def mutant(self: Roster, accepted: PendingCommand, command: Register) -> Outcome:
-        outcome = decide(self, accepted, command)
+    def mutant(roster: Roster, accepted: PendingCommand, command: Register) -> Outcome:
+        outcome = decide(roster, accepted, command)
         if isinstance(outcome, Refused):
-            self.enter(accepted, command, Status.WAITLIST)
+            roster.enter(accepted, command, Status.WAITLIST)
         return outcome
 
-    monkeypatch.setattr(Roster, "_register", mutant)
+    monkeypatch.setattr(decisions, "_register", mutant)
 
 
 def takes_two_spellings_for_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,8 @@ IMPOSSIBLE = {
     *((probe, "TOO_MANY_REQUESTS") for probe in ("healthz", "readyz")),  # probes are not limited
 }
 """Problems that the code leads to, by route, but not with what this route asks for."""
+CACHES = {"refusing_events"}
+"""Parts that every command leads to, and that decide other commands than the one that is asked for."""
 GUARDS = {"events_reader", "events_writer", "registrations_writer", "operator"}
 Json: TypeAlias = dict[str, Any]
 Place: TypeAlias = tuple[str, str]
@@ -102,7 +104,7 @@ class Code:
                     method = node.func.attr
                     found.add(method)
                     owner = ast.unparse(node.func.value)
-                    if owner != "self" and owner.rpartition(".")[2] not in self.collections:
+                    if owner != "self" and owner.rpartition(".")[2] not in self.collections | CACHES:
                         todo += [(place, self.defined[place]) for place in self.methods.get(method, [])]
         return found
 
@@ -149,9 +151,9 @@ def refusals_of(command: str) -> set[str]:
     """Return the codes by which the roster may refuse this command."""
     return {
         code
-        for case in ast.walk(DOMAIN.defined["roster", "Roster.decide"])
+        for case in ast.walk(DOMAIN.defined["decisions", "decide"])
         if isinstance(case, ast.match_case) and ast.unparse(case.pattern).startswith(f"{command}()")
-        for code in members(RefusalCode, DOMAIN.names("roster", *case.body))
+        for code in members(RefusalCode, DOMAIN.names("decisions", *case.body))
     }
 
 

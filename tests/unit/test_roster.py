@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from shared.domain import ids
+from shared.domain import decisions, ids
 from shared.domain.commands import (
     ChangeEvent,
     ChangeStatus,
@@ -86,15 +86,14 @@ class Event:
     def ask(self, command: Command) -> Outcome:
         """Have the next command decided."""
         self.asked += 1
-        return self.roster.decide(
-            PendingCommand(
-                command=command,
-                id=asked_by(self.asked),
-                seq=self.asked,
-                actor="admin",
-                accepted_at=NOW,
-            )
+        pending = PendingCommand(
+            command=command,
+            id=asked_by(self.asked),
+            seq=self.asked,
+            actor="admin",
+            accepted_at=NOW,
         )
+        return decisions.decide(self.roster, pending)
 
     def register(self, spots: int = 1, email: str | None = None) -> Outcome:
         return self.ask(Register(name="Ada", spots_count=spots, email=email))
@@ -425,5 +424,5 @@ def test_a_follow_up_that_is_not_the_newest_leaves_the_promotions_to_that_one() 
     )
     other = PendingCommand(command=PromoteWaitlist(), id=UUID(int=8), seq=1, actor="system", accepted_at=NOW)
 
-    assert roster.decide(other) == WaitlistPromoted(promoted=0, more_follow=True)
+    assert decisions.decide(roster, other) == WaitlistPromoted(promoted=0, more_follow=True)
     assert (roster.follow_up, roster.unsaved.changes) == (newest, [])

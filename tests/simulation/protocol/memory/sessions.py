@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import psycopg
 from sqlalchemy.exc import OperationalError
 
+from shared.postgres.bounded import BoundedSession
 from tests.simulation.protocol import loop
 from tests.simulation.protocol.memory import statements
 from tests.simulation.protocol.memory.database import Backend, Database
@@ -169,6 +170,7 @@ class AcceptingSession(Session):
     server = "simulated"
     confirmed_below = 0
     cut_off: ClassVar[list[Any]] = []  # without a standby no commit is cut off
+    confirm = BoundedSession.confirm
 
     async def execute(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> "AsyncCursor":
         cursor = AsyncCursor()

@@ -27,7 +27,7 @@ KNOWN: dict[Any, Execute] = {
     ledger._LAST_NUMBER: accepting.last_number,
     ledger._ADVANCE_MARK: nothing,
     ledger._OUTCOMES: answering.outcomes_of,
-    durability._CONFIRM: accepting.confirm,
+    durability.CONFIRM: accepting.confirm,
     ownership._JOIN: owning.join,
     ownership._LOCK: owning.lock_buckets,
     ownership._UNLOCK: owning.unlock_buckets,
