@@ -34,7 +34,7 @@ _VERSIONS = {"1.0", "1.1"}
 # A host and a port as in a URI (RFC 3986), empty if the URI has none. The parser keeps blanks behind a value.
 _HOST = re.compile(rb"(?:\[[\w:.~-]+\]|(?:[\w!$&'()*+,;=.~-]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?[ \t]*")
 # A target in absolute form without a path (RFC 9112, section 3.2.2).
-_NO_PATH = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*://[^/?#]+)(?=[?#]|$)")
+_NO_PATH = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*+://[^/?#]++(?!/)")
 
 _LAST_REQUEST_SECONDS = 1
 """The time in which a process that is told to end still takes a request of an idle connection."""
@@ -165,8 +165,8 @@ class HttpProtocol(HttpToolsProtocol):
             raise ProblemType.HEAD_TOO_LARGE.error()
         if not self.parser.should_upgrade():
             self._check_head()
-            if not self.url.startswith(b"/"):
-                self.url = _NO_PATH.sub(rb"\1/", self.url, count=1)
+            if not self.url.startswith(b"/") and (absolute := _NO_PATH.match(self.url)):
+                self.url = absolute[0] + b"/" + self.url[absolute.end() :]
             earlier = self.cycle
             super().on_headers_complete()
             self.headers = []  # the parser adds trailers to it, which are no headers of this request

@@ -6,6 +6,11 @@ from collections.abc import Collection
 
 import idna
 
+_NORMALIZED_LENGTH_MAX = 2_000
+"""The length of the longest text, 500, when each of its characters comes in the most parts, 4.
+
+A longer text is refused in any form, and its form could take seconds: marks on one letter are sorted.
+"""
 LOCAL_PART_BYTES_MAX = 64
 DOMAIN_LENGTH_MAX = 253
 
@@ -106,7 +111,8 @@ def email_address(text: str, domains_refused: Collection[str] = ()) -> str:
 def _trimmed(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.strip(" ")
-    return unicodedata.normalize("NFC", _SEPARATORS.sub(" ", text).strip(_OUTER))
+    trimmed = _SEPARATORS.sub(" ", text).strip(_OUTER)
+    return unicodedata.normalize("NFC", trimmed) if len(trimmed) <= _NORMALIZED_LENGTH_MAX else trimmed
 
 
 def _a_labels(domain: str) -> str:

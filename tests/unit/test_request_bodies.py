@@ -224,6 +224,7 @@ def test_both_ways_of_reading_agree(name: str, spots: float) -> None:
         ([("content-type", "application/json"), ("content-type", "text/plain")], False),
         ([("content-type", "application/json"), ("content-type", "application/json")], True),
         ([("content-type", "text/plain; application/json")], False),
+        ([("content-type", f'application/json;a="{";" * 30_000}')], False),
         ([], False),
         ([*JSON, ("content-encoding", "identity")], True),
         ([*JSON, ("content-encoding", "")], True),
@@ -269,6 +270,9 @@ def test_the_content_is_json_in_utf_8(headers: Headers, *, is_taken: bool) -> No
         (["wait=\u0661".encode().decode("latin-1")], 5, None),
         ([", ,wait=1,"], 1, "wait=1"),
         (['"'], 5, None),
+        ([f'wait={" " * 30_000}"'], 5, None),
+        ([f'wait{" " * 30_000}"'], 5, None),
+        ([f"wait{' ' * 10_000}={' ' * 10_000}2{' ' * 10_000};a"], 2, "wait=2"),
     ],
 )
 def test_a_preference_is_read_by_its_standard(

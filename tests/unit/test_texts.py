@@ -44,6 +44,11 @@ def test_an_invisible_text_is_refused(text: str) -> None:
     assert not texts.printable(text)
 
 
+def test_a_text_beyond_all_lengths_keeps_its_form() -> None:
+    assert texts.clean("\u0344" * 500) == "\u0308\u0301" * 500
+    assert texts.clean("\u0344" * 2_001) == "\u0344" * 2_001
+
+
 @given(st.text())
 def test_a_clean_text_stays_as_it_is(text: str) -> None:
     cleaned = texts.printable(text)
