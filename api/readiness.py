@@ -165,6 +165,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, _OF_A_CLUSTER) or "in cluster mode" in str(error):
         return "is a node of a cluster, which is not supported"
+    if "certificate verify failed" in str(error):
+        return "has a certificate that is not trusted"
     if isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]
     if isinstance(error, TimeoutError | redis.TimeoutError):

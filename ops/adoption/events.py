@@ -122,7 +122,8 @@ class EventReader:
             return None
         if capacity is None or not 0 <= capacity <= SPOTS_MAX:
             hint = ": if that means unlimited, say no_capacity in a mapping" if none else ""
-            detail = f"the capacity must be 0 to {SPOTS_MAX}, not {texts.printable(str(raw.capacity))[:40]}"
+            found = "null" if raw.capacity is None else texts.printable(str(raw.capacity))[:40]
+            detail = f"the capacity must be 0 to {SPOTS_MAX}, not {found}"
             problems.note(Code.CAPACITY_INVALID, detail + hint)
             return None
         return capacity

@@ -114,6 +114,10 @@ class Refusing:
         (OutOfMemoryError("command not allowed"), "command not allowed"),
         (redis.AuthenticationError("WRONGPASS"), "WRONGPASS"),
         (redis.ConnectionError("redis.internal:6379"), "cannot be reached"),
+        (
+            redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"),
+            "has a certificate that is not trusted",
+        ),
         (redis.TimeoutError(), "no answer in time"),
         (ValueError("secret"), "cannot be reached"),
         (redis.exceptions.MovedError("1 10.0.0.1:7"), "is a node of a cluster, which is not supported"),
