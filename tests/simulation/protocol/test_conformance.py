@@ -336,13 +336,19 @@ _SLOW = load.LOCK_EVENTS.replace(
 )
 
 
+@pytest.mark.parametrize("refused", [False, True])
 def test_a_stale_read_is_noticed_as_in_postgresql(
-    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    refused: bool,  # noqa: FBT001
+    settings: Settings,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The audit trail gives a stale read away, or the outcomes that are there already if nothing changed."""
     monkeypatch.setitem(statements.KNOWN, _SLOW, partial(loading.lock_events, pause_seconds=_SLOW_SECONDS))
 
     def script(stand: Stand) -> list[Any]:
-        event_id, a, worker, other = stand.event(1), accepting(stand), working(stand), working(stand)
+        event_id, a = stand.event(1, paused=refused), accepting(stand)
+        worker, other = working(stand), working(stand)
         accept(stand, a, command(event_id, 1))
         apply(stand, worker, [event_id])
         accept(stand, a, command(event_id, 2), command(event_id, 3))
