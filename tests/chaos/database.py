@@ -31,18 +31,19 @@ TRIGGERS = f"""
     BEGIN RAISE EXCEPTION 'poisoned' USING ERRCODE = '23514'; END $$;
     CREATE TRIGGER chaos_poison BEFORE INSERT ON registration
     FOR EACH ROW WHEN (NEW.name LIKE '{POISON}%') EXECUTE FUNCTION chaos_poison();
-    CREATE TABLE chaos_erased (command_id uuid PRIMARY KEY, payload jsonb);
+    CREATE TABLE chaos_erased (event_id uuid, command_id uuid, payload jsonb,
+                               PRIMARY KEY (event_id, command_id));
     CREATE FUNCTION chaos_erased() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO chaos_erased VALUES (OLD.id, OLD.payload) ON CONFLICT DO NOTHING;
+        INSERT INTO chaos_erased VALUES (OLD.event_id, OLD.id, OLD.payload) ON CONFLICT DO NOTHING;
         RETURN NULL;
     END $$;
     CREATE TRIGGER chaos_erased AFTER UPDATE OF payload ON command
     FOR EACH ROW EXECUTE FUNCTION chaos_erased();
-    CREATE TABLE chaos_set_aside (command_id uuid PRIMARY KEY);
+    CREATE TABLE chaos_set_aside (event_id uuid, command_id uuid, PRIMARY KEY (event_id, command_id));
     CREATE FUNCTION chaos_set_aside() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO chaos_set_aside VALUES (NEW.command_id) ON CONFLICT DO NOTHING;
+        INSERT INTO chaos_set_aside VALUES (NEW.event_id, NEW.command_id) ON CONFLICT DO NOTHING;
         RETURN NULL;
     END $$;
     CREATE TRIGGER chaos_set_aside AFTER INSERT ON trouble

@@ -21,7 +21,8 @@ class Operation(Struct, kw_only=True):
     `mark` is the text by which its command is found in the ledger; operations may share one. A keyed
     operation is repeated under its idempotency key, so at most one command of it has an effect. `doubtful`:
     one of its attempts may have been accepted without an answer. `told` has each different answer, in the
-    order in which they came, and `read_again` what its receipt says at rest. An erasure is of the
+    order in which they came, and `read_again` what its receipt says at rest; `rejected` is the last answer
+    that said that nothing was accepted. An erasure is of the
     registration, or of all that has the `address`.
     """
 
@@ -41,7 +42,13 @@ class Operation(Struct, kw_only=True):
     address: str | None = None
     told: list[str] = field(default_factory=list)
     rejected: str | None = None
+    rejected_at: float = 0.0
     read_again: str | None = None
+
+    @property
+    def refused_early(self) -> bool:
+        """True if its one answer is a refusal without a command, because the event is full."""
+        return self.rejected == "409 EVENT_FULL" and self.receipt is None and self.attempts == 1
 
     @property
     def state(self) -> str:
@@ -63,7 +70,8 @@ class Made(Struct, kw_only=True):
 class History(Struct, kw_only=True):
     """All events and operations of a run, and the answers that no client should ever get.
 
-    `lost` are the wishes that were sent and not answered at all, with the reason.
+    `lost` are the wishes that were sent and not answered at all, with the reason. `undone` are the times in
+    which changes were seen that a failover undid.
     `epoch` is the zero of the operations' clock, in seconds since 1970.
     """
 
@@ -71,4 +79,5 @@ class History(Struct, kw_only=True):
     operations: list[Operation] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    undone: list[tuple[float, float]] = field(default_factory=list)
     epoch: float = field(default_factory=lambda: time.time() - time.monotonic())

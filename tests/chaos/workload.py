@@ -208,7 +208,7 @@ class Workload:
         if answer.status == HTTPStatus.ACCEPTED or body.get("status") == "PENDING":
             return False
         if operation.receipt is None:
-            operation.rejected = f"{answer.status} {code}"
+            operation.rejected, operation.rejected_at = f"{answer.status} {code}", time.monotonic()
             if answer.status not in _REJECTIONS and not is_vain:
                 self.history.unexpected.append(f"{operation.mark} was answered {answer.status} {body}")
             return False

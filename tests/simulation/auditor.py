@@ -30,6 +30,8 @@ from tests.simulation.model import Json, Told, spelling
 from tests.simulation.replay import Replay
 from tests.simulation.snapshot import Entry, Snapshot
 
+_JSON = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
 
 def check(first_settings: Json, before: Snapshot | None, now: Snapshot, promoted_spots_max: int) -> list[str]:
     """Return a sentence for every broken invariant, each beginning with its number and a colon."""
@@ -186,10 +188,9 @@ def digest(last: bytes, entry: Entry) -> bytes:
         entry.before_after,
         entry.spots_delta,
         entry.spots_reserved,
-        entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        f"{entry.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z",
     ]
-    body = json.dumps(facts, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(last + body.encode()).digest()
+    return hashlib.sha256(last + _JSON.encode(facts).encode()).digest()
 
 
 def _holders(now: Snapshot) -> Iterator[str]:

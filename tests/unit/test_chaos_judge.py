@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.chaos.history import Operation
 from tests.chaos.judge import again, judge
 from tests.chaos.judge.evidence import EventEvidence
 from tests.chaos.judge.faithful import (
@@ -159,6 +160,23 @@ def erased_without_an_entry() -> EventEvidence:
     return with_counter(chained(ERASED, ERASED.entries[:-1]), audit_seq=len(ERASED.entries) - 1)
 
 
+def refused_early(begun: float, ended: float, **settings: Any) -> EventEvidence:
+    """The only spot is taken, and free again after a second; a newcomer is refused without a command."""
+    event = faithful(register(), move(0, "CANCELLED"), capacity=1, waitlistEnabled=False, **settings)
+    newcomer = Operation(
+        number=2,
+        kind="register",
+        event_id=event.id,
+        mark="chaos 2",
+        spots=1,
+        begun=begun,
+        attempts=1,
+        rejected="409 EVENT_FULL",
+        rejected_at=ended,
+    )
+    return msgspec.structs.replace(event, operations=[*event.operations, newcomer])
+
+
 PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     "lost-command": (lost, "lost"),
     "effect-without-a-command": (
@@ -245,6 +263,7 @@ PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     "erased-with-a-move": (lambda: with_entry(ERASED, 2, to_status="CANCELLED"), "altered"),
     "erased-as-another": (lambda: with_entry(ERASED, 2, registration_id=registration(1)), "altered"),
     "erased-without-an-entry": (erased_without_an_entry, "altered"),
+    "refused-with-a-spot-free": (lambda: refused_early(2, 3), "refused early"),
 }
 
 
@@ -275,6 +294,17 @@ def test_a_command_set_aside_may_be_passed() -> None:
     set_aside = frozenset([command_id(0)])
 
     assert judge.check(msgspec.structs.replace(event, set_aside=set_aside)) == []
+
+
+@pytest.mark.parametrize(("begun", "ended"), [(0.6, 0.8), (0.8, 2), (1.4, 2)])
+def test_a_refusal_may_be_true_when_asked(begun: float, ended: float) -> None:
+    assert judge.check(refused_early(begun, ended)) == []
+
+
+def test_a_failover_may_undo_why_one_is_refused() -> None:
+    event = msgspec.structs.replace(refused_early(2, 3), undone=[(1, 4)])
+
+    assert judge.check(event) == []
 
 
 def test_an_attempt_without_an_answer_may_be_accepted() -> None:

@@ -13,6 +13,8 @@ from tests.chaos.service import STANDBY
 
 LOG_FILES_MAX = 200
 """More than PostgreSQL keeps to write on in."""
+CUT_OFF_SHARE, CUT_OFF_SECONDS = 0.5, 0.1
+_CUT_OFF = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 class DiskFull(OfPostgres):
@@ -62,9 +64,17 @@ class StandbyPromoted(OfPostgres):
         time.sleep(self.chance.uniform(*self.waits))
         # Commits of this moment wait, and are told to no client.
         self.service.relays.change(f"{STANDBY}/postgres", "hold")
-        time.sleep(self.chance.uniform(*self.waits))
+        cuts_off = self.chance.random() < CUT_OFF_SHARE
+        began = time.monotonic()
+        until = began + self.chance.uniform(*self.waits)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, CUT_OFF_SECONDS))
+            if cuts_off:  # the commits end, and only the primary has them
+                self.service.query(_CUT_OFF)
         self.struck_at = time.time()
         self.service.postgres.stop(crash=True)
+        if cuts_off:
+            self.workload.history.undone.append((began, time.monotonic()))
 
     def heal(self) -> None:
         self.service.fail_over(self.standby)

@@ -1,10 +1,7 @@
 """The evidence of a run: all tables, read event by event, beside what the clients saw of each event."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -16,29 +13,35 @@ from tests.simulation.snapshot import Entry, Row
 
 Json = dict[str, Any]
 
-ROWS_AT_ONCE = 10_000
 _EVENTS = """
     SELECT id::text, to_jsonb(event)::text FROM event ORDER BY id
 """
-_COMMANDS = """
-    SELECT event_id::text, id::text, seq, kind, coalesce(before.payload, ledger.payload)::text, actor,
-           accepted_at, outcome::text, settled_at,
-           (SELECT true FROM pending_command AS pending
-            WHERE pending.event_id = ledger.event_id AND pending.seq = ledger.seq),
-           before.payload IS NOT NULL,
-           before.payload IS NOT NULL AND EXISTS (SELECT FROM idempotency_key WHERE command_id = ledger.id)
-    FROM ledger LEFT JOIN chaos_erased AS before ON before.command_id = ledger.id
-    ORDER BY event_id, seq
-"""
-_SET_ASIDE = "SELECT command_id::text FROM chaos_set_aside"
-_ROWS = """
-    SELECT event_id::text, id::text, seq, command_id::text, name, email, spots_count, status
-    FROM registration ORDER BY event_id, seq
-"""
-_ENTRIES = """
-    SELECT event_id::text, number, command_id::text, kind, actor, reason, registration_id::text, from_status,
-           to_status, before_after::text, spots_delta, spots_reserved, at, hash
-    FROM audit_entry ORDER BY event_id, number
+# PostgreSQL writes the rows of an event as one JSON text: to make a value of each column of each row is slow.
+_OF_EVENT = """
+    SELECT (SELECT coalesce(json_agg(command ORDER BY seq), '[]')::text FROM (
+                SELECT id, seq, kind, coalesce(before.payload, ledger.payload) AS payload, actor, accepted_at,
+                       outcome, settled_at, before.payload IS NOT NULL AS erased,
+                       EXISTS (SELECT FROM pending_command AS found
+                               WHERE found.event_id = ledger.event_id AND found.seq = ledger.seq) AS pending,
+                       before.payload IS NOT NULL AND EXISTS (
+                           SELECT FROM idempotency_key AS found
+                           WHERE found.event_id = ledger.event_id AND found.command_id = ledger.id
+                       ) AS keyed
+                FROM ledger LEFT JOIN chaos_erased AS before
+                     ON before.event_id = ledger.event_id AND before.command_id = ledger.id
+                WHERE ledger.event_id = %(event_id)s
+            ) AS command),
+           (SELECT coalesce(json_agg(found ORDER BY seq), '[]')::text FROM (
+                SELECT id, seq, command_id, name, email, spots_count, status
+                FROM registration WHERE event_id = %(event_id)s
+            ) AS found),
+           (SELECT coalesce(json_agg(entry ORDER BY number), '[]')::text FROM (
+                SELECT event_id, number, command_id, kind, actor, reason, registration_id, from_status,
+                       to_status, before_after, spots_delta, spots_reserved, at,
+                       encode(hash, 'base64') AS hash
+                FROM audit_entry WHERE event_id = %(event_id)s
+            ) AS entry),
+           ARRAY(SELECT command_id::text FROM chaos_set_aside WHERE event_id = %(event_id)s)
 """
 
 
@@ -76,7 +79,15 @@ class EventEvidence(Struct, kw_only=True):
     entries: Sequence[Entry] = ()
     operations: Sequence[Operation] = ()
     set_aside: frozenset[str] = frozenset()
+    undone: Sequence[tuple[float, float]] = ()
     epoch: float
+
+
+_COMMANDS, _ROWS, _ENTRIES = (
+    msgspec.json.Decoder(list[Command]),
+    msgspec.json.Decoder(list[Row]),
+    msgspec.json.Decoder(list[Entry]),
+)
 
 
 def read(session: "psycopg.Connection[tuple[Any, ...]]", history: History) -> Iterator[EventEvidence]:
@@ -84,65 +95,36 @@ def read(session: "psycopg.Connection[tuple[Any, ...]]", history: History) -> It
     of_event: dict[str, list[Operation]] = {}
     for operation in history.operations:
         of_event.setdefault(operation.event_id, []).append(operation)
-    with session.transaction(), ExitStack() as ends:
+    with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        commands, rows, entries = (
-            _Groups(ends.enter_context(session.cursor(name=name)), text)
-            for name, text in (("commands", _COMMANDS), ("registrations", _ROWS), ("entries", _ENTRIES))
-        )
-        set_aside = {id_ for (id_,) in session.execute(_SET_ASIDE)}
-        for id_, now in session.execute(_EVENTS.encode()).fetchall():
-            of_ledger = [_command(row) for row in commands.of(id_)]
+        events = session.execute(_EVENTS.encode()).fetchall()
+        for (id_, now), tables in zip(events, _tables(session, [id_ for id_, _ in events]), strict=True):
+            commands, rows, entries, set_aside = tables
             yield EventEvidence(
                 id=id_,
                 first=history.events[id_].settings if id_ in history.events else {},
                 now=msgspec.json.decode(now),
-                commands=of_ledger,
-                rows=[Row(**dict(zip(Row.__struct_fields__, row[1:], strict=True))) for row in rows.of(id_)],
-                entries=[_entry(row) for row in entries.of(id_)],
+                commands=_COMMANDS.decode(commands),
+                rows=_ROWS.decode(rows),
+                entries=_ENTRIES.decode(entries),
                 operations=of_event.get(id_, ()),
+                set_aside=frozenset(set_aside),
+                undone=tuple(history.undone),
                 epoch=history.epoch,
-                set_aside=frozenset(c.id for c in of_ledger if c.id in set_aside),
             )
 
 
-class _Groups:
-    """The rows of a statement in order of their events, read in portions."""
+def _tables(
+    session: "psycopg.Connection[tuple[Any, ...]]", event_ids: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of each event; PostgreSQL reads those of the next one while the caller judges them."""
 
-    def __init__(self, cursor: "psycopg.ServerCursor[tuple[Any, ...]]", statement: str) -> None:
-        cursor.itersize = ROWS_AT_ONCE
-        cursor.execute(statement.encode())
-        self._groups = groupby(cursor, itemgetter(0))
-        self._next = next(self._groups, None)
+    def ask(event_id: str) -> "psycopg.Cursor[tuple[Any, ...]]":
+        return session.execute(_OF_EVENT.encode(), {"event_id": event_id})
 
-    def of(self, event_id: str) -> list[tuple[Any, ...]]:
-        """Return the rows of an event; events must be asked for in their order."""
-        if self._next is None or self._next[0] != event_id:
-            return []
-        found = list(self._next[1])
-        self._next = next(self._groups, None)
-        return found
-
-
-def _command(row: tuple[Any, ...]) -> Command:
-    _, id_, seq, kind, payload, actor, accepted_at, outcome, settled_at, pending, erased, keyed = row
-    return Command(
-        id=id_,
-        seq=seq,
-        kind=kind,
-        payload=msgspec.json.decode(payload),
-        actor=actor,
-        accepted_at=accepted_at,
-        outcome=None if outcome is None else msgspec.json.decode(outcome),
-        settled_at=settled_at,
-        pending=bool(pending),
-        erased=erased,
-        keyed=keyed,
-    )
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    facts = dict(zip(Entry.__struct_fields__, row, strict=True))
-    if facts["before_after"] is not None:
-        facts["before_after"] = msgspec.json.decode(facts["before_after"])
-    return Entry(**facts)
+    with session.pipeline():
+        asked = [ask(event_id) for event_id in event_ids[:1]]
+        for next_id in (*event_ids[1:], None):
+            [found] = asked.pop().fetchall()
+            asked += [] if next_id is None else [ask(next_id)]
+            yield found

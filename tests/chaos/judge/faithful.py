@@ -110,7 +110,7 @@ def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
             spots_count=party.spots,
             status=party.status,
         )
-        for party in model.parties
+        for party in sorted(model.parties, key=lambda party: party.place)
     ]
     columns = {
         "".join(f"_{c.lower()}" if c.isupper() else c for c in n): v for n, v in model.settings.items()
@@ -192,6 +192,8 @@ def events(operations: int, seed: int = 1) -> Iterator[EventEvidence]:
         event = msgspec.structs.replace(
             template,
             id=id_,
+            first=template.first | {"slug": id_},
+            now=template.now | {"slug": id_},
             operations=[msgspec.structs.replace(o, event_id=id_) for o in template.operations],
         )
         yield chained(event, [msgspec.structs.replace(e, event_id=id_) for e in template.entries])

@@ -12,11 +12,10 @@ from tests.simulation import auditor
 def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
     """Yield a sentence for each command that is not settled, or of which the effects are not as told."""
     for command in event.commands:
-        about = f"{command.kind} {command.id} ({_mark(command)})"
         if command.outcome is None:
-            yield f"unanswered: {about} has no outcome"
+            yield f"unanswered: {_about(command)} has no outcome"
         elif command.pending:
-            yield f"answered twice: {about} is settled and pending"
+            yield f"answered twice: {_about(command)} is settled and pending"
         effects = replay.effects.pop(command.id, [])
         outcome = command.outcome or {"outcome": "pending"}
         erased = outcome["outcome"] == "erased"
@@ -24,16 +23,21 @@ def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
         if not as_told:
             refused = outcome["outcome"] in {"refused", "failed"}
             rule = "effect of a refusal" if refused else "doubled" if len(effects) > 1 else "altered"
-            yield f"{rule}: {about} was answered {outcome}, and did {effects}"
+            yield f"{rule}: {_about(command)} was answered {outcome}, and did {effects}"
         promotions = auditor.promotions_promised(outcome)
         if promotions is not None and promotions != replay.promotions[command.id]:
-            yield f"altered: {about} was answered {outcome}, and promoted {replay.promotions[command.id]}"
+            promoted = replay.promotions[command.id]
+            yield f"altered: {_about(command)} was answered {outcome}, and promoted {promoted}"
         if outcome["outcome"] == "failed" and not _mark(command).startswith(POISON):
-            yield f"failed: {about} could not be decided (incident {outcome['incidentId']})"
+            yield f"failed: {_about(command)} could not be decided (incident {outcome['incidentId']})"
         if outcome["outcome"] == "counter_healed" and outcome["drift"]:
-            yield f"counter drift: {about} found a drift of {outcome['drift']}"
+            yield f"counter drift: {_about(command)} found a drift of {outcome['drift']}"
     for id_ in replay.effects:
         yield f"effect without a command: {id_} has effects"
+
+
+def _about(command: Command) -> str:
+    return f"{command.kind} {command.id} ({_mark(command)})"
 
 
 def _mark(command: Command) -> str:

@@ -42,11 +42,14 @@ class Waitlist:
 
     def __init__(self) -> None:
         self.places: defaultdict[int, list[int]] = defaultdict(list)
+        self.length = 0
 
     def add(self, spots: int, place: int) -> None:
+        self.length += 1
         insort(self.places[spots], place)
 
     def remove(self, spots: int, place: int) -> None:
+        self.length -= 1
         line = self.places[spots]
         line.pop(bisect_left(line, place))
         if not line:
@@ -78,6 +81,11 @@ class Replay:
         self.statuses: defaultdict[str, set[str | None]] = defaultdict(set)
         """All statuses that each registration has had."""
         self.violations: list[str] = []
+        self.newcomer_max: list[float] = []
+        """The largest newcomer that the event takes, at first and after each entry; empty if nobody asks."""
+        refused_early = any(operation.refused_early for operation in event.operations)
+        if refused_early:
+            self.newcomer_max.append(self._newcomer_max())
         last = bytes(32)
         for number, entry in enumerate(event.entries, start=1):
             if entry.number != number:
@@ -86,6 +94,8 @@ class Replay:
                 self._say(entry, "audit chain", "is not chained to the one before")
             last = entry.hash
             self._step(entry)
+            if refused_early:
+                self.newcomer_max.append(self._newcomer_max())
 
     def _step(self, entry: Entry) -> None:
         command = self.commands.get(entry.command_id)
@@ -176,11 +186,14 @@ class Replay:
             self._say(entry, "barging", "takes a party that the event can never hold")
         if entry.to_status == "CONFIRMED" and self._waits_first(self._free() + taken):
             self._say(entry, "barging", "lets a newcomer pass those who wait")
-        # A command that was committed after one with a higher `seq` may be told a position too high by a few.
-        position, length = self.waitlist.ahead(command.seq) + 1, self.waitlist.ahead(2**63)
-        told = (command.outcome or {}).get("position", position)
-        if entry.to_status == "WAITLIST" and not position <= told <= length:
-            self._say(entry, "position", f"puts a newcomer at {position} of {length} that was told {told}")
+        if entry.to_status == "WAITLIST":
+            # A command that was committed after one with a higher `seq` may be told a position too high.
+            position, length = self.waitlist.ahead(command.seq) + 1, self.waitlist.length
+            told = (command.outcome or {}).get("position", position)
+            if not position <= told <= length:
+                self._say(
+                    entry, "position", f"puts a newcomer at {position} of {length} that was told {told}"
+                )
 
     def _set(self, entry: Entry, command: Command, name: str, before: Any, after: Any) -> None:  # noqa: ANN401
         before, after = _value(name, before), _value(name, after)
@@ -208,6 +221,13 @@ class Replay:
         if self.settings["promotionPolicy"] == "strict_fifo":
             return self.waitlist.head(self.settings["capacity"] or float("inf")) is not None
         return self._next_up(free) is not None
+
+    def _newcomer_max(self) -> float:
+        limit, capacity = self.settings["waitlistLimit"], self.settings["capacity"] or float("inf")
+        in_line = sum(len(line) for spots, line in self.waitlist.places.items() if spots <= capacity)
+        if self.settings["waitlistEnabled"] and (limit is None or in_line < limit):
+            return float("inf")
+        return 0 if self._waits_first(self._free()) else self._free()
 
     def at_rest(self) -> Iterator[str]:
         """Say where the tables are not what the trail replays to, and which party is owed free spots."""
