@@ -1,17 +1,19 @@
 """Organisers and API keys, for operators: create, list and revoke keys, and give events to an organiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from shared.domain.access import Principal
 from shared.errors import ExpectedError
-from shared.postgres import connections, keys
+from shared.postgres import connections, durability, keys
 
 CREATED_BY = "operator"
 _LISTED_MAX = 1_000_000
@@ -32,7 +34,7 @@ class KeysError(ExpectedError):
 
 def create(database_url: str, holder: Principal, *, organiser: str | None, days: int) -> tuple[str, Key]:
     """Make an API key for this holder and return it, with what may be shown; raises `KeyRefused`."""
-    with connections.operator_engine(database_url, writes=True).begin() as connection:
+    with _writing(database_url) as connection:
         key, stored = keys.create(
             connection, holder, organiser_name=organiser, days=days, created_by=CREATED_BY
         )
@@ -47,7 +49,7 @@ def listed(database_url: str) -> list[Key]:
 
 def revoke(database_url: str, prefix: str) -> Key:
     """Revoke an API key; raises `KeysError` if there is none with this prefix."""
-    with connections.operator_engine(database_url, writes=True).begin() as connection:
+    with _writing(database_url) as connection:
         revoked = keys.revoke(connection, prefix)
     if revoked is None:
         raise KeysError(f"there is no API key {prefix}")
@@ -56,13 +58,26 @@ def revoke(database_url: str, prefix: str) -> Key:
 
 def assign(database_url: str, organiser: str, names: Sequence[str]) -> list[str]:
     """Give events, by slug or id, to an organiser; return their slugs. All or none, else `KeysError`."""
-    with connections.operator_engine(database_url, writes=True).begin() as connection:
+    with _writing(database_url) as connection:
         values = {"organiser_id": keys.organiser(connection, organiser), "names": list(names)}
         rows = connection.execute(_ASSIGN, values).all()
         unknown = set(names) - {row.slug for row in rows} - {row.id for row in rows}
         if unknown:
             raise KeysError(f"there is no event {', '.join(sorted(unknown))}; no event was given away")
         return sorted(row.slug for row in rows)
+
+
+@contextmanager
+def _writing(database_url: str) -> Iterator[Connection]:
+    """Commit what the block writes; raises `KeysError` if the wait for a synchronous standby is cut off."""
+    with connections.operator_engine(database_url, writes=True).connect() as connection:
+        session = connection.connection.driver_connection
+        assert isinstance(session, psycopg.Connection), "the driver is psycopg"
+        cut_off = durability.watch_commits(session)
+        with connection.begin():
+            yield connection
+        if cut_off:
+            raise KeysError("the change may not be on the synchronous standby: look, and make it again")
 
 
 def show(stored: Sequence[Key]) -> None:

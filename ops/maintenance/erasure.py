@@ -23,7 +23,7 @@ from shared.domain import ids, texts
 from shared.domain.commands import ERASED_AT_ONCE_MAX, Erase
 from shared.domain.outcomes import Erased
 from shared.errors import ExpectedError
-from shared.postgres import connections
+from shared.postgres import connections, durability
 from shared.settings import Settings
 
 ACTOR = "operator"
@@ -147,9 +147,12 @@ def erase(settings: Settings, erased: Sequence[Subject], reason: str | None, *, 
     for subject in erased:
         for _ in range(ROUNDS_MAX):
             with engine.connect() as connection:
+                server = connection.execute(durability.SERVER).scalar_one()
                 found = _find(connection, subject)
             left = {event_id: at for event_id, at in found.items() if at.registrations or at.commands}
             _count(report, left)
+            if not (dry_run or left):  # an earlier run may have left nothing on this server alone
+                decisions.confirm(settings, server)
             if dry_run or not left:
                 break
             _decide(settings, subject, left, reason)

@@ -13,10 +13,15 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from api.commands.intake import Intake
+from ops.maintenance import api_keys, erasure
 from ops.maintenance import status as statuses
+from ops.maintenance.erasure import Subject
+from shared.domain.access import Principal, Scope
+from shared.errors import ExpectedError
 from shared.postgres import connections, durability, ledger
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
@@ -130,6 +135,28 @@ def test_nothing_told_is_lost_by_a_failover(cluster: Cluster) -> None:
     assert first_seconds < FIRST_SECONDS_MAX
 
 
+def _told_to_operators(cluster: Cluster) -> list[str]:
+    """Return the commands of operators that did not say "done" while commits were cut off."""
+    settings = Settings(
+        database_url=cluster.url,
+        broker_url=cluster.servers.broker_url,
+        result_url=cluster.servers.result_url,
+        secret_key=SecretStr(secrets.token_urlsafe()),
+    )
+    holder = Principal(name="Ann", organiser_id=None, scopes=frozenset(Scope))
+    told: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        erased = pool.submit(erasure.erase, settings, [Subject(email_key="nobody")], None, dry_run=False)
+        key = pool.submit(api_keys.create, cluster.url, holder, organiser=None, days=1)
+        for name, command in (("erasure", erased), ("key", key)):
+            while not command.done():
+                cluster.query(cluster.primary, CANCEL)
+                time.sleep(0.1)
+            if isinstance(command.exception(), ExpectedError):
+                told.append(name)
+    return told
+
+
 def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
     stage = cluster()
     event = stage.create_event()
@@ -158,6 +185,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
         asked = {"slug": "late", "title": "Late", "capacity": 1}
         created = client.post("/api/events", json=asked, headers={**stage.admin, "prefer": "wait=1"})
         durable = statuses.read(cluster.url).durability
+        refused_to_operators = _told_to_operators(cluster)
         cluster.hop.resume()
         confirmed = client.get(unknown, params={"wait": 10})
         replayed = client.post(
@@ -171,6 +199,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
     assert unconfirmed.json()["receiptId"] == str(row["id"])
     assert still_known.status_code == 200, "it was confirmed before"
     assert (created.status_code, created.json()["code"]) == (504, "ACCEPTANCE_UNKNOWN")
+    assert refused_to_operators == ["erasure", "key"]
     assert (confirmed.status_code, confirmed.json()["status"]) == (200, "CONFIRMED")
     assert (replayed.status_code, replayed.json()["receiptId"]) == (201, str(row["id"]))
     assert "outcomes_not_confirmed" in stage.log()
