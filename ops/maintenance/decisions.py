@@ -36,12 +36,12 @@ def decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], actor: str
     return asyncio.run(_decide(settings, asked, actor))
 
 
-def confirm(settings: Settings, server: str) -> None:
-    """Return once all that was visible on this server (`durability.SERVER`) is confirmed (decision 0039).
+def confirm(settings: Settings, servers: AbstractSet[str]) -> None:
+    """Return once all that was visible is confirmed (decision 0039); `servers` are the `durability.SERVER`s.
 
-    Raises `DecisionError`.
+    Raises `DecisionError`, also for more than one server.
     """
-    asyncio.run(_confirm(settings, {server}))
+    asyncio.run(_confirm(settings, servers))
 
 
 async def _confirm(settings: Settings, servers: AbstractSet[str]) -> None:

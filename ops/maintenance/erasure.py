@@ -141,24 +141,25 @@ def subjects(
 
 
 def erase(settings: Settings, erased: Sequence[Subject], reason: str | None, *, dry_run: bool) -> Report:
-    """Erase all of these subjects, until nothing is left of them; with `dry_run` only count it."""
+    """Erase these subjects, until nothing is left and that is confirmed; with `dry_run` only count it."""
     report = Report()
+    servers: set[str] = set()
     engine = connections.operator_engine(settings.database_url, writes=not dry_run)
     for subject in erased:
         for _ in range(ROUNDS_MAX):
             with engine.connect() as connection:
-                server = connection.execute(durability.SERVER).scalar_one()
+                servers.add(connection.execute(durability.SERVER).scalar_one())
                 found = _find(connection, subject)
             left = {event_id: at for event_id, at in found.items() if at.registrations or at.commands}
             _count(report, left)
-            if not (dry_run or left):  # an earlier run may have left nothing on this server alone
-                decisions.confirm(settings, server)
             if dry_run or not left:
                 break
             _decide(settings, subject, left, reason)
         else:
             raise ErasureError(f"after {ROUNDS_MAX} rounds new data still come in: run it again later")
         report.pending += sum(len(at.pending) for at in found.values())
+    if servers and not dry_run:  # an earlier run may have left nothing on this server alone
+        decisions.confirm(settings, servers)
     if report.events and not dry_run:
         report.samples_stay = _samples_stay(engine)
     return report

@@ -19,7 +19,17 @@ from shared.domain.commands import PendingCommand
 from shared.domain.roster import Roster
 from tests.databases import as_worker, session_of, settle_all
 from tests.simulation import worlds
-from tests.simulation.histories import SETTINGS, Request, change, delete, heal, history, move, register
+from tests.simulation.histories import (
+    SETTINGS,
+    Request,
+    change,
+    correct,
+    delete,
+    heal,
+    history,
+    move,
+    register,
+)
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
 from worker import load, save
@@ -224,6 +234,34 @@ def test_the_guard_stops_an_overselling_owner(
     assert answers(world) == ["confirmed", "confirmed", "failed", "failed"]
     assert counters(world) == (4, 4)
     assert [type(entry["exc_info"]).__name__ for entry in logs[1:]] == ["GuardRefused", "GuardRefused"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "last"),
+    [
+        ("UPDATE_REGISTRATIONS", move("CANCELLED", 2)),
+        ("DELETE_REGISTRATIONS", delete(2)),
+        ("CORRECT_REGISTRATION", correct(2, spotsCount=1)),
+        ("SAVE_SETTINGS", change(capacity=9)),
+    ],
+)
+def test_a_change_that_misses_its_row_is_undone(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, statement: str, last: Request
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    commands = asked(register(2), register(1), last)
+    world.accept(commands[:2])
+    world.apply(100)
+    before = world.snapshot()
+    start, where, end = getattr(save, statement).rpartition(b"WHERE ")
+    monkeypatch.setattr(save, statement, start + where + b"false AND " + end)
+    world.accept(commands[2:])
+    with capture_logs():
+        world.apply(100)
+
+    now = world.snapshot()
+    assert answers(world)[2] in {"pending", "failed"}
+    assert (now.rows, now.entries, now.settings) == (before.rows, before.entries, before.settings)
 
 
 def test_a_decision_that_raises_changes_nothing(

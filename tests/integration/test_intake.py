@@ -215,6 +215,27 @@ def test_a_lost_answer_is_unknown_with_the_numbering_behind(
     assert in_ledger(connection) == {row.id}
 
 
+def test_a_lost_answer_stays_unknown_after_a_refusal(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, accept = asked(), ledger.accept
+
+    async def refused(session: BoundedSession, *_: Any) -> None:
+        await session.execute(b"SELECT FROM a_table_that_is_not_there")
+
+    async def accept_without_answer(session: BoundedSession, *arguments: Any) -> None:
+        monkeypatch.setattr(ledger, "accept", refused)
+        await accept(session, *arguments)
+        await session.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    monkeypatch.setattr(ledger, "accept", accept_without_answer)
+    with pytest.raises(AcceptanceUnknown):
+        use(settings, lambda intake: intake.accept(row))
+
+    assert in_ledger(connection) == {row.id}
+
+
 def test_keys_in_opposite_order_do_not_wait_for_each_other(
     settings: Settings, connection: Connection
 ) -> None:

@@ -77,6 +77,15 @@ def test_the_events_left_out_come_first(loop: asyncio.AbstractEventLoop) -> None
     ]
 
 
+def test_a_command_that_was_given_up_is_not_written(loop: asyncio.AbstractEventLoop) -> None:
+    shares = limited(intake_batch_max=3)
+    add(shares, loop, A, 1, 2, 3)
+    _, given_up, _ = shares.waiting[A]
+    given_up[1].cancel()
+
+    assert taken(shares) == [(A, 1), (A, 3)]
+
+
 def test_a_full_event_refuses_alone(loop: asyncio.AbstractEventLoop) -> None:
     shares = limited(intake_batch_max=2, intake_waiting_max=2)
     add(shares, loop, A, 1, 2)
