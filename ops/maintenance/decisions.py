@@ -16,7 +16,7 @@ from shared.domain.commands import Command, UnreadableCommand
 from shared.domain.outcomes import Outcome
 from shared.errors import ExpectedError
 from shared.messaging import queues
-from shared.postgres import connections, durability, ledger, locks
+from shared.postgres import connections, ledger, locks
 from shared.postgres.ledger import NewCommand, RecordedOutcome
 from shared.settings import Settings
 
@@ -48,7 +48,7 @@ async def _confirm(settings: Settings, servers: AbstractSet[str]) -> None:
     try:
         async with asyncio.timeout(DECIDE_SECONDS_MAX), await ledger.open_session(settings) as session:
             if servers <= {session.server}:
-                await durability.confirm(session)
+                await session.confirm()
                 return
             reason = "another server has taken over meanwhile"
     except TimeoutError:
