@@ -6,10 +6,11 @@ a holder that changes nothing, under a key that is new to the ledger (decision 0
 
 A registration of an event that may refuse all of them first asks the database, one read for all that arrived
 before it began. A spot that was freed before a request arrived is never denied to it. A process asks until it
-has read that the event takes a party, and again once the owner has refused one as full, or as closed, paused
-or not open. A holder's command asks the database in any case.
+has read that the event takes a party, and again from the end of the event's window on, or once the owner has
+refused one as full, or as closed, paused or not open. A holder's command asks the database in any case.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
@@ -126,6 +127,9 @@ class RefusingEvents:
         refusals = [None if event is None else _refusal(event, command) for command in batch]
         if None in refusals:  # the event takes parties, or cannot be read
             self._loaders[event_id] = None
+            if event is not None and event.settings.closes_at is not None:
+                seconds = (event.settings.closes_at - event.now).total_seconds()
+                asyncio.get_running_loop().call_later(seconds, self._loaders.pop, event_id, None)
         return refusals
 
 

@@ -2,7 +2,9 @@
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx2
@@ -82,6 +84,20 @@ def test_an_event_that_takes_no_party_grows_no_ledger(stage: Stage, settings: Js
     assert {(a.status_code, a.json()["code"], "receiptId" in a.json()) for a in answers} == {
         (409, code, False)
     }
+
+
+def test_the_end_of_a_window_grows_no_ledger(stage: Stage) -> None:
+    closes_at = datetime.now(UTC) + timedelta(seconds=2)
+    event = stage.create_event(closesAt=closes_at.isoformat())
+    with stage.client() as client:
+        post(client, event, {"name": "In time"})
+        while client.get(f"/api/p/{event['slug']}").json()["state"] == "OPEN":
+            time.sleep(0.1)
+        before = commands_of(stage, event)
+        answers = stage.register_at_once(event, [{"name": f"User {n}"} for n in range(50)])
+
+    assert {answer.json()["code"] for answer in answers} == {"REGISTRATION_CLOSED"}
+    assert commands_of(stage, event) == before
 
 
 def test_a_cancelled_receipt_makes_no_command(stage: Stage) -> None:
