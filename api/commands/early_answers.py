@@ -7,12 +7,12 @@ a holder that changes nothing, under a key that is new to the ledger (decision 0
 A registration of an event that may refuse all of them first asks the database, one read for all that arrived
 before it began. A spot that was freed before a request arrived is never denied to it. A process asks until it
 has read that the event takes a party, and again from the end of the event's window on, or once the owner has
-refused one as full, or as closed, paused or not open. A holder's command asks the database in any case.
+refused one as full, or as closed, paused or not open. Events that a process meets share reads, so that many
+may open at once; one that refused has reads of its own. A holder's command asks the database in any case.
 """
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -28,6 +28,7 @@ from shared.domain import decisions, outcomes
 from shared.domain.commands import HOLDER, HoldersCommand, PendingCommand, Register
 from shared.domain.event import Registration
 from shared.domain.outcomes import Outcome, RefusalCode, Refused
+from shared.postgres import arrays
 from shared.postgres.ledger import NewCommand
 
 log = structlog.get_logger(__name__)
@@ -41,16 +42,23 @@ _OF_THE_EVENT = {RefusalCode.REGISTRATION_CLOSED, RefusalCode.REGISTRATION_NOT_O
 # No registration frees a spot, opens an event or changes another registration.
 _READ = f"""
     SELECT {rosters.COLUMN} AS event {{}}
-    FROM event
-    WHERE id = :event_id
-      AND NOT EXISTS (SELECT FROM pending_command AS pending
-                      CROSS JOIN LATERAL (  -- a fence (decision 0014)
-                          SELECT id, kind FROM command
-                          WHERE event_id = pending.event_id AND id = pending.command_id OFFSET 0
-                      ) AS command
-                      WHERE pending.event_id = event.id AND (command.kind <> 'register' {{}}))
+    FROM {{}}
+    WHERE (SELECT true FROM pending_command AS pending  -- EXISTS may become a join, which reads them all
+           CROSS JOIN LATERAL (  -- a fence (decision 0014)
+               SELECT id, kind FROM command
+               WHERE event_id = pending.event_id AND id = pending.command_id OFFSET 0
+           ) AS command
+           WHERE pending.event_id = event.id AND (command.kind <> 'register' {{}})
+           LIMIT 1) IS NULL
 """
-_READ_EVENT = text(_READ.format("", ""))
+_READ_EVENTS = text(
+    _READ.format(
+        ", id",
+        """unnest(CAST(:event_ids AS uuid[])) AS asked (event_id)
+           CROSS JOIN LATERAL (SELECT * FROM event WHERE id = asked.event_id OFFSET 0) AS event""",
+        "",
+    )
+)
 _READ_REGISTRATION = text(
     _READ.format(
         """, (SELECT json_build_object('id', id, 'seq', seq, 'command_id', command_id, 'name', '',
@@ -58,9 +66,10 @@ _READ_REGISTRATION = text(
               FROM (SELECT * FROM registration WHERE event_id = event.id AND id >= :registration_id
                     ORDER BY id LIMIT 1) AS registration  -- a fence (decision 0014)
               WHERE id = :registration_id) AS registration""",
+        "event",
         "OR command.id = :receipt_id",
     )
-    + f"AND NOT {used_keys.IS_USED}"
+    + f"AND event.id = :event_id AND NOT {used_keys.IS_USED}"
 )
 _REGISTRATION = msgspec.json.Decoder(Registration)
 
@@ -91,42 +100,61 @@ async def holders_outcome(
     return None if roster.unsaved.changes or (keys and isinstance(outcome, Refused)) else outcome
 
 
+_Question = tuple[UUID, Register]
+
+
 class RefusingEvents:
     """The events that may refuse every registration, as far as this process knows."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._loaders: dict[UUID, BatchLoader[Register, Refused | None] | None] = {}
         self._engine = engine
+        self._first_reads = self._loader()
+        self._loaders: dict[UUID, BatchLoader[_Question, Refused | None] | None] = {}
 
-    def loader(self, event_id: UUID) -> BatchLoader[Register, Refused | None] | None:
-        """Return the loader of the refusals of an event's registrations; None if the event takes parties."""
-        if event_id not in self._loaders:
-            self._ask(event_id)
-        return self._loaders[event_id]
+    def may_refuse(self, event_id: UUID) -> bool:
+        """Return False if the event takes parties."""
+        return self._loaders.get(event_id, self._first_reads) is not None
+
+    async def refusal(self, event_id: UUID, command: Register) -> Refused | None:
+        """Return the refusal that the owner would certainly give to a registration, or None."""
+        loader = self._loaders.get(event_id, self._first_reads)
+        return None if loader is None else await loader.load((event_id, command))
 
     def note(self, event_id: UUID, refusal: Refused) -> None:
         """Ask again for an event whose owner has refused a registration, if it would refuse all others."""
-        refuses_all = refusal == outcomes.EVENT_FULL or refusal.code in _OF_THE_EVENT
-        if refuses_all and self._loaders.get(event_id) is None:
+        if refusal == outcomes.EVENT_FULL or refusal.code in _OF_THE_EVENT:
             self._ask(event_id)
 
     def _ask(self, event_id: UUID) -> None:
-        if len(self._loaders) >= _EVENTS_MAX:
-            self._loaders.clear()
-        self._loaders[event_id] = BatchLoader(partial(self._read, event_id), _BATCH_MAX)
+        if self._loaders.get(event_id) is None:
+            self._loaders[event_id] = self._loader()
 
-    async def _read(self, event_id: UUID, batch: Sequence[Register]) -> Sequence[Refused | None]:
+    def _loader(self) -> BatchLoader[_Question, Refused | None]:
+        return BatchLoader(self._read, _BATCH_MAX)
+
+    async def _read(self, batch: Sequence[_Question]) -> Sequence[Refused | None]:
         """Return for each command the refusal that the owner would certainly give, or None."""
+        asked = {"event_ids": arrays.uuids({event_id for event_id, _ in batch})}
         try:
             async with self._engine.connect() as connection:
-                row = (await connection.execute(_READ_EVENT, {"event_id": event_id})).scalar_one_or_none()
+                rows = (await connection.execute(_READ_EVENTS, asked)).all()
         except (SQLAlchemyError, OSError) as error:
-            log.warning("early_answer_not_readable", event_id=str(event_id), error=repr(error))
-            row = None
-        event = None if row is None else _decoded(event_id, row)
-        refusals = [None if event is None else _refusal(event, command) for command in batch]
-        if None in refusals:  # the event takes parties, or cannot be read
+            log.warning("early_answer_not_readable", error=repr(error))
+            rows = []
+        read = {row.id: _decoded(row.id, row.event) for row in rows}
+        refusals = [
+            None if (event := read.get(event_id)) is None else _refusal(event, command)
+            for event_id, command in batch
+        ]
+        # These take parties, or cannot be read.
+        taking = {event_id for (event_id, _), refusal in zip(batch, refusals, strict=True) if refusal is None}
+        if len(self._loaders) >= _EVENTS_MAX:
+            self._loaders.clear()
+        for event_id in read.keys() - taking:
+            self._ask(event_id)
+        for event_id in taking:
             self._loaders[event_id] = None
+            event = read.get(event_id)
             if event is not None and event.settings.closes_at is not None:
                 seconds = (event.settings.closes_at - event.now).total_seconds()
                 asyncio.get_running_loop().call_later(seconds, self._loaders.pop, event_id, None)

@@ -69,46 +69,50 @@ _REGISTRATION = text(f"""
 
 # The index finds the words that begin as those of `q` do; the condition on the text finds `q` as a whole. A
 # search without a letter or a digit reads all registrations of the event.
-_HAS_WORDS = """
-    AND search_words(event_id, name, email) @@ (
+_FOUND_BY_WORDS = """(
+    SELECT * FROM registration WHERE search_words(event_id, name, email) @@ (
         SELECT string_agg(quote_literal(word) || ':*', ' & ')::tsquery
         FROM unnest(tsvector_to_array(search_words(:event_id, :q, ''))) AS word
         WHERE length(word) > 8
-    )
-"""
+    ) OFFSET 0
+)"""
 _HAS_TEXT = "AND strpos(folded(name || ' ' || coalesce(email, '')) COLLATE \"C\", folded(:q)) > 0"
 
-# Positions are counted once up to the page's first waiting registration and then along the page.
+# Positions are counted once up to the page's first waiting registration and then along the page. Fences: rows
+# with the words are found by their index alone, and no row of the page has the waitlist read again.
 _REGISTRATIONS = """
     WITH page AS (
         SELECT id, seq, name, email, spots_count, status, created_at, updated_at
-        FROM registration
+        FROM {source} AS registration
         WHERE event_id = :event_id AND seq > :after
           AND NOT (SELECT deleted FROM event WHERE event.id = :event_id)
           AND (CAST(:status AS text) IS NULL OR status = :status)
-          {search}
+          {condition}
         ORDER BY seq LIMIT :limit
     ), bounds AS (
-        SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST'
-    ), waiting AS (
-        SELECT registration.id,
-               row_number() OVER (ORDER BY registration.seq)
-               + (SELECT count(*) FROM registration AS before, bounds
-                  WHERE before.event_id = :event_id AND before.status = 'WAITLIST'
-                    AND before.seq < bounds.first)
-               AS position
-        FROM registration, bounds
-        WHERE registration.event_id = :event_id AND registration.status = 'WAITLIST'
-          AND registration.seq BETWEEN bounds.first AND bounds.last
+        SELECT min(seq) AS first, max(seq) AS last FROM page WHERE status = 'WAITLIST' HAVING count(*) > 0
+    ), waiting AS MATERIALIZED (
+        SELECT id, position FROM (
+            SELECT registration.id,
+                   row_number() OVER (ORDER BY registration.seq)
+                   + (SELECT count(*) FROM registration AS before, bounds
+                      WHERE before.event_id = :event_id AND before.status = 'WAITLIST'
+                        AND before.seq < bounds.first)
+                   AS position
+            FROM registration, bounds
+            WHERE registration.event_id = :event_id AND registration.status = 'WAITLIST'
+              AND registration.seq BETWEEN bounds.first AND bounds.last
+        ) AS line
+        WHERE (id IN (SELECT id FROM page)) IS TRUE  -- by a hash: IN alone may become a join
     )
     SELECT page.*, waiting.position AS waitlist_position
     FROM page LEFT JOIN waiting ON waiting.id = page.id
     ORDER BY page.seq
 """
-_ALL = text(_REGISTRATIONS.format(search=""))
-_WITH_TEXT = text(_REGISTRATIONS.format(search=_HAS_TEXT))
-_WITH_WORD = text(_REGISTRATIONS.format(search=_HAS_WORDS))
-_WITH_WORDS = text(_REGISTRATIONS.format(search=_HAS_WORDS + _HAS_TEXT))
+_ALL = text(_REGISTRATIONS.format(source="registration", condition=""))
+_WITH_TEXT = text(_REGISTRATIONS.format(source="registration", condition=_HAS_TEXT))
+_WITH_WORD = text(_REGISTRATIONS.format(source=_FOUND_BY_WORDS, condition=""))
+_WITH_WORDS = text(_REGISTRATIONS.format(source=_FOUND_BY_WORDS, condition=_HAS_TEXT))
 
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor,
@@ -126,7 +130,9 @@ _FAILED = text(f"""
            outcome.settled_at,
            CASE WHEN outcome.body ->> 'incidentId' ~ '{ids.PATTERN}'
                 THEN CAST(outcome.body ->> 'incidentId' AS uuid) END AS incident_id
-    FROM outcome JOIN command ON command.event_id = outcome.event_id AND command.id = outcome.command_id
+    FROM outcome CROSS JOIN LATERAL (  -- a fence
+        SELECT * FROM command WHERE event_id = outcome.event_id AND id = outcome.command_id OFFSET 0
+    ) AS command
     WHERE outcome.event_id = :event_id AND outcome.body ->> 'outcome' = 'failed' AND command.seq > :after
     ORDER BY command.seq LIMIT :limit
 """)

@@ -61,10 +61,9 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.PUBLIC
     )
-    refusing_event = services.refusing_events.loader(event_id)
-    if refusing_event is not None and submitted.idempotency_key is None:
+    if submitted.idempotency_key is None and services.refusing_events.may_refuse(event_id):
         async with asyncio.timeout_at(deadline.accept_by):
-            refusal = await refusing_event.load(command)
+            refusal = await services.refusing_events.refusal(event_id, command)
         if refusal is not None:
             raise responses.unsuccessful(refusal, {})
     protections = services.protections

@@ -1,5 +1,6 @@
 """Requests that change nothing make no command; a spot that was free before a request is never denied."""
 
+import asyncio
 import random
 import threading
 import time
@@ -10,11 +11,15 @@ from uuid import UUID
 import httpx2
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event, text
 from starlette.testclient import TestClient
 
+from api.commands.early_answers import RefusingEvents
 from api.main import create_app
 from shared.domain import ids
+from shared.domain.commands import Register
+from shared.domain.outcomes import Refused
+from shared.postgres import connections
 from shared.settings import Settings
 from tests.integration.test_status_changes import patch, register
 from tests.simulation.histories import SETTINGS
@@ -275,3 +280,33 @@ def test_a_pending_change_prevents_early_refusals(stage: Stage) -> None:
             taken = post(client, event, {"name": f"Next {seeded.random()}"})
             assert change.status_code in {200, 202}
             assert taken.status_code == 201, "the larger capacity was accepted before"
+
+
+def test_events_that_open_at_once_share_a_read(settings: Settings, connection: Connection) -> None:
+    with connection.begin():
+        rows = connection.execute(
+            text(
+                "INSERT INTO event (id, slug, title, capacity, paused)"
+                "SELECT gen_random_uuid(), 'event-' || n, 'A drop', 1, n = 7 FROM generate_series(0, 299) AS n "
+                "RETURNING id, paused"
+            )
+        ).all()
+    (paused,) = (row.id for row in rows if row.paused)
+    reads: list[str] = []
+    engine = connections.async_engine(settings)
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *asked: reads.append(asked[2]))
+    events = RefusingEvents(engine)
+
+    async def open_at_once() -> list[Refused | None]:
+        try:
+            return await asyncio.gather(
+                *(events.refusal(row.id, Register(name="User", spots_count=1)) for row in rows)
+            )
+        finally:
+            await engine.dispose()
+
+    refusals = asyncio.run(open_at_once())
+
+    assert [row.id for row, refusal in zip(rows, refusals, strict=True) if refusal] == [paused]
+    assert [row.id for row in rows if events.may_refuse(row.id)] == [paused]
+    assert len(reads) == 1

@@ -152,11 +152,11 @@ class Api:
             slug="a-drop",
             deadline=due,
         )
-        refusing_event = services.refusing_events.loader(event_id)
+        events = services.refusing_events
         try:
-            if refusing_event is not None and key is None and isinstance(command, Register):
+            if key is None and isinstance(command, Register) and events.may_refuse(event_id):
                 async with asyncio.timeout_at(due.accept_by):
-                    refusal = await refusing_event.load(command)
+                    refusal = await events.refusal(event_id, command)
                 if refusal is not None:
                     return Answer("refused early", outcome=refusal, code=refusal.code.name)
             told = await services.submission.submit(request)

@@ -14,6 +14,7 @@ from tests.simulation.protocol.memory.rows import (
     OutcomeRow,
     Parameters,
     Read,
+    RefusingEventRow,
     waiting,
 )
 
@@ -58,12 +59,16 @@ def as_read(tx: Transaction, event: Event) -> EventAsRead:
     )
 
 
-async def read_refusing_event(tx: Transaction, p: Parameters) -> Read:
-    event: Event = tx.get(*EVENTS, p["event_id"])
-    commands = [tx.get("command", event.id, id_) for id_ in tx.rows("pending", event.id).values()]
-    if any(command.kind != "register" for command in commands):
-        return []
-    return [msgspec.json.encode(as_read(tx, event)).decode()]
+async def read_refusing_events(tx: Transaction, p: Parameters) -> Read:
+    events: list[Event] = [tx.get(*EVENTS, id_) for id_ in p["event_ids"]]
+    return [
+        RefusingEventRow(event.id, msgspec.json.encode(as_read(tx, event)).decode())
+        for event in events
+        if all(
+            tx.get("command", event.id, id_).kind == "register"
+            for id_ in tx.rows("pending", event.id).values()
+        )
+    ]
 
 
 async def unknown(_: Transaction, __: Parameters) -> Read:

@@ -40,6 +40,13 @@ class CountRow(NamedTuple):
     pending: int
 
 
+class RefusingEventRow(NamedTuple):
+    """A row of `early_answers._READ_EVENTS`."""
+
+    id: UUID
+    event: str
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table `event`."""
 

@@ -236,9 +236,6 @@ class Found(list[Read]):
     def all(self) -> "Found":
         return self
 
-    def scalar_one_or_none(self) -> Any:
-        return self[0] if self else None
-
     def scalar_one(self) -> Any:
         return self[0]
 
