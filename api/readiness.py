@@ -35,6 +35,8 @@ _REDIS_SECONDS_MAX = 0.8
 """Below the second that most probes wait: a Redis that hangs must not look like an API that hangs."""
 _REASON_LENGTH_MAX = 200
 _REFUSED_BY_POOLER = "unsupported startup parameter"
+_NO_CONNECTION_LEFT = ("too many connections", "too many clients", "connection slots are reserved")
+"""PostgreSQL's words about its own bound of connections, and about those of a role and of a database."""
 _OF_A_CLUSTER = (
     redis.exceptions.MovedError,
     redis.exceptions.AskError,
@@ -82,10 +84,12 @@ class _Part:
 class ReadinessCheck:
     """Checks all parts of the service at most once a second, however many ask."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter for each part that is checked
         self,
         engine: AsyncEngine,
         owner_silence_seconds_max: float,
+        *,
+        intake_fault: Callable[[], Exception | None],
         sender: WakeSender,
         client: "redis.asyncio.Redis",
         shared: SharedMemory,
@@ -99,6 +103,7 @@ class ReadinessCheck:
         ]
         self._client = client
         self._shared = shared
+        self._intake_fault = intake_fault
         self._task: asyncio.Task[Readiness] | None = None
         self._checked_at = -float("inf")
 
@@ -130,7 +135,11 @@ class ReadinessCheck:
         )
 
     async def _database(self) -> Checks:
-        return await self._reader.read(lambda connection: connection.run_sync(self._database_checks))
+        checks = await self._reader.read(lambda connection: connection.run_sync(self._database_checks))
+        if checks["database"] == _FINE and (fault := self._intake_fault()) is not None:
+            # The intake has a session of its own: there may be one to read with, and none to write with.
+            checks["database"] = _reason(fault)
+        return checks
 
     def _database_checks(self, connection: Connection) -> Checks:
         read_only = connection.execute(_READ_ONLY).scalar_one()
@@ -159,6 +168,10 @@ def _reason(error: BaseException) -> str:
     """Return the server's own words for a refusal; no address and no message for any other error."""
     if isinstance(error, ProgrammingError):
         return str(error.orig).partition("\n")[0][:_REASON_LENGTH_MAX]
+    if isinstance(error, OperationalError | psycopg.Error) and any(
+        words in str(error) for words in _NO_CONNECTION_LEFT
+    ):
+        return "gives no more connections: see CONNECTION LIMIT of the role, and max_connections"
     if isinstance(error, OperationalError) and _REFUSED_BY_POOLER in str(error):
         return "PgBouncer needs the line ignore_startup_parameters = options"
     if isinstance(error.__cause__, redis.AuthenticationError):

@@ -115,6 +115,7 @@ class Intake:
         self._sent: Sequence[_Waiting] = ()
         self._watch: asyncio.TimerHandle | None = None
         self._confirmation: asyncio.Future[str | None] | None = None
+        self._fault: Exception | None = None
 
     async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
         """Return once the command is committed; raises one of this module's errors when it is not.
@@ -146,16 +147,26 @@ class Intake:
 
         All that ask at the same time share one write.
         """
-        if self._confirmation is None:
-            self._confirmation = asyncio.get_running_loop().create_future()
-        self._writer.ensure_running()
+        confirmation = self._ask_for_confirmation()
         try:
             async with asyncio.timeout_at(by):
-                server = await asyncio.shield(self._confirmation)
+                server = await asyncio.shield(confirmation)
         except TimeoutError as error:
             raise NotConfirmed from error
         if server is None or not servers <= {server}:
             raise NotConfirmed
+
+    def fault(self) -> Exception | None:
+        """Return the error for which there is no session to write commands with, and try again; else None."""
+        if self._fault is not None:
+            self._ask_for_confirmation()
+        return self._fault
+
+    def _ask_for_confirmation(self) -> "asyncio.Future[str | None]":
+        if self._confirmation is None:
+            self._confirmation = asyncio.get_running_loop().create_future()
+        self._writer.ensure_running()
+        return self._confirmation
 
     async def close(self) -> None:
         """Write the commands that wait, for at most `_CLOSE_SECONDS_MAX`, and end the session."""
@@ -236,10 +247,11 @@ class Intake:
             try:
                 if self._session is None or self._session.has_ended():
                     self._session = await ledger.open_session(self._settings)
-                session = self._session
+                session, self._fault = self._session, None
             except (NumberingBehind, psycopg.Error, OSError) as error:
                 failure: Exception = error
                 again = not (isinstance(error, NumberingBehind) or connections.is_read_only(error))
+                self._fault = error if again else None  # readiness looks for the others by itself
             else:
                 try:
                     return await write(session)

@@ -286,9 +286,9 @@ def test_events_that_open_at_once_share_a_read(settings: Settings, connection: C
     with connection.begin():
         rows = connection.execute(
             text(
-                "INSERT INTO event (id, slug, title, capacity, paused)"
-                "SELECT gen_random_uuid(), 'event-' || n, 'A drop', 1, n = 7 FROM generate_series(0, 299) AS n "
-                "RETURNING id, paused"
+                "INSERT INTO event (id, slug, title, capacity, paused) "
+                "SELECT gen_random_uuid(), 'event-' || n, 'A drop', 1, n = 7 "
+                "FROM generate_series(0, 299) AS n RETURNING id, paused"
             )
         ).all()
     (paused,) = (row.id for row in rows if row.paused)

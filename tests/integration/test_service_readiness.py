@@ -1,6 +1,7 @@
 """Readiness: one check for all who ask; only what stops deciding makes the service not ready."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import redis
 from redis.exceptions import OutOfMemoryError
 from sqlalchemy import Connection, event, make_url, text
 
+from api.commands.intake import Intake
 from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
@@ -19,6 +21,7 @@ from ops.embedded import Servers
 from shared.messaging import queues, results
 from shared.messaging.queues import WakeSender
 from shared.postgres import connections, tables
+from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 from tests.stage import Stage
 
@@ -28,7 +31,7 @@ NO_WORKER = {**FINE, "worker": "no worker ticks"}
 
 @asynccontextmanager
 async def checking(
-    settings: Settings, sender: WakeSender | None = None
+    settings: Settings, sender: WakeSender | None = None, intake: Intake | None = None
 ) -> AsyncIterator[tuple[ReadinessCheck, list[str]]]:
     """Yield a check, and the statements that it has run."""
     engine = connections.async_engine(settings)
@@ -36,7 +39,14 @@ async def checking(
     own = queues.connect_sender(queues.celery_app(settings), settings)
     statements: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(str(given[2])))
-    check = ReadinessCheck(engine, 10, sender or own, client, SharedMemory(client, b"key"))
+    check = ReadinessCheck(
+        engine,
+        10,
+        intake_fault=(intake or Intake(settings)).fault,
+        sender=sender or own,
+        client=client,
+        shared=SharedMemory(client, b"key"),
+    )
     try:
         yield check, statements
     finally:
@@ -192,6 +202,38 @@ def test_a_database_that_is_away_is_not_ready(settings: Settings) -> None:
     found = read(settings.model_copy(update={"database_url": "postgresql+psycopg://127.0.0.1:9/nothing"}))
 
     assert (found.ready, found.checks["database"]) == (False, "cannot be reached")
+
+
+def test_an_intake_without_a_session_is_not_ready(settings: Settings, connection: Connection) -> None:
+    role = f"limited_{secrets.token_hex(4)}"
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    connection.execute(text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+    connection.execute(text(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"))
+    url = make_url(settings.database_url).set(username=role).render_as_string(hide_password=False)
+    intake = Intake(settings.model_copy(update={"database_url": url, "ledger_patience_seconds": 0.1}))
+
+    async def run() -> list[str]:
+        async with checking(settings, intake=intake) as (check, _):
+            with pytest.raises(NotConfirmed):
+                await intake.confirm_all(set())
+            found = [(await check.readiness()).checks["database"]]
+            connection.execute(text(f"ALTER ROLE {role} CONNECTION LIMIT 1"))
+            while found[-1] != "ok":
+                await asyncio.sleep(0.1)
+                found.append((await check.readiness()).checks["database"])
+            await intake.close()
+            return found
+
+    try:
+        found = asyncio.run(run())
+    finally:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+    assert {*found} == {
+        "gives no more connections: see CONNECTION LIMIT of the role, and max_connections",
+        "ok",
+    }
 
 
 def test_a_crowd_of_probes_slows_no_registration(servers: Servers, database: str, tmp_path: Path) -> None:
