@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import psycopg
 import pytest
 from sqlalchemy import Connection, make_url, text
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, IntakeFull, LedgerUnavailable
 from shared.domain import ids
-from shared.domain.outcomes import Refused
+from shared.domain.outcomes import Failed, Refused
 from shared.postgres import ledger
 from shared.postgres.bounded import BoundedSession
 from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
@@ -262,13 +263,16 @@ def test_keys_in_opposite_order_do_not_wait_for_each_other(
             assert [id_ for id_ in numbered if id_ in set(arrived)] == arrived
 
 
-def test_a_released_key_is_accepted_anew(settings: Settings, connection: Connection) -> None:
-    closed = asked(key=b"k", body=b"a")
+@pytest.mark.parametrize(("kind", "outcome"), [("register", Refused), ("teleport", Failed)])
+def test_a_released_key_is_accepted_anew(
+    settings: Settings, connection: Connection, kind: str, outcome: type
+) -> None:
+    closed = msgspec.structs.replace(asked(key=b"k", body=b"a"), kind=kind)
     with connection.begin():
         connection.execute(_CLOSED, {"id": closed.event_id})
     use(settings, lambda intake: intake.accept(closed))
     (settled,) = apply_batch(session_of(connection), [closed.event_id], 10).settled
-    assert isinstance(settled.outcome, Refused)
+    assert isinstance(settled.outcome, outcome)
 
     again = asked(key=b"k", body=b"b")
 

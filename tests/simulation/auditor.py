@@ -30,6 +30,8 @@ from tests.simulation.model import Json, Told, spelling
 from tests.simulation.replay import Replay
 from tests.simulation.snapshot import Entry, Snapshot
 
+RELEASES_KEY = frozenset(("refused", "failed"))
+"""A command with one of these outcomes frees its idempotency key."""
 _JSON = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 

@@ -262,6 +262,11 @@ PLANTED: dict[str, tuple[Callable[[], EventEvidence], str]] = {
     "erased-unasked": (lambda: with_command(ERASED, 1, erased=True), "effect without a command"),
     "erased-with-a-move": (lambda: with_entry(ERASED, 2, to_status="CANCELLED"), "altered"),
     "erased-as-another": (lambda: with_entry(ERASED, 2, registration_id=registration(1)), "altered"),
+    "refused-with-a-key": (
+        lambda: with_command(BUSY, 6, keyed=True),
+        "key",
+    ),
+    "a-key-of-nothing": (lambda: with_command(FULL, 3, keyed=False), "key"),
     "erased-without-an-entry": (erased_without_an_entry, "altered"),
     "refused-with-a-spot-free": (lambda: refused_early(2, 3), "refused early"),
 }

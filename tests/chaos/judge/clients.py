@@ -7,10 +7,10 @@ from tests.chaos.history import Operation
 from tests.chaos.judge.evidence import Command, EventEvidence, Json
 from tests.chaos.judge.replay import Replay
 from tests.chaos.wishes import by_holder
+from tests.simulation import auditor
 
 CLOCK_SECONDS = 0.1
 """By so much the clocks of the clients and the database may differ: they are of one machine."""
-_NONE_HAD_AN_EFFECT = frozenset(("refused", "failed"))
 
 
 def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
@@ -57,6 +57,9 @@ def _answers(
     if not operation.told:
         yield f"unanswered: {_about(operation)} was never told its outcome"
     outcome = command.outcome or {"outcome": "pending"}
+    kept = outcome["outcome"] not in auditor.RELEASES_KEY and not command.erased
+    if operation.keyed and kept and not command.keyed:
+        yield f"key: {_about(operation)} has a key that names no command"
     allowed = _tellable(outcome, replay)
     for told in operation.told:
         if told not in allowed and told not in _hidden(event, outcome, given):
@@ -134,7 +137,7 @@ def _marks(event: EventEvidence) -> Iterator[str]:
         possible = sum(operation.attempts for operation in asked if operation.state != "rejected")
         # An erasure frees the key of a command: its client that asks again asks for another one.
         erased = sum(command.erased for command in commands)
-        with_effect = [c.id for c in commands if (c.outcome or {}).get("outcome") not in _NONE_HAD_AN_EFFECT]
+        with_effect = [c.id for c in commands if (c.outcome or {}).get("outcome") not in auditor.RELEASES_KEY]
         once = erased + sum(
             1 if operation.keyed else operation.attempts
             for operation in asked

@@ -23,10 +23,8 @@ _OF_EVENT = """
                        outcome, settled_at, before.payload IS NOT NULL AS erased,
                        EXISTS (SELECT FROM pending_command AS found
                                WHERE found.event_id = ledger.event_id AND found.seq = ledger.seq) AS pending,
-                       before.payload IS NOT NULL AND EXISTS (
-                           SELECT FROM idempotency_key AS found
-                           WHERE found.event_id = ledger.event_id AND found.command_id = ledger.id
-                       ) AS keyed
+                       EXISTS (SELECT FROM idempotency_key
+                               WHERE command_id = ledger.id AND event_id = ledger.event_id) AS keyed
                 FROM ledger LEFT JOIN chaos_erased AS before
                      ON before.event_id = ledger.event_id AND before.command_id = ledger.id
                 WHERE ledger.event_id = %(event_id)s
@@ -48,7 +46,7 @@ _OF_EVENT = """
 class Command(Struct, kw_only=True):
     """A command of the ledger; `outcome` is None while it is pending.
 
-    The payload of one that is `erased` is that of before; `keyed`: it has an idempotency key all the same.
+    The payload of one that is `erased` is that of before; `keyed`: an idempotency key names it.
     """
 
     id: str

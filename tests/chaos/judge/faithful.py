@@ -66,7 +66,10 @@ def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
         payload = {**asked, "name" if kind == "register" else "reason": mark}
         if kind == "erase":
             of_these = {c.id for c in commands if erasures.registration_of(c) in asked["registrationIds"]}
-            commands = [msgspec.structs.replace(c, erased=c.erased or c.id in of_these) for c in commands]
+            commands = [
+                msgspec.structs.replace(c, erased=True, keyed=False) if c.id in of_these else c
+                for c in commands
+            ]
             payload["commandIds"] = sorted(of_these)
         at, id_ = START + timedelta(seconds=number), command_id(number)
         told = Told(
@@ -97,6 +100,7 @@ def faithful(*wishes: Wish, **settings: Any) -> EventEvidence:
                 accepted_at=at,
                 outcome=outcome,
                 settled_at=at,
+                keyed=kind != "erase" and outcome["outcome"] not in auditor.RELEASES_KEY,
             )
         )
         operations.append(_operation(number, kind, payload, outcome))

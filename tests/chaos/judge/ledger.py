@@ -28,6 +28,8 @@ def check(event: EventEvidence, replay: Replay) -> Iterator[str]:
         if promotions is not None and promotions != replay.promotions[command.id]:
             promoted = replay.promotions[command.id]
             yield f"altered: {_about(command)} was answered {outcome}, and promoted {promoted}"
+        if command.keyed and outcome["outcome"] in auditor.RELEASES_KEY:
+            yield f"key: {_about(command)} was answered {outcome}, and keeps its idempotency key"
         if outcome["outcome"] == "failed" and not _mark(command).startswith(POISON):
             yield f"failed: {_about(command)} could not be decided (incident {outcome['incidentId']})"
         if outcome["outcome"] == "counter_healed" and outcome["drift"]:

@@ -55,7 +55,7 @@ def _of_commands(of_events: list[tuple[str, Command]]) -> dict[str, Iterator[Ite
         _PENDING: ((event_id, c.seq, c.id) for event_id, c in of_events if c.pending),
         _OUTCOMES: ((event_id, c.id, _column(c.outcome), c.settled_at) for event_id, c in settled),
         _ERASED: ((event_id, c.id, _column(c.payload)) for event_id, c in erased),
-        _KEYS: ((event_id, c.id.encode(), c.id, b"") for event_id, c in erased if c.keyed),
+        _KEYS: ((event_id, c.id.encode(), c.id, b"") for event_id, c in of_events if c.keyed),
     }
 
 
