@@ -16,6 +16,7 @@ from shared.messaging import queues
 from shared.messaging.results import Publisher
 from shared.settings import Settings
 from worker import owner as owners
+from worker import trouble
 from worker.batch import Applied
 from worker.celery_hooks import EventQueues
 from worker.owner import Owner
@@ -201,6 +202,17 @@ def test_vain_tries_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tries.tried) == 3
 
 
+def test_only_owned_commands_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=0.01)
+    owner = tries.owner(2, tick_seconds=0.5)
+    tries.buckets = range(0)  # another worker has them
+    owner.tick()
+    tries.buckets = range(ids.BUCKETS)
+    owner.tick()
+
+    assert tries.tried == []
+
+
 def test_a_batch_follows_each_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = Tries(monkeypatch, seconds=0.8, in_vain=True)
     owner = tries.owner(100, tick_seconds=0.5)
@@ -236,6 +248,14 @@ def test_one_vain_try_goes_before_a_batch(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert (first.unfinished, second.unfinished) == ([B], [])
     assert batches == [[A, UUID(int=3)], others]
+
+
+def test_an_event_is_full_by_its_own_troubles() -> None:
+    troubles = Troubles(time.monotonic)
+    for number in range(trouble.SET_ASIDE_MAX):
+        troubles.set_aside(Place(A, UUID(int=100 + number), number), ValueError())
+
+    assert (troubles.full(A), troubles.full(B)) == (True, False)
 
 
 class Hub:

@@ -56,10 +56,8 @@ def _answers(
         return
     if not operation.told:
         yield f"unanswered: {_about(operation)} was never told its outcome"
+    yield from _key(operation, command)
     outcome = command.outcome or {"outcome": "pending"}
-    kept = outcome["outcome"] not in auditor.RELEASES_KEY and not command.erased
-    if operation.keyed and kept and not command.keyed:
-        yield f"key: {_about(operation)} has a key that names no command"
     allowed = _tellable(outcome, replay)
     for told in operation.told:
         if told not in allowed and told not in _hidden(event, outcome, given):
@@ -74,6 +72,13 @@ def _answers(
         at_rest = _at_rest(outcome, replay)
         if shown not in at_rest and shown not in _hidden(event, outcome, given):
             yield f"altered: {_about(operation)} shows {shown} at rest instead of {at_rest}"
+
+
+def _key(operation: Operation, command: Command) -> Iterator[str]:
+    """Check that a command is found by its key, unless its outcome or its erasure freed the key."""
+    freed = command.erased or (command.outcome or {}).get("outcome") in auditor.RELEASES_KEY
+    if operation.keyed and not freed and not command.keyed:
+        yield f"key: {_about(operation)} has a key that names no command"
 
 
 def _about(operation: Operation) -> str:
