@@ -430,6 +430,20 @@ def test_a_mapping_with_a_mistake_is_refused(source: str, database: str, tmp_pat
         adopt(source, database, mapping=tmp_path / "missing")
 
 
+@pytest.mark.parametrize("table", ['"Event"', '"Registration"'])
+@pytest.mark.parametrize("change", ["INSERT INTO {} SELECT * FROM {}", "UPDATE {} SET id = NULL"])
+def test_rows_without_ids_of_their_own_are_refused(
+    source: str, database: str, table: str, change: str
+) -> None:
+    add_event(source, "e1")
+    add_registration(source, "r1", "e1")
+    run(source, f'ALTER TABLE {table} DROP CONSTRAINT {table[:-1]}_pkey", ALTER id DROP NOT NULL')
+    run(source, change.format(table, table))
+
+    with pytest.raises(AdoptionError, match=f"1 ids in .*{table} are null, or those of several rows"):
+        adopt(source, database)
+
+
 def test_all_events_can_be_adopted_closed_first(source: str, database: str) -> None:
     columns(source, "Event", 'ADD "opensAt" timestamp')
     add_event(source, "e")

@@ -99,6 +99,8 @@ class Source:
         self._registration_values = expressions.of_registration(registration, mapping.spots_each)
         self._rows = mapping.registration.surveyed.rows
         self._refuse_unordered(mapping.registration)
+        self._refuse_doubtful_ids(mapping.event, "id")
+        self._refuse_doubtful_ids(mapping.registration, "eventId", "id")
 
     @property
     def rows(self) -> int:
@@ -173,4 +175,18 @@ class Source:
             raise AdoptionError(
                 f'the times in the text column "{created.name}" do not sort as times, and they give the '
                 "order of the registrations: make a view with a timestamp, and name the view in a mapping"
+            )
+
+    def _refuse_doubtful_ids(self, table: TableMapping, *key: str) -> None:
+        """Raise `AdoptionError` if rows have no id or one id, as in a view that joins tables."""
+        columns = [sql.SQL("{}::text").format(sql.Identifier(*table.of(meaning))) for meaning in key]
+        doubtful = sql.SQL(
+            "SELECT count(*) FROM (SELECT FROM {} GROUP BY {} HAVING count(*) > 1 OR {} IS NULL) AS doubtful"
+        )
+        name = table.surveyed.identifier
+        query = doubtful.format(name, sql.SQL(", ").join(columns), columns[-1])
+        if count := links.number(self._link.execute(query)):
+            raise AdoptionError(
+                f"{count} ids in {name.as_string()} are null, or those of several rows: "
+                "each row needs an id of its own"
             )
