@@ -7,6 +7,7 @@ It runs where the variables below name servers on which databases and queues may
     ADMITONE_TEST_AMQP_URL       amqp://guest:guest@127.0.0.1:5672//
 """
 
+import asyncio
 import os
 import secrets
 import time
@@ -26,7 +27,9 @@ from sqlalchemy import make_url
 from ops.embedded import Servers
 from ops.maintenance import audit, schema
 from shared.messaging import queues
+from shared.postgres import connections
 from shared.settings import Settings
+from tests.integration import test_plans
 from tests.stage import Json, SlowTicks, Stage
 
 
@@ -92,6 +95,57 @@ def test_a_drop_on_the_systems_postgresql_and_redis(
 
     with Stage(servers, system_database, tmp_path, workers=2) as stage:
         drop(stage)
+
+
+PLANNED_OTHERWISE = {
+    "find_registrations": 100,
+    "read_waitlist": 300,
+    "availability": 3_000,
+    "early_answers": 3_000,
+    "registration": 3_000,
+}
+"""Statements that PostgreSQL 15 plans in another way than 18, and the rows that each may read."""
+
+
+def test_the_systems_postgresql_finds_rows_by_key(system_database: str) -> None:
+    """A plan that was made for one row is kept for 20,000, as `test_plans` has it for all statements."""
+    settings = Settings(
+        database_url=system_database, broker_url="redis://127.0.0.1:9/0", result_url="redis://127.0.0.1:9/0"
+    )
+    loop = asyncio.new_event_loop()
+    worker = connections.worker_session(settings)
+    reading = loop.run_until_complete(test_plans.reading_session(settings, for_admins=False))
+
+    def in_worker(statement: str) -> list[Any]:
+        cursor = worker.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+    def in_pool(statement: str) -> list[Any]:
+        cursor = loop.run_until_complete(reading.execute(statement.encode()))
+        return loop.run_until_complete(cursor.fetchall()) if cursor.description else []
+
+    def fill(events: str, rows: str) -> None:
+        in_worker(test_plans.FILL_EVENTS.format(events=events))
+        for statement in test_plans.FILL:
+            in_worker(statement.format(rows=rows))
+
+    def explained() -> dict[str, float]:
+        return {name: test_plans.explain(executes[name], name).rows for name in PLANNED_OTHERWISE}
+
+    executes = {name: in_pool if name in test_plans.OF_THE_API else in_worker for name in PLANNED_OTHERWISE}
+    with worker:
+        in_worker(test_plans.KEY_FUNCTION)
+        fill("0, 0", "2, 2")
+        in_worker("ANALYZE")
+        for name in PLANNED_OTHERWISE:
+            test_plans.prepare(executes[name], name, test_plans.statements()[name])
+        explained()
+        fill("1, 999", "395000, 415000")
+        read = explained()
+    loop.run_until_complete(reading.close())
+    loop.close()
+
+    assert {name: rows for name, rows in read.items() if rows > PLANNED_OTHERWISE[name]} == {}
 
 
 @pytest.fixture

@@ -52,13 +52,13 @@ FOLDERS = ("worker/sql", "shared/postgres/sql")
 
 # Half of all rows are the first event's; the other half are spread over the events with odd numbers.
 _EVENT_ID = "pg_temp.key(x'900000000'::bigint + CASE WHEN n % 2 = 0 THEN 0 ELSE n % 1000 END)"
-_FILL_EVENTS = """
+FILL_EVENTS = """
     INSERT INTO event (id, slug, title, capacity, spots_reserved, waitlist_length, audit_seq)
     SELECT pg_temp.key(x'900000000'::bigint + n), 'event-' || n, 'An event', 1000000, 500000, 200000,
            CASE WHEN n = 0 THEN 500000 ELSE 1000 END
     FROM generate_series({events}) AS n
 """
-_FILL = (
+FILL = (
     f"""
     INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
     SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{}}}}', 'public'
@@ -92,7 +92,7 @@ _FILL = (
     FROM generate_series({{rows}}) AS n
     """,
 )
-_KEY = """
+KEY_FUNCTION = """
     CREATE FUNCTION pg_temp.key(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE
     AS $$ SELECT lpad(to_hex(n), 32, '0')::uuid $$
 """
@@ -548,7 +548,7 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
             return loop.run_until_complete(run())
 
         def fill(rows: str) -> None:
-            for statement in _FILL:
+            for statement in FILL:
                 filling.execute(statement.format(rows=rows).encode())
 
         def explained() -> dict[str, Plan]:
@@ -564,8 +564,8 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
             | dict.fromkeys(OF_THE_API, in_pool)
             | dict.fromkeys(OF_ADMINS, in_admins_pool)
         )
-        filling.execute(_KEY.encode())
-        filling.execute(_FILL_EVENTS.format(events="0, 0").encode())  # others refer to it
+        filling.execute(KEY_FUNCTION.encode())
+        filling.execute(FILL_EVENTS.format(events="0, 0").encode())  # others refer to it
         for table in BIG_TABLES:  # only the test itself renews statistics
             filling.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)".encode())
         for name, source in sources.items():
@@ -575,7 +575,7 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
         filling.execute(b"ANALYZE")
         found["one row"] = explained()
         filling.execute(b"SET synchronous_commit = off")
-        filling.execute(_FILL_EVENTS.format(events="1, 999").encode())
+        filling.execute(FILL_EVENTS.format(events="1, 999").encode())
         fill("1, 1")
         fill(f"3, {ROWS}")
         found["one row's plan among a million"] = explained()
