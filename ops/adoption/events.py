@@ -132,9 +132,9 @@ class EventReader:
         """Yield the reasons of the source's for which the event is closed, other than times."""
         event = self.mapping.event
         if raw.closed:
-            yield f"one of {', '.join(event.of('closed'))} says so"
+            yield f"{' or '.join(event.of('closed'))} says so"
         if raw.open is False:
-            yield f"not all of {', '.join(event.of('open'))} say that it is open"
+            yield f"{' or '.join(event.of('open'))} does not say that it is open"
         if status == "CLOSED":
             yield f"its status is {texts.printable(raw.status or '')[:40]}"
         if values.whole(raw.capacity) == 0 and self.mapping.zero_capacity == "ask" and not raw.unlimited:
