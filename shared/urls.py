@@ -5,6 +5,7 @@ a URL is brought into the form that all of them read alike; a URL that can never
 `ValueError` for a person, which quotes neither user nor password.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _STANDBYS_ONLY = {"standby", "read-only"}
 _TLS_PARAMETERS = frozenset(
     {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
 )
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _CERTIFICATES = {"required", "optional", "none"}
 _BOOLEANS = {"true", "false"}
 _NO_HOST = "/nonexistent"
@@ -144,6 +146,9 @@ def _tls_parameters(given: dict[str, str]) -> dict[str, str]:
     checked = given.get("ssl_check_hostname", "true").lower()
     if checked not in _BOOLEANS:
         raise ValueError("ssl_check_hostname must be true or false")
+    for name in _TLS_FILES:
+        if name in given and not os.access(given[name], os.R_OK):
+            raise ValueError(f"{name} names no file that this process can read")
     hostname = {"ssl_check_hostname": checked} if "ssl_check_hostname" in given else {}
     return {**given, "ssl_cert_reqs": wanted, **hostname}
 

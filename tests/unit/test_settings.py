@@ -172,6 +172,8 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
             "reads: ssl_cert_reqs",
         ),
         ("ADMITONE_BROKER_URL", "amqp://localhost//?ssl_ca_certs=/x", "must start with amqps://"),
+        ("ADMITONE_BROKER_URL", "amqps://localhost//?ssl_keyfile=/nowhere", "ssl_keyfile names no file"),
+        ("ADMITONE_RESULT_URL", "rediss://localhost/1?ssl_ca_certs=/nowhere", "ssl_ca_certs names no file"),
         ("ADMITONE_BROKER_URL", "amqp://localhost:x//", "a port is a number"),
         ("ADMITONE_RESULT_URL", "redis://localhost/results", "by something else than a number"),
         ("ADMITONE_RESULT_URL", "redis://localhost?health_check_interval=5", "reads: health_check_interval"),
