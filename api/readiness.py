@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
+import kombu.exceptions
 import psycopg
 import redis
 import redis.asyncio
@@ -37,6 +38,7 @@ _REASON_LENGTH_MAX = 200
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 _NO_CONNECTION_LEFT = ("too many connections", "too many clients", "connection slots are reserved")
 """PostgreSQL's words about its own bound of connections, and about those of a role and of a database."""
+_OF_AMQP = (kombu.exceptions.ConnectionError, kombu.exceptions.ChannelError)
 _OF_A_CLUSTER = (
     redis.exceptions.MovedError,
     redis.exceptions.AskError,
@@ -178,6 +180,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, _OF_A_CLUSTER) or "in cluster mode" in str(error):
         return "is a node of a cluster, which is not supported"
+    if isinstance(error, _OF_AMQP) and error.reply_code:  # else it is the client's own
+        return str(error.reply_text)[:_REASON_LENGTH_MAX]
     if "certificate verify failed" in str(error):
         return "has a certificate that is not trusted"
     if isinstance(error, redis.ResponseError | redis.AuthenticationError):

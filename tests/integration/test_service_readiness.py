@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import redis
+from kombu.exceptions import ConnectionError as RefusedByRabbit
 from redis.exceptions import OutOfMemoryError
 from sqlalchemy import Connection, event, make_url, text
 
@@ -128,6 +129,11 @@ class Refusing:
             redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"),
             "has a certificate that is not trusted",
         ),
+        (
+            RefusedByRabbit("NOT_ALLOWED - vhost x not found", (10, 40), "Connection.open", 530),
+            "NOT_ALLOWED - vhost x not found",
+        ),
+        (RefusedByRabbit("rabbit.internal:5672"), "cannot be reached"),
         (redis.TimeoutError(), "no answer in time"),
         (ValueError("secret"), "cannot be reached"),
         (redis.exceptions.MovedError("1 10.0.0.1:7"), "is a node of a cluster, which is not supported"),
