@@ -13,7 +13,7 @@ from ops.maintenance import delays, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.verification import Verified
 from shared.domain import ids
-from shared.postgres import backlog, connections, durability, locks, snapshots
+from shared.postgres import backlog, connections, durability, ledger, locks, snapshots
 from shared.postgres.durability import Durability
 from shared.postgres.snapshots import Snapshot
 
@@ -88,6 +88,7 @@ class Status:
     """The status of the service, from one snapshot."""
 
     workers: list[WorkerStatus]
+    numbering_is_behind: bool
     backlog: list[BacklogStatus]
     delayed: list[Delay]
     old_snapshots: list[Snapshot]
@@ -107,6 +108,7 @@ def read(database_url: str) -> Status:
         workers = locks.workers(connection)
         return Status(
             workers=[_worker(worker, slugs) for worker in workers],
+            numbering_is_behind=ledger.numbering_is_behind(connection),
             backlog=_backlog(pending),
             delayed=delays.read(
                 connection,
@@ -147,6 +149,11 @@ def show(status: Status) -> None:
             "not told to this role" if (age := worker.tick_age_seconds) is None else f"{age:.1f} s ago",
         )
     console.print(workers if status.workers else "[bold red]No worker is running: nothing is decided.")
+    if status.numbering_is_behind:
+        console.print(
+            "[bold red]The ledger's numbering is behind its commands, so nothing is accepted: "
+            "run ./admitone verify --heal."
+        )
     event = Column("event", overflow="fold")
     table = Table(event, "pending", "oldest", title="Pending commands", title_justify="left")
     for waiting in status.backlog:

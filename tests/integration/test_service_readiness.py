@@ -19,6 +19,7 @@ from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
 from ops.embedded import Servers
+from ops.maintenance import status
 from shared.messaging import queues, results
 from shared.messaging.queues import WakeSender
 from shared.postgres import connections, tables
@@ -191,11 +192,15 @@ def test_a_later_schema_serves_too(
     assert read(settings).checks["schema"] == state
 
 
-def test_numbers_behind_the_ledger_are_not_ready(settings: Settings, connection: Connection) -> None:
+def test_numbers_behind_the_ledger_are_not_ready(
+    settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
     with connection.begin():
         connection.execute(text("UPDATE ledger_mark SET seq = 1000"))
 
     assert read(settings).checks["sequence"] == "is behind the ledger; run admitone verify --heal"
+    status.show(status.read(settings.database_url))
+    assert "The ledger's numbering is behind its commands" in capsys.readouterr().out
 
 
 def test_a_database_without_tables_is_not_ready(settings: Settings, empty_database: str) -> None:
