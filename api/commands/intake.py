@@ -72,16 +72,17 @@ class Shares:
         queue = self.waiting.get(event_id) or deque()
         while queue and queue[0][1].done():
             queue.popleft()  # its request has been given up
-        overload = self.pending_in_all >= settings.pending_max
-        overload = overload or self.pending[event_id] >= settings.event_pending_max
+        pending = self.pending[event_id]
+        overload = self.pending_in_all >= settings.pending_max or pending >= settings.event_pending_max
         # An admin can pause an event in an overload.
         if len(queue) >= settings.intake_waiting_max or (
             overload and command.actor in commands.PUBLIC_ACTORS
         ):
             raise IntakeFull
         queue.append((command, accepted, by))
-        self.waiting[event_id] = queue
-        self.pending[event_id] += 1
+        if len(queue) == 1:
+            self.waiting[event_id] = queue
+        self.pending[event_id] = pending + 1
         self.pending_in_all += 1
 
     def next_batch(self) -> list[_Waiting]:

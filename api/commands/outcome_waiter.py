@@ -32,7 +32,10 @@ _Answer = asyncio.Future[Outcome | None]
 
 
 class AwaitedCommand(msgspec.Struct, kw_only=True, eq=False):
-    """A command that requests wait for; `accepted_at` on the loop's clock, None for an earlier command."""
+    """A command that requests wait for, as long as it has `answers` to give.
+
+    `accepted_at` is on the loop's clock, None for an earlier command.
+    """
 
     event_id: UUID
     command_id: UUID
@@ -61,15 +64,13 @@ class OutcomeWaiter:
         if seconds <= 0 or self._released:
             return None
         loop = asyncio.get_running_loop()
-        event = self.by_event.setdefault(event_id, {})
-        awaited = event.get(command_id)
-        if awaited is None:
-            awaited = event[command_id] = AwaitedCommand(
-                event_id=event_id,
-                command_id=command_id,
-                answers=[],
-                accepted_at=loop.time() if accepted_now else None,
-            )
+        new = AwaitedCommand(
+            event_id=event_id,
+            command_id=command_id,
+            answers=[],
+            accepted_at=loop.time() if accepted_now else None,
+        )
+        awaited = self.by_event.setdefault(event_id, {}).setdefault(command_id, new)
         answer: _Answer = loop.create_future()
         awaited.answers.append(answer)
         patience = min(seconds, self._ledger_read_seconds)
@@ -80,18 +81,20 @@ class OutcomeWaiter:
             return await answer
         finally:
             timer.cancel()
-            awaited.answers.remove(answer)
-            if not awaited.answers:
+            if awaited.answers == [answer]:
                 self.answer(awaited, None)
+            elif answer in awaited.answers:  # else they are answered
+                awaited.answers.remove(answer)
 
     def answer(self, awaited: AwaitedCommand, outcome: Outcome | None) -> None:
         """Answer all requests that wait for this command, and forget it."""
-        event = self.by_event.get(awaited.event_id, {})
-        if event.get(awaited.command_id) is awaited:
+        answers, awaited.answers = awaited.answers, []
+        if answers:
+            event = self.by_event[awaited.event_id]
             del event[awaited.command_id]
             if not event:
                 del self.by_event[awaited.event_id]
-        for answer in awaited.answers:
+        for answer in answers:
             if not answer.done():
                 answer.set_result(outcome)
 
@@ -188,7 +191,7 @@ class ResultPoller:
             for event_id in event_ids
             for awaited in islice(self._waiter.by_event.get(event_id, {}).values(), share)
         ]
-        settled: dict[UUID, list[UUID]] = {}
+        settled: dict[UUID, set[UUID]] = {}
         unsettled = set()
         now = asyncio.get_running_loop().time
         answer_seconds = []
@@ -199,7 +202,7 @@ class ResultPoller:
                 if outcome is None:
                     unsettled.add(awaited.event_id)
                 else:
-                    settled.setdefault(awaited.event_id, []).append(awaited.command_id)
+                    settled.setdefault(awaited.event_id, set()).add(awaited.command_id)
                     self._waiter.answer(awaited, outcome)
                     if awaited.accepted_at is not None:
                         answer_seconds.append(now() - awaited.accepted_at)
