@@ -52,8 +52,7 @@ class CommandRequest(NewCommand, frozen=True, kw_only=True):
     deadline: Deadline
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """A command's successful outcome, and the headers and the deadline of every answer about it.
 
     `replayed`: an earlier request with the same key has made the command, so much may have changed since.
