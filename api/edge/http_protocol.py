@@ -13,7 +13,6 @@ front.
 import asyncio
 import re
 from collections.abc import Iterable
-from io import BytesIO
 
 import httptools
 import structlog
@@ -35,6 +34,8 @@ _VERSIONS = {"1.0", "1.1"}
 _HOST = re.compile(rb"(?:\[[\w:.~-]+\]|(?:[\w!$&'()*+,;=.~-]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?[ \t]*")
 # A target in absolute form without a path (RFC 9112, section 3.2.2).
 _NO_PATH = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*+://[^/?#]++(?!/)")
+_IN_HEADERS = bytes({*range(0x20, 0x100), ord("\t")} - {0x7F})
+"""The bytes that a header of an answer may have: no control characters, which could begin another header."""
 
 _LAST_REQUEST_SECONDS = 1
 """The time in which a process that is told to end still takes a request of an idle connection."""
@@ -290,6 +291,8 @@ class AnswerCycle(RequestResponseCycle):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Keep the head for the body; write it at once if the answer is chunked, or one to `HEAD`."""
+        if self.disconnected:
+            return
         if self.response_started:
             if self._head and message["type"] == "http.response.body":
                 message = {**message, "body": self._head + message.get("body", b"")}
@@ -297,15 +300,22 @@ class AnswerCycle(RequestResponseCycle):
                 self._head = b""
             await super().send(message)
             return
-        transport, head = self.transport, BytesIO()
-        self.transport = head  # type: ignore[assignment]  # it is written to, and nothing else
-        try:
-            await super().send(message)
-        finally:
-            self.transport = transport
-        self._head = head.getvalue()  # empty if the client is gone
-        if self._head and (self.chunked_encoding or self.scope["method"] == "HEAD"):
-            transport.write(self._head)
+        assert message["type"] == "http.response.start", "an answer begins with its head"
+        status, headers = message["status"], [*self.default_headers, *message["headers"]]
+        length, to_head = dict(headers).get(b"content-length"), self.scope["method"] == "HEAD"
+        self.chunked_encoding = length is None and not to_head and status not in {204, 304}
+        self.expected_content_length = int(length or 0)
+        if self.chunked_encoding:
+            headers.append((b"transfer-encoding", b"chunked"))
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if lines.translate(None, _IN_HEADERS) != b"\r\n" * len(headers):
+            raise ValueError("a header has a control character")
+        self.response_started, self.waiting_for_100_continue = True, False
+        self._head = STATUS_LINE[status] + lines + b"\r\n"
+        if self.chunked_encoding or to_head:
+            self.transport.write(self._head)
             self._head = b""
 
 

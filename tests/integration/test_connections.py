@@ -37,7 +37,10 @@ POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the body; `/slow` reads it late, `/big` answers with much."""
+    """Answer with the length of the body; `/slow` reads it late, `/big` answers with much.
+
+    `/left` answers when its client has left.
+    """
     request = Request(scope, receive)
     if scope["path"] == "/slow":
         await asyncio.sleep(LONGER)
@@ -45,6 +48,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         told = str(len(await request.body()))
     except ClientDisconnect:
         return
+    if scope["path"] == "/left":
+        await receive()
     await PlainTextResponse(told * BIG if scope["path"] == "/big" else told)(scope, receive, send)
 
 
@@ -228,11 +233,12 @@ def test_a_wrong_chunk_is_refused(connect: Callable[[], Client]) -> None:
     assert client.is_closed()
 
 
+@pytest.mark.parametrize("path", [b"slow", b"left"])
 def test_a_client_that_leaves_a_pipeline_leaves_no_trace(
-    connect: Callable[[], Client], server: Server, caplog: pytest.LogCaptureFixture
+    connect: Callable[[], Client], server: Server, caplog: pytest.LogCaptureFixture, path: bytes
 ) -> None:
     client = connect()
-    client.send(GET % b"", GET % b"slow" * 9)
+    client.send(GET % b"", GET % path * 9)
     assert text(client) == "0"
     client.reset()
     wait_until(lambda: not server.server_state.tasks)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 import uvicorn
@@ -39,6 +40,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = await request.body()
     if request.url.path == "/chunked":
         await StreamingResponse(map(str, range(3)))(scope, receive, send)
+        return
+    if request.url.path == "/split":
+        await Response(headers={"location": unquote(request.url.query)})(scope, receive, send)
         return
     if request.url.path == "/nothing":
         await Response(status_code=204)(scope, receive, send)
@@ -405,6 +409,14 @@ def test_an_answer_without_a_body_is_written(client: Client, method: str, path: 
         assert client.line().split()[1] == str(status)
         while client.line():
             pass
+
+
+@pytest.mark.parametrize("between", ["%0d%0a", "%0a", "%0d", "%00", "%7f"])
+def test_no_header_is_made_up(client: Client, between: str) -> None:
+    client.send(f"GET /split?/a{between}made-up:%201 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert client.line().split()[1] == "500"
+    while line := client.line():
+        assert "made-up" not in line
 
 
 def ending(server: uvicorn.Server) -> None:
