@@ -5,6 +5,7 @@ answers from the ledger. A request gets the recorded outcome or none.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import islice
@@ -191,7 +192,7 @@ class ResultPoller:
             for event_id in event_ids
             for awaited in islice(self._waiter.by_event.get(event_id, {}).values(), share)
         ]
-        settled: dict[UUID, set[UUID]] = {}
+        settled: defaultdict[UUID, set[UUID]] = defaultdict(set)
         unsettled = set()
         now = asyncio.get_running_loop().time
         answer_seconds = []
@@ -202,7 +203,7 @@ class ResultPoller:
                 if outcome is None:
                     unsettled.add(awaited.event_id)
                 else:
-                    settled.setdefault(awaited.event_id, set()).add(awaited.command_id)
+                    settled[awaited.event_id].add(awaited.command_id)
                     self._waiter.answer(awaited, outcome)
                     if awaited.accepted_at is not None:
                         answer_seconds.append(now() - awaited.accepted_at)

@@ -77,7 +77,7 @@ class Front:
             return
         began = perf_counter()
         sent = dict(scope["headers"])
-        taken = _REQUEST_ID_TAKEN.fullmatch(sent.get(_REQUEST_ID, b""))
+        taken = _REQUEST_ID_TAKEN.fullmatch(sent[_REQUEST_ID]) if _REQUEST_ID in sent else None
         request_id = taken[0] if taken else b"%032x" % random.getrandbits(128)
         own_headers = [
             (_REQUEST_ID, request_id),
