@@ -37,13 +37,14 @@ psycopg.adapters.register_dumper(Array, _ArrayDumper)  # for every connection th
 
 
 def _array(element: str, encode: Callable[[_Value], bytes], values: Iterable[_Value | None]) -> Array:
-    encoded = [None if value is None else encode(value) for value in values]
-    elements = [_NULL if value is None else _LENGTH.pack(len(value)) + value for value in encoded]
+    elements = [
+        _NULL if value is None else _LENGTH.pack(len(encoded := encode(value))) + encoded for value in values
+    ]
     return Array(_HEADER.pack(1, 1, types[element].oid, len(elements), 1) + b"".join(elements))
 
 
 _Encoder = Callable[[Iterable[_Value | None]], Array]
-uuids: _Encoder[UUID] = partial(_array, "uuid", lambda value: value.bytes)
+uuids: _Encoder[UUID] = partial(_array, "uuid", lambda value: value.int.to_bytes(16))
 digests: _Encoder[bytes] = partial(_array, "bytea", lambda value: value)
 texts: _Encoder[str] = partial(_array, "text", str.encode)
 jsons: _Encoder[bytes] = partial(_array, "jsonb", lambda value: b"\x01" + value)
