@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ FIRST_SECONDS_MAX = 3
 _SETTLED = """
     SELECT command.id FROM command JOIN outcome ON command_id = id WHERE payload ->> 'name' = 'Meanwhile'
 """
+_ACCEPTED = "SELECT id FROM command WHERE payload ->> 'name' = 'Waits'"
 _NEXT_XID = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
 _NOT_NOW = {500, 503, 504}
 
@@ -135,6 +137,25 @@ def test_nothing_told_is_lost_by_a_failover(cluster: Cluster) -> None:
     assert first_seconds < FIRST_SECONDS_MAX
 
 
+def _answer_of_a_decision_cut_off(cluster: Cluster, stage: Stage, path: str) -> tuple[int, str]:
+    """Return the answer to a request that is accepted with the standby, and decided without it."""
+    (worker,) = stage.workers
+    worker.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool, stage.client() as client:
+        waiting = pool.submit(client.post, path, json={"name": "Waits"}, headers={"prefer": "wait=4"})
+        until = time.monotonic() + 20
+        while not cluster.query(cluster.primary, _ACCEPTED):
+            assert time.monotonic() < until, stage.log()[-3_000:]
+            time.sleep(0.05)
+        cluster.hop.pause()
+        worker.send_signal(signal.SIGCONT)
+        while not waiting.done():
+            cluster.query(cluster.primary, CANCEL)
+            time.sleep(0.1)
+    assert cluster.query(cluster.primary, f"{_ACCEPTED} AND id IN (SELECT command_id FROM outcome)")
+    return waiting.result().status_code, waiting.result().json()["status"]
+
+
 def _told_to_operators(cluster: Cluster) -> list[str]:
     """Return the commands of operators that did not say "done" while commits were cut off."""
     settings = Settings(
@@ -191,6 +212,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
         replayed = client.post(
             f"{path}/register", json={"name": "Meanwhile"}, headers={**headers, "prefer": "wait=10"}
         )
+        decided_alone = _answer_of_a_decision_cut_off(cluster, stage, f"{path}/register")
 
     assert durable.synchronous_standby
     assert durable.sessions_waiting
@@ -199,6 +221,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
     assert unconfirmed.json()["receiptId"] == str(row["id"])
     assert still_known.status_code == 200, "it was confirmed before"
     assert (created.status_code, created.json()["code"]) == (504, "ACCEPTANCE_UNKNOWN")
+    assert decided_alone == (202, "PENDING")
     assert refused_to_operators == ["erasure", "key"]
     assert (confirmed.status_code, confirmed.json()["status"]) == (200, "CONFIRMED")
     assert (replayed.status_code, replayed.json()["receiptId"]) == (201, str(row["id"]))
