@@ -212,6 +212,9 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
         replayed = client.post(
             f"{path}/register", json={"name": "Meanwhile"}, headers={**headers, "prefer": "wait=10"}
         )
+        unconfirmed_batches = stage.log().count("outcomes_not_confirmed")
+        client.post(f"{path}/register", json={"name": "After"})
+        unconfirmed_since = stage.log().count("outcomes_not_confirmed") - unconfirmed_batches
         decided_alone = _answer_of_a_decision_cut_off(cluster, stage, f"{path}/register")
 
     assert durable.synchronous_standby
@@ -221,6 +224,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
     assert unconfirmed.json()["receiptId"] == str(row["id"])
     assert still_known.status_code == 200, "it was confirmed before"
     assert (created.status_code, created.json()["code"]) == (504, "ACCEPTANCE_UNKNOWN")
+    assert unconfirmed_since == 0, "the next batch is told"
     assert decided_alone == (202, "PENDING")
     assert refused_to_operators == ["erasure", "key"]
     assert (confirmed.status_code, confirmed.json()["status"]) == (200, "CONFIRMED")
@@ -249,8 +253,9 @@ def test_a_read_says_what_is_to_be_confirmed(cluster: Cluster) -> None:
             before = (await connection.execute(_NEXT_XID)).scalar_one()
             await intake.confirm([to_confirm])
             writes = (await connection.execute(_NEXT_XID)).scalar_one() != before
-            with pytest.raises(NotConfirmed):
-                await intake.confirm(["3@another server"])
+            for rows in (["3@another server"], [to_confirm, "3@another server"]):
+                with pytest.raises(NotConfirmed):
+                    await intake.confirm(rows)
         await intake.close()
         await engine.dispose()
         return to_confirm, writes
