@@ -250,6 +250,26 @@ def test_one_vain_try_goes_before_a_batch(monkeypatch: pytest.MonkeyPatch) -> No
     assert batches == [[A, UUID(int=3)], others]
 
 
+@pytest.mark.parametrize("cut_off", [[], ["now"]])
+def test_a_batch_is_told_by_its_own_commit(monkeypatch: pytest.MonkeyPatch, cut_off: list[str]) -> None:
+    tries = Tries(monkeypatch, seconds=0)
+    owner = tries.owner(0)
+    tries.cut_off.append("earlier")
+    told: list[bool] = []
+
+    def apply(*_: object) -> Applied:
+        tries.cut_off.extend(cut_off)
+        return Applied([], [])
+
+    monkeypatch.setattr(owners, "apply", apply)
+    monkeypatch.setattr(Publisher, "add", lambda *_, confirmed: told.append(confirmed))
+    owner.wake([A])
+    owner.take_woken()
+    owner.apply_batch()
+
+    assert told == [not cut_off]
+
+
 def test_an_event_is_full_by_its_own_troubles() -> None:
     troubles = Troubles(time.monotonic)
     for number in range(trouble.SET_ASIDE_MAX):
