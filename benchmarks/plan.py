@@ -15,7 +15,8 @@ DECIDED, ACCEPTED, POLLED, REFUSED, AVAILABLE = SERVICE = (
 )
 """The service in five roles: it decides, gives receipts, answers polls of receipts, refuses when sold out,
 and tells what is left."""
-EMPTY, COUNT, LOCK, COUNTER = BASELINES = ("empty", "count", "lock", "counter")
+EMPTY, EMPTY_HERE, COUNT, LOCK, COUNTER = BASELINES = ("empty", "empty-here", "count", "lock", "counter")
+"""`empty` on uvicorn as it comes and on the service's own server, and three other ways of registering."""
 DECIDING = (COUNT, LOCK, COUNTER, DECIDED)
 """The contestants whose cost could grow with the rows and the events."""
 

@@ -1,4 +1,8 @@
-"""Serves a contestant as the service is served: `python -m benchmarks.contestants.serving NAME FD`."""
+"""Serves a contestant: `python -m benchmarks.contestants.serving NAME FD`.
+
+The other ways are served by uvicorn as it comes, so that figures stay comparable from version to version.
+`empty-here` is `empty` on the service's own server, with its flags and its bounds.
+"""
 
 import importlib
 import socket
@@ -7,17 +11,40 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from api.edge.connections import Limits, Server
-from api.edge.http_protocol import HttpProtocol
-
 BACKLOG = 4_096
-LIMITS = Limits(open_max=5_000, head_seconds=20, body_seconds=20, idle_seconds=75, answer_seconds=30)
+KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS_MAX = 3
 SERVER_ERROR_MIN = 500
+_HERE = "-here"
 
 
 def serve(app: FastAPI, fd: int) -> None:
-    """Serve on a listening socket until SIGTERM, with the flags of the service's own API."""
+    """Serve on a listening socket until SIGTERM, by uvicorn as it comes."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+
+
+def serve_here(app: FastAPI, fd: int) -> None:
+    """Serve on a listening socket until SIGTERM, by the service's own server."""
+    from api.edge import connections  # noqa: PLC0415 - these change uvicorn for the whole process
+    from api.edge.http_protocol import HttpProtocol  # noqa: PLC0415
+
+    limits = connections.Limits(
+        open_max=5_000, head_seconds=20, body_seconds=20, idle_seconds=75, answer_seconds=30
+    )
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -31,9 +58,10 @@ def serve(app: FastAPI, fd: int) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,
         proxy_headers=False,
     )
-    Server(config, LIMITS).run(sockets=[socket.socket(fileno=fd)])
+    connections.Server(config, limits).run(sockets=[socket.socket(fileno=fd)])
 
 
 if __name__ == "__main__":
     name, handle = sys.argv[1:]
-    serve(importlib.import_module(f"benchmarks.contestants.{name}").app, int(handle))
+    contestant = importlib.import_module(f"benchmarks.contestants.{name.removesuffix(_HERE)}")
+    (serve_here if name.endswith(_HERE) else serve)(contestant.app, int(handle))

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from api import main as api_main
+from api.edge import connections
 from benchmarks import cpu, plan
 from benchmarks.bulk import DRAIN, LIMIT, Bulk
 from benchmarks.contestants import serving
@@ -379,7 +380,9 @@ def test_the_picture_has_a_curve_for_each_contestant_in_both_panels() -> None:
     assert [len(curve.attrib["points"].split()) for curve in curves] == [2, 1, 2, 1]
 
 
-def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_empty_endpoint_is_also_served_with_the_services_own_flags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     served: list[dict[str, Any]] = []
 
     def note(_app: object, **flags: Any) -> None:
@@ -393,7 +396,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
             pass
 
     monkeypatch.setattr(uvicorn, "Config", note)
-    monkeypatch.setattr(serving, "Server", Unserved)
+    monkeypatch.setattr(connections, "Server", Unserved)
     monkeypatch.setattr(api_main, "_Server", Unserved)
     monkeypatch.setattr("socket.socket", lambda **_: None)
     monkeypatch.setattr(telemetry, "configure", lambda _settings: None)
@@ -403,7 +406,7 @@ def test_every_contestant_is_served_with_the_services_own_flags(monkeypatch: pyt
         ),
         fd=3,
     )
-    serving.serve(FastAPI(), 3)
+    serving.serve_here(FastAPI(), 3)
     assert served[0] == served[1]
 
 
