@@ -140,7 +140,7 @@ def test_the_systems_postgresql_finds_rows_by_key(system_database: str) -> None:
         for name in PLANNED_OTHERWISE:
             test_plans.prepare(executes[name], name, test_plans.statements()[name])
         explained()
-        fill("1, 999", "395000, 415000")
+        fill("1, 999", f"{test_plans.OLD - 5_000}, {test_plans.OLD + 15_000}")
         read = explained()
     loop.run_until_complete(reading.close())
     loop.close()
