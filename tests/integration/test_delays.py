@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -30,9 +29,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delays, "DELAYED_SECONDS", 0.2)
 
 
-@pytest.fixture
-def own_stage(servers: Servers, database: str, tmp_path: Path) -> Iterator[Stage]:
-    with Stage(servers, database, tmp_path) as stage:
+@pytest.fixture(scope="module")
+def own_stage(
+    servers: Servers, module_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    """A stage that each test leaves as it was."""
+    with Stage(servers, module_database, tmp_path_factory.mktemp("delays")) as stage:
         yield stage
 
 
@@ -103,7 +105,11 @@ def test_no_worker_is_told(own_stage: Stage) -> None:
     event = own_stage.create_event()
     own_stage.kill_worker(0)
     post(own_stage, event)
-    assert delay_of(own_stage, event, "").reason == "no worker runs"
+    try:
+        assert delay_of(own_stage, event, "").reason == "no worker runs"
+    finally:
+        own_stage.start_worker()
+        own_stage.wait_ready()
 
 
 def test_failed_commands_are_counted_and_listed(own_stage: Stage) -> None:
@@ -112,7 +118,9 @@ def test_failed_commands_are_counted_and_listed(own_stage: Stage) -> None:
         count=0, latest_at=None, event=None, incident_id=None
     )
     own_stage.query(_REFUSE.format(code="23514"))
-    answers = own_stage.register_at_once(event, [{"name": "Poison"}, {"name": "A"}, {"name": "Poison"}])
+    answers = own_stage.register_at_once(
+        event, [{"name": "Poison"}, {"name": "A"}, {"name": "Poison"}], prefer="wait=20"
+    )
     assert sorted(answer.status_code for answer in answers) == [201, 500, 500]
     incidents = [answer.json()["incidentId"] for answer in answers if answer.status_code == 500]
     receipts = [answer.json()["receiptId"] for answer in answers]
