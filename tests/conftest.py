@@ -77,10 +77,19 @@ def stage(servers: Servers, template: str, tmp_path_factory: pytest.TempPathFact
         yield stack.enter_context(Stage(servers, database, tmp_path_factory.mktemp("stage"), workers=2))
 
 
+@pytest.fixture(scope="session")
+def migrated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a stopped PostgreSQL with the current schema, for servers that start with a copy."""
+    data = tmp_path_factory.mktemp("migrated")
+    with embedded.running(data) as servers:
+        schema.upgrade(servers.database_url)
+    return data / "postgres"
+
+
 @pytest.fixture
-def breakable(tmp_path: Path) -> Iterator[Breakable]:
+def breakable(tmp_path: Path, migrated_cluster: Path) -> Iterator[Breakable]:
     """A stage with servers of its own, for tests that kill and flush."""
-    with Breakable(tmp_path) as made:
+    with Breakable(tmp_path, migrated_cluster) as made:
         yield made
 
 

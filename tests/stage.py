@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,6 @@ from sqlalchemy import make_url
 
 from ops import embedded
 from ops.embedded import Servers
-from ops.maintenance import schema
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _READY_SECONDS_MAX = 90
@@ -266,10 +266,11 @@ def python_of(checkout: Path) -> str:
 class Breakable:
     """A stage with servers of its own, each of which can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, migrated_cluster: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
         data = embedded.prepare(folder / "servers")
+        shutil.copytree(migrated_cluster, data / "postgres")
         self.valkey, self.postgres = embedded.Valkey(data), embedded.Postgres(data)
         self.addresses = embedded.addresses(data)
 
@@ -280,7 +281,6 @@ class Breakable:
             server.start()
         for server in (self.valkey, self.postgres):
             server.wait_ready()
-        schema.upgrade(self.addresses.database_url)
         return self
 
     def __exit__(

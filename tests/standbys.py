@@ -1,5 +1,6 @@
 """A PostgreSQL with a synchronous standby, and a hop between the two that can be paused."""
 
+import shutil
 import socket
 import subprocess
 import threading
@@ -15,7 +16,6 @@ from ops import embedded
 from ops.embedded import Postgres, Servers, data_dir, postgres, unprivileged
 from ops.embedded.server import clean_environment
 from ops.embedded.unprivileged import Way
-from ops.maintenance import schema
 from tests.stage import Json, Stage
 
 _HOP_PORT = 5_433
@@ -106,10 +106,11 @@ class Standby(Postgres):
 class Cluster:
     """A primary, its synchronous standby, and Valkey; `url` names both servers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, migrated_cluster: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
         data, standby = embedded.prepare(folder / "servers"), embedded.prepare(folder / "standby")
+        shutil.copytree(migrated_cluster, data / "postgres")
         self.primary, self.valkey = Postgres(data), embedded.Valkey(data)
         self.standby = Standby(standby, self.primary, self.primary.sockets, _HOP_PORT)
         self.servers: Servers = embedded.addresses(data)
@@ -126,7 +127,6 @@ class Cluster:
             server.start()
         for server in (self.valkey, self.primary):
             server.wait_ready()
-        schema.upgrade(self.servers.database_url)
         self.hop = Hop(self.primary.sockets)
         self._stack.callback(self.hop.close)
         self._stack.callback(self.standby.stop, 5)

@@ -42,8 +42,8 @@ _NOT_NOW = {500, 503, 504}
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path) as made:
+def cluster(tmp_path: Path, migrated_cluster: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path, migrated_cluster) as made:
         yield made
 
 

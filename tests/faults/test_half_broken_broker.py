@@ -110,9 +110,11 @@ def repair(server: "redis.Redis") -> None:
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Breakable, Stage]]:
+def broken(
+    tmp_path_factory: pytest.TempPathFactory, migrated_cluster: Path
+) -> Iterator[tuple[Breakable, Stage]]:
     """One stage with servers of its own for all breaks, each of which is repaired."""
-    with Breakable(tmp_path_factory.mktemp("broken")) as made:
+    with Breakable(tmp_path_factory.mktemp("broken"), migrated_cluster) as made:
         yield made, made(workers=1)
 
 
@@ -227,12 +229,14 @@ def test_all_processes_end_beside_a_redis_that_hangs(breakable: Breakable) -> No
         os.kill(breakable.valkey.pid, signal.SIGCONT)
 
 
-def test_deciding_outlives_a_redis_in_cluster_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deciding_outlives_a_redis_in_cluster_mode(
+    tmp_path: Path, migrated_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     cluster = {"cluster-enabled": "yes", "port": str(port), "cluster-port": str(port + 1)}
     monkeypatch.setattr(valkey, "SETTINGS", {**valkey.SETTINGS, **cluster})
-    with Breakable(tmp_path) as made:
+    with Breakable(tmp_path, migrated_cluster) as made:
         with redis.Redis(port=port) as server:
             run(server, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         stage = made(workers=1)

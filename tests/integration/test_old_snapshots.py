@@ -125,8 +125,8 @@ def test_a_prepared_transaction_is_named(tmp_path: Path) -> None:
         assert found.seconds is not None
 
 
-def test_a_replication_slot_is_named(tmp_path: Path) -> None:
-    with Cluster(tmp_path) as cluster:
+def test_a_replication_slot_is_named(tmp_path: Path, migrated_cluster: Path) -> None:
+    with Cluster(tmp_path, migrated_cluster) as cluster:
         cluster.query(cluster.primary, "SELECT pg_create_physical_replication_slot('standby')")
         for setting in ("hot_standby_feedback = on", "primary_slot_name = 'standby'"):
             cluster.query(cluster.standby, f"ALTER SYSTEM SET {setting}")
