@@ -36,14 +36,20 @@ GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
 
 
+released = threading.Event()
+"""What requests for `/held` wait for."""
+
+
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the body; `/slow` reads it late, `/big` answers with much.
+    """Answer with the length of the body; `/slow` and `/held` read it late, `/big` answers with much.
 
     `/left` answers when its client has left.
     """
     request = Request(scope, receive)
     if scope["path"] == "/slow":
         await asyncio.sleep(LONGER)
+    if scope["path"] == "/held":
+        await asyncio.to_thread(released.wait)
     try:
         told = str(len(await request.body()))
     except ClientDisconnect:
@@ -81,6 +87,18 @@ def connect(server: Server) -> Iterator[Callable[[], Client]]:
     with ExitStack() as ends:
         yield lambda: ends.enter_context(closing(Client(address)))
     wait_until(lambda: not server.server_state.connections)
+
+
+@pytest.fixture
+def waiting(connect: Callable[[], Client], server: Server) -> Iterator[list[Client]]:
+    """As many clients as may be connected, each with a request that is held until `released` is set."""
+    released.clear()
+    clients = [connect() for _ in range(OPEN_MAX)]
+    for client in clients:
+        client.send(GET % b"held")
+    wait_until(lambda: len(server.server_state.tasks) == OPEN_MAX)
+    yield clients
+    released.set()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -140,8 +158,10 @@ def test_half_a_request_is_answered(connect: Callable[[], Client], used: bool) -
         POST % (b"", 999, b"") + b"123": b"4",
         POST % (b"", 9, b""): b"",
     }
-    clients = {connect(): rest for rest in halves.values()}
-    for client, half in zip(clients, halves, strict=True):
+    clients = {}
+    for half, rest in halves.items():
+        client = connect()
+        clients[client] = rest
         if used:
             ask(client)
         client.send(half)
@@ -196,11 +216,7 @@ def test_many_idle_connections_make_room(connect: Callable[[], Client]) -> None:
     assert text(waiting) == "0"
 
 
-def test_a_connection_too_many_is_told(connect: Callable[[], Client]) -> None:
-    waiting = [connect() for _ in range(OPEN_MAX)]
-    for client in waiting:
-        client.send(GET % b"slow")
-        time.sleep(0.02)  # so that its request is begun before the next one comes
+def test_a_connection_too_many_is_told(connect: Callable[[], Client], waiting: list[Client]) -> None:
     with capture_logs() as logs:
         refused = connect()
         refused.send(GET % b"")
@@ -209,19 +225,19 @@ def test_a_connection_too_many_is_told(connect: Callable[[], Client]) -> None:
     assert (status, problem["code"]) == (503, "TOO_MANY_CONNECTIONS")
     assert (headers["connection"], headers["retry-after"]) == ("close", "1")
     assert refused.is_closed()
+    released.set()
     assert [text(client) for client in waiting] == ["0"] * OPEN_MAX
     assert ask(connect()) == "0"
 
 
-def test_very_many_connections_are_cut_off(connect: Callable[[], Client], server: Server) -> None:
-    waiting = [connect() for _ in range(OPEN_MAX)]
-    for client in waiting:
-        client.send(GET % b"slow")
-        time.sleep(0.02)
+def test_very_many_connections_are_cut_off(
+    connect: Callable[[], Client], server: Server, waiting: list[Client]
+) -> None:
     others = [connect() for _ in range(200)]
     with suppress(ConnectionResetError):
         assert others[-1].is_closed()
     assert len(server.server_state.connections) < OPEN_MAX + 100
+    released.set()
     assert [text(client) for client in waiting] == ["0"] * OPEN_MAX
 
 
