@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ANSWERS = {"json", "http", "text", "csv"}
-RUN_SECONDS_MAX = 90
+RUN_SECONDS_MAX = 150
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
