@@ -165,6 +165,22 @@ def test_many_cancellations_promote_in_several_transactions(connection: Connecti
     assert counters(connection, world) == (MANY, 0, MANY, 0)
 
 
+def test_a_batch_may_promote_almost_two_portions(connection: Connection) -> None:
+    first, second = PORTION - 1, PORTION
+    spots = first + second
+    world = InPostgres(connection, {**SETTINGS, "capacity": spots, "maxSpotsPerRegistration": PORTION})
+    ask(world, register(first), register(second))
+    apply(world)
+    with connection.begin():
+        connection.execute(_WAIT, {"event_id": world.event_id, "parties": spots + 5, "spots": 1})
+        connection.execute(_LENGTH, {"event_id": world.event_id, "parties": spots + 5})
+    cancelled = history(register(first), register(second), move("CANCELLED", 2), move("CANCELLED", 1))
+    world.accept(list(asked(cancelled))[2:])
+    apply(world)
+
+    assert counters(connection, world) == (spots, 5, spots, 5)
+
+
 def test_a_batch_reads_few_waiting_registrations(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
