@@ -25,7 +25,9 @@ PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
 FOLDERS = ("api", "benchmarks", "docs", "migrations", "ops", "shared", "tests", "worker")
 
-CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+WIDTH = 100
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+UNBREAKABLE = re.compile(r"`[^`]*`|\]\([^)]*\)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
@@ -147,6 +149,13 @@ def test_every_route_is_documented() -> None:
     }
     documented = re.findall(r"^### `([A-Z]+ /.*)`$", text_of("docs/api.md"), re.MULTILINE)
     assert {re.sub("{.*?}", "{}", route) for route in documented} == routes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_is_wrapped(name: str) -> None:
+    lines = [UNBREAKABLE.sub("…", line) for line in CODE_BLOCK.sub("", text_of(name)).splitlines()]
+    too_long = [line for line in lines if len(line) > WIDTH and not line.startswith(("|", "#", "<!--"))]
+    assert too_long == []
 
 
 @pytest.mark.parametrize("name", NAMES)
