@@ -45,6 +45,8 @@ def error_of(stand: Stand, session: Any) -> str:
 
 Script = Callable[[Stand], list[Any]]
 SILENCE_SECONDS_MAX = 0.5
+NEVER_STORED = [ids.new_id() for _ in range(3)]
+"""Commands of which no test before has left outcomes in the server that the tests share."""
 
 
 def one_key_is_one_command(stand: Stand) -> list[Any]:
@@ -227,7 +229,7 @@ def owned_events_with_pending_commands_are_found(stand: Stand) -> list[Any]:
 
 
 def outcomes_are_stored_and_announced(stand: Stand) -> list[Any]:
-    event_id, ids_ = UUID(int=1), [worlds.command_id(number) for number in range(3)]
+    event_id, ids_ = UUID(int=1), NEVER_STORED
     settled = [
         SettledCommand(
             event_id=event_id,
