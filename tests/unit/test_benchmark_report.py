@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -408,6 +410,16 @@ def test_the_empty_endpoint_is_also_served_with_the_services_own_flags(
     )
     serving.serve_here(FastAPI(), 3)
     assert served[0] == served[1]
+
+
+def test_the_other_ways_are_served_by_uvicorn_as_it_comes() -> None:
+    asked = (
+        "from benchmarks.contestants import counter, empty, serving\n"
+        "from uvicorn.protocols.http import httptools_impl as uvicorns\n"
+        "print(uvicorns.RequestResponseCycle.__module__ == uvicorns.__name__)"
+    )
+    checkout = Path(__file__).resolve().parents[2]
+    assert subprocess.check_output([sys.executable, "-c", asked], cwd=checkout, text=True) == "True\n"
 
 
 @pytest.fixture
