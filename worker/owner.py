@@ -65,11 +65,12 @@ def apply(
     the caller applies the events one by one.
     """
     troubles = troubles or Troubles(time.monotonic)
-    settled: list[SettledCommand] = []
     waiting: set[UUID] = set()
     scope = Scope()
     if troubles.commands:
         settled, waiting = isolation.retry_before_others(session, event_ids, troubles)
+        if settled:  # they are told, whatever becomes of the batch behind them
+            return Applied(settled, [*event_ids])
         event_ids = [event_id for event_id in event_ids if event_id not in waiting]
         scope = Scope(left_out=troubles.left_out(event_ids))
     try:
@@ -80,10 +81,10 @@ def apply(
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
             log.warning("overtaken", event_id=str(event_id))
-            return Applied(settled, [*waiting])
+            return Applied([], [*waiting])
         log.exception("batch_refused", event_id=str(event_id))
         applied = isolation.apply_in_parts(session, event_id, error.count, troubles)
-    return Applied(settled + applied.settled, [*applied.unfinished, *waiting])
+    return Applied(applied.settled, [*applied.unfinished, *waiting])
 
 
 class Owner:

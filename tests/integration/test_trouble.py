@@ -36,7 +36,7 @@ NEVER += ["57014"]  # once
 _PLANT = """
 CREATE FUNCTION plant() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;
 CREATE {kind} planted {when} INSERT ON registration {timing} FOR EACH ROW
-WHEN (NEW.command_id = '{command_id}') EXECUTE FUNCTION plant()
+WHEN ({condition}) EXECUTE FUNCTION plant()
 """
 _UPROOT = "DROP FUNCTION plant CASCADE"
 _REFUSE_NOTES = """
@@ -74,13 +74,18 @@ class Stage:
         self.world = InPostgres(connection, {**SETTINGS, "capacity": capacity})
         self.commands = list(worlds.asked(history(*[register(1)] * 40)))
         self.culprit = UUID(self.commands[20].id)
+        self.plant(body, "=", at_commit=at_commit)
+        self.world.accept(self.commands[pending])
+
+    def plant(self, body: str, compared: str, *, at_commit: bool = False) -> None:
+        """Run `body` before the registration of the culprit ("="), or of each other command ("<>")."""
         kind, when, timing = (
             ("CONSTRAINT TRIGGER", "AFTER", "DEFERRABLE INITIALLY DEFERRED")
             if at_commit
             else ("TRIGGER", "BEFORE", "")
         )
-        self.run(_PLANT.format(body=body, kind=kind, when=when, timing=timing, command_id=self.culprit))
-        self.world.accept(self.commands[pending])
+        condition = f"NEW.command_id {compared} '{self.culprit}'"
+        self.run(_PLANT.format(body=body, kind=kind, when=when, timing=timing, condition=condition))
 
     def run(self, statement: str) -> None:
         with self.connection.begin():
@@ -239,3 +244,18 @@ def test_a_passed_trouble_costs_no_place(connection: Connection) -> None:
     stage.world.accept(stage.commands[21:22])
     stage.apply_all()
     assert stage.outcomes() == ["confirmed", "waitlisted"]
+
+
+def test_an_outcome_is_told_although_the_batch_behind_it_is_refused(connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"), pending=slice(20, 21))
+    stage.apply_all()
+    stage.run(_UPROOT)
+    stage.plant(raising("53100"), "<>")
+    stage.world.accept(stage.commands[21:30])
+
+    session = session_of(connection)
+    settled = apply_batch(session, [stage.world.event_id], 100, troubles=stage.troubles).settled
+    assert [command.command_id for command in settled] == [stage.culprit]
+    with pytest.raises(errors.DiskFull):
+        stage.apply_all()
+    assert stage.outcomes() == ["confirmed", *[None] * 9]
