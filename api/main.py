@@ -18,6 +18,7 @@ from api.openapi import public_routes
 from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
 from api.services import open_services
 from shared import memory, open_files, telemetry
+from shared.errors import ExpectedError
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,12 @@ _OTHER_FILES = 150
 """Open files that a process may need beside the connections of clients and those to PostgreSQL."""
 _CONNECTIONS_MIN = 10
 _SHUTDOWN_SECONDS_MAX = 3
+
+
+class ListenError(ExpectedError):
+    """The API cannot listen at its address; the message names it."""
+
+    exit_status = 1
 
 
 def create_app(settings: Settings) -> Front:
@@ -61,13 +68,15 @@ def create_app(settings: Settings) -> Front:
 
 
 def serve(settings: Settings, fd: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; on the listening socket `fd` if there is one."""
+    """Serve until SIGTERM or SIGINT; on the listening socket `fd` if there is one.
+
+    Raises `ListenError` before anything else is begun.
+    """
     telemetry.configure(settings)
+    sockets = _listening(settings.host, settings.port) if fd is None else [socket.socket(fileno=fd)]
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=HttpProtocol,
         ws="none",
@@ -79,8 +88,20 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
         proxy_headers=False,  # `api/protection/addresses.py` reads them, behind trusted proxies only
     )
-    sockets = None if fd is None else [socket.socket(fileno=fd)]
     _Server(config, _limits(settings), app.app).run(sockets=sockets)
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of the host."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [
+            socket.create_server(address, family=family, backlog=_BACKLOG)
+            for family, *_, address in addresses
+        ]
+    except (OSError, UnicodeError) as error:  # a name may be none at all
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"cannot listen at {host}, port {port}: {reason}") from error
 
 
 def _limits(settings: Settings) -> Limits:

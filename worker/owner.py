@@ -17,7 +17,6 @@ import structlog
 
 from shared import metrics, processes
 from shared.domain import ids
-from shared.domain.outcomes import SettledCommand
 from shared.messaging.results import Publisher
 from shared.postgres import connections
 from shared.settings import Settings

@@ -1,5 +1,6 @@
 """The command line with what people type: wrong options, narrow terminals, a machine that refuses."""
 
+import socket
 import subprocess
 import sys
 
@@ -50,14 +51,41 @@ def test_a_narrow_terminal_shows_keys_whole(stage: Stage) -> None:
     assert "…" not in shown
 
 
-def test_an_error_of_the_machine_is_one_line(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fd", "77"], "[Errno 9] Bad file descriptor"),
+        (["--host", "no-such-host.invalid"], "cannot listen at no-such-host.invalid, port 9000: "),
+        (["--host", f"{70 * 'x'}.example"], f"cannot listen at {70 * 'x'}.example, port 9000: "),
+        (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1, port 9000: Cannot assign requested address"),
+    ],
+    ids=["descriptor", "name", "no name", "address"],
+)
+def test_an_api_that_cannot_listen_says_so_in_one_line(stage: Stage, words: list[str], said: str) -> None:
+    status, lines = _api(stage, *words)
+
+    assert status == 1
+    assert len(lines) == 1
+    assert lines[0].startswith(f"admitone: {said}")
+
+
+def test_an_api_does_not_begin_at_a_taken_port(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, lines = _api(stage, "--port", str(port))
+
+    assert status == 1
+    (line,) = lines
+    assert line.startswith(f"admitone: cannot listen at 127.0.0.1, port {port}: Address already in use")
+
+
+def _api(stage: Stage, *words: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "ops.cli", "api", "--fd", "77"],
+        [sys.executable, "-P", "-m", "ops.cli", "api", *words],
         env=stage.environment(),
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
         check=False,
     )
-
-    assert (done.returncode, done.stderr) == (1, "admitone: [Errno 9] Bad file descriptor\n")
+    return done.returncode, done.stderr.splitlines()
