@@ -56,6 +56,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """A command's successful outcome, and the headers and the deadline of every answer about it.
 
     `replayed`: an earlier request with the same key has made the command, so much may have changed since.
+    `made` is false if the outcome changes nothing, so no command was made: the receipt is the holder's own.
     """
 
     receipt_id: UUID
@@ -63,6 +64,13 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
     deadline: Deadline
     replayed: bool
+    made: bool = True
+
+    def problem(self, problem: ProblemType) -> ProblemError:
+        """Return the problem of an answer that cannot be shown; it names the command, if one was made."""
+        if not self.made:
+            return problem.error()
+        return problem.error(headers=self.headers, receipt_id=self.receipt_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,9 +178,7 @@ async def shown(decided: Decided, reading: Awaitable[Value]) -> Value:
         async with asyncio.timeout_at(decided.deadline.read_by()):
             return await reading
     except (SQLAlchemyError, OSError, ProblemError) as error:  # a time-out is an OSError
-        raise ProblemType.ANSWER_UNAVAILABLE.error(
-            headers=decided.headers, receipt_id=decided.receipt_id
-        ) from error
+        raise decided.problem(ProblemType.ANSWER_UNAVAILABLE) from error
 
 
 async def _if_readable(reading: Awaitable[Value | None], by: float) -> Value | None:

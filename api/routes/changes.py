@@ -114,7 +114,7 @@ async def give_receipt(
     reading = services.receipts.find(event_id, decided.receipt_id, decided.deadline.read_by())
     given = (await submit.shown(decided, reading)).receipt
     if given is None:  # a newer one was given since
-        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+        raise decided.problem(ProblemType.RECEIPT_NOT_FOUND)
     return responses.body(given, HTTPStatus.CREATED, decided.headers)
 
 
@@ -233,7 +233,7 @@ async def _event(services: Services, decided: Decided, event_id: UUID) -> dict[s
     reading = services.read(lambda connection: events.event_by_id(connection, event_id))
     event = await submit.shown(decided, reading)
     if event is None:  # it was deleted since
-        raise ProblemType.EVENT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+        raise decided.problem(ProblemType.EVENT_NOT_FOUND)
     return event
 
 

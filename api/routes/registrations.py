@@ -199,12 +199,14 @@ async def _by_holder(
         if isinstance(decided, Response):
             return decided
     else:
-        decided = Decided(receipt_id=id_, outcome=known, headers={}, deadline=deadline, replayed=False)
+        decided = Decided(
+            receipt_id=id_, outcome=known, headers={}, deadline=deadline, replayed=False, made=False
+        )
     by = decided.deadline.read_by()
     reading = services.receipts.find(event_id, id_, by)
     now = (await submit.shown(decided, reading)).receipt
     if now is None:  # the holder has been given a newer one since
-        raise ProblemType.RECEIPT_NOT_FOUND.error(headers=decided.headers, receipt_id=decided.receipt_id)
+        raise decided.problem(ProblemType.RECEIPT_NOT_FOUND)
     done = decided.outcome
     if not isinstance(done, StatusChanged):
         return responses.body(now, headers=decided.headers)

@@ -188,11 +188,7 @@ class Workload:
         code = body.get("code")
         location = answer.headers.get(b"location", b"").decode()
         # A holder's request that changes nothing makes no command; it shows the holder's own receipt.
-        is_vain = (
-            first
-            and not location
-            and (code == "ANSWER_UNAVAILABLE" or (answer.status == HTTPStatus.OK and not body.get("changed")))
-        )
+        is_vain = first and not location and answer.status == HTTPStatus.OK and not body.get("changed")
         if first and not is_vain:
             receipt = location.rpartition("/")[2] or body.get("receiptId")
             if receipt is not None and operation.receipt is None:

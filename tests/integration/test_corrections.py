@@ -1,14 +1,19 @@
 """Corrections over HTTP: what an admin, and a holder, may put right, and what they then see."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from tests.stage import Json, Stage
 
 SLUG_SECONDS_MAX = 5
+
+_WAITING = "SELECT pid FROM pg_locks WHERE relation = 'idempotency_key'::regclass AND NOT granted"
 
 
 def register(stage: Stage, event: Json, name: str, spots: int = 1, **more: Any) -> Json:
@@ -257,6 +262,29 @@ def test_a_new_receipt_makes_the_lost_one_dead(stage: Stage) -> None:
     assert [code(answer) for answer in dead] == [(404, "RECEIPT_NOT_FOUND")] * 6
     assert [answer.json()["status"] for answer in alive] == ["CONFIRMED", "CANCELLED"]
     assert "receiptId" not in str(stage.get(of(event, more="/audit")))
+
+
+def test_a_receipt_dies_before_a_cancellation_in_vain_is_shown(stage: Stage) -> None:
+    event = stage.create_event()
+    party = register(stage, event, "Ann")
+    ask(stage, "PATCH", of(event, party), {"status": "CANCELLED"})
+    url = make_url(stage.database_url).set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as other, ThreadPoolExecutor() as threads:
+        # The receipt is known to be valid by then, and the outcome is read behind this lock.
+        other.execute("LOCK TABLE idempotency_key")
+        with stage.client() as client:
+            answer = threads.submit(client.delete, public(event, party["receiptId"]))
+            while not stage.query(_WAITING):
+                time.sleep(0.02)
+            other.execute(
+                "UPDATE registration SET command_id = gen_random_uuid() WHERE id = %s",
+                [party["registration"]["id"]],
+            )
+            other.commit()
+            gone = answer.result()
+
+    assert code(gone) == (404, "RECEIPT_NOT_FOUND")
+    assert "receiptId" not in gone.json(), "no command was made"
 
 
 def test_no_other_receipt_cancels(stage: Stage) -> None:
