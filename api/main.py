@@ -95,13 +95,15 @@ def _listening(host: str, port: int) -> list[socket.socket]:
     """Return a listening socket for each address of the host."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return [
+        listening = [
             socket.create_server(address, family=family, backlog=_BACKLOG)
             for family, *_, address in addresses
         ]
     except (OSError, UnicodeError) as error:  # a name may be none at all
         reason = getattr(error, "strerror", None) or error
         raise ListenError(f"cannot listen at {host}, port {port}: {reason}") from error
+    log.info("listening", host=host, port=port)
+    return listening
 
 
 def _limits(settings: Settings) -> Limits:
