@@ -82,7 +82,7 @@ def _validation_problem(_: Request, error: Exception) -> ProblemError:
 
 
 def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:
-    log.warning("ledger_unavailable", error=repr(error))
+    log.warning("ledger_unavailable", error=error)
     return ProblemType.LEDGER_UNAVAILABLE.error()
 
 

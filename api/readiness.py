@@ -73,7 +73,7 @@ class _Part:
             return {self._name: "no answer"}
         error = self._task.exception()
         if error is not None:
-            log.warning("not_ready", part=self._name, error=repr(error)[:_REASON_LENGTH_MAX])
+            log.warning("not_ready", part=self._name, error=error)
             return {self._name: _reason(error)}
         return self._task.result() or {self._name: _FINE}
 

@@ -19,8 +19,14 @@ import structlog
 from shared import metrics
 from shared.settings import Settings
 
-# These loggers write a line for each wake message, which is no use for a registration.
-_CHATTY = ("celery.app.trace", "celery.worker.strategy")
+# These loggers write a line for each wake message, and some for each try to consume from a broker that
+# refuses.
+_CHATTY = {
+    "celery.app.trace": logging.WARNING,
+    "celery.worker.strategy": logging.WARNING,
+    "celery.worker.consumer.connection": logging.WARNING,
+    "celery.worker.consumer.consumer": logging.ERROR,
+}
 _QUIET_SECONDS = 60
 _LINES_MAX = 10
 """Lines of one event in that time, such as for different ids."""
@@ -81,9 +87,12 @@ def _line(entry: structlog.typing.EventDict) -> tuple[str, ...]:
 
 
 def without_details(_: object, __: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Cut the words of an error after their first line."""
-    if "error" in entry:
-        entry["error"] = _LINE_END.split(str(entry["error"]), 1)[0]
+    """Give an error as its kind and its words, and cut the words after their first line."""
+    error = entry.get("error")
+    if isinstance(error, BaseException):  # `repr` of a library's error may leave its words out
+        entry["error"] = error = f"{type(error).__name__}: {error}"
+    if error is not None:
+        entry["error"] = _LINE_END.split(str(error), 1)[0]
     return entry
 
 
@@ -134,5 +143,5 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+    for chatty, chatty_level in _CHATTY.items():
+        logging.getLogger(chatty).setLevel(max(level, chatty_level))

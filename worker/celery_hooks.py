@@ -21,6 +21,7 @@ whole stacks fail when one of these changes.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Container, Sequence
 from threading import Lock, Thread
 from typing import Any
@@ -28,7 +29,7 @@ from uuid import UUID
 
 import structlog
 from celery import Celery, bootsteps, signals
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import CPendingDeprecationWarning, ImproperlyConfigured
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection, Message, Queue
@@ -76,6 +77,8 @@ class OwnerStep(bootsteps.StartStopStep):
                 "AdmitOne's worker runs with --pool=solo: one process is one owner. "
                 "For more of them start more workers."
             )
+        # Celery would write it at each lost connection.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         self._thread.start()
 
     def stop(self, worker: Any) -> None:  # noqa: ANN401
@@ -126,6 +129,10 @@ class LedgerConsumer(Consumer):
             callback=maybe_shutdown,
         )
 
+    def on_decode_error(self, message: Message, exc: Exception) -> None:  # noqa: ARG002 - Celery's signature
+        """Drop a message that cannot be unpacked."""
+        _log_garbage(exc)
+
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Wait before the next attempt."""
         _broker_away(exc, _RETRY_SECONDS)
@@ -150,6 +157,8 @@ def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message
             if message.headers["task"] != queues.APPLY_COMMANDS:
                 raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")  # noqa: TRY301 - garbage like any other
             (event_ids,), _, _ = message.payload
+            if len(event_ids) > queues.MESSAGE_EVENTS_MAX:
+                raise ValueError(f"{len(event_ids)} events")  # noqa: TRY301 - likewise
             wake([UUID(event_id) for event_id in event_ids])
             time.sleep(_YIELD_SECONDS)
         except Exception as error:  # noqa: BLE001 - any error: the ticks find the pending commands

@@ -68,7 +68,7 @@ def apply(
     scope = Scope()
     if troubles.commands:
         settled, waiting = isolation.retry_before_others(session, event_ids, troubles)
-        if settled:  # they are told, whatever becomes of the batch behind them
+        if settled:  # their outcomes are told, also if the batch behind them is refused
             return Applied(settled, [*event_ids])
         event_ids = [event_id for event_id in event_ids if event_id not in waiting]
         scope = Scope(left_out=troubles.left_out(event_ids))
@@ -232,7 +232,7 @@ class Owner:
                 self._lose(error)
                 return
             if len(event_ids) > 1:
-                log.warning("batch_parted", events=len(event_ids), error=repr(error))
+                log.warning("batch_parted", events=len(event_ids), error=error)
             else:
                 log.exception("event_not_applied", event_id=str(event_ids[0]))
                 with suppress(psycopg.Error):  # operators look for the reason in the note

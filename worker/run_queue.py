@@ -16,6 +16,8 @@ from uuid import UUID
 from shared.domain.outcomes import SettledCommand
 
 EVENTS_PER_BATCH_MAX = 100
+READY_MAX = 5_000
+"""Events that are ready at most; a tick finds about as many, and finds those again that had no place."""
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.5, 1.0
 """The pause of a failing event doubles each time: when a trouble has passed, that is soon noticed."""
 
@@ -33,8 +35,8 @@ class RunQueue:
         """Each with the time at which its pause is over, and the length of the pause."""
 
     def add(self, event_ids: Collection[UUID]) -> None:
-        """Add events to the end of the ready events."""
-        for event_id in event_ids:
+        """Add events to the end of the ready events, as far as there is room."""
+        for event_id in islice(event_ids, max(READY_MAX - len(self.ready), 0)):
             self.ready.setdefault(event_id, self._batch_max)
 
     def tick(self) -> None:

@@ -139,7 +139,7 @@ class RefusingEvents:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(_READ_EVENTS, asked)).all()
         except (SQLAlchemyError, OSError) as error:
-            log.warning("early_answer_not_readable", error=repr(error))
+            log.warning("early_answer_not_readable", error=error)
             rows = []
         read = {row.id: _decoded(row.id, row.event) for row in rows}
         refusals = [

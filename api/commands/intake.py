@@ -203,7 +203,7 @@ class Intake:
         try:
             await self._commit(BoundedSession.confirm)
         except (AcceptanceUnknown, LedgerUnavailable, NumberingBehind) as error:
-            log.warning("not_confirmed", error=repr(error.__cause__ or error))
+            log.warning("not_confirmed", error=error.__cause__ or error)
             return False
         return True
 

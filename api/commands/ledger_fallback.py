@@ -76,7 +76,7 @@ class LedgerFallback:
                 recorded = await ledger.outcomes_of(connection, [(a.event_id, a.command_id) for a in due])
             await self._intake.confirm(outcome.to_confirm for outcome in recorded.values())
         except (SQLAlchemyError, OSError, NotConfirmed) as error:
-            log.warning("ledger_not_readable", error=repr(error))
+            log.warning("ledger_not_readable", error=error)
         except Exception:  # any error: the other requests still wait
             log.exception("ledger_not_readable")
         else:

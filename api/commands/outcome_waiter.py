@@ -150,7 +150,7 @@ class ResultPoller:
                     if self._announced:
                         self._woken.set()
             except redis.RedisError as error:
-                log.warning("announcements_not_readable", error=repr(error))
+                log.warning("announcements_not_readable", error=error)
             except Exception:  # any error: polling still helps
                 log.exception("announcements_not_readable")
             await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
@@ -176,7 +176,7 @@ class ResultPoller:
                     event_ids = await self._read(event_ids)
             except Exception as error:  # any error: the ledger has the outcomes
                 known = isinstance(error, redis.RedisError)
-                log.warning("results_not_readable", error=repr(error), exc_info=not known)
+                log.warning("results_not_readable", error=error, exc_info=not known)
                 for awaited in self._waiter.all():
                     self._waiter.ask_ledger(awaited)
                 await asyncio.sleep(_RETRY_SECONDS)

@@ -51,7 +51,7 @@ class PendingCount:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(_COUNT, {"pending_max": self._max})).all()
         except (SQLAlchemyError, OSError) as error:
-            log.warning("pending_not_countable", error=repr(error))
+            log.warning("pending_not_countable", error=error)
         else:
             added_meanwhile = shares.pending - before
             shares.pending = Counter({row.event_id: row.pending for row in rows}) + added_meanwhile

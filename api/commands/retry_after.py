@@ -64,7 +64,7 @@ class Pace:
             async with self._engine.connect() as connection:
                 line = await backlog.line(connection, event_id, before.line.last)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("pace_not_measurable", error=repr(error))
+            log.warning("pace_not_measurable", error=error)
             return before.rate
         rate = max(before.line.pending - line.up_to_mark, 0) / (now - before.at)
         if not line.up_to_mark:  # all that waited are settled, and nothing tells since when

@@ -190,5 +190,5 @@ async def _if_readable(reading: Awaitable[Value | None], by: float) -> Value | N
         async with asyncio.timeout_at(by):
             return await reading
     except (SQLAlchemyError, OSError, NotConfirmed) as error:
-        log.warning("accepted_but_not_readable", error=repr(error))
+        log.warning("accepted_but_not_readable", error=error)
         return None

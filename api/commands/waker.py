@@ -79,7 +79,7 @@ class BucketOwners:
             async with asyncio.timeout(_READ_SECONDS_MAX), self._engine.connect() as connection:
                 self.numbers = await locks.owners(connection)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            log.warning("owners_not_readable", error=repr(error))
+            log.warning("owners_not_readable", error=error)
 
     async def _keep_reading(self) -> None:
         while True:
@@ -137,7 +137,7 @@ class Waker:
                     log.warning("wake_failed", queue=queue, error=f"not sent in {_SEND_SECONDS_MAX} s")
                     break  # the other messages would take as long
                 except Exception as error:  # noqa: BLE001 - any error: the ledger has the command
-                    log.warning("wake_failed", queue=queue, error=repr(error))
+                    log.warning("wake_failed", queue=queue, error=error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OUTCOME_SECONDS_MAX):
                     await self._released.wait()
@@ -152,6 +152,8 @@ class Waker:
         taken: dict[UUID, set[UUID]] = {}
         for event_id in list(self._due):
             pause = self._pauses.get(event_id)
+            if len(taken) >= queues.MESSAGE_EVENTS_MAX:
+                break
             if pause is None or pause.until <= now:
                 seconds = (
                     _OUTCOME_SECONDS_MAX if pause is None else min(2 * pause.seconds, _PAUSE_SECONDS_MAX)

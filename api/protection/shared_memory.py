@@ -78,7 +78,7 @@ class SharedMemory:
                 answer = await question()
         except (redis.RedisError, OSError) as error:  # a time-out is an OSError
             self.is_away, self._asks_from = True, monotonic() + _PAUSE_SECONDS
-            log.warning("clients_not_shared", error=repr(error))
+            log.warning("clients_not_shared", error=error)
             return None
         self.is_away = False
         return answer

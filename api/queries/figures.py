@@ -85,7 +85,7 @@ class Figures:
             self._read_at = time.monotonic()
         except (SQLAlchemyError, OSError) as error:
             self._backlog = None
-            log.warning("figures_not_readable", error=repr(error))
+            log.warning("figures_not_readable", error=error)
 
     async def _count(self) -> None:
         began = time.monotonic()
@@ -93,7 +93,7 @@ class Figures:
             self._drift = await self._admin_reader.read(_drift)
         except (SQLAlchemyError, OSError) as error:
             self._drift = None
-            log.warning("figures_not_readable", error=repr(error))
+            log.warning("figures_not_readable", error=error)
         ended = time.monotonic()
         self._count_at = ended + max(_KEEP_SECONDS, (ended - began) / _COUNTING_SHARE)
 

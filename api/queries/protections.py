@@ -77,7 +77,7 @@ class Protections:
                 raise
             if monotonic() >= self.fresh_until:  # the first of those that asked at one time
                 self.fresh_until = monotonic() + _FRESH_SECONDS
-                log.warning("protections_not_readable", error=repr(error))
+                log.warning("protections_not_readable", error=error)
 
     async def _refresh(self, questions: Sequence[None]) -> Sequence[None]:
         began = monotonic()

@@ -71,7 +71,7 @@ class Slugs:
                         (await connection.execute(_GIVEN_UP, {"seconds": _SEEN_SECONDS})).scalars().all()
                     )
             except (SQLAlchemyError, OSError) as error:
-                log.warning("slugs_not_readable", error=repr(error))
+                log.warning("slugs_not_readable", error=error)
                 continue
             for slug in given_up:
                 self.event_ids.pop(slug, None)

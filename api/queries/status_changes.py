@@ -99,7 +99,7 @@ class StatusChanges:
                 try:
                     await self._reader.read(partial(self._read, part))
                 except (SQLAlchemyError, OSError) as error:
-                    log.warning("status_changes_not_readable", error=repr(error))
+                    log.warning("status_changes_not_readable", error=error)
                 except Exception:  # any error: the clients still wait
                     log.exception("status_changes_not_readable")
 

@@ -44,12 +44,16 @@ CONSUMED_EVENTS_MAX = 1_000
 _queue = partial(Queue, exchange=Exchange(""), no_ack=True)
 MESSAGES_MAX = 100
 """An event needs one message, since the owner reads the ledger; an owner's queue has one a round at most."""
+MESSAGE_EVENTS_MAX = 5_000
+"""Events of one message at most: a longer list would keep its owner from the events that have commands."""
 MESSAGE_SECONDS_MAX = 30
 """A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5
 _SEND_SECONDS_MAX = 1
 _POP_SECONDS = 0.1
 _PERSISTENT = 2
+_OF_ANOTHER_TYPE = "WRONGTYPE"
+"""Redis' word for a key that is no list; workers could consume no queue beside such a one."""
 ARGUMENTS_SHOWN = "(events,)"
 """For logs and monitors: Celery's own representation of the arguments costs as much as sending."""
 
@@ -173,6 +177,8 @@ class RedisSender:
         # An error of the pipeline itself would have the message's text in it.
         for reply in await commands.execute(raise_on_error=False):
             if isinstance(reply, Exception):
+                if _OF_ANOTHER_TYPE in str(reply):
+                    await self._client.expire(queue, 0)  # the next message finds the name free
                 raise reply
 
     async def probe(self) -> None:

@@ -1,12 +1,13 @@
 """A Redis that answers and does not work: all is decided within two seconds, and `/readyz` says why."""
 
+import base64
 import json
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,13 @@ def register(stage: Stage, event: Json, name: str) -> tuple[int, float]:
     with stage.client() as client:
         answer = client.post(f"/api/p/{event['slug']}/register", json={"name": name})
     return answer.status_code, time.monotonic() - began
+
+
+def owner_queue(stage: Stage) -> str:
+    """Return the name of the queue of the only worker."""
+    [number] = {worker["number"] for worker in stage.query(_WORKERS, locks.WORKER)}
+    name: str = queues.OWNER_QUEUE % number
+    return name
 
 
 def assert_decided(stage: Stage, event: Json) -> None:
@@ -313,6 +321,11 @@ def message(**changes: Any) -> bytes:
     return json.dumps({**plain, **changes}).encode()
 
 
+def wake_body(event_ids: Iterable[str]) -> str:
+    """Return the body of a message that wakes the owner of these events."""
+    return base64.b64encode(json.dumps([[[*event_ids]], {}, {}]).encode()).decode()
+
+
 GARBAGE: dict[str, bytes] = {
     "no-json": b"\x00garbage",
     "no-utf-8": b"\xff\xfe\xfa",
@@ -327,6 +340,8 @@ GARBAGE: dict[str, bytes] = {
     "null-headers": message(headers=None),
     "no-base64": message(body="$$$$"),
     "huge": message(body="A" * 20_000_000),
+    "many-events": message(body=wake_body(str(UUID(int=number)) for number in range(300_000))),
+    "compressed": message(headers={"task": "apply_commands", "id": "1", "compression": "zlib"}),
 }
 
 
@@ -337,8 +352,7 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     server = results.connect(stage.servers.broker_url)
     wait_until_consuming(stage, server)
     assert register(stage, event, "Before")[0] == 201
-    [number] = {worker["number"] for worker in stage.query(_WORKERS, locks.WORKER)}
-    waiting = [queues.EVENT_QUEUE % UUID(event["id"]), queues.OWNER_QUEUE % number]
+    waiting = [queues.EVENT_QUEUE % UUID(event["id"]), owner_queue(stage)]
     for queue in waiting:
         server.lpush(queue, GARBAGE[name])
     deadline = time.monotonic() + REPAIRED_SECONDS_MAX
@@ -348,5 +362,26 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     assert_decided(stage, event)
     assert [worker.poll() for worker in stage.workers] == [None]
     assert "wake_not_understood" in stage.log()
+    assert "Can't decode" not in stage.log(), "Celery would log each such message with its text"
     assert len(stage.log()) < 2_000_000
+    server.close()
+
+
+def test_a_queue_of_another_type_is_freed(broken: tuple[Breakable, Stage]) -> None:
+    _, stage = broken
+    event = stage.create_event(capacity=1_000)
+    server = results.connect(stage.servers.broker_url)
+    wait_until_consuming(stage, server)
+    assert register(stage, event, "Before")[0] == 201
+    names = [queues.EVENT_QUEUE % UUID(event["id"]), owner_queue(stage)]
+    for name in names:
+        server.set(name, "of another program")
+    deadline = time.monotonic() + REPAIRED_SECONDS_MAX
+    while b"string" in {server.type(name) for name in names}:
+        assert time.monotonic() < deadline, stage.log()[-3_000:]
+        assert_decided(stage, event)
+        event = stage.create_event(capacity=1_000)  # its first message goes to the worker's queue
+    wait_until_consuming(stage, server)
+    assert "WRONGTYPE" in stage.log()
+    assert "CPendingDeprecationWarning" not in stage.log(), "a line for each try to consume"
     server.close()

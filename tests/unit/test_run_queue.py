@@ -4,7 +4,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from shared.domain.outcomes import Confirmed, SettledCommand
-from worker.run_queue import EVENTS_PER_BATCH_MAX, RunQueue
+from worker.run_queue import EVENTS_PER_BATCH_MAX, READY_MAX, RunQueue
 
 BATCH_MAX, BACKLOG_BATCH_MAX = 10, 50
 EVENTS = A, B, C, D = [UUID(int=number) for number in range(1, 5)]
@@ -49,6 +49,16 @@ def test_a_batch_has_a_bounded_number_of_events() -> None:
         event_ids[:EVENTS_PER_BATCH_MAX],
         event_ids[EVENTS_PER_BATCH_MAX:],
     ]
+
+
+def test_a_bounded_number_of_events_is_ready() -> None:
+    queue = queue_of(*(UUID(int=number) for number in range(READY_MAX)))
+    queue.add([UUID(int=READY_MAX)])
+    assert len(queue.ready) == READY_MAX
+
+    queue.next_batch()
+    queue.add([UUID(int=READY_MAX)])
+    assert UUID(int=READY_MAX) in queue.ready
 
 
 def test_events_of_a_full_batch_come_again() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import structlog
+from redis.exceptions import NoPermissionError
 
 from shared import metrics
 from shared.telemetry import Repeats, traceback_of, without_details
@@ -104,10 +105,19 @@ def test_a_traceback_ends_each_error_at_its_first_line() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("refused\nDETAIL: Ada"), "refused\nDETAIL: Ada"])
 def test_an_entry_has_the_first_line_of_its_error(error: object) -> None:
-    for words in (str(error), repr(error)):
+    for words in (error, str(error), repr(error)):
         entry = without_details(None, "warning", {"event": "x", "error": words})
         assert "refused" in entry["error"]
         assert "Ada" not in entry["error"]
+
+
+def test_an_entry_has_the_words_of_a_refusal_by_redis() -> None:
+    refusal = NoPermissionError("User x has no permissions to run the 'eval' command")
+    entry = without_details(None, "warning", {"event": "results_not_readable", "error": refusal})
+    assert entry["error"] == f"NoPermissionError: {refusal}"
+    for folder in ("api", "worker", "shared"):
+        for path in CHECKOUT.glob(f"{folder}/**/*.py"):
+            assert "error=repr(" not in path.read_text(encoding="utf-8"), path
 
 
 def test_no_entry_names_a_command_by_its_id() -> None:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from api.commands import waker
 from api.commands.waker import BucketOwners, Send, Waker
 from shared.domain import ids
+from shared.messaging import queues
 
 NEVER_SECONDS = 3_600
 SOON_SECONDS_MAX = 20
@@ -172,6 +173,25 @@ def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
     asyncio.run(run())
 
     assert messages.sent == [[A], [B, C], [D]]
+
+
+def test_a_message_has_a_bounded_number_of_events(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "MESSAGE_EVENTS_MAX", 1)
+
+    async def run() -> None:
+        waking = messages.waker()
+        waking.wake(B, ONE)
+        waking.wake(C, TWO)
+        await until(lambda: messages.sent)
+        waking.outcomes_seen(B, [ONE])
+        await until(lambda: len(messages.sent) == 2)
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.sent == [[B], [C]]
 
 
 def test_a_lost_message_takes_no_other_along(messages: Messages) -> None:
