@@ -232,6 +232,20 @@ def test_an_admin_adds_past_window_pause_and_limit(stage: Stage) -> None:
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
 
 
+def test_a_promotion_keeps_the_original_place(stage: Stage) -> None:
+    event = stage.create_event(capacity=2, promotionPolicy="skip_unfit")
+    large, first, _ = (register(stage, event, name, spots) for name, spots in (("L", 2), ("A", 1), ("B", 2)))
+    ask(stage, "POST", of(event, first, "/receipt"))  # its place is not that of its receipt any more
+    ask(stage, "PATCH", of(event, first), {"status": "WAITLIST", "place": "tail"})
+    ask(stage, "PATCH", of(event, large), {"spotsCount": 1})
+    promoted = names(stage, event)
+
+    moved = ask(stage, "PATCH", of(event, first), {"status": "WAITLIST", "place": "original"})
+
+    assert ("A", "CONFIRMED") in promoted
+    assert moved.json()["registration"]["waitlistPosition"] == 1
+
+
 def test_spots_that_a_confirmed_newcomer_leaves_go_to_the_waitlist(stage: Stage) -> None:
     event = stage.create_event(capacity=2, promotionPolicy="skip_unfit")
     party, waiting = register(stage, event, "Two", 2), register(stage, event, "W")

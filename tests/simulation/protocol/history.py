@@ -37,6 +37,8 @@ _LATE_SECONDS, _LATE_SECONDS_WITHOUT_DATABASE = 0.3, SETTINGS.answer_wait_second
 """After its wait a request reads what is left; without PostgreSQL it waits longer to be accepted."""
 _TOLD_SECONDS, _TOLD_BY_LEDGER_SECONDS = 0.3, 2.0
 """A request is told an outcome of Redis, or of the ledger."""
+_PENDING_SECONDS = 0.2
+"""A request at the end of its wait reads the ledger once more, in a few steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class History:
         if self.chances.faulty <= NOT_OF_THE_API:
             self.judge.told_seconds_max = _TOLD_SECONDS if self.calm else _TOLD_BY_LEDGER_SECONDS
             self.judge.late_seconds_max = _LATE_SECONDS
+            self.judge.pending_seconds_max = _PENDING_SECONDS
         elif "stop an API process" not in self.chances.faulty:
             self.judge.late_seconds_max = _LATE_SECONDS_WITHOUT_DATABASE
         self.processes: list[Process] = []

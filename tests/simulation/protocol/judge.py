@@ -13,7 +13,8 @@ It knows the promises of the protocol and nothing of how they are kept. Its numb
 16. The session that settles a command holds the lock of the event's bucket.
 17. A refusal without a command is true at a moment between request and answer.
 18. A request has an answer by its deadline, unless its process is killed or stopped. A request that waits is
-    told soon after the outcome's commit, unless PostgreSQL or a process is disturbed.
+    told soon after the outcome's commit, unless PostgreSQL or a process is disturbed; none is told then that
+    the outcome is pending.
 """
 
 from collections import Counter, defaultdict
@@ -69,7 +70,7 @@ class Judge:
         self.decided: defaultdict[UUID, list[UUID]] = defaultdict(list)
         self.slowest = 0.0
         self.calm_at = NEVER
-        self.told_seconds_max = self.late_seconds_max = NEVER
+        self.told_seconds_max = self.late_seconds_max = self.pending_seconds_max = NEVER
         self._arrived: dict[UUID, tuple[float, Process, float]] = {}
         self._settled_at: dict[UUID, float] = {}
         self._database, self._redis, self._first_settings = database, redis, first_settings
@@ -106,6 +107,9 @@ class Judge:
             self.say(3, f"request {asked.number} was told the command of another request")
         if answer.status == "told":
             self._told(asked, answer, arrived)
+        settled_at = self._settled_at.get(answer.receipt_id, NEVER)
+        if answer.status == "pending" and self._database.loop.time() - settled_at > self.pending_seconds_max:
+            self.say(18, f"request {asked.number} was told 'pending' after its outcome was committed")
 
     def _told(self, asked: Asked, answer: Answer, arrived: float) -> None:
         recorded = self._database.rows("outcome", asked.event_id).get(answer.receipt_id)
