@@ -25,6 +25,7 @@ from tests.simulation.histories import (
     change,
     correct,
     delete,
+    erase,
     heal,
     history,
     move,
@@ -32,7 +33,7 @@ from tests.simulation.histories import (
 )
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.model import Json, Told
-from worker import load, save
+from worker import batch, load, save
 from worker.load import LoadedEvent
 from worker.locked_event import LockedEvent, Session
 from worker.owner import apply as apply_batch
@@ -322,6 +323,31 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     assert sorted(one + other) == sorted(UUID(told.id) for told in world.snapshot().commands)
     assert answers(world) == ["confirmed"] * 10 + ["waitlisted"] * 50
     assert counters(world) == (10, 10)
+
+
+def test_commands_that_are_left_out_take_no_share(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    commands = [UUID(told.id) for told in asked(*[register(1)] * 5)]
+    world.accept(asked(*[register(1)] * 5))
+
+    applied = batch.apply(session_of(connection), [world.event_id], 2, load.Scope(left_out=commands[:2]))
+
+    assert [settled.command_id for settled in applied.settled] == commands[2:4]
+
+
+def test_an_erasure_empties_no_erasure(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    registered, first, second = asked(register(1), erase(1), erase(1))
+    second = replace(second, payload={"commandIds": [registered.id, first.id]})
+    for told in (registered, first, second):
+        world.accept([told])
+        world.apply(100)
+
+    assert [told.payload for told in world.snapshot().commands] == [
+        {"erased": True},
+        first.payload,
+        second.payload,
+    ]
 
 
 def test_a_heal_is_decided_alone(connection: Connection) -> None:

@@ -259,3 +259,12 @@ def test_an_outcome_is_told_although_the_batch_behind_it_is_refused(connection: 
     with pytest.raises(errors.DiskFull):
         stage.apply_all()
     assert stage.outcomes() == ["confirmed", *[None] * 9]
+
+
+def test_what_a_refused_batch_leaves_is_next(connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"))
+    with capture_logs():
+        applied = apply_batch(session_of(connection), [stage.world.event_id], 100, troubles=stage.troubles)
+
+    assert len(applied.settled) == len(stage.commands) - 1
+    assert applied.unfinished == [stage.world.event_id], "more may wait behind it"
