@@ -39,6 +39,9 @@ _TLS_PARAMETERS = frozenset(
     {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
 )
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_DATABASE_TLS_FILES = ("sslrootcert", "sslcert", "sslcrl", "sslcrldir")
+_TLS_OF_OTHER_DRIVERS = {"ssl", "tls", "sslaccept", "uselibpqcompat"}
+_SYSTEMS_ROOTS = ("sslrootcert", "system")
 _CERTIFICATES = {"required", "optional", "none"}
 _BOOLEANS = {"true", "false"}
 _NO_HOST = "/nonexistent"
@@ -74,6 +77,21 @@ def libpq_arguments(database_url: str) -> dict[str, Any]:
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     _, arguments = url.get_dialect()().create_connect_args(url)
     return dict(arguments)
+
+
+def check_database_tls(query: Mapping[str, object]) -> None:
+    """Refuse parameters of a database URL with which libpq would verify less than they ask for.
+
+    libpq passes over a file that does not exist: by `sslmode=require` it then takes any certificate. The
+    parameters of other drivers have words of their own.
+    """
+    if foreign := sorted(name for name in query if name in _TLS_OF_OTHER_DRIVERS):
+        raise ValueError(
+            f"has {', '.join(foreign)} of other drivers; "
+            "use sslmode=require, or sslmode=verify-full with sslrootcert=system or a file"
+        )
+    named = {name: str(file) for name, file in query.items() if file and (name, file) != _SYSTEMS_ROOTS}
+    _check_files(named, _DATABASE_TLS_FILES)
 
 
 def redis(value: str) -> str:
@@ -146,11 +164,15 @@ def _tls_parameters(given: dict[str, str]) -> dict[str, str]:
     checked = given.get("ssl_check_hostname", "true").lower()
     if checked not in _BOOLEANS:
         raise ValueError("ssl_check_hostname must be true or false")
-    for name in _TLS_FILES:
-        if name in given and not os.access(given[name], os.R_OK):
-            raise ValueError(f"{name} names no file that this process can read")
+    _check_files(given, _TLS_FILES)
     hostname = {"ssl_check_hostname": checked} if "ssl_check_hostname" in given else {}
     return {**given, "ssl_cert_reqs": wanted, **hostname}
+
+
+def _check_files(given: Mapping[str, str], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in given and not os.access(given[name], os.R_OK):
+            raise ValueError(f"{name} names no file that this process can read")
 
 
 def _check_scheme(value: str, schemes: tuple[str, ...]) -> None:
@@ -164,6 +186,7 @@ def _check_scheme(value: str, schemes: tuple[str, ...]) -> None:
 
 
 def _check_parameters(url: URL) -> None:
+    check_database_tls(url.query)
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     _refuse_unknown(set(url.query) - known)
     for name, reason in _NEVER.items():

@@ -26,7 +26,6 @@ _PRISMA_PARAMETERS = {
     "pool_timeout",
     "schema",
     "socket_timeout",
-    "sslaccept",
     "sslidentity",
     "statement_cache_size",
 }
@@ -46,6 +45,12 @@ def source(url: str) -> tuple[Link, str | None]:
     if isinstance(schema, tuple):
         raise AdoptionError("the source's URL names more than one schema")
     address = parsed.difference_update_query(_PRISMA_PARAMETERS)
+    if address.query.get("sslaccept") == "accept_invalid_certs":  # libpq verifies none by itself
+        address = address.difference_update_query(["sslaccept"])
+    try:
+        urls.check_database_tls(address.query)
+    except ValueError as error:
+        raise AdoptionError(f"the source's URL {error}") from error
     options = f"{session_settings.READING['options']} {parsed.query.get('options', '')}"
     link = _connect(address, "source", **{**session_settings.READING, "options": options})
     link.isolation_level = IsolationLevel.REPEATABLE_READ

@@ -44,6 +44,10 @@ def source(empty_database: str) -> str:
     return empty_database
 
 
+def with_query(url: str, parameters: str) -> str:
+    return make_url(url).update_query_string(parameters).render_as_string(hide_password=False)
+
+
 def states(target: str) -> dict[str, str]:
     slugs = [row.slug for row in run(target, "SELECT slug FROM event ORDER BY slug")]
     return {slug: run(target, STATE, slug)[0].state for slug in slugs}
@@ -83,6 +87,23 @@ def assert_consistent(target: str) -> None:
     assert [audited.problems for audited in audit.check(target) if audited.problems] == []
     replayed = [audit.replay(target, event.event) for event in verified]
     assert [audited.problems for audited in replayed if audited.problems] == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("sslmode=prefer&sslaccept=strict", "has sslaccept of other drivers"),
+        ("ssl=true", "has ssl of other drivers"),
+        ("sslmode=prefer&sslrootcert=/nowhere", "sslrootcert names no file"),
+    ],
+)
+def test_no_certificate_goes_unverified_unsaid(
+    source: str, database: str, parameters: str, said: str
+) -> None:
+    with pytest.raises(AdoptionError, match=said):
+        adopt(with_query(source, parameters), database)
+
+    adopt(with_query(source, "sslmode=prefer&sslaccept=accept_invalid_certs"), database)
 
 
 def test_deleted_rows_are_left_out_and_counted(source: str, database: str) -> None:
@@ -408,6 +429,20 @@ def test_known_names_need_no_mapping(empty_database: str, database: str, tmp_pat
     assert (problems(report), states(database)) == ([], {"drop": "OPEN"})
     rows = run(database, "SELECT name, email, spots_count, status FROM registration")
     assert rows == [("Ada", "Ada@example.com", 2, "CONFIRMED")]
+
+
+def test_several_tables_of_events_need_a_mapping(empty_database: str, database: str, tmp_path: Path) -> None:
+    run(empty_database, SNAKE)
+    run(empty_database, "CREATE TABLE event (LIKE events)")
+    run(empty_database, "INSERT INTO event (id, slug, name, max_capacity) VALUES (1, 'other', 'Other', 4)")
+    named = tmp_path / "m"
+    named.write_bytes(b'\xef\xbb\xbf[event]\r\ntable = "events"\r\n')  # as a Windows editor writes it
+
+    with pytest.raises(AdoptionError, match="several tables of events"):
+        adopt(empty_database, database)
+    report = adopt(empty_database, database, mapping=named)
+
+    assert (problems(report), states(database)) == ([], {"drop": "OPEN"})
 
 
 def test_a_mapping_with_a_mistake_is_refused(source: str, database: str, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def _read(file: Path | None) -> _File:
     if file is None:
         return _File()
     try:
-        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _File)
+        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8-sig")), _File)
     except (OSError, UnicodeDecodeError) as error:
         raise AdoptionError(f"the mapping {file} cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

@@ -60,11 +60,11 @@ def table(link: Link, role: str, *, schema: str | None, name: str | None) -> Sur
     """Survey the table of events or of registrations; without a name, the one with a known name.
 
     AdmitOne's own tables are never taken for the source's. Raises `AdoptionError` if there is no such table,
-    or if several schemas have one.
+    or if there are several, in one schema or in others: their registrations would be taken for each other's.
     """
     found = link.execute(_TABLES, {"schema": schema, "name": name}).fetchall()
     if name is None:
-        found = _known(role, found)
+        found = [row for row in found if normal(str(row[1])) in TABLES[role]]
     visible = [row for row in found if row[2]] or found
     if not visible:
         asked = f'"{name or role.capitalize()}"'
@@ -75,7 +75,10 @@ def table(link: Link, role: str, *, schema: str | None, name: str | None) -> Sur
         )
     if len(visible) > 1:
         names = ", ".join(f'"{row[0]}"."{row[1]}"' for row in visible)
-        raise AdoptionError(f"the source has several tables of {role}s: {names}; name the schema")
+        raise AdoptionError(
+            f"the source has several tables of {role}s: {names}; write [{role}] with schema and table into a "
+            "file, and give that as --mapping"
+        )
     return _survey(link, *visible[0][:2])
 
 
@@ -90,16 +93,6 @@ def statuses(link: Link, surveyed: Surveyed, column: str) -> list[tuple[str, int
     )
     parts = {"column": sql.Identifier(column), "table": surveyed.identifier, "limit": STATUSES_MAX}
     return [(value, count) for value, count in link.execute(query.format(**parts))]
-
-
-def _known(role: str, found: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """Return the tables with the best known name: `"Event"` first, then its other spellings."""
-    names = [role.capitalize(), *TABLES[role]]
-    for known in names:
-        same = [row for row in found if known in (row[1], normal(str(row[1])))]
-        if same:
-            return same
-    return []
 
 
 def _survey(link: Link, schema: str, name: str) -> Surveyed:
