@@ -63,7 +63,12 @@ def verify(
     """Compare counters with rows, and the numbering with the ledger; exit status 1 where they differ."""
     from ops.maintenance import verification  # noqa: PLC0415
 
-    verified = verification.run(service(data), events or [], heal=heal)
+    if heal:
+        from ops.maintenance import healing  # noqa: PLC0415
+
+        verified = healing.run(service(data), events or [])
+    else:
+        verified = verification.run(service(data), events or [])
     if as_json:
         print_json(verification.as_json(verified))
     else:

@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
 import psycopg
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.domain import commands, ids
 from shared.domain.commands import Command, UnreadableCommand
@@ -19,6 +19,9 @@ from shared.messaging import queues
 from shared.postgres import connections, ledger, locks
 from shared.postgres.ledger import NewCommand, RecordedOutcome
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 DECIDE_SECONDS_MAX = 30
 _POLL_SECONDS = 0.1
@@ -83,7 +86,7 @@ async def _decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], act
     return [one.outcome for one in recorded]
 
 
-async def _check_workers(engine: AsyncEngine, version: int) -> None:
+async def _check_workers(engine: "AsyncEngine", version: int) -> None:
     async with engine.connect() as connection:
         if not await connection.run_sync(locks.workers):
             raise DecisionError("no worker is running to decide the command: start a worker")
@@ -109,7 +112,7 @@ def _new_command(event_id: UUID, command: Command, actor: str) -> NewCommand:
     )
 
 
-async def _outcomes(engine: AsyncEngine, new: Sequence[NewCommand]) -> list[RecordedOutcome]:
+async def _outcomes(engine: "AsyncEngine", new: Sequence[NewCommand]) -> list[RecordedOutcome]:
     deadline = time.monotonic() + DECIDE_SECONDS_MAX
     while time.monotonic() < deadline:
         async with engine.connect() as connection:

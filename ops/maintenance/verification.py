@@ -1,7 +1,4 @@
-"""Compares every counter with its rows, and the ledger's numbering with its commands.
-
-A counter that differs is healed by the event's owner, the numbering here.
-"""
+"""Compares every counter with its rows, and the ledger's numbering with its commands."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,14 +8,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from sqlalchemy import Connection, Row, text
 
-from ops.maintenance import decisions
-from shared.domain.commands import HealCounter
-from shared.domain.outcomes import CounterHealed
 from shared.errors import ExpectedError
 from shared.postgres import connections, ledger
 from shared.settings import Settings
-
-ACTOR = "verify"
 
 _EVENTS = text("""
     SELECT event.id, event.slug, event.title, event.capacity, event.spots_reserved, event.waitlist_length,
@@ -81,28 +73,10 @@ class Verification:
         return self.numbering_lag == 0 and all(event.in_sync for event in self.events)
 
 
-def run(settings: Settings, names: Sequence[str], *, heal: bool) -> Verification:
-    """Verify, and with `heal` have everything healed that differs; return the last verification."""
-    engine = connections.operator_engine(settings.database_url, writes=heal)
-    with engine.connect() as connection:
-        lag = ledger.numbering_lag(connection)
-        if lag and heal:
-            ledger.heal_numbering(connection)
-            connection.commit()
-            lag = 0
-        return Verification(numbering_lag=lag, events=_events(connection, settings, names, heal=heal))
-
-
-def _events(
-    connection: Connection, settings: Settings, names: Sequence[str], *, heal: bool
-) -> list[Verified]:
-    verified = verify(connection, names)
-    drifted = [event for event in verified if not event.in_sync]
-    if not (heal and drifted):
-        return verified
-    connection.rollback()
-    _heal(settings, drifted)
-    return verify(connection, names)
+def run(settings: Settings, names: Sequence[str]) -> Verification:
+    """Verify the numbering, and all events or those of these slugs or ids."""
+    with connections.operator_engine(settings.database_url).connect() as connection:
+        return Verification(numbering_lag=ledger.numbering_lag(connection), events=verify(connection, names))
 
 
 def as_json(verification: Verification) -> dict[str, object]:
@@ -160,10 +134,3 @@ def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> 
         waiting=row.waiting,
         overbooked_spots=row.overbooked_spots,
     )
-
-
-def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
-    heal = HealCounter(reason="found by verify")
-    outcomes = decisions.decide(settings, [(event.id, heal) for event in drifted], ACTOR)
-    if not all(isinstance(outcome, CounterHealed) for outcome in outcomes):
-        raise VerificationError(f"some counters were not healed: {outcomes}")

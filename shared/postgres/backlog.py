@@ -1,10 +1,12 @@
 """The backlog: the pending commands in the ledger."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Outcomes of the last seconds would tell a rate at once, and have no index by event and time.
 _LINE = text("""
@@ -52,7 +54,7 @@ class Line(NamedTuple):
     last: int
 
 
-async def line(connection: AsyncConnection, event_id: UUID, mark: int) -> Line:
+async def line(connection: "AsyncConnection", event_id: UUID, mark: int) -> Line:
     """Return the line of the event's pending commands; `mark` is a `seq`."""
     row = (await connection.execute(_LINE, {"event_id": event_id, "mark": mark})).one()
     return Line(*row)

@@ -6,15 +6,18 @@
 """
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import access, ids
 from shared.domain.access import Principal, Scope
 from shared.errors import ExpectedError
 from shared.postgres import arrays, locks
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 KEYS_MAX = 100
 """An organiser, and the service itself, has at most so many keys, the ended ones included until tidied."""
@@ -119,7 +122,7 @@ def revoke(connection: Connection, prefix: str, organiser_id: UUID | None = None
     return found.mappings().one_or_none()
 
 
-async def holders(connection: AsyncConnection, digests: Sequence[bytes]) -> list[Principal | None]:
+async def holders(connection: "AsyncConnection", digests: Sequence[bytes]) -> list[Principal | None]:
     """Return the holder of the valid key with each digest, None where there is none."""
     rows = await connection.execute(_HOLDERS, {"digests": arrays.digests(set(digests))})
     found = {bytes(row.digest): _principal(row.name, row.organiser_id, row.scopes) for row in rows}

@@ -16,7 +16,7 @@ Invariants of its tables:
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import LiteralString
+from typing import TYPE_CHECKING, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -24,7 +24,6 @@ import structlog
 from msgspec import Struct, ValidationError
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import keyed_digests
 from shared.domain import audit, outcomes
@@ -32,6 +31,9 @@ from shared.domain.outcomes import Outcome
 from shared.postgres import arrays, connections, durability, statements
 from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 log = structlog.get_logger(__name__)
 
@@ -208,7 +210,7 @@ class RecordedOutcome(Struct, frozen=True):
 
 
 async def outcomes_of(
-    connection: AsyncConnection, pairs: Collection[tuple[UUID, UUID]]
+    connection: "AsyncConnection", pairs: Collection[tuple[UUID, UUID]]
 ) -> dict[UUID, RecordedOutcome]:
     """Return the outcomes of the settled commands of these `(event_id, command_id)`, by command id."""
     parameters = {

@@ -8,12 +8,15 @@ a worker announces the version of the commands' format that it knows; a worker w
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.domain import ids
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 WORKER = 0x0AD3170E
 BUCKET = 0x0AD3170F
@@ -78,12 +81,12 @@ class Worker:
         return self.silent_seconds is None or self.silent_seconds < seconds
 
 
-async def owners(connection: AsyncConnection) -> dict[int, int]:
+async def owners(connection: "AsyncConnection") -> dict[int, int]:
     """Return the number of the worker that owns each bucket."""
     return {bucket: row.number for row in await connection.execute(_OWNERS) for bucket in row.buckets}
 
 
-async def version_known_by_all(connection: AsyncConnection) -> int:
+async def version_known_by_all(connection: "AsyncConnection") -> int:
     """Return the highest version of the commands' format that every live worker knows."""
     return int((await connection.execute(text(KNOWN_BY_ALL))).scalar_one())
 

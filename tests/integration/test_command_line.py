@@ -89,3 +89,28 @@ def _api(stage: Stage, *words: str) -> tuple[int, list[str]]:
         check=False,
     )
     return done.returncode, done.stderr.splitlines()
+
+
+OF_WORKERS = "ops.maintenance.worker_health", "worker.owner", "worker.celery_hooks"
+OF_OPERATORS = tuple(
+    f"ops.maintenance.{name}" for name in ("api_keys", "audit", "retention", "status", "verification")
+)
+
+
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [(OF_WORKERS, {"sqlalchemy.orm"}), (OF_OPERATORS, {"celery", "redis", "sqlalchemy.orm"})],
+    ids=["workers", "operators"],
+)
+def test_a_start_loads_only_what_it_needs(modules: tuple[str, ...], unneeded: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys, {', '.join(modules)}; print(*sys.modules)"],
+        env={"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = set(done.stdout.split())
+    assert {"sqlalchemy", "psycopg"} <= loaded
+    assert not loaded & unneeded

@@ -109,7 +109,7 @@ def test_defaults_of_a_database_change_nothing(servers: Servers, strange: str, t
         assert client.get("/readyz").json()["checks"]["database"] == "ok"
 
     settings = Settings(database_url=strange, broker_url=servers.broker_url, result_url=servers.result_url)
-    assert verification.run(settings, [], heal=False).in_sync
+    assert verification.run(settings, []).in_sync
     assert [found.problems for found in audit.check(strange)] == [[]]
     assert audit.replay(strange, event["slug"]).problems == []
     assert status.read(strange).failed.count == 0

@@ -167,7 +167,7 @@ def test_what_an_erasure_leaves_is_whole(private: Private) -> None:
     assert (
         said["sentences"][-1] == "Its name and address were erased by operator because 'They asked for it'."
     )
-    assert verification.run(private.settings(), [event["slug"]], heal=False).in_sync
+    assert verification.run(private.settings(), [event["slug"]]).in_sync
     assert audit.check(private.database_url, [event["slug"]])[0].problems == []
     assert audit.replay(private.database_url, event["slug"]).problems == []
     again = private.register(event, name, address)

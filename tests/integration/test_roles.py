@@ -14,7 +14,7 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from ops.embedded import Servers
-from ops.maintenance import audit, erasure, retention, status, verification, worker_health
+from ops.maintenance import audit, erasure, healing, retention, status, verification, worker_health
 from ops.maintenance.erasure import Report, Subject
 from ops.maintenance.retention import Forgotten
 from shared import processes
@@ -132,7 +132,7 @@ def test_each_role_can_look_at_the_service(settings_of: Callable[[str], Settings
         assert read(settings).checks == {**FINE, "worker": "ok"}
         now = status.read(settings.database_url)
         assert ([found.pid for found in now.workers], len(now.backlog)) == ([os.getpid()], 1)
-        assert verification.run(settings, [str(asked.event_id)], heal=False).in_sync
+        assert verification.run(settings, [str(asked.event_id)]).in_sync
         assert audit.check(settings.database_url)[0].problems == []
         assert audit.replay(settings.database_url, str(asked.event_id)).problems == []
         assert worker_health.worker_is_alive(settings)
@@ -151,11 +151,11 @@ def test_the_api_role_can_heal_a_counter(
         connections.worker_session(settings_of("admitone_worker")) as worker,
     ):
         Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
-        healing = pool.submit(verification.run, settings, [], heal=True)
-        while not healing.done():
+        healed = pool.submit(healing.run, settings, [])
+        while not healed.done():
             apply_batch(worker, [asked.event_id], 10)
 
-    assert healing.result().in_sync
+    assert healed.result().in_sync
 
 
 def test_its_role_can_tidy(settings_of: Callable[[str], Settings], connection: Connection) -> None:
