@@ -154,7 +154,11 @@ class ReadinessCheck:
             serves = False
         if not serves:
             return {"database": database, "schema": "run admitone migrate"}
-        ticking = any(worker.spoke_within(self._silence_seconds_max) for worker in locks.workers(connection))
+        # One that cannot look at the ledger joins at each tick, and owns nothing or loses it at once.
+        ticking = any(
+            worker.buckets and worker.spoke_within(self._silence_seconds_max)
+            for worker in locks.workers(connection)
+        )
         behind = ledger.numbering_is_behind(connection)
         risks = "; ".join(durability.read(connection).warnings)
         return {

@@ -15,6 +15,7 @@ Invariants:
 import hashlib
 import struct
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -105,7 +106,8 @@ class Ownership:
         Ends the session of a worker that has not spoken to PostgreSQL for `silence_seconds_max`. Raises
         `SessionLost` if this session is not the one that joined.
         """
-        ledger.advance_mark(self.session)
+        with suppress(psycopg.errors.LockNotAvailable):  # the next tick notes it: events need their owners
+            ledger.advance_mark(self.session)
         self._note_workers(self._live_workers())
         lost = self.buckets - self._share
         if lost:

@@ -8,12 +8,14 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
+from ops.maintenance.table_locks import TableLock
 from shared.postgres import arrays, connections
 
 DELAYED_SECONDS = 5
 """The age of a pending command from which its event counts as delayed."""
 _NOTED_LATELY_SECONDS = 15
 _RATE_SECONDS = 10
+_LOCKED = "55P03"
 _EVENTS_MAX = 100
 """The reasons are looked for of so many events at most, the longest delayed."""
 
@@ -87,16 +89,18 @@ def read(
     connection: Connection,
     waiting: Sequence[Row[tuple[UUID, str, int, float]]],
     is_owned: Callable[[UUID], bool],
+    locked: Sequence[TableLock],
     *,
     workers: int,
 ) -> list[Delay]:
     """Return the delayed events among those that are `waiting`, the longest delay first.
 
-    `waiting` are the rows of `backlog.by_event`.
+    `waiting` are the rows of `backlog.by_event`, `locked` those of `table_locks.read`.
     """
     rows = [row for row in waiting if row.oldest_seconds > DELAYED_SECONDS][:_EVENTS_MAX]
     if not rows:
         return []
+    locked = [lock for lock in locked if not lock.of_rows or (lock.open_seconds or 0) > DELAYED_SECONDS]
     parameters = {"event_ids": arrays.uuids(row.id for row in rows)}
     rates = {row.event_id: row.per_second for row in connection.execute(_SETTLED_LATELY, parameters)}
     holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
@@ -112,6 +116,7 @@ def read(
             reason=_reason(
                 holders.get(row.id),
                 troubles.get(row.id, []),
+                locked,
                 is_owned=is_owned(row.id),
                 workers=workers,
                 per_second=rates.get(row.id, 0),
@@ -153,8 +158,14 @@ def _holder(row: Row[Any] | None) -> Holder | None:
     )
 
 
-def _reason(
-    holder: Row[Any] | None, troubles: list[Row[Any]], *, is_owned: bool, workers: int, per_second: float
+def _reason(  # noqa: PLR0913 - one parameter for each kind of reason
+    holder: Row[Any] | None,
+    troubles: list[Row[Any]],
+    locked: Sequence[TableLock],
+    *,
+    is_owned: bool,
+    workers: int,
+    per_second: float,
 ) -> str:
     """Return the first reason that applies."""
     if not workers:
@@ -166,12 +177,15 @@ def _reason(
         )
         lasted = "" if holder.open_seconds is None else f" for {holder.open_seconds:.0f} s"
         return f"{who}{called} has locked the event's row{lasted}"
+    if locked and not locked[0].of_rows:
+        return locked[0].sentence
     if not is_owned:
         return "no worker owns the event"
     if troubles:
         first = troubles[0]
         what = "the event cannot be applied" if first.command_id is None else f"{len(troubles)} set aside"
-        return f"{what}: {first.error}; tried {first.tries} times in {first.since_seconds:.0f} s"
+        by = f", perhaps because {locked[0].sentence}" if locked and first.error.startswith(_LOCKED) else ""
+        return f"{what}: {first.error}{by}; tried {first.tries} times in {first.since_seconds:.0f} s"
     if per_second:
         return f"backlog: {per_second:.0f} commands/s are settled"
     return "unknown: look for the event's id in its owner's log"

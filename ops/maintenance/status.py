@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import OperationalError
 
-from ops.maintenance import delays, verification
+from ops.maintenance import delays, table_locks, verification
 from ops.maintenance.delays import Delay
+from ops.maintenance.table_locks import TableLock
 from ops.maintenance.verification import Verified
 from shared.domain import ids
+from shared.errors import ExpectedError
 from shared.postgres import backlog, connections, durability, ledger, locks, snapshots
 from shared.postgres.durability import Durability
 from shared.postgres.snapshots import Snapshot
@@ -20,6 +24,7 @@ from shared.postgres.snapshots import Snapshot
 # Idle events have an owner too, but of very many events a reader wants the active ones.
 _NAMED_EVENTS_MAX = 100
 _LATELY_CHANGED = text("SELECT id, slug FROM event ORDER BY updated_at DESC, slug LIMIT :limit")
+_WAIT = text(f"SET LOCAL lock_timeout = '{table_locks.WAIT_SECONDS_MAX}s'")
 _ENDING_DAYS = 14
 _ENDING_KEYS = text("""
     SELECT key.name, organiser.name AS organiser, key.prefix, key.expires_at
@@ -37,6 +42,12 @@ _FAILED = text("""
     FROM outcome JOIN event ON event.id = outcome.event_id
     WHERE outcome.body ->> 'outcome' = 'failed'
 """)
+
+
+class TableLocked(ExpectedError):  # noqa: N818 - reads as the sentence "raise TableLocked"
+    """Another session has locked a table for so long that the status cannot be read."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +102,7 @@ class Status:
     numbering_is_behind: bool
     backlog: list[BacklogStatus]
     delayed: list[Delay]
+    locked_tables: list[TableLock]
     old_snapshots: list[Snapshot]
     failed: FailedStatus
     drift: list[Verified]
@@ -99,32 +111,49 @@ class Status:
 
 
 def read(database_url: str) -> Status:
-    """Return the status; raises SQLAlchemy's `OperationalError` if the database cannot be reached."""
+    """Return the status.
+
+    Raises `TableLocked`, and SQLAlchemy's `OperationalError` if the database cannot be reached.
+    """
     engine = connections.operator_engine(database_url)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        changed = connection.execute(_LATELY_CHANGED, {"limit": _NAMED_EVENTS_MAX})
-        pending = backlog.by_event(connection)
-        slugs = {row.id: row.slug for row in (*changed, *pending)}
-        workers = locks.workers(connection)
-        return Status(
-            workers=[_worker(worker, slugs) for worker in workers],
-            numbering_is_behind=ledger.numbering_is_behind(connection),
-            backlog=_backlog(pending),
-            delayed=delays.read(
-                connection,
-                pending,
-                lambda id_: any(worker.owns(id_) for worker in workers),
-                workers=len(workers),
-            ),
-            old_snapshots=[found for found in snapshots.read(connection) if found.is_old],
-            failed=_failed(connection),
-            drift=[event for event in verification.verify(connection) if not event.in_sync],
-            ending_keys=[
-                EndingKey(**{**row, "expires_at": row["expires_at"].isoformat()})
-                for row in connection.execute(_ENDING_KEYS, {"days": _ENDING_DAYS}).mappings()
-            ],
-            durability=durability.read(connection),
-        )
+        locked = table_locks.read(connection)
+        connection.execute(_WAIT)
+        try:
+            return _read(connection, locked)
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            holders = "; ".join(lock.sentence for lock in table_locks.of_tables(locked))
+            raise TableLocked(f"the status cannot be read: {holders or error.orig}") from error
+
+
+def _read(connection: Connection, locked: Sequence[TableLock]) -> Status:
+    changed = connection.execute(_LATELY_CHANGED, {"limit": _NAMED_EVENTS_MAX})
+    pending = backlog.by_event(connection)
+    slugs = {row.id: row.slug for row in (*changed, *pending)}
+    workers = locks.workers(connection)
+    return Status(
+        workers=[_worker(worker, slugs) for worker in workers],
+        numbering_is_behind=ledger.numbering_is_behind(connection),
+        backlog=_backlog(pending),
+        delayed=delays.read(
+            connection,
+            pending,
+            lambda id_: any(worker.owns(id_) for worker in workers),
+            locked,
+            workers=len(workers),
+        ),
+        locked_tables=table_locks.of_tables(locked),
+        old_snapshots=[found for found in snapshots.read(connection) if found.is_old],
+        failed=_failed(connection),
+        drift=[event for event in verification.verify(connection) if not event.in_sync],
+        ending_keys=[
+            EndingKey(**{**row, "expires_at": row["expires_at"].isoformat()})
+            for row in connection.execute(_ENDING_KEYS, {"days": _ENDING_DAYS}).mappings()
+        ],
+        durability=durability.read(connection),
+    )
 
 
 def as_json(status: Status) -> dict[str, object]:
@@ -163,6 +192,8 @@ def show(status: Status) -> None:
         console.print(
             f"[bold red]{delay.event} waits for {delay.oldest_seconds:.0f} s: {escape(delay.reason)}"
         )
+    for lock in status.locked_tables:
+        console.print(f"[bold red]{escape(lock.sentence)}: commands that write there wait.")
     for snapshot in status.old_snapshots:
         console.print(f"[bold red]{escape(_sentence(snapshot))}")
     if status.failed.count:

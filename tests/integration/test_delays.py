@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from ops.embedded import Servers
 from ops.maintenance import delays, retention, status
 from ops.maintenance.delays import Delay
-from ops.maintenance.status import FailedStatus
+from ops.maintenance.status import FailedStatus, TableLocked
 from tests.databases import run
 from tests.stage import Json, Stage
 
@@ -83,6 +83,45 @@ def test_the_holder_of_a_row_is_named(own_stage: Stage, *, together: bool) -> No
             "idle in transaction",
         )
         assert delay.pending == 1
+
+
+def test_the_holder_of_a_table_is_named(own_stage: Stage) -> None:
+    event = own_stage.create_event()
+    with session(own_stage, "an index") as holder:
+        holder.execute("LOCK TABLE registration IN SHARE MODE")
+        post(own_stage, event)
+        reason = delay_of(own_stage, event, "has locked the table").reason
+        (lock,) = status.read(own_stage.database_url).locked_tables
+        who = f"process {holder.info.backend_pid} (an index, idle in transaction)"
+        assert lock.sentence.startswith(f"{who} has locked the table registration, in a transaction of")
+        assert lock.sentence.rpartition(",")[0] == reason.rpartition(",")[0]
+
+
+def test_the_holder_of_a_registrations_row_is_named(own_stage: Stage) -> None:
+    event = own_stage.create_event(capacity=1)
+    own_stage.register_at_once(event, [{"name": "Held"}])
+    (item,) = own_stage.get(f"/api/events/{event['id']}/registrations")["items"]
+    with session(own_stage, "forgotten psql") as holder, own_stage.client() as client:
+        holder.execute("SELECT FROM registration WHERE id = %s FOR UPDATE", [item["id"]])
+        client.patch(
+            f"/api/events/{event['id']}/registrations/{item['id']}",
+            json={"status": "CANCELLED"},
+            headers={**own_stage.admin, "prefer": "respond-async"},
+        )
+        reason = delay_of(own_stage, event, "set aside").reason
+        assert f"process {holder.info.backend_pid} (forgotten psql, idle in transaction)" in reason
+        assert "has locked rows of the table registration" in reason
+
+
+@pytest.mark.parametrize("table", ["event", "pending_command", "outcome"])
+def test_a_locked_table_does_not_hold_the_status(
+    own_stage: Stage, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "_WAIT", text("SET LOCAL lock_timeout = '100ms'"))
+    with session(own_stage, "a migration") as holder:
+        holder.execute(f"LOCK TABLE {table}")
+        with pytest.raises(TableLocked, match=rf"\(a migration, .*\) has locked the table {table}, in a"):
+            status.read(own_stage.database_url)
 
 
 def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:

@@ -79,6 +79,14 @@ def test_a_lone_worker_owns_every_event(join: Join) -> None:
     assert all(ids.bucket(ids.new_id()) in worker.buckets for _ in range(100))
 
 
+def test_a_locked_mark_takes_no_events(join: Join, settings: Settings) -> None:
+    worker = join(1)
+
+    with connections.worker_session(settings) as other, other.transaction():
+        other.execute("LOCK TABLE ledger_mark IN ACCESS EXCLUSIVE MODE")
+        assert worker.rebalance().gained == ids.BUCKETS
+
+
 def known_by_all(settings: Settings) -> int:
     async def read() -> int:
         engine = connections.async_engine(settings)

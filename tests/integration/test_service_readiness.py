@@ -22,7 +22,7 @@ from ops.embedded import Servers
 from ops.maintenance import status
 from shared.messaging import queues, results
 from shared.messaging.queues import WakeSender
-from shared.postgres import connections, tables
+from shared.postgres import connections, locks, tables
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 from tests.stage import Stage
@@ -70,6 +70,14 @@ def read(settings: Settings, sender: WakeSender | None = None) -> Readiness:
 
 def test_a_service_without_a_worker_is_not_ready(settings: Settings) -> None:
     assert read(settings) == Readiness(ready=False, degraded=[], checks=NO_WORKER)
+
+
+def test_a_worker_without_events_is_no_worker(settings: Settings) -> None:
+    with connections.worker_session(settings) as session:
+        session.execute(f"SELECT pg_advisory_lock_shared({locks.WORKER}, 1)".encode())
+        assert read(settings).checks["worker"] == "no worker ticks"
+        session.execute(f"SELECT pg_advisory_lock({locks.BUCKET}, 1)".encode())
+        assert read(settings).checks["worker"] == "ok"
 
 
 def test_one_check_answers_all_who_ask(settings: Settings) -> None:
