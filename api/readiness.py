@@ -38,6 +38,13 @@ _REASON_LENGTH_MAX = 200
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 _NO_CONNECTION_LEFT = ("too many connections", "too many clients", "connection slots are reserved")
 """PostgreSQL's words about its own bound of connections, and about those of a role and of a database."""
+_BY_WORDS = {
+    "certificate verify failed": "has a certificate that is not trusted",
+    "does not match host name": "has a certificate for another host",
+    "does not support SSL": "offers no TLS",
+    "FATAL:  ": "refuses the connection: see the log",
+}
+"""Words of libpq and OpenSSL about a connection that was not made; `FATAL` begins those of PostgreSQL."""
 _OF_AMQP = (kombu.exceptions.ConnectionError, kombu.exceptions.ChannelError)
 _OF_A_CLUSTER = (
     redis.exceptions.MovedError,
@@ -186,8 +193,9 @@ def _reason(error: BaseException) -> str:
         return "is a node of a cluster, which is not supported"
     if isinstance(error, _OF_AMQP) and error.reply_code:  # else it is the client's own
         return str(error.reply_text)[:_REASON_LENGTH_MAX]
-    if "certificate verify failed" in str(error):
-        return "has a certificate that is not trusted"
+    for words, reason in _BY_WORDS.items():
+        if words in str(error):
+            return reason
     if isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]
     if isinstance(error, TimeoutError | redis.TimeoutError):

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -176,6 +177,25 @@ def test_a_database_that_takes_no_writes_is_not_ready(settings: Settings, connec
     found = read(settings)
 
     assert (found.ready, found.checks["database"]) == (False, "read-only")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"username": "nobody"}, "refuses the connection: see the log"),
+        ({"database": "no_such"}, "refuses the connection: see the log"),
+        ({"host": "127.0.0.1", "port": 1}, "cannot be reached"),
+    ],
+)
+def test_a_refused_connection_is_told(settings: Settings, change: dict[str, Any], reason: str) -> None:
+    url = make_url(settings.database_url)
+    if "port" in change:
+        url = url.set(query={})
+    elsewhere = url.set(**change).render_as_string(hide_password=False)
+
+    found = read(settings.model_copy(update={"database_url": elsewhere}))
+
+    assert (found.ready, found.checks["database"]) == (False, reason)
 
 
 def test_a_risk_to_durability_only_degrades(settings: Settings, connection: Connection) -> None:
