@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 import structlog
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.edge.schemas import Readiness
@@ -35,16 +35,20 @@ _DATABASE_SECONDS_MAX = 3
 _REDIS_SECONDS_MAX = 0.8
 """Below the second that most probes wait: a Redis that hangs must not look like an API that hangs."""
 _REASON_LENGTH_MAX = 200
-_REFUSED_BY_POOLER = "unsupported startup parameter"
-_NO_CONNECTION_LEFT = ("too many connections", "too many clients", "connection slots are reserved")
-"""PostgreSQL's words about its own bound of connections, and about those of a role and of a database."""
+_NO_CONNECTION_LEFT = "gives no more connections: see CONNECTION LIMIT of the role, and max_connections"
 _BY_WORDS = {
+    # PostgreSQL's about its own bound of connections, and about those of a role and of a database
+    "too many connections": _NO_CONNECTION_LEFT,
+    "too many clients": _NO_CONNECTION_LEFT,
+    "connection slots are reserved": _NO_CONNECTION_LEFT,
+    "unsupported startup parameter": "PgBouncer needs the line ignore_startup_parameters = options",
+    "in cluster mode": "is a node of a cluster, which is not supported",
     "certificate verify failed": "has a certificate that is not trusted",
     "does not match host name": "has a certificate for another host",
     "does not support SSL": "offers no TLS",
-    "FATAL:  ": "refuses the connection: see the log",
+    "FATAL:  ": "refuses the connection: see the log",  # of PostgreSQL, for any other reason
 }
-"""Words of libpq and OpenSSL about a connection that was not made; `FATAL` begins those of PostgreSQL."""
+"""The reasons by words of an error; the first that is there counts."""
 _OF_AMQP = (kombu.exceptions.ConnectionError, kombu.exceptions.ChannelError)
 _OF_A_CLUSTER = (
     redis.exceptions.MovedError,
@@ -181,16 +185,10 @@ def _reason(error: BaseException) -> str:
     """Return the server's own words for a refusal; no address and no message for any other error."""
     if isinstance(error, ProgrammingError):
         return str(error.orig).partition("\n")[0][:_REASON_LENGTH_MAX]
-    if isinstance(error, OperationalError | psycopg.Error) and any(
-        words in str(error) for words in _NO_CONNECTION_LEFT
-    ):
-        return "gives no more connections: see CONNECTION LIMIT of the role, and max_connections"
-    if isinstance(error, OperationalError) and _REFUSED_BY_POOLER in str(error):
-        return "PgBouncer needs the line ignore_startup_parameters = options"
     if isinstance(error.__cause__, redis.AuthenticationError):
         error = error.__cause__
-    if isinstance(error, _OF_A_CLUSTER) or "in cluster mode" in str(error):
-        return "is a node of a cluster, which is not supported"
+    if isinstance(error, _OF_A_CLUSTER):
+        return _BY_WORDS["in cluster mode"]
     if isinstance(error, _OF_AMQP) and error.reply_code:  # else it is the client's own
         return str(error.reply_text)[:_REASON_LENGTH_MAX]
     for words, reason in _BY_WORDS.items():
