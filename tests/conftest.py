@@ -1,5 +1,6 @@
 """Real servers for every test: PostgreSQL and Valkey from wheels, databases made by the migrations."""
 
+import gc
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +19,12 @@ from tests.databases import as_worker
 from tests.stage import Breakable, Stage
 
 _TEMPLATE = "template_admitone"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the modules and the tests, which last to the end of the run, out of all garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
