@@ -44,7 +44,7 @@ def error_of(stand: Stand, session: Any) -> str:
 
 
 Script = Callable[[Stand], list[Any]]
-SILENCE_SECONDS_MAX = 0.5
+SILENCE_SECONDS_MAX = 2.0
 NEVER_STORED = [ids.new_id() for _ in range(3)]
 """Commands of which no test before has left outcomes in the server that the tests share."""
 
@@ -212,7 +212,7 @@ def a_silent_session_is_ended(stand: Stand) -> list[Any]:
     silent = working(stand)
     stand.call(silent.execute, "BEGIN")
     stand.call(load.lock_events, silent, [event_id], 10, load.Scope())
-    for _ in range(4):
+    for _ in range(8):
         stand.a_while()
     applied = apply(stand, working(stand), [event_id])
     return [applied, error_of(stand, silent), silent.closed]
