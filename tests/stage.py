@@ -288,10 +288,10 @@ class Breakable:
     ) -> None:
         self._stack.close()
 
-    def __call__(self, *, workers: int = 1, api_processes: int = 1, servers: Servers | None = None) -> Stage:
+    def __call__(self, *, workers: int = 1, api_processes: int = 1) -> Stage:
         """Return a running stage on these servers."""
         stage = Stage(
-            servers or self.addresses,
+            self.addresses,
             self.addresses.database_url,
             self._folder,
             workers=workers,

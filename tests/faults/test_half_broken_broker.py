@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 import redis
 
-from ops.embedded import valkey
+from ops.embedded import Servers, valkey
 from shared.messaging import queues, results
 from shared.postgres import locks
 from tests.stage import Breakable, Json, Stage
@@ -293,16 +293,20 @@ def fake_redis(answer: bytes | None) -> Iterator[int]:
     ],
     ids=["hangs-up", "silent", "another-protocol", "half", "no-password"],
 )
-def test_deciding_needs_no_answer_of_a_broker(breakable: Breakable, answer: bytes | None) -> None:
-    with fake_redis(answer) as port:
-        url = f"redis://127.0.0.1:{port}/0"
-        stage = breakable(servers=replace(breakable.addresses, broker_url=url, result_url=url))
+def test_deciding_needs_no_answer_of_a_broker(
+    servers: Servers, database: str, tmp_path: Path, answer: bytes | None
+) -> None:
+    with ExitStack() as stack:
+        url = f"redis://127.0.0.1:{stack.enter_context(fake_redis(answer))}/0"
+        beside = replace(servers, broker_url=url, result_url=url)
+        stage = stack.enter_context(Stage(beside, database, tmp_path))
         event = stage.create_event(capacity=100)
         assert_decided(stage, event)
         found = readiness(stage, lambda found: found["degraded"])
 
+        assert [worker.poll() for worker in stage.workers] == [None]
+
     assert (found["status"], set(found["degraded"])) == (200, {"broker", "results"})
-    assert [worker.poll() for worker in stage.workers] == [None]
 
 
 def message(**changes: Any) -> bytes:
