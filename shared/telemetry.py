@@ -19,13 +19,14 @@ import structlog
 from shared import metrics
 from shared.settings import Settings
 
-# These loggers write a line for each wake message, and some for each try to consume from a broker that
-# refuses.
+# These loggers write a line for each wake message, or for one that comes too late, and some for each try to
+# consume from a broker that refuses.
 _CHATTY = {
     "celery.app.trace": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
     "celery.worker.consumer.connection": logging.WARNING,
     "celery.worker.consumer.consumer": logging.ERROR,
+    "kombu.transport.virtual.base": logging.ERROR,
 }
 _QUIET_SECONDS = 60
 _LINES_MAX = 10

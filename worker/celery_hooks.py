@@ -14,7 +14,8 @@ It relies on these internals of Celery and kombu:
 - `Consumer.create_task_handler`, `ensure_connected`, `channel_errors` and `on_connection_error_…`, through
   `app.conf.worker_consumer`;
 - `Message.payload` as `(args, kwargs, embed)`;
-- kombu's Redis channel, whose `handlers["BRPOP"]` reads and delivers one message.
+- kombu's Redis channel, whose `handlers["BRPOP"]` reads and delivers one message;
+- its `connection`, which has a `_reject_inbound_message` for a message without a consumer.
 
 Celery and kombu are pinned to one minor version each; `tests/integration/test_waking.py` and the tests of
 whole stacks fail when one of these changes.
@@ -168,10 +169,15 @@ def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message
 
 
 def _drop_garbage(channel: Any) -> None:  # noqa: ANN401
-    """Let a Redis channel drop a message that kombu cannot read; other channels hand such messages over."""
+    """Let a Redis channel drop a message that kombu cannot read; other channels hand such messages over.
+
+    It also drops a message for a queue that it has just ceased to consume: kombu would put the message back,
+    for which a worker needs no right else, and without a time to live.
+    """
     handlers = getattr(channel, "handlers", {})
     if "BRPOP" not in handlers:
         return
+    channel.connection._reject_inbound_message = lambda _: None  # noqa: SLF001 - see the module's docstring
     read = handlers["BRPOP"]
 
     def read_or_drop(**options: Any) -> object:

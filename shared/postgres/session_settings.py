@@ -25,6 +25,13 @@ _TIMEOUTS = {
     "idle_session_timeout": "0",
 }
 """Those of a role or a database are for other programs; AdmitOne's parts set their own behind these."""
+_PLANS = {
+    "enable_indexscan": "on",
+    "enable_indexonlyscan": "on",
+    "enable_bitmapscan": "on",
+    "enable_nestloop": "on",
+}
+"""The ways by which statements find their rows; without one of them they read whole tables and indexes."""
 _RULES = {
     "search_path": "public",
     "default_transaction_isolation": r"read\ committed",
@@ -38,7 +45,7 @@ def _arguments(settings: Mapping[str, str]) -> dict[str, str]:
     return {"client_encoding": "UTF8", "options": options}
 
 
-ARGUMENTS = _arguments(_FORMS | _TIMEOUTS | _RULES)
+ARGUMENTS = _arguments(_FORMS | _TIMEOUTS | _PLANS | _RULES)
 """libpq's parameters of every session; a session adds its own options behind these."""
 READING = _arguments(_FORMS | _TIMEOUTS)
 """Those of a session that reads the tables of another system, which has its own schemas."""

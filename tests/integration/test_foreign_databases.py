@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
@@ -21,6 +22,7 @@ from tests.integration import old_systems
 from tests.integration.test_service_readiness import NO_WORKER, checking, read
 from tests.stage import Stage
 
+WAYS_TO_ROWS = ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan", "enable_nestloop")
 DEFAULTS = {
     "datestyle": "German, DMY",
     "timezone": "Asia/Kathmandu",
@@ -40,6 +42,7 @@ DEFAULTS = {
     "idle_session_timeout": "50ms",
     "plan_cache_mode": "force_custom_plan",
     "client_encoding": "LATIN1",
+    **dict.fromkeys(WAYS_TO_ROWS, "off"),
 }
 
 
@@ -114,6 +117,13 @@ def test_defaults_of_a_database_change_nothing(servers: Servers, strange: str, t
     assert audit.replay(strange, event["slug"]).problems == []
     assert status.read(strange).failed.count == 0
     assert retention.tidy(strange, 1).keys == 0
+
+
+def test_defaults_of_a_database_change_no_plan(strange: str, settings: Settings) -> None:
+    given = [sql.SQL("current_setting({})").format(name) for name in WAYS_TO_ROWS]
+    ask = sql.SQL("SELECT ARRAY[{}]").format(sql.SQL(", ").join(given))
+    with connections.worker_session(settings.model_copy(update={"database_url": strange})) as session:
+        assert session.execute(ask).fetchone() == (["on"] * len(given),)
 
 
 def test_a_hung_api_process_keeps_no_transaction(settings: Settings) -> None:

@@ -296,6 +296,27 @@ def test_a_message_is_read_as_it_was_sent(settings: Settings, connect: Connect) 
     assert [entry["event"] for entry in logs] == ["wake_not_understood"]
 
 
+def test_a_message_that_comes_too_late_is_dropped(settings: Settings) -> None:
+    app = queues.celery_app(settings)
+    released, other = (queues.event_queue(ids.new_id()) for _ in range(2))
+    server = results.connect(settings.broker_url)
+    taken: list[Message] = []
+    with app.connection_for_read() as broker, broker.channel() as channel, server:
+        celery_hooks._drop_garbage(channel)  # noqa: SLF001 - what the worker does with each new channel
+        with KombuConsumer(channel, [released, other], on_message=taken.append, accept=["json"]) as consumer:
+            with pytest.raises(TimeoutError):
+                broker.drain_events(timeout=0.1)  # the wait for messages goes on
+            consumer.cancel_by_queue(released.name)
+            for queue in (released, other):
+                queues.wake(app, queue.name, [ids.new_id()])
+            broker.drain_events(timeout=10)  # the late one
+            broker.drain_events(timeout=10)
+        left = server.exists(released.name)
+
+    assert [message.delivery_info["routing_key"] for message in taken] == [other.name]
+    assert not left
+
+
 def test_a_message_wakes_the_owner(
     servers: Servers, database: str, connection: Connection, tmp_path: Path
 ) -> None:
