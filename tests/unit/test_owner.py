@@ -333,6 +333,18 @@ def test_the_consumer_follows_the_owner() -> None:
     assert (second.names, second.calls) == (names(A, B), [])
 
 
+def test_events_of_other_buckets_are_not_heard() -> None:
+    event_queues, hub = EventQueues(time.monotonic), Hub()
+    event_queues.consume([A, B])
+    event_queues.attach(hub)
+
+    assert event_queues.release_others({ids.bucket(B)}) == 1
+    for call in hub.calls:
+        call()
+
+    assert hub.names == names(B)
+
+
 def test_a_flood_of_events_is_heard_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "CONSUMED_EVENTS_MAX", 3)
     event_queues, hub = EventQueues(time.monotonic), Hub()
