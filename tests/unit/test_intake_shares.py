@@ -86,6 +86,18 @@ def test_a_command_that_was_given_up_is_not_written(loop: asyncio.AbstractEventL
     assert taken(shares) == [(A, 1), (A, 3)]
 
 
+def test_commands_that_were_given_up_take_no_room(loop: asyncio.AbstractEventLoop) -> None:
+    shares = limited(intake_waiting_max=2)
+    add(shares, loop, A, 1, 2)
+    for _, given_up, _ in shares.waiting[A]:
+        given_up.cancel()
+    add(shares, loop, A, 3, 4)
+
+    with pytest.raises(IntakeFull):
+        add(shares, loop, A, 5)
+    assert taken(shares) == [(A, 3), (A, 4)]
+
+
 def test_a_full_event_refuses_alone(loop: asyncio.AbstractEventLoop) -> None:
     shares = limited(intake_batch_max=2, intake_waiting_max=2)
     add(shares, loop, A, 1, 2)
