@@ -181,6 +181,17 @@ def test_a_batch_may_promote_almost_two_portions(connection: Connection) -> None
     assert counters(connection, world) == (spots, 5, spots, 5)
 
 
+def test_a_party_behind_the_last_portion_is_not_forgotten(connection: Connection) -> None:
+    spots = 3
+    parties = PORTION // spots + 2  # the last that a portion takes exceeds it, and one more is owed spots
+    world = a_waitlist(connection, parties, spots=spots)
+    ask(world, change(capacity=parties * spots))
+    while apply(world).settled:
+        pass
+
+    assert counters(connection, world) == (parties * spots, 0, parties * spots, 0)
+
+
 def test_a_batch_reads_few_waiting_registrations(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,10 @@ class History:
         self.judge = Judge(self.database, self.redis, self.settings, prompt)
         if self.chances.faulty <= NOT_OF_THE_API:
             self.judge.told_seconds_max = _TOLD_SECONDS if self.calm else _TOLD_BY_LEDGER_SECONDS
-            self.judge.late_seconds_max = _LATE_SECONDS
+            # A worker that is stopped in a transaction holds the keys that it releases: an INSERT that asks
+            # for one of them waits, and with it all that this API process has to accept.
+            held = "stop a worker" in self.chances.faulty
+            self.judge.late_seconds_max = _LATE_SECONDS_WITHOUT_DATABASE if held else _LATE_SECONDS
             self.judge.pending_seconds_max = _PENDING_SECONDS
         elif "stop an API process" not in self.chances.faulty:
             self.judge.late_seconds_max = _LATE_SECONDS_WITHOUT_DATABASE
