@@ -325,6 +325,18 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     assert counters(world) == (10, 10)
 
 
+def test_events_take_turns_in_a_batch(connection: Connection) -> None:
+    crowded, other = InPostgres(connection, SETTINGS), InPostgres(connection, {**SETTINGS, "slug": "other"})
+    *crowd, last = asked(*[register(1)] * 6)
+    crowded.accept(crowd)
+    other.accept([last])
+
+    batch.apply(session_of(connection), [crowded.event_id, other.event_id], 3)
+
+    assert answers(crowded) == ["confirmed"] * 2 + ["pending"] * 3
+    assert answers(other) == ["confirmed"]
+
+
 def test_commands_that_are_left_out_take_no_share(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     commands = [UUID(told.id) for told in asked(*[register(1)] * 5)]

@@ -280,10 +280,13 @@ def test_a_session_without_its_own_lock_owns_nothing(
         first.setattr(connections, "worker_session", lambda _: session)
         owners.tick(owner)
     world = a_world(connection, register(1))
+    other = connections.worker_session(settings)  # it has the worker's number, and is not its session
+    Ownership(session=other, number=owner.number, silence_seconds_max=60).join()
     session.execute("SELECT pg_advisory_unlock_all()")  # as a pooler's DISCARD ALL does
 
     with capture_logs() as logs:
         owners.tick(owner)
+    other.close()
     assert (outcomes(world), session.closed) == ([None], True)
     assert [entry["event"] for entry in logs] == ["ownership_lost"]
 

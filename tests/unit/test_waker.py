@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
+import redis
 from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
@@ -39,7 +40,7 @@ class Messages:
 
     async def send(self, _: str, event_ids: Sequence[UUID]) -> None:
         if event_ids[0] in self.lost:
-            raise ConnectionError("the broker is gone")
+            raise redis.ResponseError("the broker is full")
         self.sent.append(list(event_ids))
 
 
@@ -173,6 +174,17 @@ def test_one_message_wakes_an_owner_for_its_events(messages: Messages) -> None:
     asyncio.run(run())
 
     assert messages.sent == [[A], [B, C], [D]]
+
+
+def test_an_event_is_addressed_as_long_as_its_queue_is_consumed(messages: Messages) -> None:
+    messages.seconds = 0.0
+    waking = messages.waker()
+    first, soon = waking.messages([B]), waking.messages([B, C])
+    messages.seconds = queues.ADDRESSED_SECONDS + 1.0
+    late = waking.messages([B])
+
+    assert first == late == [("worker.1", [B])]
+    assert soon == [(f"event.{B}", [B, C])]
 
 
 def test_a_message_has_a_bounded_number_of_events(
@@ -312,5 +324,5 @@ def test_a_message_that_takes_too_long_is_given_up(
     with capture_logs() as logs:
         asyncio.run(run())
 
-    assert messages.sent[-1] == [C]
+    assert messages.sent == [[A], [B], [C]], "the message for D would take as long as that for B"
     assert [entry["event"] for entry in logs] == ["wake_failed", "wake_failed"]
