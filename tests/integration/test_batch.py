@@ -427,6 +427,16 @@ def test_a_large_cancellation_promotes_many_small_parties(connection: Connection
     assert world.snapshot().waitlist_length == 2
 
 
+def test_an_address_that_is_held_again_confirms_no_other(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    one, other = register(1, "ada@example.org"), register(1, "ada@example.org")
+    for told in asked(one, move("CANCELLED", 1), other, move("CONFIRMED", 2)):
+        world.accept([told])
+        world.apply(100)
+
+    assert answers(world) == ["confirmed", "status_changed", "confirmed", "ALREADY_REGISTERED"]
+
+
 def test_registrations_of_one_holder_swap_in_a_batch(connection: Connection) -> None:
     world = InPostgres(connection, SETTINGS)
     one, other = register(1, "ada@example.org"), register(1, "Ada@example.org")

@@ -132,6 +132,11 @@ def test_holders_cancel_until_the_time_for_it(until: datetime | None, *, refused
     assert (refusal is not None and refusal.code is RefusalCode.CANCELLATION_CLOSED) is refused
 
 
+@pytest.mark.parametrize(("until", "promotes"), [(None, True), (NOW + A_MINUTE, True), (NOW, False)])
+def test_spots_are_offered_until_the_time_for_it(until: datetime | None, *, promotes: bool) -> None:
+    assert terms(promote_until=until).promotes(NOW) is promotes
+
+
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("to", Status)
 def test_only_what_needs_spots_or_an_address_can_be_refused(status: Status, to: Status) -> None:
