@@ -39,7 +39,7 @@ def test_ten_admins_promoting_into_one_free_spot_promote_exactly_one(stage: Stag
     assert stage.get(f"/api/events/{event['id']}/counter")["drift"] == 0
 
 
-def test_a_registration_cancelled_and_deleted_by_many_at_once_frees_its_spots_once(stage: Stage) -> None:
+def test_many_cancel_and_spots_are_freed_once(stage: Stage) -> None:
     event = stage.create_event(capacity=10)
     party = stage.register_at_once(event, [{"name": "Party", "spotsCount": 4}])[0].json()
     stage.register_at_once(event, [{"name": "Other", "spotsCount": 3}])

@@ -121,7 +121,7 @@ def test_packages_that_cannot_be_installed_are_said(machine: Machine) -> None:
     assert machine.run("up")[0] == 0
 
 
-def test_without_a_recent_uv_it_is_installed_and_an_unreachable_index_is_said(machine: Machine) -> None:
+def test_uv_is_installed_or_the_index_is_named(machine: Machine) -> None:
     machine.has_python()
     machine.has_uv()
     pip = machine.place / "pip.conf"
@@ -206,7 +206,7 @@ def test_a_user_who_may_not_write_runs_an_installed_checkout(
 
 
 @pytest.mark.parametrize("installed", [False, True])
-def test_a_user_who_may_not_write_is_told_that_the_owner_must_install(
+def test_only_a_user_who_may_write_installs(
     machine: Machine, foreign: tuple[str, ...], *, installed: bool
 ) -> None:
     machine.has_python()

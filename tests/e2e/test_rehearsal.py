@@ -29,7 +29,7 @@ def test_a_rehearsal_on_its_own_stack_finds_nothing_wrong() -> None:
     assert (report["sent"], report["confirmed"], report["waitlisted"], report["pending"]) == (600, 50, 550, 0)
 
 
-def test_parties_at_two_api_processes_are_served_in_the_order_in_which_they_were_accepted(
+def test_parties_are_served_in_order_of_acceptance(
     breakable: Breakable,
 ) -> None:
     stage = breakable(workers=2, api_processes=2)

@@ -61,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield stack.ready()
 
 
-def test_a_first_start_tells_what_a_person_needs_and_the_printed_command_works(running: Up) -> None:
+def test_a_first_start_prints_a_command_that_works(running: Up) -> None:
     key = (running.data / "admin.key").read_text().strip()
     assert f"URL        http://localhost:{running.port}\n" in running.said
     assert f"Docs       http://localhost:{running.port}/docs\n" in running.said
@@ -156,7 +156,7 @@ def test_a_connection_waits_while_the_api_process_is_started_again(running: Up) 
     assert status == 200
 
 
-def test_ctrl_c_stops_everything_within_ten_seconds_and_a_later_start_has_it_all(running: Up) -> None:
+def test_ctrl_c_stops_everything_and_loses_nothing(running: Up) -> None:
     receipt = running.register("User C")
     assert running.stop() < STOP_SECONDS_MAX
     assert running.said.endswith("Stopping.\nStopped.\n")
@@ -174,7 +174,7 @@ def test_ctrl_c_stops_everything_within_ten_seconds_and_a_later_start_has_it_all
             assert after.stop(signal.SIGTERM) < STOP_SECONDS_MAX
 
 
-def test_two_stacks_run_side_by_side_one_of_them_as_an_ordinary_user_in_an_odd_folder(tmp_path: Path) -> None:
+def test_two_stacks_of_two_users_run_together(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ad mit ") as name:
         odd = Path(name)
         prefix: tuple[str, ...] = ()

@@ -72,7 +72,7 @@ def oversold(source: str) -> str:
     return source
 
 
-def test_a_uuid_stays_and_any_other_id_can_be_computed_by_its_client() -> None:
+def test_a_client_can_compute_its_adopted_id() -> None:
     assert adoption.adopted_id(OWN_UUID) == UUID(OWN_UUID)
     assert adoption.adopted_id(OWN_UUID.upper()) == UUID(OWN_UUID)
     assert adoption.adopted_id(CUID) == uuid5(NAMESPACE, CUID)
@@ -92,9 +92,7 @@ def test_an_event_keeps_its_ids_its_order_and_its_registrations(oversold: str, d
     assert {row.command_id for row in rows} == {None}
 
 
-def test_an_oversold_event_keeps_its_capacity_and_says_how_far_it_is_over(
-    oversold: str, database: str
-) -> None:
+def test_an_oversold_event_keeps_its_capacity(oversold: str, database: str) -> None:
     (adopted,) = adopt(oversold, database).events
 
     (event,) = run(database, "SELECT * FROM event")
@@ -127,9 +125,7 @@ def test_those_who_will_be_promoted_next_are_counted_and_promoted_by_nobody(
     assert run(database, "SELECT count(*) FROM registration WHERE status = 'CONFIRMED'") == [(1,)]
 
 
-def test_the_trail_replays_to_the_rows_and_every_hash_follows_from_the_one_before(
-    oversold: str, database: str
-) -> None:
+def test_the_trail_replays_and_its_hashes_chain(oversold: str, database: str) -> None:
     adopt(oversold, database)
 
     statuses, counter, last = {}, 0, bytes(32)
@@ -477,9 +473,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_each_registration_that_cannot_be_taken_is_left_out_alone_with_its_reason(
-    source: str, database: str
-) -> None:
+def test_only_what_cannot_be_taken_is_left_out(source: str, database: str) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"status": "PENDING"}, "STATUS_UNKNOWN"),
         ({"status": None}, "STATUS_UNKNOWN"),
@@ -646,7 +640,7 @@ def test_each_event_that_can_be_mended_is_taken_and_told(source: str, database: 
     assert [events[event.id] for event in report.events] == [now for *_, now in bad]
 
 
-def test_the_two_systems_may_share_a_database_and_prisma_may_name_its_schema(database: str) -> None:
+def test_the_two_systems_may_share_a_database(database: str) -> None:
     run(database, "CREATE SCHEMA old", *())
     run(database, "SET search_path = old;" + PRISMA)
     run(database, """INSERT INTO old."Event" (id, slug, title, capacity) VALUES ('e', 'e', 'e', 1)""")
@@ -658,9 +652,7 @@ def test_the_two_systems_may_share_a_database_and_prisma_may_name_its_schema(dat
     assert [event.fate.value for event in report.events] == ["ADOPTED"]
 
 
-def test_a_source_with_other_types_and_without_what_is_optional_is_adopted_too(
-    source: str, database: str
-) -> None:
+def test_other_types_and_missing_columns_are_adopted(source: str, database: str) -> None:
     run(
         source,
         'ALTER TABLE "Event" DROP "spotsReserved", DROP "createdAt", ALTER id TYPE uuid USING id::uuid',
@@ -832,9 +824,7 @@ def test_an_adopted_party_that_cannot_fit_blocks_no_other(source: str, database:
     ]
 
 
-def test_places_are_free_of_those_that_the_ledger_gave_before_and_gives_after(
-    oversold: str, database: str
-) -> None:
+def test_adopted_places_meet_none_of_the_ledger(oversold: str, database: str) -> None:
     other = run(
         database,
         "INSERT INTO event (id, slug, title, capacity) VALUES (gen_random_uuid(), 'x', 'x', 9) RETURNING id",

@@ -72,7 +72,7 @@ def test_a_plan_that_makes_no_sense_is_told_in_a_line(
     assert capsys.readouterr().err == "bench: 'many' is not a list of numbers, such as 1,16,64\n"
 
 
-def test_a_preloaded_event_is_as_if_its_registrations_had_come_one_by_one(arena: Arena) -> None:
+def test_preloaded_registrations_equal_those_that_came(arena: Arena) -> None:
     events = preload.service(arena, events=2, rows=ROWS)
     assert len(events) == 2
     assert int(arena.scalar("SELECT count(*) FROM registration")) == ROWS

@@ -135,9 +135,7 @@ def test_it_runs_below_folders_that_only_their_owner_may_enter(tmp_path: Path) -
     assert private.stat().st_mode & 0o777 == 0o700
 
 
-def test_it_runs_from_programs_in_a_folder_that_only_their_owner_may_enter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_servers_run_from_a_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = postgres.binary("initdb").parents[3]
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
@@ -156,7 +154,7 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def test_root_without_a_second_user_runs_in_a_namespace_or_is_told_why_not(
+def test_root_alone_runs_in_a_namespace(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     data = tmp_path / "data"

@@ -101,7 +101,7 @@ def test_refusals_are_the_answers_where_they_are_expected() -> None:
     assert (heard.answers, heard.errors) == (3, 9_999)
 
 
-def test_one_path_needs_no_lua_for_each_request_and_several_are_sent_in_turn() -> None:
+def test_lua_is_needed_for_several_paths_only() -> None:
     assert "request = function" not in wrk.script(a_load())
     script = wrk.script(a_load(paths=["/a", "/b"]))
     assert "request = function" in script

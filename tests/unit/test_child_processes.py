@@ -31,7 +31,7 @@ def wait_for(log: Path, text: str) -> None:
         time.sleep(child_processes.POLL_SECONDS)
 
 
-def test_a_child_has_a_session_of_its_own_and_appends_to_its_log(tmp_path: Path) -> None:
+def test_a_child_has_its_own_session_and_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("before\n")
     with child(log, "print(os.getsid(0) == os.getpid(), sys.stdin.read() == '')") as process:

@@ -67,7 +67,7 @@ def test_a_registration_is_filed_as_clients_send_it() -> None:
     assert msgspec.json.encode(command) == b'{"name":"Ada","spotsCount":2,"email":"ada@example.org"}'
 
 
-def test_a_change_of_the_event_is_filed_with_what_it_gives_and_nothing_else() -> None:
+def test_a_change_is_filed_with_given_fields_only() -> None:
     assert msgspec.json.encode(ChangeEvent(waitlist_limit=None, paused=False)) == (
         b'{"waitlistLimit":null,"paused":false}'
     )

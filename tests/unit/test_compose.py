@@ -51,7 +51,7 @@ def test_the_linter_finds_nothing_in_the_dockerfile() -> None:
     assert run(TOOLS / "hadolint", "Dockerfile") == ""
 
 
-def test_the_image_starts_the_command_line_and_each_part_is_one_of_its_commands() -> None:
+def test_each_part_of_the_image_is_a_command() -> None:
     assert f"ENTRYPOINT {json.dumps(ENTRYPOINT)}" in lines_of("Dockerfile")
     commands = get_command(cli.app).commands  # type: ignore[attr-defined]  # a typer application is a group
     assert {name: service["command"] for name, service in OURS.items()} == {
@@ -85,9 +85,7 @@ def answering(status: HTTPStatus) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("status", "exit_status"), [(HTTPStatus.OK, 0), (HTTPStatus.NOT_FOUND, 1)])
-def test_the_health_check_of_the_api_fails_unless_the_api_says_that_it_lives(
-    status: HTTPStatus, exit_status: int
-) -> None:
+def test_the_health_check_asks_the_api_itself(status: HTTPStatus, exit_status: int) -> None:
     kind, python, option, code = SERVICES["api"]["healthcheck"]["test"]
     assert (kind, python, option) == ("CMD", "python", "-c")
     assert "9000" in code
@@ -115,7 +113,7 @@ def test_the_api_may_open_enough_files() -> None:
     assert limits["soft"] > 2 * Settings.model_fields["client_connections_max"].default
 
 
-def test_only_the_api_can_be_reached_and_by_default_only_from_this_machine() -> None:
+def test_only_the_api_is_reached_from_outside() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
     assert SERVICES["api"]["ports"] == ["${ADMITONE_PUBLISH:-127.0.0.1:9000}:9000"]
     assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["api"]

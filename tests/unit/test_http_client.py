@@ -81,7 +81,7 @@ def test_requests_share_one_connection_and_arrive_whole() -> None:
     run(scene())
 
 
-def test_an_answer_in_pieces_or_chunks_or_after_an_interim_one_is_put_together() -> None:
+def test_an_answer_in_pieces_is_put_together() -> None:
     async def script(_request: bytes, writer: asyncio.StreamWriter) -> None:
         head = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
         for piece in (head, '2\r\n{"\r\n', '5\r\na":1}\r\n', "0\r\n", "\r\n"):
@@ -134,9 +134,7 @@ def test_a_connection_closed_while_idle_is_opened_again() -> None:
         ("SMTP ready\r\n", "not HTTP"),
     ],
 )
-def test_a_broken_answer_is_a_lost_connection_and_the_next_request_has_a_new_one(
-    answer: str, reason: str
-) -> None:
+def test_a_broken_answer_costs_the_connection(answer: str, reason: str) -> None:
     async def scene() -> None:
         async with serving(saying(answer, LIVES)) as (server, url):
             async with http_client.Connection(url, request_seconds_max=0.1) as connection:
@@ -162,7 +160,7 @@ def test_a_cancelled_request_does_not_leave_its_answer_to_the_next() -> None:
     run(scene())
 
 
-def test_a_second_request_at_the_same_time_is_a_mistake_of_the_caller() -> None:
+def test_a_client_sends_one_request_at_once() -> None:
     async def scene() -> None:
         async with serving(saying(LIVES)) as (_, url), http_client.Connection(url) as connection:
             await connection.request("GET", "/")

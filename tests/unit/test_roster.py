@@ -412,7 +412,7 @@ def test_healing_without_a_recount_is_a_broken_invariant() -> None:
         Event().ask(HealCounter())
 
 
-def test_a_follow_up_that_is_not_the_newest_leaves_the_promotions_to_that_one() -> None:
+def test_only_the_newest_follow_up_promotes() -> None:
     newest = UUID(int=9)
     roster = Roster(
         settings=SETTINGS,

@@ -68,7 +68,7 @@ def said(refusal: Refused | None) -> tuple[str, str] | None:
         ),
     ],
 )
-def test_a_registration_is_held_against_the_settings_at_the_time_it_was_accepted(
+def test_settings_at_the_time_of_acceptance_decide(
     settings: dict[str, Any], expected: tuple[str, str] | None
 ) -> None:
     assert said(rules.against_registering(terms(**settings), NOW, 3)) == expected
@@ -154,9 +154,7 @@ def test_only_what_needs_spots_or_an_address_can_be_refused(status: Status, to: 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.WAITLIST])
 @pytest.mark.parametrize(("spots_left", "said_to_be_left"), [(2, 2), (0, 0), (-5, 0)])
-def test_a_registration_that_does_not_fit_is_told_what_is_left_and_what_it_needs(
-    status: Status, spots_left: int, said_to_be_left: int
-) -> None:
+def test_a_refusal_names_spots_left_and_needed(status: Status, spots_left: int, said_to_be_left: int) -> None:
     refusal = rules.against_becoming(
         msgspec.structs.replace(ADA, status=status), Status.CONFIRMED, spots_left, {}
     )
@@ -208,7 +206,7 @@ def test_an_event_closes_after_it_opens(
     assert said(rules.against_settings(TERMS, after, 0)) == expected
 
 
-def test_a_capacity_that_is_too_small_is_said_before_a_window_that_is_wrong() -> None:
+def test_a_small_capacity_precedes_a_wrong_window() -> None:
     after = TERMS.changed(ChangeEvent(capacity=1, opens_at=NOW, closes_at=NOW))
 
     refusal = rules.against_settings(TERMS, after, 5)

@@ -8,7 +8,7 @@ from ops.embedded.unprivileged import EmbeddedError
 from ops.stack import supervisor
 
 
-def test_a_part_that_keeps_ending_is_started_ever_later_up_to_a_limit() -> None:
+def test_a_part_that_keeps_ending_starts_later() -> None:
     backoff = supervisor.Backoff()
     assert [backoff.after(0) for _ in range(8)] == [0.25, 0.5, 1, 2, 4, 8, 15, 15]
 
@@ -36,7 +36,7 @@ class Stubborn:
         return ""
 
 
-def test_a_part_that_cannot_be_started_again_is_tried_later_and_said_once_per_try() -> None:
+def test_each_failed_restart_is_said_once() -> None:
     process = subprocess.Popen(["false"])  # noqa: S607
     process.wait()
     watched, said = supervisor.Watched(Stubborn(process)), list[str]()
