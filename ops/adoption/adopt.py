@@ -73,6 +73,7 @@ def adopt(
         mapped = mapping.of(source_link, schema, mapping_file)
         mapping.check(mapped)
         report.columns = mapped.reported()
+        report.note(mapped.problems())
         reader = EventReader(mapped, target.now(), close_all=closed)
         with printing.bar() as bar:
             Adoption(Source(source_link, mapped), target, reader, report, bar).run()

@@ -35,6 +35,13 @@ class AdoptionError(ExpectedError):
     """The adoption cannot be done as asked, or cannot go on; the message is one line that says why."""
 
 
+_OWN_ZONE = """
+    SELECT CASE WHEN bool_or(at AT TIME ZONE current_setting('TimeZone') <> at AT TIME ZONE 'UTC')
+                THEN current_setting('TimeZone') END
+    FROM (VALUES (timestamptz '2026-01-01Z'), ('2026-07-01Z')) AS moment (at)
+"""
+
+
 def source(url: str) -> tuple[Link, str | None]:
     """Open the source, and return it with the schema that its URL names, if any.
 
@@ -56,6 +63,13 @@ def source(url: str) -> tuple[Link, str | None]:
     link.isolation_level = IsolationLevel.REPEATABLE_READ
     link.read_only = True
     return link, schema or None
+
+
+def own_zone(source_link: Link) -> str | None:
+    """Return the time zone of the source's database, None for UTC; the session is in UTC from now on."""
+    zone = source_link.execute(_OWN_ZONE).fetchone()
+    source_link.execute("SET timezone = 'UTC'")
+    return zone[0] if zone else None
 
 
 def target(url: str) -> Link:

@@ -431,6 +431,22 @@ def test_known_names_need_no_mapping(empty_database: str, database: str, tmp_pat
     assert rows == [("Ada", "Ada@example.com", 2, "CONFIRMED")]
 
 
+def test_a_time_zone_that_nobody_named_is_told(
+    empty_database: str, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = make_url(empty_database).database
+    run(empty_database, SNAKE + f"ALTER DATABASE \"{name}\" SET timezone = 'Asia/Tokyo'")
+
+    assumed = adopt(empty_database, database)
+    adoption.print_mapping(empty_database)
+    printed = capsys.readouterr().out
+    said = adopt(empty_database, database, mapping=mapping_of(tmp_path / "m", printed))
+
+    assert problems(assumed) == [("TIME_ZONE_ASSUMED", None, None)]
+    assert (assumed.all_taken, problems(said)) == (True, [])
+    assert "the database's own is Asia/Tokyo" in printed
+
+
 def test_several_tables_of_events_need_a_mapping(empty_database: str, database: str, tmp_path: Path) -> None:
     run(empty_database, SNAKE)
     run(empty_database, "CREATE TABLE event (LIKE events)")

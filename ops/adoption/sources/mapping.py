@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from ops.adoption import links
 from ops.adoption.links import AdoptionError, Link
-from ops.adoption.report import ReportedColumn
+from ops.adoption.report import Code, Problem, ReportedColumn
 from ops.adoption.sources import meanings, survey
 from ops.adoption.sources.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
 from ops.adoption.sources.survey import Surveyed
@@ -30,7 +31,7 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     """A mapping as it is written."""
 
-    time_zone: str = "UTC"
+    time_zone: str | None = None
     zero_capacity: Literal["ask", "unlimited", "waitlist"] = "ask"
     no_capacity: Literal["ask", "unlimited"] = "ask"
     spots_each: int | None = None
@@ -68,14 +69,32 @@ class TableMapping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceMapping:
-    """The meaning of a source's two tables, its capacities and its times."""
+    """The meaning of a source's two tables, its capacities and its times.
+
+    `unsaid_zone` is the time zone of the source's database if it is not UTC, and if no file says in which
+    zone the times are that have none.
+    """
 
     event: TableMapping
     registration: TableMapping
     zone: ZoneInfo
+    unsaid_zone: str | None
     zero_capacity: str
     no_capacity: str
     spots_each: int | None
+
+    def problems(self) -> list[Problem]:
+        """Return the problem of times without a zone that may be in the database's own, not in UTC."""
+        if self.unsaid_zone is None or not any(
+            column.honoured and column.rows_with_value and column.type.endswith("without time zone")
+            for column in self.reported()
+        ):
+            return []
+        detail = (
+            f"times without a zone are taken as UTC, and the source's database is in {self.unsaid_zone}; "
+            "say in a mapping what they are (time_zone)"
+        )
+        return [Problem(code=Code.TIME_ZONE_ASSUMED, event_id=None, detail=detail)]
 
     def reported(self) -> list[ReportedColumn]:
         """Return every column of both tables, as the report lists it."""
@@ -100,14 +119,16 @@ def of(link: Link, schema: str | None, file: Path | None) -> SourceMapping:
     Raises `AdoptionError` if the file is no mapping of this source.
     """
     written = _read(file)
+    own_zone = links.own_zone(link)
     try:
-        zone = ZoneInfo(written.time_zone)
+        zone = ZoneInfo("UTC" if written.time_zone is None else written.time_zone)
     except (KeyError, ValueError, OSError) as error:
         raise AdoptionError(f"the mapping's time_zone {written.time_zone!r} is unknown") from error
     return SourceMapping(
         event=_table(link, "event", schema, written.event),
         registration=_table(link, "registration", schema, written.registration),
         zone=zone,
+        unsaid_zone=own_zone if written.time_zone is None else None,
         zero_capacity=written.zero_capacity,
         no_capacity=written.no_capacity,
         spots_each=written.spots_each,
@@ -131,9 +152,10 @@ def check(mapping: SourceMapping) -> None:
 
 def printed(mapping: SourceMapping) -> str:
     """Return the mapping as a file that can be edited and given back."""
+    own_zone = f"; the database's own is {mapping.unsaid_zone}" if mapping.unsaid_zone else ""
     lines = [
         "# The meaning of each column of the source. Edit this file, and give it back as --mapping FILE.",
-        f'time_zone = "{mapping.zone.key}"    # of times without a zone',
+        f'time_zone = "{mapping.zone.key}"    # of times without a zone{own_zone}',
         f'zero_capacity = "{mapping.zero_capacity}"    # "unlimited" or "waitlist"; "ask" leaves events out',
         f'no_capacity = "{mapping.no_capacity}"    # null or negative: "unlimited"; "ask" leaves events out',
         f"spots_each = {mapping.spots_each}"
