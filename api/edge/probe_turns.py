@@ -1,4 +1,4 @@
-"""Answers probes in turns, so that a crowd of them delays no registration (decision 0038)."""
+"""Answers probes and pages in turns, so that a crowd of them delays no registration (decision 0038)."""
 
 import asyncio
 import time

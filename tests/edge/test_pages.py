@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
+from api.edge.probe_turns import TURN_SECONDS
 from api.main import create_app
 from shared.postgres import tables
 from shared.settings import Settings
@@ -230,3 +232,12 @@ def test_https_is_asked_for_by_setting_only(settings: Settings) -> None:
 
     for answer in answers:
         assert answer.headers.get_list("strict-transport-security") == ["max-age=31536000"]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/healthz"])
+def test_a_page_waits_for_its_turn(api: TestClient, path: str) -> None:
+    began = time.monotonic()
+    answers = [api.get(path) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert time.monotonic() - began >= 2 * TURN_SECONDS, "a crowd would take all of the process"

@@ -127,7 +127,9 @@ def test_each_role_can_look_at_the_service(settings_of: Callable[[str], Settings
     asked = accept_as_api(settings_of("admitone_api").database_url)
     settings = settings_of(role)
     with connections.worker_session(settings_of("admitone_worker")) as worker:
-        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        ownership = Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10)
+        ownership.join()
+        ownership.rebalance()
 
         assert read(settings).checks == {**FINE, "worker": "ok"}
         now = status.read(settings.database_url)
