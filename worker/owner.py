@@ -61,7 +61,8 @@ def apply(
 
     One event's commands are settled, or set aside, even if the database refuses their batch. For more than
     one event that raises `BatchRefused`, and `Overtaken` when another session settled a command meanwhile:
-    the caller applies the events one by one.
+    the caller applies the events one by one. Commands that were set aside, and can be written again, are
+    settled and returned by themselves; the rest of their events is unfinished then.
     """
     troubles = troubles or Troubles(time.monotonic)
     waiting: set[UUID] = set()

@@ -151,9 +151,9 @@ class Waker:
             self._pauses = {event_id: pause for event_id, pause in self._pauses.items() if pause.until > now}
         taken: dict[UUID, set[UUID]] = {}
         for event_id in list(self._due):
-            pause = self._pauses.get(event_id)
             if len(taken) >= queues.MESSAGE_EVENTS_MAX:
-                break
+                break  # the others have their turn in the next round
+            pause = self._pauses.get(event_id)
             if pause is None or pause.until <= now:
                 seconds = (
                     _OUTCOME_SECONDS_MAX if pause is None else min(2 * pause.seconds, _PAUSE_SECONDS_MAX)

@@ -8,7 +8,7 @@ TURN_SECONDS = 0.1
 
 
 class ProbeTurns:
-    """The turns in which an API process answers probes, at least `TURN_SECONDS` apart."""
+    """The turns in which an API process answers probes and pages, at least `TURN_SECONDS` apart."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class ProbeTurns:
         self._next = 0.0
 
     async def wait(self) -> None:
-        """Return at the next turn, together with all who wait for it: at once after a time without probes."""
+        """Return at the next turn, together with all who wait for it: at once after a time without any."""
         now = self._clock()
         turn = max(self._next, now)
         if turn > now:

@@ -155,8 +155,15 @@ def readiness(stage: Stage, until: Callable[[Json], object] = lambda _: True) ->
 
 def wait_until_consuming(stage: Stage, server: "redis.Redis") -> None:
     """Wait until every worker reads messages from the broker again."""
+    wait_until(
+        lambda: sum(client["cmd"] == "brpop" for client in server.client_list()) >= len(stage.workers), stage
+    )
+
+
+def wait_until(is_so: Callable[[], bool], stage: Stage) -> None:
+    """Return as soon as `is_so` holds."""
     deadline = time.monotonic() + REPAIRED_SECONDS_MAX
-    while sum(client["cmd"] == "brpop" for client in server.client_list()) < len(stage.workers):
+    while not is_so():
         assert time.monotonic() < deadline, stage.log()[-5_000:]
         time.sleep(0.02)
 
@@ -359,10 +366,7 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     waiting = [queues.EVENT_QUEUE % UUID(event["id"]), owner_queue(stage)]
     for queue in waiting:
         server.lpush(queue, GARBAGE[name])
-    deadline = time.monotonic() + REPAIRED_SECONDS_MAX
-    while server.exists(*waiting):
-        assert time.monotonic() < deadline, stage.log()[-3_000:]
-        time.sleep(0.05)
+    wait_until(lambda: not server.exists(*waiting), stage)
     assert_decided(stage, event)
     assert [worker.poll() for worker in stage.workers] == [None]
     assert "wake_not_understood" in stage.log()
