@@ -47,14 +47,17 @@ class Phase(StrEnum):
     """The rest of a body."""
     ANSWER = auto()
     """The client, which takes nothing of an answer."""
+    LEAVING = auto()
+    """The service itself, of which the client may not wait for the answer: it has ended its side."""
     CLOSING = auto()
     """The client's end of a connection that is refused or closed."""
     SERVED = auto()
     """The service itself, so without a limit: a client may wait for its outcome."""
 
 
-_INTERRUPTS_NOTHING = {Phase.SILENT, Phase.IDLE, Phase.HEAD}
-"""The phases in which a connection has no request that was begun: it may be ended for the sake of another."""
+_MAKES_ROOM = {Phase.SILENT, Phase.IDLE, Phase.HEAD, Phase.LEAVING}
+"""The phases in which a connection has no request that was begun, or perhaps no client any more, which looks
+the same as one that sends no more: it may be ended for the sake of another."""
 _USUAL = {Phase.IDLE, Phase.CLOSING}
 """The phases that often end, which is nothing to tell an operator."""
 
@@ -148,7 +151,7 @@ class Connections(ServerState):
         idle = [
             connection
             for connection in self._protocols()
-            if self._phase_of(connection) in _INTERRUPTS_NOTHING and connection is not newcomer
+            if self._phase_of(connection) in _MAKES_ROOM and connection is not newcomer
         ]
         count = max(surplus, self._open_max // _SHARE_ENDED)
         for connection in heapq.nsmallest(count, idle, key=lambda connection: connection.seen_at_look):

@@ -66,6 +66,8 @@ class HttpProtocol(HttpToolsProtocol):
     _beside_body_bytes = 0
     """The bytes of the present body since the last read that had any of its content: trailers, above all."""
     _refused = False
+    _sends_no_more = False
+    """The client has ended its side of the connection."""
     _is_ending = False
     """The process is about to end: each answer is the last one of its connection."""
     _served: RequestResponseCycle
@@ -78,6 +80,8 @@ class HttpProtocol(HttpToolsProtocol):
             return Phase.ANSWER
         if self._refused or self.transport.is_closing():
             return Phase.SERVED if self._is_served else Phase.CLOSING
+        if self._sends_no_more and self._is_served:
+            return Phase.LEAVING
         if not self.flow.read_paused:  # else what the client has sent may not have been read
             if self._head_bytes is not None:
                 return Phase.HEAD
@@ -152,6 +156,13 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             if max(self._head_bytes or 0, self._beside_body_bytes) > HEAD_BYTES_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE.error())
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes the connection at once
+        """Keep the connection for the answers to whole requests, behind which a client may send no more."""
+        self._sends_no_more = self._is_complete and self._is_served
+        if self._sends_no_more:
+            self.cycle.keep_alive = False
+        return self._sends_no_more
 
     def on_message_begin(self) -> None:
         """Begin a head."""

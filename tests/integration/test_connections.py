@@ -36,6 +36,8 @@ GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
 
 
+CHUNKED = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
 released = threading.Event()
 """What requests for `/held` wait for."""
 
@@ -199,6 +201,57 @@ def test_a_client_that_takes_nothing_is_cut_off(connect: Callable[[], Client], s
     wait_until(lambda: bool(server.server_state.connections))
     wait_until(lambda: not server.server_state.connections)
     assert len(client.rest()) < BIG
+
+
+@pytest.mark.parametrize(
+    ("requests", "answers"),
+    [
+        (GET % b"slow", ["0"]),
+        (GET % b"", ["0"]),
+        (b"GET /slow HTTP/1.0\r\n\r\n", ["0"]),
+        (POST % (b"slow", 3, b"") + b"abc", ["3"]),
+        (POST % (b"slow", 1_000_000, b"") + b"b" * 1_000_000, ["1000000"]),
+        (CHUNKED % b"slow", ["3"]),
+        (GET % b"slow" + POST % (b"", 3, b"") + b"abc" + GET % b"", ["0", "3", "0"]),
+    ],
+    ids=["late", "soon", "old", "body", "large", "chunked", "pipeline"],
+)
+def test_a_client_that_sends_no_more_is_answered(
+    connect: Callable[[], Client], requests: bytes, answers: list[str]
+) -> None:
+    client = connect()
+    client.send(requests)
+    client.end()
+    assert [text(client) for _ in answers] == answers
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_half_a_request_has_no_answer(connect: Callable[[], Client], used: bool) -> None:  # noqa: FBT001
+    for half in (b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n", POST % (b"slow", 9, b"") + b"1"):
+        client = connect()
+        if used:
+            ask(client)
+        client.send(half)
+        client.end()
+        assert client.is_closed()
+
+
+def test_a_client_that_only_sends_is_cut_off(connect: Callable[[], Client], server: Server) -> None:
+    client = connect()
+    client.send(POST % (b"big", 1, b"") + b"1")
+    client.end()
+    wait_until(lambda: bool(server.server_state.connections))
+    wait_until(lambda: not server.server_state.connections)
+    assert len(client.rest()) < BIG
+
+
+def test_clients_that_may_have_left_make_room(connect: Callable[[], Client], waiting: list[Client]) -> None:
+    for client in waiting[: OPEN_MAX // 2]:
+        client.end()
+    assert ask(connect()) == "0"
+    released.set()
+    assert [text(client) for client in waiting[OPEN_MAX // 2 :]] == ["0"] * (OPEN_MAX // 2)
 
 
 def test_many_idle_connections_make_room(connect: Callable[[], Client]) -> None:

@@ -119,6 +119,10 @@ class Client:
         for segment in segments:
             self._socket.sendall(segment)
 
+    def end(self) -> None:
+        """Send no more, and go on reading."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def line(self) -> str:
         return self._file.readline().decode().strip()
 
