@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -27,6 +28,8 @@ from ops.embedded import Servers
 CHECKOUT = Path(__file__).resolve().parent.parent
 _READY_SECONDS_MAX = 90
 _STOP_SECONDS_MAX = 15
+WORKER_BYTES_MAX = 300_000_000
+"""The most memory that messages which are garbage may let a worker take, far below its promised 512 MB."""
 Json = dict[str, Any]
 
 
@@ -261,6 +264,12 @@ class SlowTicks(Stage):
 def python_of(checkout: Path) -> str:
     """Return the Python that has a checkout's packages."""
     return sys.executable if checkout == CHECKOUT else str(checkout / ".venv/bin/python")
+
+
+def peak_bytes(worker: subprocess.Popen[bytes]) -> int:
+    """Return the most memory that a process has had."""
+    [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker.pid}/status").read_text())
+    return int(line) * 1_024
 
 
 class Breakable:

@@ -13,9 +13,10 @@ It relies on these internals of Celery and kombu:
   (`add_queue`, `consume`, `cancel_by_queue`) and `call_soon`, which other threads may call;
 - `Consumer.create_task_handler`, `ensure_connected`, `channel_errors` and `on_connection_error_…`, through
   `app.conf.worker_consumer`;
-- `Message.payload` as `(args, kwargs, embed)`;
-- kombu's Redis channel, whose `handlers["BRPOP"]` reads and delivers one message;
-- its `connection`, which has a `_reject_inbound_message` for a message without a consumer.
+- `Message.body` as JSON of `[args, kwargs, embed]`;
+- kombu's Redis channel, whose `handlers["BRPOP"]` reads and delivers one message, by its `client`;
+- its `connection`, which has a `_reject_inbound_message` for a message without a consumer;
+- kombu's AMQP channel, which decodes no text if its `auto_decode` is false.
 
 Celery and kombu are pinned to one minor version each; `tests/integration/test_waking.py` and the tests of
 whole stacks fail when one of these changes.
@@ -33,7 +34,8 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import CPendingDeprecationWarning, ImproperlyConfigured
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from kombu import Connection, Message, Queue
+from kombu import Connection, Message, Queue, compression
+from msgspec import json
 
 from shared.domain import ids
 from shared.messaging import queues
@@ -59,6 +61,8 @@ def install(app: Celery, owner: Owner, event_queues: "EventQueues") -> None:
     app.steps["worker"].add(OwnerStep)
     app.steps["consumer"].add(EventQueuesStep)
     app.task(name=queues.APPLY_COMMANDS)(apply_commands)
+    for content_type in compression.encoders():
+        compression.register(_refuse_compressed, _refuse_compressed, content_type)
     signals.worker_shutting_down.connect(lambda **_: owner.end(), weak=False)
 
 
@@ -100,7 +104,7 @@ class EventQueuesStep(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:  # noqa: ANN401
         """Consume the queues of the owned events, now and after every reconnection."""
-        _drop_garbage(c.task_consumer.channel)
+        drop_garbage(c.task_consumer.channel)
         c.app.event_queues.attach(c)
 
     def stop(self, c: Any) -> None:  # noqa: ANN401
@@ -157,7 +161,7 @@ def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message
         try:
             if message.headers["task"] != queues.APPLY_COMMANDS:
                 raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")  # noqa: TRY301 - garbage like any other
-            (event_ids,), _, _ = message.payload
+            (event_ids,), _, _ = json.decode(_bounded(message.body))
             if len(event_ids) > queues.MESSAGE_EVENTS_MAX:
                 raise ValueError(f"{len(event_ids)} events")  # noqa: TRY301 - likewise
             wake([UUID(event_id) for event_id in event_ids])
@@ -168,16 +172,19 @@ def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message
     return receive
 
 
-def _drop_garbage(channel: Any) -> None:  # noqa: ANN401
-    """Let a Redis channel drop a message that kombu cannot read; other channels hand such messages over.
+def drop_garbage(channel: Any) -> None:  # noqa: ANN401
+    """Let a new channel decode no message that is long, in no way but ours, and drop what it cannot read.
 
-    It also drops a message for a queue that it has just ceased to consume: kombu would put the message back,
-    for which a worker needs no right else, and without a time to live.
+    A Redis channel reads no message that is too long, and drops one that kombu cannot read; other channels
+    hand such messages over. It also drops a message for a queue that it has just ceased to consume: kombu
+    would put the message back, for which a worker needs no right else, and without a time to live.
     """
+    channel.auto_decode = False
     handlers = getattr(channel, "handlers", {})
     if "BRPOP" not in handlers:
         return
     channel.connection._reject_inbound_message = lambda _: None  # noqa: SLF001 - see the module's docstring
+    channel.client.set_response_callback("BRPOP", _bounded_item)
     read = handlers["BRPOP"]
 
     def read_or_drop(**options: Any) -> object:
@@ -188,6 +195,25 @@ def _drop_garbage(channel: Any) -> None:  # noqa: ANN401
             return True
 
     handlers["BRPOP"] = read_or_drop
+
+
+def _bounded_item(reply: Sequence[bytes] | None, **_: object) -> Sequence[bytes] | None:
+    """Return Redis' answer to BRPOP, a queue's name and its message, if the message is not too long."""
+    if reply:
+        _bounded(reply[1])
+    return reply
+
+
+def _bounded(text: bytes | str | None) -> bytes | str:
+    """Return a message's text, which may be decoded: that of a longer one may cost any memory and time."""
+    if text is None or len(text) > queues.MESSAGE_BYTES_MAX:
+        raise ValueError(f"a message of {len(text or '')} bytes")
+    return text
+
+
+def _refuse_compressed(_: bytes) -> bytes:
+    """Stand for each of kombu's ways to decompress: wake messages are not compressed."""
+    raise ValueError("a compressed message")
 
 
 def _log_garbage(error: BaseException) -> None:

@@ -46,6 +46,8 @@ MESSAGES_MAX = 100
 """An event needs one message, since the owner reads the ledger; an owner's queue has one a round at most."""
 MESSAGE_EVENTS_MAX = 5_000
 """Events of one message at most: a longer list would keep its owner from the events that have commands."""
+MESSAGE_BYTES_MAX = 1_000_000
+"""Of one message at most, which is several times what one of all these events has."""
 MESSAGE_SECONDS_MAX = 30
 """A message older than a tick is of no use: the ticks have found its commands."""
 _SOCKET_SECONDS_MAX = 5

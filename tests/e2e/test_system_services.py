@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from shared.messaging import queues
 from shared.postgres import connections
 from shared.settings import Settings
 from tests.integration import test_plans
-from tests.stage import Json, SlowTicks, Stage
+from tests.stage import WORKER_BYTES_MAX, Json, SlowTicks, Stage, peak_bytes
 
 PATIENCE = 60
 PATIENT = {"prefer": "wait=20"}
@@ -245,7 +246,9 @@ def test_garbage_in_rabbitmq_costs_no_worker(
     url, connection, names = rabbitmq
     servers = Servers(database_url=system_database, broker_url=url, result_url=system_redis)
     plain = {"content_type": "application/json", "content_encoding": "utf-8"}
-    task = {**plain, "headers": {"task": "apply_commands", "id": "1"}}
+    headers = {"task": "apply_commands", "id": "1"}
+    task = {**plain, "headers": headers}
+    zeros = zlib.compress(bytes(300_000_000))
     garbage: list[tuple[bytes, Json]] = [
         (b"\x00\xff", {"content_type": "application/data", "content_encoding": "binary"}),
         (b"\xff\xfe", task),
@@ -256,8 +259,12 @@ def test_garbage_in_rabbitmq_costs_no_worker(
         (b"[]", {**plain, "headers": {"task": "format_the_disk", "id": "1"}}),
         (b"[" * 200_000, task),
         (b"A" * 20_000_000, task),
+        (zeros, {**plain, "headers": {**headers, "compression": "zlib"}}),
+        (zeros, {**task, "content_type": "application/data", "content_encoding": "zlib"}),
+        (b"[" + b"[]," * 5_000_000 + b"[]]", task),
+        (b"a-" + b"b" * 1_000_000, {**task, "content_encoding": "punycode"}),
     ]
-    with Stage(servers, system_database, tmp_path, workers=1) as stage, stage.client() as client:
+    with SlowTicks(servers, system_database, tmp_path) as stage, stage.client() as client:
         event = stage.create_event(capacity=100)
         names.append(f"event.{event['id']}")
         path = f"/api/p/{event['slug']}/register"
@@ -267,6 +274,7 @@ def test_garbage_in_rabbitmq_costs_no_worker(
         wait_until(lambda: counts(connection, names[-1])[0] == 0, stage)
         assert client.post(path, json={"name": "User"}, headers=PATIENT).status_code == 201
         assert [worker.poll() for worker in stage.workers] == [None]
+        assert peak_bytes(stage.workers[0]) < WORKER_BYTES_MAX
         assert "wake_not_understood" in stage.log()
         assert "broker_away" not in stage.log()
         assert len(stage.log()) < 100_000

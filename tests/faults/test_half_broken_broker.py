@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ import redis
 from ops.embedded import Servers, valkey
 from shared.messaging import queues, results
 from shared.postgres import locks
-from tests.stage import Breakable, Json, Stage
+from tests.stage import WORKER_BYTES_MAX, Breakable, Json, Stage, peak_bytes
 
 ANSWER_SECONDS_MAX = 2.0
 REPAIRED_SECONDS_MAX = 20.0
@@ -337,6 +338,10 @@ def wake_body(event_ids: Iterable[str]) -> str:
     return base64.b64encode(json.dumps([[[*event_ids]], {}, {}]).encode()).decode()
 
 
+ZEROS = base64.b64encode(zlib.compress(bytes(300_000_000))).decode()
+MANY_LISTS = b"[" + b"[]," * 5_000_000 + b"[]]"
+WAKE_HEADERS = {"task": "apply_commands", "id": "1"}
+
 GARBAGE: dict[str, bytes] = {
     "no-json": b"\x00garbage",
     "no-utf-8": b"\xff\xfe\xfa",
@@ -352,7 +357,11 @@ GARBAGE: dict[str, bytes] = {
     "no-base64": message(body="$$$$"),
     "huge": message(body="A" * 20_000_000),
     "many-events": message(body=wake_body(str(UUID(int=number)) for number in range(300_000))),
-    "compressed": message(headers={"task": "apply_commands", "id": "1", "compression": "zlib"}),
+    "compressed": message(headers={**WAKE_HEADERS, "compression": "zlib"}),
+    "zeros": message(headers={**WAKE_HEADERS, "compression": "application/x-gzip"}, body=ZEROS),
+    "zeros-of-codec": message(**{"content-type": "application/data", "content-encoding": "zlib"}, body=ZEROS),
+    "lists": MANY_LISTS,
+    "lists-in-body": message(body=base64.b64encode(MANY_LISTS).decode()),
 }
 
 
@@ -372,6 +381,7 @@ def test_garbage_in_a_queue_costs_no_worker(broken: tuple[Breakable, Stage], nam
     assert "wake_not_understood" in stage.log()
     assert "Can't decode" not in stage.log(), "Celery would log each such message with its text"
     assert len(stage.log()) < 2_000_000
+    assert peak_bytes(stage.workers[0]) < WORKER_BYTES_MAX
     server.close()
 
 

@@ -302,7 +302,7 @@ def test_a_message_that_comes_too_late_is_dropped(settings: Settings) -> None:
     server = results.connect(settings.broker_url)
     taken: list[Message] = []
     with app.connection_for_read() as broker, broker.channel() as channel, server:
-        celery_hooks._drop_garbage(channel)  # noqa: SLF001 - what the worker does with each new channel
+        celery_hooks.drop_garbage(channel)  # what the worker does with each new channel
         with KombuConsumer(channel, [released, other], on_message=taken.append, accept=["json"]) as consumer:
             with pytest.raises(TimeoutError):
                 broker.drain_events(timeout=0.1)  # the wait for messages goes on
