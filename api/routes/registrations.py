@@ -24,7 +24,7 @@ from api.edge.schemas import Cancelled, PartySize, Receipt, ReceiptStatus, Regis
 from api.openapi import public_routes
 from api.routes import health
 from api.services import Provided, Services
-from shared.domain import commands
+from shared.domain import commands, texts
 from shared.domain.commands import ChangeStatus, CorrectRegistration, HoldersCommand, Register, Status
 from shared.domain.outcomes import Refused, StatusChanged
 
@@ -241,9 +241,9 @@ def direct(method: str, path: list[str]) -> tuple[Endpoint, dict[str, Any]] | No
 
 
 def _wait_seconds(request: Request) -> float:
-    """Return the seconds of the query parameter `wait`."""
-    text = request.query_params.get("wait")
-    if text is None:
+    """Return the seconds of the query parameter `wait`, 0 if it is blank or not there."""
+    text = request.query_params.get("wait", "")
+    if texts.is_blank(text):
         return 0
     seconds = float(text) if _SECONDS.fullmatch(text) else math.inf
     if seconds == math.inf:

@@ -173,7 +173,7 @@ def test_the_document_is_known_by_its_tag(stage: Stage) -> None:
     assert first.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("wait", ["-1", "-0.001", "nan", "inf", "-inf", "1e400", "abc", "", "1,5"])
+@pytest.mark.parametrize("wait", ["-1", "-0.001", "nan", "inf", "-inf", "1e400", "abc", "1,5"])
 def test_a_bad_wait_is_refused(stage: Stage, wait: str) -> None:
     event = stage.create_event()
     with stage.client() as client:
@@ -184,7 +184,7 @@ def test_a_bad_wait_is_refused(stage: Stage, wait: str) -> None:
     assert answer.json()["detail"].startswith("wait: ")
 
 
-@pytest.mark.parametrize("wait", ["0", "0.5", "1e3", "20"])
+@pytest.mark.parametrize("wait", ["0", "0.5", "1e3", "20", "", " ", "\u200b"])
 def test_a_settled_receipt_needs_no_wait(stage: Stage, wait: str) -> None:
     event = stage.create_event()
     with stage.client() as client:
