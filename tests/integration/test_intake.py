@@ -318,3 +318,31 @@ def test_a_key_that_is_released_meanwhile_is_written(
     with connection.begin():
         keys = connection.execute(text("SELECT key, command_id FROM idempotency_key")).all()
     assert keys == [(b"k", again.id)], "the key of a refused command stays released"
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["then-released", "then-kept"])
+def test_a_key_that_is_being_released_holds_up_nothing(
+    settings: Settings, connection: Connection, *, released: bool
+) -> None:
+    """A worker hangs in the transaction that refuses the key's command; meanwhile the key is sent again."""
+    first, again = asked(key=b"k", body=b"a"), asked(key=b"k", body=b"a")
+    beside = asked()
+    use(settings, lambda intake: intake.accept(first))
+
+    async def both(intake: Intake) -> list[Acceptance]:
+        by = asyncio.get_running_loop().time() + 3
+        return list(await asyncio.gather(intake.accept(again, by), intake.accept(beside, by)))
+
+    connection.execute(text("BEGIN"))
+    connection.execute(text("DELETE FROM idempotency_key"))
+    accepted = use(settings, both)
+    connection.execute(text("COMMIT" if released else "ROLLBACK"))
+
+    assert accepted == [
+        Acceptance(command_id=first.id, replayed=True),
+        Acceptance(command_id=beside.id),
+    ]
+    later = asked(key=b"k", body=b"a")
+    kept = Acceptance(command_id=first.id, replayed=True)
+    answer = use(settings, lambda intake: intake.accept(later))
+    assert answer == (Acceptance(command_id=later.id) if released else kept)

@@ -392,31 +392,26 @@ def test_a_key_that_names_two_commands_is_caught(database: str, connection: Conn
 
 def _asked_twice_under_one_key(database: str, connection: Connection) -> list[str]:
     world = InPostgres(connection, histories.SETTINGS)
-    for _ in range(2):
-        asyncio.run(
-            _accept(
-                database,
-                NewCommand(
-                    event_id=world.event_id,
-                    id=ids.new_id(),
-                    kind="register",
-                    payload=b'{"name":"Ada"}',
-                    actor="public",
-                    idempotency_key=b"key",
-                    fingerprint=b"body",
-                ),
-            )
-        )
+    asked = NewCommand(
+        event_id=world.event_id,
+        id=ids.new_id(),
+        kind="register",
+        payload=b'{"name":"Ada"}',
+        actor="public",
+        idempotency_key=b"key",
+        fingerprint=b"body",
+    )
+    asyncio.run(_accept(database, [asked, msgspec.structs.replace(asked, id=ids.new_id())]))
     witness = Witness(world, histories.SETTINGS)
     witness.drain()
     return witness.objections
 
 
-async def _accept(database: str, asked: NewCommand) -> None:
+async def _accept(database: str, asked: list[NewCommand]) -> None:
     plain = make_url(database).set(drivername="postgresql").render_as_string(hide_password=False)
     async with await BoundedSession.connect(plain) as session:
         await ledger.prepare(session)
-        await ledger.accept(session, [asked])
+        await ledger.accept(session, asked)
 
 
 def test_a_rewritten_outcome_is_caught(connection: Connection) -> None:

@@ -3,9 +3,10 @@
 -- number; the number of those that were written shows if any was left out. A command that is there already
 -- binds its key no second time: it may have been refused, and its key released. A statement that waits for one
 -- key may not see that another of its commands is there by then, and bind that one's key; then it divides by zero,
--- so that nothing of it stays (decision 0077). A key of the spelling that an earlier version took as it came is
--- looked for only. Keys are written in their own order, so that two statements with the same keys cannot wait for
--- each other.
+-- so that nothing of it stays (decision 0077). A key that names a command is not written at all: the INSERT would
+-- wait for the end of a transaction that releases it, and all commands with it (decision 0088). A key of the
+-- spelling that an earlier version took as it came is looked for only. Keys are written in their own order, so
+-- that two statements with the same keys cannot wait for each other.
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
         :'event_ids'::uuid[], :'ids'::uuid[], :'kinds'::text[], :'payloads'::jsonb[], :'actors'::text[],
@@ -19,6 +20,10 @@ WITH new AS MATERIALIZED (
     WHERE idempotency_key IS NOT NULL
       AND NOT EXISTS (SELECT FROM command WHERE event_id = new.event_id AND id = new.id OFFSET 0)
       -- Among the indexes only the primary key has this order.
+      AND new.idempotency_key IS DISTINCT FROM (
+          SELECT key FROM idempotency_key
+          WHERE event_id = new.event_id AND key >= new.idempotency_key ORDER BY key LIMIT 1
+      )
       AND (former_key IS NULL OR former_key IS DISTINCT FROM (
           SELECT key FROM idempotency_key
           WHERE event_id = new.event_id AND key >= new.former_key ORDER BY key LIMIT 1

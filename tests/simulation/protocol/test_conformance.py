@@ -93,7 +93,7 @@ def a_command_that_is_sent_twice_at_once_is_one(stand: Stand) -> list[Any]:
     return _behind_an_open_acceptance(stand, 1, "COMMIT")
 
 
-def a_key_waits_for_its_release(stand: Stand) -> list[Any]:
+def a_key_names_its_command_until_its_release(stand: Stand) -> list[Any]:
     event_id, a, worker = stand.event(1, capacity=1, waitlistEnabled=False), accepting(stand), working(stand)
     accept(stand, a, command(event_id, 1), command(event_id, 2, key="k"))
     started: list[Any] = []
@@ -280,7 +280,7 @@ SCRIPTS: list[Script] = [
     a_key_waits_for_its_first_command,
     a_key_is_free_after_a_rollback,
     a_command_that_is_sent_twice_at_once_is_one,
-    a_key_waits_for_its_release,
+    a_key_names_its_command_until_its_release,
     a_retry_that_waits_binds_no_released_key,
     an_open_acceptance_is_not_seen,
     a_locked_event_is_skipped,

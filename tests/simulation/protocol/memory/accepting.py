@@ -16,9 +16,12 @@ async def accept(tx: Transaction, p: Parameters) -> Read:
     if tx.database.last_number < p["last_number"]:
         return [(0, None, 1)]
     there = known(tx, [(event_id, id_) for event_id, id_, *_ in new])
-    # A key of an earlier version's spelling is only looked for, at the statement's beginning.
+    # Keys are looked for as they were at the statement's beginning; those that were there are not written.
     keyed = [
-        one for one in new if one[6] is not None and (one[7] is None or tx.get("key", one[0], one[7]) is None)
+        one
+        for one in new
+        if one[6] is not None
+        and all(key is None or tx.get("key", one[0], key) is None for key in (one[6], one[7]))
     ]
     bound = set()
     for event_id, id_, *_, key, _, fingerprint in sorted(keyed, key=lambda one: (one[0], one[6])):
