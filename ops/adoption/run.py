@@ -18,6 +18,9 @@ from ops.adoption.sources.source import RawEvent, RawRegistration, Source
 from ops.adoption.target import EventInUse, State, Target
 from ops.adoption.writing import Writing
 
+_UNIQUE_LENGTH_MIN = 16
+"""The least characters of an id that no other system has by chance: a UUID, a cuid, no number of a table."""
+
 
 class Adoption:
     """One run of the adoption."""
@@ -184,11 +187,21 @@ class Adoption:
         return registrations, spots, there
 
 
-def _against_id(event: CleanEvent, there: tuple[str, datetime] | None) -> list[Problem]:
-    """Refuse an event if the one that is there has its id by chance, as numbers of two systems have."""
-    if there is None or event.slug == there[0] or event.settings.get("created_at") == there[1]:
+def _against_id(event: CleanEvent, there: tuple[str, str, datetime] | None) -> list[Problem]:
+    """Refuse an event if the one that is there has its id by chance, as numbers of two systems have.
+
+    The same event has the same slug, or time of creation. Without that time it has the same slug or title.
+    """
+    if there is None or len(event.source_id) >= _UNIQUE_LENGTH_MIN:
         return []
-    detail = f"another event was adopted under this id: {there[0]}"
+    slug, title, created_at = there
+    created = event.settings.get("created_at")
+    same = event.settings["title"] == title if created is None else created == created_at
+    if same or event.slug == slug:
+        return []
+    detail = f"another event was adopted under this id: {slug}"
+    if created is None:
+        detail += "; if it is the same, adopt it with its slug or title of then first: no time tells it"
     return [Problem(code=Code.ID_TAKEN, event_id=event.source_id, detail=detail)]
 
 

@@ -20,7 +20,7 @@ _REVISION = "SELECT version_num FROM alembic_version"
 _LOCK = "SELECT pg_try_advisory_lock(%s)::int"
 # A refused command changed nothing, and a pending one is decided after the adoption's transaction.
 _STATE = """
-    SELECT event.slug, event.created_at, adoption.event_id IS NOT NULL AS adopted,
+    SELECT event.slug, event.title, event.created_at, adoption.event_id IS NOT NULL AS adopted,
            adoption.finished_at IS NOT NULL AS finished,
            event.paused AND event.closes_at <= now() AS closed,
            EXISTS (SELECT FROM audit_entry WHERE event_id = event.id AND actor <> %(actor)s) AS changed
@@ -97,15 +97,15 @@ class Target:
         with self._link.transaction(force_rollback=undo):
             yield
 
-    def state(self, id_: UUID) -> tuple[State, tuple[str, datetime] | None]:
-        """Return the state of an event, and its slug and time of creation in the target."""
+    def state(self, id_: UUID) -> tuple[State, tuple[str, str, datetime] | None]:
+        """Return the state of an event, and its slug, title and time of creation in the target."""
         row = self._link.execute(_STATE, {"event_id": id_, "actor": ACTOR}).fetchone()
         if row is None:
             return State.ABSENT, None
-        slug, created_at, adopted, finished, closed, changed = row
+        slug, title, created_at, adopted, finished, closed, changed = row
         if not adopted or (finished and changed) or not (finished or closed):
-            return State.TAKEN_OVER, (slug, created_at)
-        return State.UNCHANGED if finished else State.UNFINISHED, (slug, created_at)
+            return State.TAKEN_OVER, (slug, title, created_at)
+        return State.UNCHANGED if finished else State.UNFINISHED, (slug, title, created_at)
 
     def slug_is_anothers(self, slug: str, id_: UUID) -> bool:
         """Return True if another event has the slug."""

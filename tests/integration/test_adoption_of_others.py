@@ -742,6 +742,48 @@ def test_two_systems_with_the_same_numbers_are_told_apart(
     assert content(database) == before
 
 
+TEXT_IDS = SNAKE.replace("id bigserial", "id text DEFAULT '1'").replace("event_id bigint", "event_id text")
+
+
+@pytest.mark.parametrize("id_", ["7", "0198c2a4-7c11-7b3e-9d5a-3f1c2b4a5d6e", "cm3x1y8a90000qzrmn831i7rn"])
+@pytest.mark.parametrize("created", ["created_at = NULL", "created_at = '2026-01-01'"])
+def test_an_event_may_change_its_slug(empty_database: str, database: str, id_: str, created: str) -> None:
+    run(empty_database, TEXT_IDS)
+    run(
+        empty_database,
+        f"UPDATE events SET id = '{id_}', {created}; UPDATE registrations SET event_id = '{id_}'",
+    )
+    adopt(empty_database, database)
+    run(empty_database, "UPDATE events SET slug = 'gala'")
+
+    report = adopt(empty_database, database)
+
+    assert (problems(report), [event.fate.name for event in report.events]) == ([], ["UPDATED"])
+    assert states(database) == {"gala": "OPEN"}
+
+
+@pytest.mark.parametrize("id_", ["0198c2a4-7c11-7b3e-9d5a-3f1c2b4a5d6e", "cm3x1y8a90000qzrmn831i7rn"])
+def test_an_id_of_its_own_tells_an_event(empty_database: str, database: str, id_: str) -> None:
+    run(empty_database, TEXT_IDS)
+    run(empty_database, f"UPDATE events SET id = '{id_}'; DELETE FROM registrations")
+    adopt(empty_database, database)
+    run(empty_database, "UPDATE events SET slug = 'gala', name = 'The gala', created_at = NULL")
+
+    assert (problems(adopt(empty_database, database)), states(database)) == ([], {"gala": "OPEN"})
+
+
+def test_numbers_without_times_are_told_apart(empty_database: str, database: str) -> None:
+    run(empty_database, SNAKE)
+    run(empty_database, "UPDATE events SET created_at = NULL")
+    adopt(empty_database, database)
+    run(empty_database, "UPDATE events SET slug = 'gala', name = 'The gala'")
+
+    report = adopt(empty_database, database)
+
+    assert problems(report) == [("ID_TAKEN", "1", None)]
+    assert "adopt it with its slug or title of then first" in report.problems[0].detail
+
+
 def test_places_of_the_source_precede_its_times(source: str, database: str) -> None:
     columns(source, "Registration", 'ADD "waitlistPosition" int')
     add_event(source, "e")
