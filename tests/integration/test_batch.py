@@ -325,6 +325,15 @@ def test_two_owners_at_once_decide_every_command_once(database: str, connection:
     assert counters(world) == (10, 10)
 
 
+def test_the_ledger_orders_not_the_ids(connection: Connection) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 1})
+    world.accept(asked(*[register(1)] * 3)[::-1])  # as of processes with different clocks
+
+    batch.apply(session_of(connection), [world.event_id], 3)
+
+    assert answers(world) == ["confirmed", "waitlisted", "waitlisted"]
+
+
 def test_events_take_turns_in_a_batch(connection: Connection) -> None:
     crowded, other = InPostgres(connection, SETTINGS), InPostgres(connection, {**SETTINGS, "slug": "other"})
     *crowd, last = asked(*[register(1)] * 6)

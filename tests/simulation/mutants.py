@@ -98,6 +98,10 @@ def promotes_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     _promotes_on(monkeypatch, promote_until=None)
 
 
+def promotes_at_a_deleted_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    _promotes_on(monkeypatch, deleted=False)
+
+
 def _promotes_on(monkeypatch: pytest.MonkeyPatch, **terms: object) -> None:
     promotes = EventSettings.promotes
     monkeypatch.setattr(

@@ -117,6 +117,14 @@ IN_DECISIONS = [
         caught=frozenset({"7", "model"}),
     ),
     Bug(
+        name="a follow-up promotes at an event that was deleted meanwhile",
+        plant=mutants.promotes_at_a_deleted_event,
+        history=history(
+            *[register(1)] * 4, change(capacity=3), delete_event(), capacity=0, promoted_spots_max=1
+        ),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
         name="a holder cancels after the time for it",
         plant=mutants.lets_holders_cancel_for_ever,
         history=history(register(1), cancel(1), cancelUntil=minute(1)),

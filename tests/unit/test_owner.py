@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from psycopg.errors import QueryCanceled
 from structlog.testing import capture_logs
 
 from shared.domain import ids
@@ -202,6 +203,16 @@ def test_vain_tries_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tries.tried) == 3
 
 
+def test_vain_tries_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries(monkeypatch, seconds=1 / 64, in_vain=True)
+    owner = tries.owner(8, tick_seconds=0.5)
+    for _ in range(4):
+        owner.tick()
+        tries.now += 10  # all are due again
+
+    assert len({*tries.tried}) == len(tries.tried) == 8
+
+
 def test_only_owned_commands_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = Tries(monkeypatch, seconds=0.01)
     owner = tries.owner(2, tick_seconds=0.5)
@@ -270,12 +281,47 @@ def test_a_batch_is_told_by_its_own_commit(monkeypatch: pytest.MonkeyPatch, cut_
     assert told == [not cut_off]
 
 
+class Times:
+    """Troubles on a clock of their own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.troubles = Troubles(lambda: self.now)
+
+
 def test_an_event_is_full_by_its_own_troubles() -> None:
     troubles = Troubles(time.monotonic)
     for number in range(trouble.SET_ASIDE_MAX):
         troubles.set_aside(Place(A, UUID(int=100 + number), number), ValueError())
 
     assert (troubles.full(A), troubles.full(B)) == (True, False)
+
+
+def test_time_outs_count_although_a_neighbour_is_settled() -> None:
+    tries = Times()
+    culprit, neighbour = (Place(A, UUID(int=100 + number), number) for number in range(2))
+    for _ in range(trouble.TIMEOUTS_MAX - 1):
+        tries.troubles.set_aside(culprit, QueryCanceled())
+        tries.troubles.set_aside(neighbour, QueryCanceled())
+        tries.troubles.forget(neighbour.command_id)
+        assert not tries.troubles.gives_up(culprit.command_id, QueryCanceled())
+        tries.now += trouble.TIMEOUTS_APART_SECONDS
+
+    assert tries.troubles.gives_up(culprit.command_id, QueryCanceled())
+
+
+def test_a_slow_command_has_more_time_alone() -> None:
+    tries = Times()
+    culprit = Place(A, UUID(int=100), 1)
+    had = [tries.troubles.patience(culprit.command_id)]
+    for seconds in (0, 1, trouble.TIMEOUTS_APART_SECONDS):
+        tries.troubles.set_aside(culprit, QueryCanceled())
+        tries.now += seconds
+        had.append(tries.troubles.patience(culprit.command_id))
+
+    first, second, too_soon, counts = had
+    assert first == too_soon == trouble.PART_OF_REFUSED_BATCH
+    assert second == counts == trouble.ALONE_AGAIN
 
 
 class Hub:

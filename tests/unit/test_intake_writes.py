@@ -1,0 +1,70 @@
+"""The intake while a write is on its way: what late requests are told, and what the write confirms."""
+
+import asyncio
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+
+from api.commands.intake import AcceptanceUnknown, Intake, LedgerUnavailable
+from shared.postgres.ledger import Acceptance, NewCommand
+from shared.settings import Settings
+
+SETTINGS = Settings(
+    database_url="postgresql://127.0.0.1:9/nothing",
+    broker_url="redis://127.0.0.1:9/0",
+    result_url="redis://127.0.0.1:9/0",
+)
+
+
+def command(number: int) -> NewCommand:
+    return NewCommand(
+        event_id=UUID(int=1), id=UUID(int=number), kind="register", payload=b"{}", actor="public"
+    )
+
+
+class Writes:
+    """An intake whose writes last until `go_on`; `begun` counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self.go_on = asyncio.Event()
+        self.intake = Intake(SETTINGS)
+        monkeypatch.setattr(self.intake, "_commit", self._commit)
+        monkeypatch.setattr(self.intake, "_session", SimpleNamespace(server="server"))
+
+    async def _commit(self, _: object) -> list[Acceptance]:
+        self.begun += 1
+        await self.go_on.wait()
+        return [Acceptance(command_id=UUID(int=1))]
+
+
+def test_only_what_was_sent_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> tuple[list[object], int]:
+        writes = Writes(monkeypatch)
+        by = asyncio.get_running_loop().time() + 0.05
+        sent = asyncio.create_task(writes.intake.accept(command(1), by))
+        while not writes.begun:  # noqa: ASYNC110 - the write begins by itself
+            await asyncio.sleep(0)
+        waiting = writes.intake.accept(command(2), by)
+        errors = await asyncio.gather(sent, waiting, return_exceptions=True)
+        writes.go_on.set()
+        await asyncio.sleep(0.01)
+        return [type(error) for error in errors], writes.begun
+
+    assert asyncio.run(answers()) == ([AcceptanceUnknown, LedgerUnavailable], 1)
+
+
+def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def begun() -> int:
+        writes = Writes(monkeypatch)
+        accepted = asyncio.create_task(writes.intake.accept(command(1)))
+        while not writes.begun:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0)
+        confirmed = asyncio.create_task(writes.intake.confirm_all({"server"}))
+        await asyncio.sleep(0)
+        writes.go_on.set()
+        await asyncio.gather(accepted, confirmed)
+        return writes.begun
+
+    assert asyncio.run(begun()) == 2
