@@ -122,10 +122,10 @@ class Database:
         until = time.monotonic() + seconds_max
         left = -1
         while left and time.monotonic() < until:
-            with suppress(psycopg.OperationalError):
-                left = int(self.query(_PENDING, seq)[0][0])
-            if left:
-                time.sleep(POLL_SECONDS)
+            with suppress(psycopg.OperationalError), self.session() as session:
+                while left and time.monotonic() < until:
+                    [(left, _)] = session.execute(_PENDING, [seq]).fetchall()
+                    time.sleep(POLL_SECONDS if left else 0)
         return left
 
     def drifting(self) -> list[str]:

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from itertools import count
@@ -20,6 +21,8 @@ Mode = Literal["pass", "hold", "refuse", "cut", "misdirect"]
 Point = Literal["before", "answered", "told"]
 Then = Literal["kill", "stop", "cut", "refuse"]
 START_SECONDS_MAX = 30.0
+READ_SECONDS = 0.02
+"""A thread that waits for its trap leaves the relays to others after so long."""
 
 
 class Relays:
@@ -32,6 +35,8 @@ class Relays:
         self.links = links
         self._log = log
         self._numbers = count()
+        self._lock = threading.Lock()
+        """Faults that strike at once use the relays from threads of their own."""
         self._sprung: dict[int, float] = {}
         self._done = -1
         self._buffer = b""
@@ -89,19 +94,21 @@ class Relays:
         """Return the time at which a trap was sprung; None if it was not in this time."""
         until = time.monotonic() + seconds_max
         while number not in self._sprung and (left := until - time.monotonic()) > 0:
-            self._read(left)
+            with self._lock:
+                self._read(min(left, READ_SECONDS))
         return self._sprung.pop(number, None)
 
     def _tell(self, command: Mapping[str, Any]) -> None:
         """Send a command, and return once it is done."""
         assert self._process.stdin is not None
-        number = next(self._numbers)
-        self._process.stdin.write(json.dumps({**command, "number": number}).encode() + b"\n")
-        self._process.stdin.flush()
-        until = time.monotonic() + START_SECONDS_MAX
-        while self._done < number:
-            assert time.monotonic() < until, f"the relays do not answer{child_processes.tail(self._log)}"
-            self._read(until - time.monotonic())
+        with self._lock:
+            number = next(self._numbers)
+            self._process.stdin.write(json.dumps({**command, "number": number}).encode() + b"\n")
+            self._process.stdin.flush()
+            until = time.monotonic() + START_SECONDS_MAX
+            while self._done < number:
+                assert time.monotonic() < until, f"the relays do not answer{child_processes.tail(self._log)}"
+                self._read(until - time.monotonic())
 
     def _read(self, seconds_max: float) -> bool:
         assert self._process.stdout is not None

@@ -37,12 +37,14 @@ def as_json(result: Result) -> str:
         "events": verdict.events,
         "operations": verdict.operations,
         "commands": verdict.commands,
+        "commandsOfBacklogs": result.commands_of_backlogs,
         "outcomes": dict(verdict.outcomes),
         "decidedAgain": verdict.decided_again,
         "judgedSeconds": round(verdict.seconds, 2),
         "faults": len(result.struck),
         "struck": result.struck,
-        "faultTypes": list(recovery.summarise(result.struck)),
+        "salvos": result.salvos,
+        "faultTypes": list(recovery.summarise([*result.struck, *result.salvos])),
         "neverStruck": never_struck(result),
         "drainedBefore": round(result.drained_before),
         "drainedAfter": round(result.drained_after),
@@ -84,7 +86,7 @@ def show(result: Result, folder: str | None) -> None:
     table = Table(title=f"Chaos, seed {result.plan.seed}", title_justify="left")
     for column in ("fault", "struck", "alone", "p50 s", "p99 s", "worst s", "bar s"):
         table.add_column(column, justify="left" if column == "fault" else "right")
-    for row in recovery.summarise(result.struck):
+    for row in recovery.summarise([*result.struck, *result.salvos]):
         times = ["" if value is None else f"{value:.2f}" for value in (row.p50, row.p99, row.worst)]
         table.add_row(row.name, str(row.struck), str(row.alone), *times, f"{row.bar_seconds:g}")
     console.print(table)
@@ -145,7 +147,11 @@ def _sentences(result: Result) -> Iterator[str]:
     outcomes = ", ".join(f"{times:,} {name}" for name, times in verdict.outcomes.most_common())
     yield _place(result.servers)
     yield f"{len(result.struck)} faults in {result.seconds:,.0f} s, at {verdict.events:,} events"
-    yield f"{verdict.operations:,} operations, {verdict.commands:,} commands: {outcomes}"
+    under_faults = verdict.commands - result.commands_of_backlogs
+    yield (
+        f"{verdict.operations:,} operations, {verdict.commands:,} commands, "
+        f"{under_faults:,} of them under faults: {outcomes}"
+    )
     yield f"judged in {verdict.seconds:.1f} s; the model decided {verdict.decided_again:,} commands again"
     if result.plan.backlog:
         yield f"a backlog drained at {result.drained_before:,.0f}/s, then at {result.drained_after:,.0f}/s"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
@@ -39,6 +40,7 @@ PROCESSES_MAX = 4
 STOP_SECONDS_MAX = 15.0
 FIRST_PORT = 6_001
 """The relays' ports are parts of sockets' names; only to RabbitMQ they are TCP ports of this machine."""
+_JOINED = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name = ANY(%s)"
 OPERATOR, STANDBY = "operator", "standby"
 """They have ways to the servers as well."""
 
@@ -172,27 +174,25 @@ class Service(Database):
         """Return once the service is ready; raises `HarnessError` with the ends of the logs."""
         until = time.monotonic() + seconds_max
         found = "no answer"
-        while time.monotonic() < until:
-            with suppress(httpx2.HTTPError), httpx2.Client(base_url=self.url, timeout=5) as client:
-                answer = client.get("/readyz")
-                if answer.status_code == HTTPStatus.OK:
-                    return
-                found = answer.text
-            time.sleep(POLL_SECONDS)
+        with httpx2.Client(base_url=self.url, timeout=5) as client:
+            while time.monotonic() < until:
+                with suppress(httpx2.HTTPError):
+                    answer = client.get("/readyz")
+                    if answer.status_code == HTTPStatus.OK:
+                        return
+                    found = answer.text
+                time.sleep(POLL_SECONDS)
         raise HarnessError(f"the service is not ready: {found}{self.last_words()}")
 
-    def joined(self) -> bool:
-        """Return True if every worker has a session."""
-        names = {f"admitone-worker/{socket.gethostname()[:32]}/{self.pid(name)}" for name in self.workers}
-        return names <= {name for (name,) in self.query("SELECT application_name FROM pg_stat_activity")}
-
-    def wait_joined(self, seconds_max: float = READY_SECONDS_MAX) -> None:
-        """Return once every worker has a session."""
-        until = time.monotonic() + seconds_max
-        while not self.joined():
-            if time.monotonic() > until:
-                raise HarnessError(f"a worker does not join{self.last_words()}")
-            time.sleep(POLL_SECONDS)
+    def wait_joined(self, workers_min: int = PROCESSES_MAX) -> None:
+        """Return once so many workers have a session, or all of them."""
+        until = time.monotonic() + READY_SECONDS_MAX
+        workers = [f"admitone-worker/{socket.gethostname()[:32]}/{self.pid(name)}" for name in self.workers]
+        with self.session() as session:
+            while session.execute(_JOINED, [workers]).rowcount < min(workers_min, len(workers)):
+                if time.monotonic() > until:
+                    raise HarnessError(f"a worker does not join{self.last_words()}")
+                time.sleep(POLL_SECONDS)
 
     def last_words(self) -> str:
         """Return the ends of the programs' logs."""
@@ -209,11 +209,13 @@ class Service(Database):
         )
 
     def fail_over(self, standby: Standby) -> None:
-        """Promote a standby, and let all ways to the primary lead to it."""
+        """Promote a standby, let all ways to the primary lead to it, and remove the primary's files."""
+        lost = self.postgres.cluster
         self.relays.change(f"{STANDBY}/postgres", "cut")
         socket_path = self.promote(standby)
         for name in self._ports:
             self.relays.lead(f"{name}/postgres", str(socket_path))
+        shutil.rmtree(lost)
 
     def replicated(self) -> Standby:
         """Return a new synchronous standby, which reads from a way of its own."""

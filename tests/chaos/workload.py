@@ -21,12 +21,14 @@ from tests.chaos.database import HarnessError
 from tests.chaos.history import History, Made, Operation
 from tests.chaos.wishes import SETTINGS, Event, Json, Wish, Wishes
 
-CLIENTS, CROWD, READERS = 48, 64, 8
+CLIENTS, CROWD, READERS = 192, 64, 8
 EVENTS = 8
 EVENT_OPERATIONS = 80, 320
 """An event gets so many operations, drawn between these, then another one takes its place."""
 DELETED_SHARE = 0.3
 REQUEST_SECONDS_MAX = 12.0
+BEHIND_SECONDS_MAX = 5.0
+"""A client asks by the clock; one that was held up makes up for so long, without a pause."""
 PATIENCE_SECONDS = 90.0
 """A client gives an operation up after so long without an answer."""
 POLL_SECONDS = 0.05
@@ -116,6 +118,7 @@ class Workload:
 
     async def _client(self, number: int) -> None:
         chance = random.Random(f"{self._seed} client {number}")  # noqa: S311
+        due = time.monotonic()
         async with self._connection() as connection:
             while not self._ending:
                 place = chance.randrange(EVENTS)
@@ -128,7 +131,10 @@ class Workload:
                 elif (wish := self._drawn(event, chance)) is not None:
                     event.left -= event.left > 0
                     await self._perform(connection, wish)
-                await asyncio.sleep(chance.expovariate(1 / self._pause_seconds))
+                due = max(
+                    due + chance.expovariate(1 / self._pause_seconds), time.monotonic() - BEHIND_SECONDS_MAX
+                )
+                await asyncio.sleep(due - time.monotonic())
 
     async def _one_of_crowd(self, number: int) -> None:
         chance = random.Random(f"{self._seed} crowd {number}")  # noqa: S311
@@ -173,6 +179,8 @@ class Workload:
             again = again and operation.keyed and not (wish.trusting and operation.state == "rejected")
             await asyncio.sleep(pause if again else 0)
             pause = min(2 * pause, 1.0)
+        # A receipt that came late is followed as long as any other.
+        until = (operation.accepted or operation.begun) + PATIENCE_SECONDS
         while operation.receipt is not None and not operation.told and time.monotonic() < until:
             path = f"/api/p/{wish.event.made.slug}/receipts/{operation.receipt}?wait=5"
             with suppress(ConnectionLost):

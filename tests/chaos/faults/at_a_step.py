@@ -32,7 +32,7 @@ class AtAStep(Fault):
         self.program = self.chance.choice(
             self.service.workers if self.kind == "worker" else self.service.apis
         )
-        return {self.program, self.server}
+        return {self.program, f"{self.program}/{self.server}"}
 
     def strike(self) -> None:
         relays, link = self.service.relays, f"{self.program}/{self.server}"

@@ -2,6 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from tests.chaos.service import Part, Service
@@ -40,7 +41,10 @@ class Fault(ABC):
 
     @abstractmethod
     def draw(self) -> set[str]:
-        """Draw the target; return the parts of the service that no other fault may touch meanwhile."""
+        """Draw the target; return the parts of the service that no other fault may touch meanwhile.
+
+        A part is a program, a server, or the way of a program to a server, as "worker-1/postgres".
+        """
 
     @abstractmethod
     def strike(self) -> None:
@@ -48,6 +52,14 @@ class Fault(ABC):
 
     def heal(self) -> None:  # noqa: B027 - most faults that last no time need no end
         """Mend the parts."""
+
+    def is_apart_from(self, others: Iterable["Fault"]) -> bool:
+        """Return True if no part is another fault's; a server has all ways to it."""
+        theirs = {part for other in others for part in other.parts}
+        ways_to = {part.partition("/")[2] for part in theirs}
+        return theirs.isdisjoint(self.parts | {part.partition("/")[2] for part in self.parts} - {""}) and (
+            ways_to.isdisjoint(self.parts)
+        )
 
     def describe(self) -> str:
         """Return the fault with its target, for the log of a run."""

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import ClassVar
 
 from tests.chaos.faults.fault import SILENCE_SECONDS, TICK_SECONDS, Fault, Missed, Since
+from tests.chaos.service import OPERATOR
 
 WRITABLE_SECONDS_MAX = 3.0
 _REFUSE = """
@@ -77,7 +78,7 @@ class OfWay(OfPostgres):
     def draw(self) -> set[str]:
         names = self.service.programs
         self.names = self.chance.choice((names, [self.chance.choice(names)]))
-        return {"postgres"}
+        return {"postgres"} if self.names == names else {f"{name}/postgres" for name in self.names}
 
     def heal(self) -> None:
         for name in self.names:
@@ -123,7 +124,7 @@ class WorkerPartitioned(OfWay):
 
     def draw(self) -> set[str]:
         self.names = [self.chance.choice(self.service.workers)]
-        return {"postgres", *self.names}
+        return {*self.names, *(f"{name}/postgres" for name in self.names)}
 
     def strike(self) -> None:
         self.service.relays.change(f"{self.names[0]}/postgres", "hold")
@@ -145,6 +146,9 @@ class Locked(OfPostgres):
     lasts = (0.3, 1.5)
     bar_seconds = 1.0 + 2 * TICK_SECONDS
     lock: str
+
+    def draw(self) -> set[str]:
+        return {f"{OPERATOR}/postgres"}
 
     def strike(self) -> None:
         self.ends = ExitStack()

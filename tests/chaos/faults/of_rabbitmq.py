@@ -43,7 +43,7 @@ class OfWay(OfRabbitMQ):
     def draw(self) -> set[str]:
         names = self.service.programs
         self.names = self.chance.choice((names, [self.chance.choice(names)]))
-        return {"rabbitmq"}
+        return {"rabbitmq"} if self.names == names else {f"{name}/rabbitmq" for name in self.names}
 
     def heal(self) -> None:
         for name in self.names:

@@ -96,7 +96,7 @@ class OfWay(OfRedis):
     def draw(self) -> set[str]:
         names = self.service.programs
         self.names = self.chance.choice((names, [self.chance.choice(names)]))
-        return {"redis"}
+        return {"redis"} if self.names == names else {f"{name}/redis" for name in self.names}
 
     def heal(self) -> None:
         for name in self.names:
