@@ -88,7 +88,7 @@ def serve(settings: Settings, fd: int | None = None) -> None:
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS_MAX,
         proxy_headers=False,  # `api/protection/addresses.py` reads them, behind trusted proxies only
     )
-    _Server(config, _limits(settings), app.app).run(sockets=sockets)
+    _Server(config, _limits(settings), app).run(sockets=sockets)
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
@@ -125,9 +125,9 @@ def _limits(settings: Settings) -> Limits:
 class _Server(Server):
     """A server that answers every waiting request with its receipt before it ends."""
 
-    def __init__(self, config: uvicorn.Config, limits: Limits, app: FastAPI) -> None:
-        super().__init__(config, limits)
-        self._app = app
+    def __init__(self, config: uvicorn.Config, limits: Limits, front: Front) -> None:
+        super().__init__(config, limits, front.origins)
+        self._app = front.app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Release the waiting requests, then drain as usual."""

@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from api.edge.cross_origin import Origins
 from shared import metrics
 
 log = structlog.get_logger(__name__)
@@ -103,10 +104,11 @@ class Limits:
 
 
 class Connections(ServerState):
-    """The open connections of a server."""
+    """The open connections of a server; `origins` may read why their requests were refused."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, origins: Origins | None) -> None:
         super().__init__()
+        self.origins = origins
         self._open_max = limits.open_max
         self._looks_max = {phase: math.ceil(seconds) for phase, seconds in limits.by_phase().items()}
         self._looks = 0
@@ -180,6 +182,6 @@ class Connections(ServerState):
 class Server(uvicorn.Server):
     """A server with bounds on its connections."""
 
-    def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
+    def __init__(self, config: uvicorn.Config, limits: Limits, origins: Origins | None = None) -> None:
         super().__init__(config)
-        self.server_state = Connections(limits)
+        self.server_state = Connections(limits, origins)

@@ -63,7 +63,7 @@ class Front:
         self._direct = direct
         self._routes = routes
         self._problem = problem
-        self._origins = Origins(settings.cors_origins) if settings.cors_origins else None
+        self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self._usual_headers = [*USUAL_HEADERS]
         if settings.hsts_seconds is not None:
             self._usual_headers.append((b"strict-transport-security", b"max-age=%d" % settings.hsts_seconds))
@@ -81,7 +81,7 @@ class Front:
         request_id = taken[0] if taken else b"%032x" % random.getrandbits(128)
         own_headers = [
             (_REQUEST_ID, request_id),
-            *(self._origins.headers(scope["path"], sent.get(b"origin")) if self._origins else ()),
+            *(self.origins.headers(scope["path"], sent.get(b"origin")) if self.origins else ()),
         ]
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)

@@ -51,6 +51,7 @@ class HttpProtocol(HttpToolsProtocol):
     what a chunked body has beside its content. Trailers are read, and dropped: they are no headers.
     """
 
+    server_state: Connections
     seen: tuple[Phase, RequestResponseCycle, int] | None = None
     seen_at_look = 0
 
@@ -279,6 +280,7 @@ class HttpProtocol(HttpToolsProtocol):
             *answer.raw_headers,
             (b"x-request-id", request_id.encode()),
             *responses.USUAL_HEADERS,
+            *self._cross_origin_headers(),
             (b"connection", b"close"),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
@@ -286,6 +288,13 @@ class HttpProtocol(HttpToolsProtocol):
         # A socket that is closed with unread bytes takes the answer back: the rest is read, and dropped.
         # `Connections` ends the connection a moment later.
         self.transport.write_eof()
+
+    def _cross_origin_headers(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return the headers for a page that sent the present request, as far as its head was read."""
+        origins = self.server_state.origins
+        if self._is_complete or origins is None:
+            return ()
+        return origins.headers(self.url.decode("latin-1"), dict(self.scope["headers"]).get(b"origin"))
 
     @staticmethod
     def _tell_gone(cycles: Iterable[RequestResponseCycle]) -> None:

@@ -19,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.edge import http_protocol
 from api.edge.connections import Limits, Server
+from api.edge.cross_origin import Origins
 from api.edge.http_protocol import HEAD_BYTES_MAX, HttpProtocol
 
+ORIGIN = "https://shop.example"
 BODY = b'{"name":"Ann"}'
 OFFERS = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
@@ -81,7 +83,7 @@ def serving() -> Iterator[tuple[uvicorn.Server, tuple[str, int]]]:
     """Run a server whose application answers with what it got; yield it and its address."""
     config = uvicorn.Config(echo, http=Recorded, ws="none", lifespan="off", log_config=None)
     limits = Limits(open_max=100, head_seconds=60, body_seconds=60, idle_seconds=60, answer_seconds=60)
-    server = Server(config, limits)
+    server = Server(config, limits, Origins([ORIGIN]))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -256,6 +258,41 @@ def test_a_head_within_the_bound_is_taken(client: Client) -> None:
 def test_nonsense_is_refused(client: Client, request_: bytes) -> None:
     client.send(request_)
     assert is_malformed(client)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"X-A: %s\r\n\r\n" % (b"a" * HEAD_BYTES_MAX), 431),
+        (b"X-A: %s\r\n" % (b"a" * HEAD_BYTES_MAX), 431),
+        (b"Host: other\r\n\r\n", 400),
+        (b"X-A: a\r\nno header\r\n\r\n", 400),
+        (CHUNKED + b"\r\n1\r\n{\r\nno chunk", 400),
+    ],
+    ids=["large", "unfinished", "hosts", "header", "chunk"],
+)
+def test_a_page_may_read_why_it_is_refused(address: tuple[str, int], lines: bytes, status: int) -> None:
+    told = {}
+    for path, origin in (
+        ("/api/p/a", ORIGIN),
+        ("/api/p/a", "https://other.example"),
+        ("/api/events", ORIGIN),
+    ):
+        with closing(Client(address)) as client:
+            client.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n".encode() + lines)
+            answered, headers, _ = client.answer()
+        assert answered == status
+        told[path, origin] = headers.get("access-control-allow-origin"), headers.get("vary")
+
+    assert list(told.values()) == [(ORIGIN, "Origin"), (None, "Origin"), (None, None)]
+
+
+def test_a_refusal_is_for_no_earlier_page(client: Client) -> None:
+    client.send(f"GET /api/p/a HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n".encode())
+    assert client.answer()[0] == 200
+    client.send(b"\r\n" * HEAD_BYTES_MAX)
+    status, headers, _ = client.answer()
+    assert (status, "access-control-allow-origin" in headers) == (431, False)
 
 
 def is_malformed(client: Client) -> bool:
