@@ -6,8 +6,9 @@ a holder that changes nothing, under a key that is new to the ledger (decision 0
 
 A registration of an event that may refuse all of them first asks the database, one read for all that arrived
 before it began. A spot that was freed before a request arrived is never denied to it. A process asks until it
-has read that the event takes a party, and again from the end of the event's window on, or once the owner has
-refused one as full, or as closed, paused or not open. Events that a process meets share reads, so that many
+has read that the event takes a party, and again from the end of the event's window on, once the owner has
+refused one as full, or as closed, paused or not open, or a second after a command of which the request did
+not hear the outcome. Events that a process meets share reads, so that many
 may open at once; one that refused has reads of its own. A holder's command asks the database in any case.
 """
 
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH_MAX = 1_000
 _EVENTS_MAX = 10_000
+_UNHEARD_SECONDS = 1.0
 _NO_ID = UUID(int=0)
 _OF_THE_EVENT = {RefusalCode.REGISTRATION_CLOSED, RefusalCode.REGISTRATION_NOT_OPEN, RefusalCode.EVENT_PAUSED}
 """The refusals that every party gets."""
@@ -110,6 +112,7 @@ class RefusingEvents:
         self._engine = engine
         self._first_reads = self._loader()
         self._loaders: dict[UUID, BatchLoader[_Question, Refused | None] | None] = {}
+        self._unheard: set[UUID] = set()
 
     def may_refuse(self, event_id: UUID) -> bool:
         """Return False if the event takes parties."""
@@ -124,6 +127,17 @@ class RefusingEvents:
         """Ask again for an event whose owner has refused a registration, if it would refuse all others."""
         if refusal == outcomes.EVENT_FULL or refusal.code in _OF_THE_EVENT:
             self._ask(event_id)
+
+    def note_unheard(self, event_id: UUID) -> None:
+        """Ask again a second later for an event that takes parties: its owner may refuse this one unheard."""
+        if event_id not in self._unheard:
+            self._unheard.add(event_id)
+            asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, self._meet_again, event_id)
+
+    def _meet_again(self, event_id: UUID) -> None:
+        self._unheard.discard(event_id)
+        if self._loaders.get(event_id) is None:
+            self._loaders.pop(event_id, None)
 
     def _ask(self, event_id: UUID) -> None:
         if self._loaders.get(event_id) is None:

@@ -109,6 +109,7 @@ class Submission:
             if outcome is None:
                 outcome = await self._recorded_outcome(event_id, receipt_id, deadline)
         if outcome is None:
+            self.refusing_events.note_unheard(event_id)
             return await self._pending(event_id, receipt_id, headers, deadline)
         if isinstance(outcome, Refused | Failed):
             if isinstance(outcome, Refused):

@@ -91,6 +91,22 @@ def test_an_event_that_takes_no_party_grows_no_ledger(stage: Stage, settings: Js
     }
 
 
+def test_refusals_that_no_request_awaits_grow_no_ledger(stage: Stage) -> None:
+    event, tries = stage.create_event(), 0
+    with stage.client() as client:
+        post(client, event, {"name": "Taken"})
+        client.patch(f"/api/events/{event['id']}", json={"paused": True}, headers=stage.admin)
+        while post(client, event, {"name": "Later"}, prefer="respond-async").status_code == 202:
+            tries += 1
+            assert tries < 40, "each makes a command"
+            time.sleep(0.1)
+        before = commands_of(stage, event)
+        answers = [post(client, event, {"name": "Later"}, prefer="respond-async") for _ in range(50)]
+
+    assert {(a.status_code, a.json()["code"]) for a in answers} == {(409, "EVENT_PAUSED")}
+    assert commands_of(stage, event) == before
+
+
 def test_the_end_of_a_window_grows_no_ledger(stage: Stage) -> None:
     closes_at = datetime.now(UTC) + timedelta(seconds=2)
     event = stage.create_event(closesAt=closes_at.isoformat())
