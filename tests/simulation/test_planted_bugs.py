@@ -323,6 +323,20 @@ IN_TRANSACTIONS = [
         caught=frozenset({"7", "model"}),
     ),
     Bug(
+        name="a promotion overwrites the original place",
+        plant=mutants.statement(
+            "UPDATE_REGISTRATIONS",
+            ("coalesce(registration.original_seq, new", "coalesce(new.original_seq, registration.seq, new"),
+        ),
+        history=history(
+            *[register(1)] * 3,
+            *[move("WAITLIST", 2, "tail"), delete(1), delete(3), move("WAITLIST", 2, "original")],
+            limit=1,
+            capacity=1,
+        ),
+        caught=frozenset({"7", "model"}),
+    ),
+    Bug(
         name="the waitlist is loaded without its heads",
         plant=mutants.statement(
             "READ_WAITLIST",
