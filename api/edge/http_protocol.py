@@ -28,6 +28,10 @@ from shared.domain import ids
 log = structlog.get_logger(__name__)
 
 HEAD_BYTES_MAX = 32_768
+HEADERS_MAX = 100
+"""A header without a value has a few bytes on the wire, and a hundred in memory."""
+PIPELINED_MAX = 100
+"""The requests that may wait for an earlier one: all that one read brings are parsed in one step."""
 _BYTES_BETWEEN = 4  # of each header, beside its name and value
 _VERSIONS = {"1.0", "1.1"}
 # A host and a port as in a URI (RFC 3986), empty if the URI has none. The parser keeps blanks behind a value.
@@ -45,10 +49,12 @@ class HttpProtocol(HttpToolsProtocol):
     """Reads requests and writes answers.
 
     A request that offers another protocol means what it means without the offer (RFC 9110, section 7.8). A
-    head of more than `HEAD_BYTES_MAX` is answered 431, one that cannot be parsed or does not name one host
-    400, a head or a body that comes too slowly 408; each ends the connection. No more of a head is kept than
-    its bound, and one read of the socket if the head began behind another request. The same bound holds for
-    what a chunked body has beside its content. Trailers are read, and dropped: they are no headers.
+    head above `HEAD_BYTES_MAX` or `HEADERS_MAX` is answered 431, one that cannot be parsed or does not name
+    one host 400, a head or a body that comes too slowly 408; each ends the connection. No more of a head is
+    kept than its bound, and one read of the socket if the head began behind another request. The same bounds
+    hold for what a chunked body has beside its content. Trailers are read, and dropped: they are no headers.
+    A client that sends more than `PIPELINED_MAX` requests ahead gets the answers to those, and then the end
+    of the connection (decision 0093).
     """
 
     server_state: Connections
@@ -171,11 +177,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._read_bytes if self._begins_read else 0
         self._begins_read = self._is_complete = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer, as uvicorn does; a call of its function would cost each one more."""
+        if len(self.headers) >= HEADERS_MAX:
+            raise ProblemType.HEAD_TOO_LARGE.error()
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is refused, or is parsed again without its offer."""
         maybe_large = self._continues_head or self._read_bytes > HEAD_BYTES_MAX
         if maybe_large and self._size_of_head() > HEAD_BYTES_MAX:
             raise ProblemType.HEAD_TOO_LARGE.error()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise ProblemType.TOO_MANY_REQUESTS.error()
         if not self.parser.should_upgrade():
             self._check_head()
             if not self.url.startswith(b"/") and (absolute := _NO_PATH.match(self.url)):

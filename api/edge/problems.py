@@ -116,7 +116,7 @@ class ProblemType(Enum):
     UNSUPPORTED_MEDIA_TYPE = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json in UTF-8."
     HEAD_TOO_LARGE = (
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "The request line and the headers may have at most 32768 bytes.",
+        "A request may have at most 100 headers, and 32768 bytes of them and its request line.",
     )
     INVALID_REQUEST = HTTPStatus.UNPROCESSABLE_ENTITY, "spotsCount: expected `int` >= 1."
     IDEMPOTENCY_KEY_REUSED = (

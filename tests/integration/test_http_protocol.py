@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from api.edge import http_protocol
 from api.edge.connections import Limits, Server
 from api.edge.cross_origin import Origins
-from api.edge.http_protocol import HEAD_BYTES_MAX, HttpProtocol
+from api.edge.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINED_MAX, HttpProtocol
 
 ORIGIN = "https://shop.example"
 BODY = b'{"name":"Ann"}'
@@ -183,9 +183,10 @@ def test_an_offer_changes_nothing(
 
 @pytest.mark.parametrize("offer", OFFERS)
 def test_requests_with_offers_can_be_pipelined(client: Client, offer: str) -> None:
-    paths = [f"/{i}" for i in range(2_000)]
-    client.send(b"".join(head(offer, LENGTH, path) + BODY for path in paths))
-    assert [client.answer()[2]["path"] for _ in paths] == paths
+    for _ in range(20):
+        paths = [f"/{i}" for i in range(PIPELINED_MAX)]
+        client.send(b"".join(head(offer, LENGTH, path) + BODY for path in paths))
+        assert [client.answer()[2]["path"] for _ in paths] == paths
 
 
 @pytest.mark.parametrize("offer", OFFERS)
@@ -384,6 +385,34 @@ def test_other_versions_are_refused(client: Client, line: bytes) -> None:
 def test_nothing_is_smuggled_behind_doubtful_framing(client: Client, lines: bytes, offer: str) -> None:
     client.send(head(offer, lines) + b"0\r\n\r\n" + head("none", LENGTH, "/smuggled") + BODY)
     assert is_malformed(client)
+
+
+@pytest.mark.parametrize("before", [b"", head("none", LENGTH) + BODY])
+@pytest.mark.parametrize("rest", [b"", b"\r\n"])
+def test_many_empty_headers_are_refused(client: Client, before: bytes, rest: bytes) -> None:
+    enough = head("none", LENGTH).removesuffix(b"\r\n") + b"a:\r\n" * (HEADERS_MAX - 2)
+    client.send(before, enough + b"\r\n" + BODY)
+    assert [client.answer()[2] for _ in ([before] if before else [])] == [got()] * bool(before)
+    assert client.answer()[2] == got()
+    client.send(enough + b"a:\r\n" * 9 + rest)  # the parser tells a header with the next one
+    status, headers, problem = client.answer()
+    assert (status, problem["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
+    assert client.is_closed()
+
+
+def test_many_trailers_are_refused(client: Client) -> None:
+    client.send(head("none", CHUNKED) + b"0\r\n" + b"a:\r\n" * (HEADERS_MAX + 9))
+    status, headers, problem = client.answer()
+    assert (status, problem["code"], headers["connection"]) == (431, "HEAD_TOO_LARGE", "close")
+    assert client.is_closed()
+
+
+def test_a_long_pipeline_is_answered_in_part(client: Client) -> None:
+    client.send(b"".join(head("none", LENGTH, f"/{i}") + BODY for i in range(2 * PIPELINED_MAX)))
+    answers = [client.answer() for _ in range(PIPELINED_MAX + 1)]
+    assert [body["path"] for _, _, body in answers] == [f"/{i}" for i in range(PIPELINED_MAX + 1)]
+    assert [headers.get("connection") for _, headers, _ in answers] == [None] * PIPELINED_MAX + ["close"]
+    assert client.is_closed()
 
 
 @pytest.mark.parametrize("cut", ["whole", "head", "bytes"])
