@@ -53,8 +53,9 @@ class Origins:
 
 
 def methods_of(routes: Iterable[Route], scope: Scope) -> str:
-    """Return all methods of the path of a request, empty for an unknown path."""
-    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    """Return all methods of the path of a request, empty for an unknown path; `*` stands for all paths."""
+    of_all = scope["path"] == "*"
+    matching = [route for route in routes if of_all or route.matches(scope)[0] is not Match.NONE]
     methods = {method for route in matching for method in route.methods or ()}
     if "GET" in methods:
         methods.add("HEAD")

@@ -289,6 +289,14 @@ def test_all_methods_of_a_path_are_told(stage: Stage, path: str, allowed: str) -
     assert unknown.status_code == 404
 
 
+def test_options_are_told_of_the_whole_server(stage: Stage) -> None:
+    with stage.client() as client:
+        told, refused = (client.request(m, "/", extensions={"target": b"*"}) for m in ("OPTIONS", "GET"))
+
+    assert (told.status_code, told.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")
+    assert refused.status_code == 404
+
+
 EXPOSED = {"location", "retry-after", "etag", "idempotent-replayed", "x-request-id", "preference-applied"}
 EXPOSED |= {"ratelimit", "ratelimit-policy"}
 SHOP = "https://shop.example"
