@@ -210,9 +210,10 @@ class CelerySender:
         await self._call(wake, self._celery, queue, event_ids)
 
     async def probe(self) -> None:
-        """Send a message to a queue that does not exist, which the broker confirms and drops."""
+        """Send a message to a queue that does not exist, which the broker confirms and drops; then read."""
         queue = EVENT_QUEUE % self._no_event
         await self._call(wake, self._celery, queue, [self._no_event])
+        await self._call(_declare_and_read, self._celery, queue)
 
     async def close(self) -> None:
         """End the thread."""
@@ -222,6 +223,15 @@ class CelerySender:
         await asyncio.get_running_loop().run_in_executor(self._thread, send, *arguments)
 
 
+def _declare_and_read(app: Celery, queue: str) -> None:
+    """Make a queue, read it and remove it, as workers do; the queue ends with the connection in any case."""
+    with app.producer_or_acquire() as producer, producer.connection.channel() as channel:
+        made = _named(queue, exclusive=True)(channel)
+        made.queue_declare()
+        made.get(no_ack=True)
+        made.delete()
+
+
 def connect_sender(celery: Celery, settings: Settings) -> WakeSender:
     """Return the sender for these settings; it connects when the first message is sent."""
     if settings.broker_url.startswith("redis"):
@@ -229,11 +239,12 @@ def connect_sender(celery: Celery, settings: Settings) -> WakeSender:
     return CelerySender(celery)
 
 
-def _named(name: str, *, auto_delete: bool = False) -> Queue:
+def _named(name: str, *, auto_delete: bool = False, exclusive: bool = False) -> Queue:
     return _queue(
         name=name,
         routing_key=name,
         auto_delete=auto_delete,
+        exclusive=exclusive,
         max_length=MESSAGES_MAX,
         message_ttl=float(MESSAGE_SECONDS_MAX),
     )

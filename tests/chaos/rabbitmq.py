@@ -56,9 +56,13 @@ class RabbitMQ:
         self._control("clear_permissions", "-p", self.virtual_host, self._user)
         self._control("close_all_connections", "-p", self.virtual_host, "refused")
 
-    def allow(self) -> None:
-        """Let the user do everything."""
-        self._control("set_permissions", "-p", self.virtual_host, self._user, ".*", ".*", ".*")
+    def allow(self, *, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:
+        """Let the user do everything, or only what concerns these names."""
+        self._control("set_permissions", "-p", self.virtual_host, self._user, configure, write, read)
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues."""
+        return self._control("list_queues", "-p", self.virtual_host, "--no-table-headers", "name").split()
 
     def replace(self) -> None:
         """End all connections, and begin anew without the queues and the messages."""

@@ -10,6 +10,7 @@ It runs where the variables below name servers on which databases and queues may
 import asyncio
 import os
 import secrets
+import shutil
 import time
 import zlib
 from collections import Counter
@@ -21,6 +22,7 @@ from uuid import UUID
 import psycopg
 import pytest
 import redis
+from amqp.exceptions import AccessRefused
 from kombu import Connection, Exchange, Queue
 from psycopg import sql
 from sqlalchemy import make_url
@@ -30,6 +32,7 @@ from ops.maintenance import audit, schema
 from shared.messaging import queues
 from shared.postgres import connections
 from shared.settings import Settings
+from tests.chaos import rabbitmq as rabbitmq_host
 from tests.integration import test_plans
 from tests.stage import WORKER_BYTES_MAX, Json, SlowTicks, Stage, peak_bytes
 
@@ -278,6 +281,34 @@ def test_garbage_in_rabbitmq_costs_no_worker(
         assert "wake_not_understood" in stage.log()
         assert "broker_away" not in stage.log()
         assert len(stage.log()) < 100_000
+
+
+@pytest.mark.parametrize("right", ["configure", "write", "read"])
+def test_a_probe_notices_each_missing_right(right: str) -> None:
+    if shutil.which(rabbitmq_host.CONTROL) is None:
+        pytest.skip("rabbitmqctl is not there, or may not be used")
+    url = server("ADMITONE_TEST_AMQP_URL")
+    with rabbitmq_host.RabbitMQ(url) as host, Connection(host.url(host.address)) as connection:
+        settings = Settings(
+            database_url="postgresql://127.0.0.1/none",
+            broker_url=connection.as_uri(include_password=True),
+            result_url="redis://127.0.0.1/15",
+        )
+
+        async def probe(times: int) -> None:
+            sender = queues.connect_sender(queues.celery_app(settings), settings)
+            for _ in range(times):
+                await sender.probe()
+            await sender.close()
+
+        asyncio.run(probe(2))
+        assert host.queues() == []
+        host.allow(**{right: ""})
+        with pytest.raises(AccessRefused, match="ACCESS_REFUSED"):
+            asyncio.run(probe(1))
+        host.allow()
+        asyncio.run(probe(1))
+        assert host.queues() == []
 
 
 def test_a_drop_with_rabbitmq_as_the_broker(
