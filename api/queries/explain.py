@@ -157,13 +157,13 @@ def _obstacle(
 ) -> str:
     free, needs = event["capacity"] - event["spots_reserved"], registration["spots_count"]
     policy, capacity = event["promotion_policy"], event["capacity"]
-    if free < 0:
-        return f"The event is oversold by {-free}: no registration is confirmed until it fits."
     if 0 < capacity < needs:
         return (
             f"It needs {needs}, the event has {capacity} in all: it keeps its place, and the registrations "
             "behind it are promoted before it until the capacity allows it."
         )
+    if free < 0:
+        return f"The event is oversold by {-free}: no registration is confirmed until it fits."
     if halt := _halt(event, ahead, free):
         return halt
     if free == 0:
@@ -171,8 +171,8 @@ def _obstacle(
     if event["promoting"]:
         return f"The {free} that are free are being given to the waitlist, in its order."
     if _is_next(event, registration, ahead, free):
-        moved = _moved_by(steps)
-        return f"{moved} to the waitlist; the next change of the event offers it the {free} that are free."
+        reason = _placed_by(steps)
+        return f"{reason}; the next change of the event offers it the {free} that are free."
     if policy == Policy.STRICT_FIFO and ahead.head_seq is not None:
         return (
             f"The head of the waitlist needs {ahead.head_needs}, {free} are free, policy strict_fifo: "
@@ -207,6 +207,6 @@ def _is_next(event: Mapping[str, Any], registration: RowMapping, ahead: Row[Any]
     return rules.next_up(policy, waitlist, capacity=event["capacity"], spots_left=free) == itself
 
 
-def _moved_by(steps: Sequence[ExplanationStep]) -> str:
+def _placed_by(steps: Sequence[ExplanationStep]) -> str:
     moved = next((step for step in reversed(steps) if step.kind in _MOVES), None)
-    return "It was moved" if moved is None else f"It was moved by {moved.actor}"
+    return "It is next" if moved is None else f"It was moved by {moved.actor} to the waitlist"

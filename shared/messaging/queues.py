@@ -252,7 +252,8 @@ def _named(name: str, *, auto_delete: bool = False, exclusive: bool = False) -> 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
     if broker_url.startswith("amqp"):
-        return {"confirm_publish": True}
+        # Without the time-out a broker that hangs would block the sender's thread for ever.
+        return {"confirm_publish": True, "read_timeout": _SOCKET_SECONDS_MAX}
     # One list per queue: with the default of four priority steps BRPOP would wait on four times as many.
     return {
         # Wake messages are never acknowledged. Otherwise kombu would write keys and run scripts for that, and

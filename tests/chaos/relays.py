@@ -19,7 +19,7 @@ from ops.stack.programs import CHECKOUT
 
 Mode = Literal["pass", "hold", "refuse", "cut", "misdirect"]
 Point = Literal["before", "answered", "told"]
-Then = Literal["kill", "stop", "cut", "refuse"]
+Then = Literal["kill", "stop", "cut", "refuse", "hold"]
 START_SECONDS_MAX = 30.0
 READ_SECONDS = 0.02
 """A thread that waits for its trap leaves the relays to others after so long."""

@@ -11,12 +11,14 @@ import asyncio
 import os
 import secrets
 import shutil
+import socket
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
@@ -33,12 +35,16 @@ from shared.messaging import queues
 from shared.postgres import connections
 from shared.settings import Settings
 from tests.chaos import rabbitmq as rabbitmq_host
+from tests.chaos.relays import Relays
 from tests.integration import test_plans
 from tests.stage import WORKER_BYTES_MAX, Json, SlowTicks, Stage, peak_bytes
 
 PATIENCE = 60
 PATIENT = {"prefer": "wait=20"}
 """A busy machine may need longer than clients wait by default, and less than a slow tick."""
+
+_DECLARE = "\0\x32\0\x0a\0\0"
+"""How a declaration of a queue begins in AMQP."""
 
 
 def server(name: str) -> str:
@@ -309,6 +315,36 @@ def test_a_probe_notices_each_missing_right(right: str) -> None:
         host.allow()
         asyncio.run(probe(1))
         assert host.queues() == []
+
+
+def test_a_broker_that_makes_no_queue_blocks_no_probe(tmp_path: Path) -> None:
+    """It confirms the message, and is silent from the declaration on."""
+    url = server("ADMITONE_TEST_AMQP_URL")
+    with Connection(url) as connection, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        broker = urlsplit(connection.as_uri(include_password=True))
+        settings = Settings(
+            database_url="postgresql://127.0.0.1/none",
+            broker_url=broker._replace(netloc=f"{broker.username}:{broker.password}@{address}").geturl(),
+            result_url="redis://127.0.0.1/15",
+        )
+        links = {"broker": (address, f"{broker.hostname}:{broker.port}")}
+
+        async def probe_twice(relays: Relays) -> None:
+            sender = queues.connect_sender(queues.celery_app(settings), settings)
+            await sender.probe()
+            relays.set_trap("broker", _DECLARE, "before", "hold")
+            with pytest.raises(TimeoutError):
+                await sender.probe()
+            relays.change("broker", "pass")
+            relays.change("broker", "cut")
+            await sender.probe()
+            await sender.close()
+
+        with Relays(links, tmp_path / "relays.log") as relays:
+            asyncio.run(probe_twice(relays))
 
 
 def test_a_drop_with_rabbitmq_as_the_broker(

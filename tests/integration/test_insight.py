@@ -242,6 +242,19 @@ def test_an_explanation_tells_the_whole_story(stage: Stage) -> None:
     ]
 
 
+def test_a_waiting_party_beside_free_spots_is_next(stage: Stage) -> None:
+    """As an adoption leaves it: nothing has moved the party, and nothing has promoted it yet."""
+    event = stage.create_event(capacity=2)
+    register(stage, event, spotsCount=2)
+    waiting = register(stage, event, spotsCount=2)
+    stage.query("UPDATE event SET capacity = 4 WHERE id = %s", event["id"])
+    path = f"/api/events/{event['id']}/registrations"
+
+    found = stage.get(f"{path}/{waiting['registration']['id']}/explain")
+
+    assert found["sentences"][-1] == "It is next; the next change of the event offers it the 2 that are free."
+
+
 def test_verify_finds_a_numbering_that_is_behind_and_heals_it(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     register(stage, event)
