@@ -161,7 +161,8 @@ class HttpProtocol(HttpToolsProtocol):
                 problem if isinstance(problem, ProblemError) else ProblemType.MALFORMED_REQUEST.error()
             )
         else:
-            if max(self._head_bytes or 0, self._beside_body_bytes) > HEAD_BYTES_MAX:
+            kept = max(self._head_bytes or 0, self._beside_body_bytes)
+            if kept > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE.error())
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes the connection at once
@@ -177,19 +178,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._read_bytes if self._begins_read else 0
         self._begins_read = self._is_complete = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer, as uvicorn does; a call of its function would cost each one more."""
-        if len(self.headers) >= HEADERS_MAX:
-            raise ProblemType.HEAD_TOO_LARGE.error()
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is refused, or is parsed again without its offer."""
         maybe_large = self._continues_head or self._read_bytes > HEAD_BYTES_MAX
-        if maybe_large and self._size_of_head() > HEAD_BYTES_MAX:
+        if len(self.headers) > HEADERS_MAX or (maybe_large and self._size_of_head() > HEAD_BYTES_MAX):
             raise ProblemType.HEAD_TOO_LARGE.error()
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ProblemType.TOO_MANY_REQUESTS.error()
