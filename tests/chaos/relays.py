@@ -19,7 +19,7 @@ from ops.stack.programs import CHECKOUT
 
 Mode = Literal["pass", "hold", "refuse", "cut", "misdirect"]
 Point = Literal["before", "answered", "told"]
-Then = Literal["kill", "stop", "cut", "refuse", "hold"]
+Then = Literal["kill", "stop", "cut", "refuse"]
 START_SECONDS_MAX = 30.0
 READ_SECONDS = 0.02
 """A thread that waits for its trap leaves the relays to others after so long."""
@@ -79,7 +79,7 @@ class Relays:
         """Cut all connections of a link, and let new ones lead to another server."""
         self._tell({"link": link, "target": target})
 
-    def set_trap(self, link: str, text: str, point: Point, then: Then, pid: int = 0) -> int:
+    def set_trap(self, link: str, text: str, point: Point, then: Then | Mode, pid: int = 0) -> int:
         """Set a trap for the next request with this text; return its number."""
         number = next(self._numbers)
         trap = {"id": number, "text": text, "point": point, "then": then, "pid": pid}
