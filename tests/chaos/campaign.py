@@ -150,19 +150,19 @@ def strike_all(  # noqa: PLR0913 - all that a run has
         pause_seconds = chance.uniform(0.5, 1.5) * PAUSE_SECONDS
         if count == 1:
             found += _not_ready(service)
-        now = time.time()
-        for earlier in (*struck, *salvos):
-            earlier.until = min(earlier.until, now)
         salvo = _strike(threads, deck, postponed, count, until)
         struck += salvo
         names = ", ".join(fault.name for fault in salvo)
         if len(salvo) > 1:
             found += _no_worker(service)
             salvos.append(_end_of(salvo))
+        time.sleep(pause_seconds)
+        now = time.time()
+        for fault in (*struck, *salvos):
+            fault.until = min(fault.until, now)
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
             found.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {names}")
         found += [f"counter drift: event {id_} in a snapshot after {names}" for id_ in service.drifting()]
-        time.sleep(pause_seconds)
     return found
 
 

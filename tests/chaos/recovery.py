@@ -1,8 +1,8 @@
 """How soon deciding goes on: for each fault, the time to the next decision of the event that waits longest.
 
 Only events with a command then count: one that was pending at the fault's strike (or end), or was accepted in
-the half second after it and before the run went on, so that the next fault finds it decided. The times are
-those of the ledger. They are exact for a fault that was alone.
+the half second after it and before the run waited for all that is pending, so that the next fault finds it
+decided. The times are those of the ledger. They are exact for a fault that was alone.
 """
 
 from bisect import bisect_left, bisect_right
