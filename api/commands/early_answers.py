@@ -8,8 +8,8 @@ A registration of an event that may refuse all of them first asks the database, 
 before it began. A spot that was freed before a request arrived is never denied to it. A process asks until it
 has read that the event takes a party, and again from the end of the event's window on, once the owner has
 refused one as full, or as closed, paused or not open, or a second after a command of which the request did
-not hear the outcome. Events that a process meets share reads, so that many
-may open at once; one that refused has reads of its own. A holder's command asks the database in any case.
+not hear the outcome. Events that a process meets share reads, so that many may open at once; one that refused
+has reads of its own. A holder's command asks the database in any case.
 """
 
 import asyncio

@@ -158,7 +158,7 @@ def strike_all(  # noqa: PLR0913 - all that a run has
             salvos.append(_end_of(salvo))
         time.sleep(pause_seconds)
         now = time.time()
-        for fault in (*struck, *salvos):
+        for fault in (*salvo, *salvos[-1:]):
             fault.until = min(fault.until, now)
         if left := service.wait_settled(service.last_seq(), SETTLED_SECONDS_MAX):
             found.append(f"stuck: {left} commands are not decided {SETTLED_SECONDS_MAX:g} s after {names}")

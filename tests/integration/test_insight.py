@@ -255,6 +255,20 @@ def test_a_waiting_party_beside_free_spots_is_next(stage: Stage) -> None:
     assert found["sentences"][-1] == "It is next; the next change of the event offers it the 2 that are free."
 
 
+def test_a_party_that_never_fits_is_told_so_first(stage: Stage) -> None:
+    event = stage.create_event(capacity=3)
+    register(stage, event, spotsCount=3)
+    waiting = register(stage, event, spotsCount=3)
+    path = f"/api/events/{event['id']}"
+    with stage.client() as client:
+        lower = {"capacity": 2, "allowOverbooked": True}
+        assert client.patch(path, json=lower, headers=stage.admin).status_code == 200
+
+    found = stage.get(f"{path}/registrations/{waiting['registration']['id']}/explain")
+
+    assert found["sentences"][-1].startswith("It needs 3, the event has 2 in all: ")
+
+
 def test_verify_finds_a_numbering_that_is_behind_and_heals_it(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     register(stage, event)

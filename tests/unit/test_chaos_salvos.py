@@ -80,6 +80,45 @@ def test_only_a_single_fault_is_alone(threads: ThreadPoolExecutor) -> None:
     assert [fault.alone for fault in struck(threads, Timed("redis"), Timed("api-1"))] == [False, False]
 
 
+class Pending:
+    """A service of which all commands are decided; `read_at` are the times at which it was asked for them."""
+
+    def __init__(self) -> None:
+        self.read_at: list[float] = []
+
+    def last_seq(self) -> int:
+        self.read_at.append(time.time())
+        return 0
+
+    def wait_settled(self, *_: object) -> int:
+        return 0
+
+    def drifting(self) -> list[str]:
+        return []
+
+    def wait_joined(self, **_: object) -> None:
+        """All workers have joined."""
+
+    def wait_ready(self) -> None:
+        """The service is ready."""
+
+
+def test_commands_count_that_a_round_waits_for(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are accepted before the next faults, and meet those."""
+    monkeypatch.setattr(
+        "tests.chaos.faults.table.deck", lambda *_: (Timed(f"part-{number}") for number in count())
+    )
+    service, found, salvos = Pending(), [], []  # type: ignore[var-annotated]
+    plan = campaign.Plan(seed=1, faults=20)
+
+    campaign.strike_all(plan, cast("Any", service), NOWHERE, threads=threads, struck=found, salvos=salvos)
+
+    for fault in (*found, *salvos):
+        assert fault.until <= min(at for at in service.read_at if at >= fault.ended)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "apart"),
     [
