@@ -143,7 +143,7 @@ class _Lines:
 class Found:
     """The result of a read: the receipt, None if it is none; `readable` is false for a bad outcome.
 
-    `held` is the id of the registration that the receipt's holder may change.
+    `held` is the id of the registration that the receipt's holder may change, or could before its deletion.
     `to_confirm` names the rows that are to be confirmed before the receipt is told (see `durability`);
     `audit_seq` is the number of the event's last audit entry, as of the read.
     """
@@ -234,12 +234,12 @@ class Receipts:
                 "outcome_unreadable", command_digest=audit.command_digest(row.receipt_id), error=str(error)
             )
             return Found(None, readable=False)
-        is_holders = isinstance(outcome, Confirmed | Waitlisted | ReceiptGiven) and row.id is not None
-        if is_holders and row.newest_receipt_id != row.receipt_id:
+        # Also of a registration that is deleted: a keyed command about it is found again.
+        held = outcome.registration_id if isinstance(outcome, Confirmed | Waitlisted | ReceiptGiven) else None
+        if held is not None and row.id is not None and row.newest_receipt_id != row.receipt_id:
             return Found(None)  # the holder has a newer one
         to_confirm = row.of_outcome, row.of_event if row.id is None else row.of_registration
         receipt = self._of(row, outcome)
-        held = row.id if is_holders else None
         return Found(receipt, held=held, to_confirm=to_confirm, audit_seq=row.audit_seq)
 
     def _of(self, row: _ReceiptRow, outcome: Outcome) -> Receipt:

@@ -133,6 +133,24 @@ def test_a_replayed_cancellation_tells_the_first_outcome(stage: Stage) -> None:
     assert [a.json()["status"] for a in (first, reinstated, deleted)] == ["CANCELLED", "CONFIRMED", "DELETED"]
 
 
+def test_a_deletion_hides_no_replay_from_a_new_receipt(stage: Stage) -> None:
+    event = stage.create_event()
+    held = register(stage, event, spotsCount=2)
+    path = f"/api/events/{event['id']}/registrations/{held['registration']['id']}/receipt"
+    with stage.client() as client:
+        given = client.post(path, headers=stage.admin).json()
+        receipt = f"/api/p/{event['slug']}/receipts/{given['receiptId']}"
+
+        def answers() -> list[tuple[int, str | None]]:
+            shrunk = client.patch(receipt, json={"spotsCount": 1}, headers=key_of("s"))
+            cancelled = client.delete(receipt, headers=key_of("c"))
+            return [(a.status_code, a.headers.get("idempotent-replayed")) for a in (shrunk, cancelled)]
+
+        first = answers()
+        delete(stage, event, held)
+        assert (first, answers()) == ([(200, None)] * 2, [(200, "true")] * 2)
+
+
 def test_a_replayed_registration_is_shown_as_it_is_now(stage: Stage) -> None:
     event = stage.create_event(capacity=1)
     register(stage, event)
