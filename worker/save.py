@@ -33,6 +33,7 @@ CORRECT_REGISTRATION = statements.load(_SQL / "correct_registration.sql")
 UPDATE_REGISTRATIONS = statements.load(_SQL / "update_registrations.sql")
 NOTE_TROUBLE = statements.load(_SQL / "note_trouble.sql")
 FORGET_TROUBLE = statements.load(_SQL / "forget_trouble.sql")
+FORGET_SETTLED = statements.load(_SQL / "forget_settled.sql")
 
 _ERROR_LENGTH_MAX = 200
 
@@ -190,6 +191,11 @@ def note_trouble(session: Session, event_id: UUID, command_id: UUID | None, erro
 def forget_trouble(session: Session, event_ids: Collection[UUID], command_id: UUID | None) -> None:
     """Delete the notes of a command that is settled, or of events that can be applied again."""
     session.execute(FORGET_TROUBLE, {"event_ids": arrays.uuids(event_ids), "command_id": command_id})
+
+
+def forget_settled(session: Session, event_id: UUID) -> None:
+    """Take the commands that have an outcome off the pending commands of an event."""
+    session.execute(FORGET_SETTLED, {"event_id": event_id})
 
 
 def _parameters(

@@ -44,6 +44,10 @@ _SETTLE_BY_HAND = text("""
     INSERT INTO outcome (event_id, command_id, body, settled_at)
     SELECT event_id, command_id, '{"outcome": "failed"}', now() FROM settled
 """)
+_PENDING_AGAIN = text("""
+    INSERT INTO pending_command (event_id, seq, command_id)
+    SELECT event_id, seq, id FROM command WHERE event_id = :event_id
+""")
 _CUT_OFF = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE application_name LIKE 'admitone-worker%' AND datname = current_database()
@@ -154,6 +158,21 @@ def test_an_overtaken_batch_decides_nothing_again(
     assert (overtaken.snapshot().rows, other.snapshot().rows) == ((), ())
     assert apply_all(connection, [overtaken, other]) == 1
     assert (outcomes(overtaken), outcomes(other)) == (["failed"], ["confirmed"])
+
+
+@pytest.mark.parametrize("spots", [1, 99], ids=["confirmed", "refused"])
+def test_a_settled_command_that_is_pending_stops_none(connection: Connection, spots: int) -> None:
+    world = a_world(connection, register(spots))
+    assert apply_all(connection, [world]) == 1
+    settled = outcomes(world)
+    with connection.begin():
+        connection.execute(_PENDING_AGAIN, {"event_id": world.event_id})
+    world.accept(list(worlds.asked(history(register(spots), register(2))))[1:])
+
+    with capture_logs():
+        assert [apply_all(connection, [world]) for _ in range(2)] == [0, 1]
+
+    assert outcomes(world) == [*settled, "confirmed"]
 
 
 def _poison(connection: Connection, world: InPostgres) -> None:

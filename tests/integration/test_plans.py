@@ -169,6 +169,7 @@ CASES = {
     "first_pending": _case("pending_command_pkey", COUNT + 1, event_id=_FIRST_EVENT, left_out=_NEW_IDS),
     "note_trouble": _case(event_id=_FIRST_EVENT, command_id=_key(1), error="'error'"),
     "forget_trouble": _case("trouble_command_key", event_ids=_SAME_EVENT, command_id=_key(1)),
+    "forget_settled": _case("pending_command_pkey outcome_pkey", 2 * OF_FIRST_EVENT, event_id=_FIRST_EVENT),
     "find_registrations": _case(
         "registration_pkey command_pkey", 2 * COUNT, event_id=_FIRST_EVENT, ids=_OLD_IDS
     ),

@@ -47,6 +47,7 @@ KNOWN: dict[Any, Execute] = {
     save.DELETE_REGISTRATIONS: saving.delete_registrations,
     save.NOTE_TROUBLE: saving.note_trouble,
     save.FORGET_TROUBLE: saving.forget_trouble,
+    save.FORGET_SETTLED: nothing,
     early_answers._READ_EVENTS: answering.read_refusing_events,
     pending_count._COUNT: answering.count_pending,
     receipts._RECEIPTS: answering.unknown,
