@@ -126,6 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take the connection, unless there are too many."""
         super().connection_made(transport)
+        self.headers = []  # a client may send blank lines before its first head
         assert isinstance(self.server_state, Connections), "the server is one with bounds"
         if not self.server_state.has_room_for(self):
             self._refuse(ProblemType.TOO_MANY_CONNECTIONS.error())

@@ -19,22 +19,27 @@ _REMEMBERED_MAX = 10_000
 _HOPS_MAX = 20
 _X_FORWARDED_FOR = b"x-forwarded-for"
 _FORWARDED = b"forwarded"
-# A hop of `Forwarded`, in which a quoted string may hold commas; and the node that sent the request.
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
-_NODE = re.compile(r'(?:^|;)\s*for\s*=\s*("?)([^";,\s]+)\1\s*(?:;|$)', re.IGNORECASE)
+# A hop of `Forwarded` as it is read from the right, so that no quote that a client left open counts; its
+# parameters; and the one with the node that sent the request. A quoted string may hold commas and semicolons.
+_ELEMENT_REVERSED = re.compile(r'(?:[^,"]|"(?:[^"]|"(?=\\))*"?)+')
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
+_NODE = re.compile(r'\s*for\s*=\s*("?)([^"\s]+)\1\s*', re.IGNORECASE)
 # An address as proxies write it: IPv6 bare or in brackets, a port behind it.
 _ADDRESS = re.compile(
     r"\[(?P<bracketed>[^\]]*)\](?::\d+)?|(?P<ipv4>[\d.]+)(?::\d+)?|(?P<bare>[0-9a-fA-F:.]+)"
 )
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MAPPED_BITS = 96
+"""The bits in front of an IPv4 address in IPv6 form."""
 
 
 class Addresses:
     """Tells clients apart by their addresses; `trusted` are the networks of the proxies in front."""
 
     def __init__(self, trusted: Iterable[str]) -> None:
-        networks = [ipaddress.ip_network(network) for network in trusted]
+        networks = [_network(network) for network in trusted]
         self.has_proxies = bool(networks)
 
         @lru_cache(_REMEMBERED_MAX)
@@ -73,9 +78,19 @@ def _client(address: str) -> str:
     parsed = _parsed(address)
     if parsed is None:
         return address  # of a socket that is no internet socket
-    if isinstance(parsed, ipaddress.IPv4Address):
+    if isinstance(parsed, ipaddress.IPv4Address) or parsed.is_loopback:
         return str(parsed)
     return str(ipaddress.ip_network((int(parsed), _IPV6_NETWORK_BITS), strict=False))
+
+
+def _network(text: str) -> _Network:
+    """Return the network, of an IPv4 network in IPv6 form the IPv4 network."""
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 def _parsed(text: str) -> _Address | None:
@@ -100,6 +115,11 @@ def _hops(scope: Scope) -> list[str]:
             lines[name].append(value.decode("latin-1"))
     if lines[_X_FORWARDED_FOR]:
         return ",".join(lines[_X_FORWARDED_FOR]).rsplit(",", _HOPS_MAX)[: -_HOPS_MAX - 1 : -1]
-    elements = _ELEMENT.findall(",".join(lines[_FORWARDED]))[: -_HOPS_MAX - 1 : -1]
-    nodes = (_NODE.search(element) for element in elements)
-    return [node[2] if node else "" for node in nodes]
+    elements = _ELEMENT_REVERSED.findall(",".join(lines[_FORWARDED])[::-1])[:_HOPS_MAX]
+    return [_node(element[::-1]) for element in elements]
+
+
+def _node(element: str) -> str:
+    """Return the node for which a hop speaks, the empty text if it names none."""
+    nodes = (_NODE.fullmatch(parameter) for parameter in _PARAMETER.findall(element))
+    return next((node[2] for node in nodes if node), "")

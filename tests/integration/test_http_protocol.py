@@ -433,6 +433,16 @@ def test_little_is_kept_beside_a_body(client: Client, beside: bytes, offer: str)
     assert client.is_closed()
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n" * 100])
+def test_blank_lines_may_come_alone(address: tuple[str, int], blank: bytes) -> None:
+    with closing(Client(address)) as client, closing(Client(address)) as other:
+        client.send(blank)
+        other.send(head("none", LENGTH, "/other") + BODY)
+        assert other.answer()[2] == got("/other")  # so the blank lines have been read
+        client.send(head("none", LENGTH, "/a") + BODY)
+        assert client.answer()[2] == got("/a")
+
+
 @pytest.mark.parametrize("before", [b"", head("none", LENGTH) + BODY])
 def test_few_blank_lines_are_read_before_a_request(client: Client, before: bytes) -> None:
     if before:

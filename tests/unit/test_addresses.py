@@ -25,6 +25,7 @@ def client(peer: str | None, *headers: tuple[str, str], trusted: tuple[str, ...]
         ("2001:db8:0:1:ffff::9", "2001:db8:0:1::/64"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::1"),
         ("testclient", "testclient"),
         (None, ""),
     ],
@@ -74,6 +75,13 @@ def test_a_trusted_proxy_names_the_client(sent: str, expected: str) -> None:
         ('for=1.1.1.1, proto=https;for="[2001:db8:0:1::1]:4711"', "2001:db8:0:1::/64"),
         ("for=203.0.113.9, for=10.0.0.2;by=1.1.1.1", "203.0.113.9"),
         ('for=203.0.113.9;host="a,for=1.1.1.1"', "203.0.113.9"),
+        ('proto=http;host="a;for=1.1.1.1;b";for=203.0.113.9', "203.0.113.9"),
+        ('host="a;for=1.1.1.1;b"', "10.0.0.1"),
+        (r'host="a\";for=1.1.1.1;b=\"";for=203.0.113.9', "203.0.113.9"),
+        (r'for=1.1.1.1;host="a\", b", for=203.0.113.9;host="\"c"', "203.0.113.9"),
+        ('for=1.1.1.1;host=", for=203.0.113.9', "203.0.113.9"),
+        ('for=1.1.1.1;host=", for="203.0.113.9:4711";host="a"', "203.0.113.9"),
+        (r'for=1.1.1.1;host="\", for=203.0.113.9;host="a"', "203.0.113.9"),
         ("for=203.0.113.9, for=_hidden", "10.0.0.1"),
         ("for=203.0.113.9, by=10.0.0.2", "10.0.0.1"),
     ],
@@ -99,12 +107,20 @@ def test_the_peer_of_a_local_socket_is_a_proxy() -> None:
     assert client(None, ("X-Forwarded-For", "203.0.113.9")) == "203.0.113.9"
 
 
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"])
+def test_a_proxy_may_have_an_ipv6_form(network: str) -> None:
+    for peer in ("10.0.0.1", "::ffff:10.0.0.1"):
+        assert client(peer, ("X-Forwarded-For", "203.0.113.9"), trusted=(network,)) == "203.0.113.9"
+        assert client("11.0.0.1", ("X-Forwarded-For", "203.0.113.9"), trusted=(network,)) == "11.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("text", "public"),
     [
         ("8.8.8.8", True),
         ("2606:4700::/64", True),
         ("127.0.0.1", False),
+        ("::1", False),
         ("10.1.2.3", False),
         ("100.64.0.1", False),
         ("fe80::/64", False),
