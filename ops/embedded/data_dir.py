@@ -25,6 +25,19 @@ SOCKET_PATH_BYTES_MAX = 107
 POSTGRES_PORT = 5432
 """A part of the socket file's name; no TCP port is opened."""
 PID_DIGITS_MAX = 20
+_PARTS = {
+    "lock",
+    "postgres",
+    "postgres.unfinished",
+    "sockets",
+    "log",
+    "metrics",
+    "stack.json",
+    "admin.key",
+    "secret.key",
+}
+_LOST = "lost+found"
+"""A folder that a new file system has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +83,23 @@ def prepare(data: Path) -> Path:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
             raise EmbeddedError(f"{data} cannot be the data folder: this user may not read and write there")
+        _refuse_folder_of_others(data)
         (data / "log").mkdir(mode=0o700, exist_ok=True)
         _prepare_sockets(sockets(data))
     except OSError as error:
         raise EmbeddedError(f"{data} cannot be the data folder: {_reason(error)}") from error
     return data
+
+
+def _refuse_folder_of_others(data: Path) -> None:
+    """Refuse a folder with files of another program, such as a project or a home: they would be mixed."""
+    names = {entry.name for entry in data.iterdir() if not entry.name.startswith(".")}
+    others = sorted(names - _PARTS - {_LOST})
+    if others and "lock" not in names:
+        raise EmbeddedError(
+            f"{data} cannot be the data folder: it has files of something else, such as {others[0]}; "
+            "name an empty or a new folder"
+        )
 
 
 def _prepare_sockets(folder: Path) -> None:

@@ -158,10 +158,13 @@ def test_a_connection_waits_while_the_api_process_is_started_again(running: Up) 
 
 def test_ctrl_c_stops_everything_and_loses_nothing(running: Up) -> None:
     receipt = running.register("User C")
+    notes = running.data / "metrics" / "notes"
+    notes.write_text("precious")
     assert running.stop() < STOP_SECONDS_MAX
     assert running.said.endswith("Stopping.\nStopped.\n")
     with up(running.data.parent) as again:
         again.ready()
+        assert notes.read_text() == "precious"
         assert f"Admin key  in {running.data}/admin.key\n" in again.said
         status, body = again.ask("GET", f"/api/p/demo/receipts/{receipt}")
         assert (status, body["status"]) == (200, "CONFIRMED")

@@ -63,6 +63,9 @@ def broken(data: Path, whole: Path, how: str) -> None:
             data.write_text("precious")
         case "below a file":
             data.parent.joinpath("file").write_text("precious")
+        case "a project":
+            (data / "docs").mkdir(parents=True)
+            (data / ".git").mkdir()
         case "no database":
             (data / "postgres").mkdir(parents=True)
             (data / "postgres" / "precious").write_text("precious")
@@ -84,6 +87,7 @@ def broken(data: Path, whole: Path, how: str) -> None:
     [
         ("a file", "cannot be the data folder: file exists"),
         ("below a file", "cannot be the data folder: not a directory"),
+        ("a project", "it has files of something else, such as docs; name an empty or a new folder"),
         ("no database", "holds no PostgreSQL database (no PG_VERSION); move it away"),
         ("another major", "was made by PostgreSQL '15', but this is PostgreSQL 18"),
         ("garbage", "cannot be read"),
