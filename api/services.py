@@ -145,7 +145,8 @@ class Services:
         return slug
 
     def start(self) -> None:
-        """Begin the readings that need no request."""
+        """Open the intake's session before the pools take connections; begin what needs no request."""
+        self.intake.open()
         self.bucket_owners.task.ensure_running()
         self.pending_count.task.ensure_running()
 

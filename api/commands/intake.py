@@ -118,6 +118,10 @@ class Intake:
         self._confirmation: asyncio.Future[str | None] | None = None
         self._fault: Exception | None = None
 
+    def open(self) -> None:
+        """Begin to connect, so that `fault` tells an error before the first command does."""
+        self._ask_for_confirmation()
+
     async def accept(self, command: NewCommand, by: float = math.inf) -> Acceptance:
         """Return once the command is committed; raises one of this module's errors when it is not.
 

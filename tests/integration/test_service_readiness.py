@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from api.commands.intake import Intake
 from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
+from api.services import open_services
 from ops.embedded import Servers
 from ops.maintenance import status
 from shared.messaging import queues, results
@@ -243,14 +244,43 @@ def test_a_database_that_is_away_is_not_ready(settings: Settings) -> None:
     assert (found.ready, found.checks["database"]) == (False, "cannot be reached")
 
 
-def test_an_intake_without_a_session_is_not_ready(settings: Settings, connection: Connection) -> None:
+@contextmanager
+def limited(connection: Connection, connections_max: int) -> Iterator[str]:
+    """Yield a role that may have so many connections, and may read, and draw the ledger's numbers."""
     role = f"limited_{secrets.token_hex(4)}"
     connection.execution_options(isolation_level="AUTOCOMMIT")
-    connection.execute(text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0"))
+    connection.execute(text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {connections_max}"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
     connection.execute(text(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"))
+    try:
+        yield role
+    finally:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+
+def as_role(settings: Settings, role: str) -> Settings:
     url = make_url(settings.database_url).set(username=role).render_as_string(hide_password=False)
-    intake = Intake(settings.model_copy(update={"database_url": url, "ledger_patience_seconds": 0.1}))
+    return settings.model_copy(update={"database_url": url, "ledger_patience_seconds": 0.1})
+
+
+def test_reads_leave_the_intake_its_connection(settings: Settings, connection: Connection) -> None:
+    async def run(limited_settings: Settings) -> None:
+        services = open_services(limited_settings)
+        services.start()
+        slow = "SELECT pg_sleep(0.2)"
+        reads = [services.read(lambda read: read.execute(text(slow))) for _ in range(5)]
+        await asyncio.gather(*reads, return_exceptions=True)
+        try:
+            await services.intake.confirm_all(set())
+        finally:
+            await services.close()
+
+    with limited(connection, 3) as role:
+        asyncio.run(run(as_role(settings, role)))
+
+
+def test_an_intake_without_a_session_is_not_ready(settings: Settings, connection: Connection) -> None:
 
     async def run() -> list[str]:
         async with checking(settings, intake=intake) as (check, _):
@@ -264,11 +294,9 @@ def test_an_intake_without_a_session_is_not_ready(settings: Settings, connection
             await intake.close()
             return found
 
-    try:
+    with limited(connection, 0) as role:
+        intake = Intake(as_role(settings, role))
         found = asyncio.run(run())
-    finally:
-        connection.execute(text(f"DROP OWNED BY {role}"))
-        connection.execute(text(f"DROP ROLE {role}"))
     assert {*found} == {
         "gives no more connections: see CONNECTION LIMIT of the role, and max_connections",
         "ok",
