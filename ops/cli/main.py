@@ -129,14 +129,16 @@ def main() -> None:
     except ExpectedError as error:
         _end(str(error), error.exit_status)
     except Exception as error:
+        import psycopg  # noqa: PLC0415
         from sqlalchemy import exc  # noqa: PLC0415
 
         if isinstance(error, OSError):
             _end(str(error), 1)
-        if not isinstance(error, exc.OperationalError | exc.ProgrammingError):
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if not isinstance(cause, psycopg.OperationalError | psycopg.ProgrammingError):
             raise
-        message = str(error.orig).partition("\n")[0]
-        _end(f"the database: {message}{_ADVICE.get(getattr(error.orig, 'sqlstate', None) or '', '')}", 1)
+        message = str(cause).partition("\n")[0]
+        _end(f"the database: {message}{_ADVICE.get(cause.sqlstate or '', '')}", 1)
 
 
 def _end(message: str, status: int) -> NoReturn:

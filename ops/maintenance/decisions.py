@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 
 from shared.domain import commands, ids
 from shared.domain.commands import Command, UnreadableCommand
@@ -28,7 +29,10 @@ _POLL_SECONDS = 0.1
 
 
 class DecisionError(ExpectedError):
-    """The commands cannot be written, or are not decided or confirmed in time; the message says why."""
+    """The commands cannot be written, or are not decided or confirmed in time; the message says why.
+
+    A right that the database role lacks is no such error: `InsufficientPrivilege` is raised as it is.
+    """
 
 
 def decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], actor: str) -> list[Outcome]:
@@ -56,6 +60,8 @@ async def _confirm(settings: Settings, servers: AbstractSet[str]) -> None:
             reason = "another server has taken over meanwhile"
     except TimeoutError:
         reason = f"it has no answer for {DECIDE_SECONDS_MAX} s"
+    except InsufficientPrivilege:
+        raise
     except psycopg.Error as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
     raise DecisionError(f"what was done may not be on the synchronous standby: {reason}; run it again")
@@ -69,6 +75,8 @@ async def _decide(settings: Settings, asked: Sequence[tuple[UUID, Command]], act
         try:
             async with asyncio.timeout(DECIDE_SECONDS_MAX), await ledger.open_session(settings) as session:
                 await ledger.accept(session, new)
+        except InsufficientPrivilege:
+            raise
         except (psycopg.Error, TimeoutError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise DecisionError(f"the ledger does not take the commands: {reason}") from error

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -184,6 +186,39 @@ def test_the_api_role_can_erase(settings_of: Callable[[str], Settings]) -> None:
             apply_batch(worker, [asked.event_id], 10)
 
     assert erasing.result() == Report(events=1, registrations=1, commands=1, samples_stay=True)
+
+
+@pytest.mark.parametrize(
+    "command", ["verify --heal", "erase --address user@example.org", "erase --address other@example.org"]
+)
+def test_a_role_without_a_right_is_told(
+    settings_of: Callable[[str], Settings], connection: Connection, command: str
+) -> None:
+    asked, settings = accept_as_api(settings_of("admitone_api").database_url), settings_of("admitone_worker")
+    with connections.worker_session(settings) as worker:
+        Ownership(session=worker, number=processes.own_number(), silence_seconds_max=10).join()
+        apply_batch(worker, [asked.event_id], 10)
+        with connection.begin():
+            connection.execute(text("UPDATE event SET spots_reserved = 0"))
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "ops.cli", *command.split()],
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(CHECKOUT),
+                "ADMITONE_DATABASE_URL": settings.database_url,
+                "ADMITONE_BROKER_URL": settings.broker_url,
+                "ADMITONE_RESULT_URL": settings.result_url,
+                "ADMITONE_SECRET_KEY": "a secret of digests",
+            },
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("admitone: the database: permission denied for ")
+    assert line.endswith('; docs/operating.md has the roles of each command, under "Roles"')
 
 
 @pytest.mark.parametrize(
