@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError
 _REDIS = ("redis", "rediss", "redis+socket", "unix")
 _AMQP = ("amqp", "amqps")
 _SEVERAL_HOSTS = re.compile(r"(?P<scheme>[^:]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<rest>/.*)")
+_HOST_AND_PORT = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):?(.*)")
 _SET_BY_US = frozenset(
     {"application_name", "fallback_application_name", "client_encoding", "target_session_attrs"}
 )
@@ -68,7 +69,11 @@ def database(value: str) -> str:
         url = url.set(host="").update_query_dict({"host": unquote(url.host)})
     _check_parameters(url)
     read = url.difference_update_query(_SET_BY_US).render_as_string(hide_password=False)
-    _check_by_libpq(libpq_arguments(read))
+    try:
+        arguments = libpq_arguments(read)
+    except ArgumentError as error:
+        raise ValueError("names several hosts: each may have one port, which is a number") from error
+    _check_by_libpq(arguments)
     return read
 
 
@@ -232,6 +237,9 @@ def _hosts_in_query(value: str) -> str:
     named = _SEVERAL_HOSTS.fullmatch(value)
     if named is None:
         return value
-    hosts = "&".join(f"host={host}" for host in named["hosts"].split(","))
+    pairs = [_HOST_AND_PORT.findall(host)[0] for host in named["hosts"].split(",")]
+    hosts = ",".join(six or name for six, name, _ in pairs)
+    ports = ",".join(port for _, _, port in pairs)
     path, _, query = named["rest"].partition("?")
-    return f"{named['scheme']}{path}?{query}&{hosts}" if query else f"{named['scheme']}{path}?{hosts}"
+    given = f"{query}&" if query else ""
+    return f"{named['scheme']}{path}?{given}host={hosts}" + (f"&port={ports}" if ports.strip(",") else "")

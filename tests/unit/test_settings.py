@@ -52,6 +52,7 @@ def test_the_driver_is_named_whatever_the_url_calls_it() -> None:
     ("url", "hosts", "ports"),
     [
         ("postgresql://user:p%40s@a:1,b:2/name?sslmode=require", "a,b", "1,2"),
+        ("postgresql://user:p%40s@[::1]:1,[fe80::2]/name?sslmode=require", "::1,fe80::2", "1,"),
         ("postgresql://user:p%40s@/name?host=a:1&host=b:2&sslmode=require", "a,b", "1,2"),
         ("postgresql://user:p%40s@/name?host=a,b&port=1,2&sslmode=require", "a,b", "1,2"),
     ],
@@ -159,6 +160,8 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?prepare_threshold=0", "reads: prepare_threshold$"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?options=-csearch_path%3Dy", "has the parameter options"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?sslmode=on", 'invalid sslmode value: "on"'),
+        ("ADMITONE_DATABASE_URL", "postgresql://a:1,b:x/n", "each may have one port, which is a number"),
+        ("ADMITONE_DATABASE_URL", "postgresql://a:1,b:2/n?port=3", "each may have one port"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?ssl=true", "has ssl of other drivers; use sslmode="),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?sslmode=require&sslaccept=strict", "has sslaccept of"),
         (
