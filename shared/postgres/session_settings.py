@@ -47,8 +47,13 @@ def _arguments(settings: Mapping[str, str]) -> dict[str, str]:
 
 ARGUMENTS = _arguments(_FORMS | _TIMEOUTS | _PLANS | _RULES)
 """libpq's parameters of every session; a session adds its own options behind these."""
-READING = _arguments({name: _FORMS[name] for name in _FORMS.keys() - {"timezone"}} | _TIMEOUTS)
-"""Those of a session that reads the tables of another system, which has its own schemas and time zone."""
+READING = _arguments(
+    {name: _FORMS[name] for name in _FORMS.keys() - {"timezone"}} | _TIMEOUTS | {"row_security": "off"}
+)
+"""Those of a session that reads the tables of another system, which has its own schemas and time zone.
+
+A policy that would hide rows from its role is an error.
+"""
 
 _NEEDED: dict[str, tuple[str, Callable[[str], bool]]] = {
     "server_encoding": ("UTF8: make the database with ENCODING 'UTF8'", lambda value: value == "UTF8"),

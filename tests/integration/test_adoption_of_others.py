@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import create_engine, make_url
@@ -366,6 +366,66 @@ def test_a_mapping_is_printed_edited_and_given_back(
     assert rows[0].created_at.isoformat() == "2026-01-01T09:00:00+00:00"
     adoption.print_mapping(empty_database, tmp_path / "edited.toml")
     assert tomllib.loads(capsys.readouterr().out) == tomllib.loads(printed)
+
+
+@pytest.mark.parametrize(
+    ("events", "registrations"), [("text", "bigint"), ("bigint", "integer"), ("numeric", "integer")]
+)
+def test_ids_of_two_types_are_compared_as_texts(
+    source: str, database: str, events: str, registrations: str
+) -> None:
+    ids = ["7", "5000000000"] + (["abc", " 7"] if events == "text" else [])
+    for number, id_ in enumerate(ids):
+        add_event(source, id_, slug=f"e{number}")
+    for id_ in ("7", "8"):
+        add_registration(source, f"r{id_}", id_)
+    columns(source, "Event", f"ALTER id TYPE {events} USING id::{events}")
+    columns(source, "Registration", f'ALTER "eventId" TYPE {registrations} USING "eventId"::{registrations}')
+
+    report = adopt(source, database)
+
+    adopted = {event.source_id: event.registrations for event in report.events}
+    assert adopted == dict.fromkeys(ids, 0) | {"7": 1}
+    assert problems(report) == [("REGISTRATION_WITHOUT_EVENT", "8", "r8")]
+
+
+def test_row_security_hides_no_row_unsaid(source: str, database: str) -> None:
+    add_event(source, "e")
+    for number in range(2):
+        add_registration(source, f"r{number}", "e", spotsCount=1 + number)
+    role = f"reader_{uuid4().hex}"
+    run(source, f'CREATE ROLE {role} LOGIN; GRANT SELECT ON "Event", "Registration" TO {role}')
+    run(source, 'ALTER TABLE "Registration" ENABLE ROW LEVEL SECURITY')
+    run(source, 'CREATE POLICY ours ON "Registration" USING ("spotsCount" = 1)')
+    reader = make_url(source).set(username=role).render_as_string(hide_password=False)
+
+    try:
+        with pytest.raises(AdoptionError, match='row-level security policy for table "Registration"'):
+            adopt(reader, database)
+        run(source, f"ALTER ROLE {role} BYPASSRLS")
+        assert [event.registrations for event in adopt(reader, database).events] == [2]
+    finally:
+        run(source, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_an_id_may_have_any_name(source: str, database: str, tmp_path: Path) -> None:
+    add_event(source, "e", slug="of-e")
+    add_registration(source, "r", "e")
+    for table in ("Event", "Registration"):
+        columns(source, table, "RENAME id TO uuid")
+        columns(source, table, "ADD id serial")
+    text = '[{}.columns]\nuuid = "id"\nid = "ignored"\n'
+    mapping = mapping_of(tmp_path / "ids.toml", text.format("event") + text.format("registration"))
+
+    report = adopt(source, database, mapping=mapping)
+
+    assert (problems(report), [event.registrations for event in report.events]) == ([], [1])
+    assert run(database, "SELECT id FROM event")[0].id == adopted_id("e")
+
+    for table in ("Event", "Registration"):
+        columns(source, table, "DROP id")
+        columns(source, table, 'RENAME uuid TO "ID"')
+    assert [event.source_id for event in adopt(source, database).events] == ["e"]
 
 
 def test_a_mapping_says_what_no_status_means(

@@ -13,6 +13,7 @@ from psycopg import sql
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from ops.adoption.adopt import AdoptionError
 from ops.embedded import Servers
 from ops.maintenance import audit, retention, schema, status, verification
 from ops.maintenance.schema import UnsuitableDatabase
@@ -168,6 +169,17 @@ def test_another_encoding_is_refused(servers: Servers, encoded: str, request: py
     found = read(Settings(database_url=encoded, broker_url=servers.broker_url, result_url=servers.result_url))
 
     assert (found.ready, found.checks["database"]) == (False, said)
+
+
+@pytest.mark.parametrize("encoded", ["SQL_ASCII"], indirect=True)
+def test_a_text_that_is_no_utf8_ends_the_adoption(encoded: str, database: str) -> None:
+    old_systems.run(encoded, old_systems.PRISMA)
+    old_systems.add_event(encoded, "e")
+    old_systems.add_registration(encoded, "r", "e")
+    old_systems.run(encoded, """UPDATE "Registration" SET name = E'Zo\\xeb'""")
+
+    with pytest.raises(AdoptionError, match="invalid byte sequence for encoding"):
+        old_systems.adopt(encoded, database)
 
 
 def test_replica_mode_of_a_role_is_refused(servers: Servers, settings: Settings) -> None:

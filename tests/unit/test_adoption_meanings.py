@@ -116,6 +116,8 @@ def test_a_value_that_is_no_time_is_unclear(value: object) -> None:
     [
         (3, 3),
         ("3", 3),
+        ("12.0", 12),
+        ("2.5", None),
         (" 12 ", 12),
         (Decimal("2.0"), 2),
         (Decimal("2.5"), None),

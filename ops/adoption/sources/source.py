@@ -17,7 +17,7 @@ from ops.adoption.sources.mapping import SourceMapping, TableMapping
 BATCH_ROWS = 5_000
 """The most registrations in memory at once, and in one transaction of the target."""
 
-_EVENT_IDS = sql.SQL('SELECT id::text FROM {event} AS event ORDER BY {created}, {id}::text COLLATE "C"')
+_EVENT_IDS = sql.SQL('SELECT {id}::text FROM {event} AS event ORDER BY {created}, {id}::text COLLATE "C"')
 _EVENT = sql.SQL("SELECT {values} FROM {event} AS event WHERE {id} = %s")
 _SLUG_OF_ANOTHER = sql.SQL(
     "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = %s AND {id}::text <> %s)"
@@ -85,7 +85,7 @@ class Source:
         self._names: dict[str, sql.Composable] = {
             "event": mapping.event.surveyed.identifier,
             "registration": mapping.registration.surveyed.identifier,
-            "event_id": registration.column("eventId"),
+            "event_id": _compared(mapping, registration.column("eventId")),
             "event_key": event.column("id"),
             "slug": event.column("slug"),
         }
@@ -154,7 +154,8 @@ class Source:
     def _batches(self, which: sql.SQL, parameters: list[str]) -> Generator[list[RawRegistration]]:
         select = _REGISTRATIONS.format(values=self._registration_values, **self._names)
         query = select + which.format(**self._names, **self._of_registration)
-        with self._link.cursor("adoption", row_factory=class_row(RawRegistration)) as cursor:
+        cursor = self._link.cursor("adoption", row_factory=class_row(RawRegistration))
+        with links.database_errors(), cursor:
             cursor.execute(query, parameters)
             batch_rows = BATCH_ROWS
             while batch_rows == BATCH_ROWS:
@@ -190,3 +191,19 @@ class Source:
                 f"{count} ids in {name.as_string()} are null, or those of several rows: "
                 "each row needs an id of its own"
             )
+
+
+def _compared(mapping: SourceMapping, event_id: sql.Identifier) -> sql.Composable:
+    """Return the event id of a registration as it is compared with the text of an event's.
+
+    As it is, so that an index is used, if an id that the event can have is always one for the registration.
+    """
+    tables = ((mapping.event, "id"), (mapping.registration, "eventId"))
+    ids = [
+        column
+        for table, meaning in tables
+        for column in table.surveyed.columns
+        if column.name == table.of(meaning)[0]
+    ]
+    same = len({column.type for column in ids}) == 1 or {column.category for column in ids} == {"S"}
+    return event_id if same else sql.SQL("{}::text").format(event_id)

@@ -9,6 +9,8 @@ from typing import Any
 _MILLISECONDS_FROM = 100_000_000_000
 """An integer time of at least this is in milliseconds, as JavaScript counts, else in seconds."""
 
+_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
+
 
 class UnclearValueError(Exception):
     """The value cannot be read as what its column is said to be."""
@@ -49,8 +51,8 @@ def whole(value: Any) -> int | None:  # noqa: ANN401 - the column may have any t
     """Return the value as a whole number, None if it is none."""
     if isinstance(value, bool):
         return None
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip()):
-        return int(value)
+    if isinstance(value, str) and (number := _WHOLE.fullmatch(value.strip())):
+        return int(number[1])
     if isinstance(value, float | Decimal):
         return int(value) if math.isfinite(value) and value == int(value) else None
     return value if isinstance(value, int) else None
