@@ -38,6 +38,12 @@ _ACTIVE = """
     WHERE event_id = %s AND id = ANY(%s) AND status <> 'CANCELLED' ORDER BY seq
 """
 _SLUG_OF_ANOTHER = "SELECT count(*) FROM event WHERE slug = %s AND id <> %s"
+# Until then an API process may send commands for the slug to the event that gave it up.
+_HOLD_SLUG = """
+    SELECT pg_sleep(extract(epoch FROM max(slug_released_at) - clock_timestamp()) + %(seconds)s) FROM event
+    WHERE slug_released_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+      AND %(slug)s = ANY(former_slugs) AND id <> %(event_id)s
+"""
 
 
 class State(Enum):
@@ -108,7 +114,9 @@ class Target:
         return State.UNCHANGED if finished else State.UNFINISHED, (slug, title, created_at)
 
     def slug_is_anothers(self, slug: str, id_: UUID) -> bool:
-        """Return True if another event has the slug."""
+        """Return True if another event has the slug; wait while one that gave it up is remembered for it."""
+        asked = {"slug": slug, "event_id": id_, "seconds": tables.SLUG_HELD_SECONDS}
+        self._link.execute(_HOLD_SLUG, asked)
         return links.number(self._link.execute(_SLUG_OF_ANOTHER, [slug, id_])) > 0
 
     def writing(self, event: CleanEvent) -> Writing:

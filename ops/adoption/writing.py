@@ -223,6 +223,7 @@ class Writing:
         query = statements.SET.format(
             assignments=sql.SQL(", ").join(assignments),
             capacity=settings.get("capacity", self._row["capacity"]),
+            slug=settings.get("slug", self._row["slug"]),
             event_id=self._event.id,
         )
         self._link.execute(query)

@@ -18,6 +18,7 @@ from ops.adoption.report import GONE, Report
 from ops.adoption.sources.survey import STATUSES_MAX
 from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
+from shared.postgres.tables import SLUG_HELD_SECONDS
 from tests.databases import as_worker, session_of
 from tests.integration.old_systems import (
     PRISMA,
@@ -387,6 +388,21 @@ def test_ids_of_two_types_are_compared_as_texts(
     adopted = {event.source_id: event.registrations for event in report.events}
     assert adopted == dict.fromkeys(ids, 0) | {"7": 1}
     assert problems(report) == [("REGISTRATION_WITHOUT_EVENT", "8", "r8")]
+
+
+def test_a_slug_that_is_given_up_is_held(source: str, database: str) -> None:
+    add_event(source, "first", slug="b", createdAt="2026-01-01")
+    add_event(source, "second", slug="a", createdAt="2026-01-02")
+    adopt(source, database)
+    run(source, """UPDATE "Event" SET slug = CASE slug WHEN 'b' THEN 'c' ELSE 'b' END""")
+
+    assert problems(adopt(source, database)) == []
+
+    held = """
+        SELECT former.former_slugs, later.updated_at >= former.slug_released_at + make_interval(secs => %s)
+        FROM event AS former, event AS later WHERE former.slug = 'c' AND later.slug = 'b'
+    """
+    assert [tuple(row) for row in run(database, held, SLUG_HELD_SECONDS)] == [(["b"], True)]
 
 
 def test_row_security_hides_no_row_unsaid(source: str, database: str) -> None:
