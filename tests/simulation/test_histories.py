@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 from shared.domain.event import PROMOTION
 from tests.databases import settle_all
 from tests.simulation import histories, worlds
-from tests.simulation.histories import HISTORIES, History
+from tests.simulation.histories import HISTORIES, History, history, register
 from tests.simulation.in_memory import InMemory
 from tests.simulation.in_postgres import InPostgres
 from tests.simulation.worlds import Witness
@@ -58,6 +58,27 @@ def test_postgresql_holds_long_and_crowded_histories_as_the_naive_model_does(
 
     assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
     assert logs == [], "no batch was refused"
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        history(
+            *[register(3), register(5), histories.change(capacity=3), register(3)],
+            capacity=6,
+            waitlistLimit=1,
+            limit=2,
+        ),
+        history(
+            *[register(3), *[register(5)] * 3, histories.change(capacity=3), *[register(1)] * 4],
+            capacity=6,
+            waitlistLimit=3,
+            limit=5,
+        ),
+    ],
+)
+def test_a_batch_knows_the_parties_that_became_oversized(connection: Connection, drawn: History) -> None:
+    assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
 
 
 @examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -26,8 +26,9 @@ def command(number: int) -> NewCommand:
 class Writes:
     """An intake whose writes last until `go_on`; `begun` counts them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, commands: int = 1) -> None:
         self.begun = 0
+        self._commands = commands
         self.go_on = asyncio.Event()
         self.intake = Intake(SETTINGS)
         monkeypatch.setattr(self.intake, "_commit", self._commit)
@@ -36,7 +37,7 @@ class Writes:
     async def _commit(self, _: object) -> list[Acceptance]:
         self.begun += 1
         await self.go_on.wait()
-        return [Acceptance(command_id=UUID(int=1))]
+        return [Acceptance(command_id=UUID(int=number + 1)) for number in range(self._commands)]
 
 
 def test_only_what_was_sent_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +54,20 @@ def test_only_what_was_sent_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
         return [type(error) for error in errors], writes.begun
 
     assert asyncio.run(answers()) == ([AcceptanceUnknown, LedgerUnavailable], 1)
+
+
+def test_a_late_request_costs_no_other_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> list[object]:
+        writes = Writes(monkeypatch, commands=2)
+        by = asyncio.get_running_loop().time() + 0.05
+        late = asyncio.create_task(writes.intake.accept(command(1), by))
+        patient = asyncio.create_task(writes.intake.accept(command(2)))
+        await asyncio.wait([late])
+        writes.go_on.set()
+        await asyncio.wait([patient], timeout=5)
+        return [type(late.exception()), patient.done() and patient.result().command_id]
+
+    assert asyncio.run(answers()) == [AcceptanceUnknown, UUID(int=2)]
 
 
 def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
