@@ -5,8 +5,9 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from psycopg import DataError
 
-from api.commands.intake import AcceptanceUnknown, Intake, LedgerUnavailable
+from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, LedgerUnavailable
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 
@@ -29,6 +30,7 @@ class Writes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, commands: int = 1) -> None:
         self.begun = 0
         self._commands = commands
+        self.error: Exception | None = None
         self.go_on = asyncio.Event()
         self.intake = Intake(SETTINGS)
         monkeypatch.setattr(self.intake, "_commit", self._commit)
@@ -37,6 +39,9 @@ class Writes:
     async def _commit(self, _: object) -> list[Acceptance]:
         self.begun += 1
         await self.go_on.wait()
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
         return [Acceptance(command_id=UUID(int=number + 1)) for number in range(self._commands)]
 
 
@@ -83,3 +88,16 @@ def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> N
         return writes.begun
 
     assert asyncio.run(begun()) == 2
+
+
+def test_a_rejected_command_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> tuple[object, int]:
+        writes = Writes(monkeypatch)
+        writes.error = DataError()
+        writes.go_on.set()
+        rejected, _ = await asyncio.gather(
+            writes.intake.accept(command(1)), writes.intake.confirm_all({"server"}), return_exceptions=True
+        )
+        return type(rejected), writes.begun
+
+    assert asyncio.run(answers()) == (CommandRejected, 2)
