@@ -89,6 +89,23 @@ def test_what_was_never_written_is_not_counted_for_ever(settings: Settings) -> N
     use(settings, work)
 
 
+def test_what_is_added_during_a_count_is_counted(settings: Settings, connection: Connection) -> None:
+    async def work(count: PendingCount) -> None:
+        assert lets_in(count, OTHER)
+        connection.execute(text("BEGIN"))  # the session commits by itself
+        connection.execute(text("LOCK TABLE pending_command"))
+        await asyncio.sleep(COUNTED_SECONDS)
+        assert [lets_in(count, ONE) for _ in range(3)] == [True, True, True]
+        connection.execute(text("COMMIT"))
+        for _ in range(SECONDS_MAX * 100):
+            if not count.shares.pending[OTHER]:  # it is not in the ledger
+                break
+            await asyncio.sleep(0.01)
+        assert not lets_in(count, ONE)
+
+    use(settings, work)
+
+
 def test_without_a_database_the_last_count_holds(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"database_url": "postgresql+psycopg://nobody@127.0.0.1:9/nothing"})
 
