@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.05
 _PAUSE_SECONDS_MAX = 1.0
+_READ_MAX = 500
 _READING_SHARE = 0.05
 """The part of the time that reading may take, up to the longest pause: a crowd that waits is no burden."""
 
@@ -58,14 +60,14 @@ class LedgerFallback:
         clock = asyncio.get_running_loop().time
         while self._due_at:
             began = clock()
-            due = [awaited for awaited, due_at in self._due_at.items() if due_at <= began]
+            overdue = (awaited for awaited, due_at in self._due_at.items() if due_at <= began)
+            due = list(islice(overdue, _READ_MAX))
             if due:
                 await self._read(due)
             for awaited in due:
+                del self._due_at[awaited]  # to the end: the others come first next time
                 if any(not answer.done() for answer in awaited.answers):
                     self._due_at[awaited] = clock() + self._again_seconds
-                else:
-                    del self._due_at[awaited]
             pause_seconds = (clock() - began) / _READING_SHARE
             await asyncio.sleep(min(max(pause_seconds, _POLL_SECONDS), _PAUSE_SECONDS_MAX))
 

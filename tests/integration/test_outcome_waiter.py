@@ -278,3 +278,33 @@ def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: p
     asyncio.run(wait())
 
     assert reads[often] < 3 * reads[once]
+
+
+def test_a_crowd_takes_turns_at_the_ledger(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [ids.new_id() for _ in range(1_200)]
+    reads: list[list[UUID]] = []
+
+    async def nothing(_: object, pairs: Collection[tuple[UUID, UUID]]) -> dict[UUID, Outcome]:
+        reads.append([command_id for _, command_id in pairs])
+        return {}
+
+    monkeypatch.setattr(ledger, "outcomes_of", nothing)
+
+    async def wait() -> None:
+        engine = connections.async_engine(settings)
+        waiter = OutcomeWaiter(0)
+        fallback = LedgerFallback(waiter, engine, Intake(settings), 0, lambda *_: None)
+        waiter.ask_ledger = fallback.ask
+        waits = [asyncio.create_task(waiter.outcome(id_, id_, NEVER_SECONDS)) for id_ in crowd]
+        await until(lambda: len(reads) == 5)
+        waiter.release()
+        await asyncio.gather(*waits)
+        await fallback.close()
+        await engine.dispose()
+
+    asyncio.run(wait())
+
+    assert max(map(len, reads)) < len(crowd)
+    asked = Counter(command_id for read in reads for command_id in read)
+    assert asked.keys() == set(crowd)
+    assert max(asked.values()) - min(asked.values()) <= 1
