@@ -216,8 +216,9 @@ def test_a_lost_answer_is_unknown_with_the_numbering_behind(
     assert in_ledger(connection) == {row.id}
 
 
+@pytest.mark.parametrize("by", ["network", "server"])
 def test_a_lost_answer_stays_unknown_after_a_refusal(
-    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     row, accept = asked(), ledger.accept
 
@@ -227,6 +228,8 @@ def test_a_lost_answer_stays_unknown_after_a_refusal(
     async def accept_without_answer(session: BoundedSession, *arguments: Any) -> None:
         monkeypatch.setattr(ledger, "accept", refused)
         await accept(session, *arguments)
+        if by == "server":
+            await session.execute(b"SELECT pg_terminate_backend(pg_backend_pid())")
         await session.close()
         raise psycopg.OperationalError("the connection was lost")
 
