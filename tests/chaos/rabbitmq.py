@@ -21,6 +21,28 @@ class RabbitMQError(ExpectedError):
     """The virtual host cannot be made; the message says why."""
 
 
+def is_usable() -> bool:
+    """Return True if this user may make virtual hosts: `rabbitmqctl` serves root and its own user."""
+    try:
+        _control("list_vhosts")
+    except (RabbitMQError, OSError):
+        return False
+    return True
+
+
+def _control(*arguments: str) -> str:
+    done = subprocess.run(
+        [CONTROL, "--quiet", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=CONTROL_SECONDS_MAX,
+    )
+    if done.returncode != 0:
+        raise RabbitMQError(f"{CONTROL} {arguments[0]} failed: {done.stderr.strip() or done.stdout}")
+    return done.stdout
+
+
 class RabbitMQ:
     """The virtual host, and the user of the given URL, which may do everything there."""
 
@@ -41,7 +63,7 @@ class RabbitMQ:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._control("delete_vhost", self.virtual_host)
+        _control("delete_vhost", self.virtual_host)
 
     def url(self, address: str) -> str:
         """Return the URL of the virtual host behind this address."""
@@ -49,38 +71,26 @@ class RabbitMQ:
 
     def version(self) -> str:
         """Return the server's name and version."""
-        return f"RabbitMQ {self._control('version').strip()}"
+        return f"RabbitMQ {_control('version').strip()}"
 
     def refuse(self) -> None:
         """End all connections, and refuse new ones."""
-        self._control("clear_permissions", "-p", self.virtual_host, self._user)
-        self._control("close_all_connections", "-p", self.virtual_host, "refused")
+        _control("clear_permissions", "-p", self.virtual_host, self._user)
+        _control("close_all_connections", "-p", self.virtual_host, "refused")
 
     def allow(self, *, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:
         """Let the user do everything, or only what concerns these names."""
-        self._control("set_permissions", "-p", self.virtual_host, self._user, configure, write, read)
+        _control("set_permissions", "-p", self.virtual_host, self._user, configure, write, read)
 
     def queues(self) -> list[str]:
         """Return the names of all queues."""
-        return self._control("list_queues", "-p", self.virtual_host, "--no-table-headers", "name").split()
+        return _control("list_queues", "-p", self.virtual_host, "--no-table-headers", "name").split()
 
     def replace(self) -> None:
         """End all connections, and begin anew without the queues and the messages."""
-        self._control("delete_vhost", self.virtual_host)
+        _control("delete_vhost", self.virtual_host)
         self._make()
 
     def _make(self) -> None:
-        self._control("add_vhost", self.virtual_host)
+        _control("add_vhost", self.virtual_host)
         self.allow()
-
-    def _control(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [CONTROL, "--quiet", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=CONTROL_SECONDS_MAX,
-        )
-        if done.returncode != 0:
-            raise RabbitMQError(f"{CONTROL} {arguments[0]} failed: {done.stderr.strip() or done.stdout}")
-        return done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.stack.programs import CHECKOUT
+from tests.chaos import rabbitmq
 from tests.chaos.disk import Disk
 from tests.faults.chaos_runs import run
 
@@ -40,8 +41,8 @@ def test_a_run_on_older_servers_breaks_no_promise() -> None:
 
 def test_a_run_with_rabbitmq_breaks_no_promise() -> None:
     broker = os.environ.get("ADMITONE_TEST_AMQP_URL")
-    if not broker or shutil.which("rabbitmqctl") is None:
-        pytest.skip("ADMITONE_TEST_AMQP_URL or rabbitmqctl is missing: this lane was not run")
+    if not broker or not rabbitmq.is_usable():
+        pytest.skip("no ADMITONE_TEST_AMQP_URL, or no right to rabbitmqctl: this lane was not run")
     status, report = run("--broker", broker, "--only", "RabbitMQ", "--seed", "3", "--faults", "6", *SHORT)
 
     assert report["violations"] == []
