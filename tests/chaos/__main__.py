@@ -98,6 +98,7 @@ def chaos(  # noqa: PLR0913 - one parameter for each option
         kept = keep or not result.passed
         _report(result, str(folder) if kept else None, as_json=as_json)
     except ExpectedError as error:
+        kept = keep
         print(f"chaos: {error}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(2) from error
     finally:

@@ -51,6 +51,21 @@ def test_a_run_with_rabbitmq_breaks_no_promise() -> None:
     assert report["faults"] >= 1
 
 
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tests.chaos", "--broker", "http://127.0.0.1"],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("chaos: a broker is named like amqp://")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failover_breaks_no_promise() -> None:
     status, report = run("--only", "standby promoted", "--seed", "4", "--faults", "2", *SHORT)
 
