@@ -23,7 +23,7 @@ import psycopg
 import pytest
 import redis
 from amqp.exceptions import AccessRefused
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Exchange, Queue, pools
 from psycopg import sql
 from sqlalchemy import make_url
 
@@ -301,6 +301,7 @@ def test_a_probe_notices_each_missing_right(right: str) -> None:
         )
 
         async def probe(times: int) -> None:
+            pools.reset()  # RabbitMQ remembers what an open channel may do
             sender = queues.connect_sender(queues.celery_app(settings), settings)
             for _ in range(times):
                 await sender.probe()
