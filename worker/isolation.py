@@ -36,14 +36,14 @@ def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCom
     try:
         return _apply_alone(session, place, troubles)
     except Overtaken:
-        overtaken(session, place.event_id)
+        note_overtaken(session, place.event_id)
         return []
     except BatchRefused as refused:
         _set_aside(session, place, refused, troubles)
         return []
 
 
-def overtaken(session: Session, event_id: UUID) -> None:
+def note_overtaken(session: Session, event_id: UUID) -> None:
     """Log that an event was overtaken, and let no command that is settled overtake it again and again."""
     log.warning("overtaken", event_id=str(event_id))
     save.forget_settled(session, event_id)
@@ -94,7 +94,7 @@ def apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troub
             settled += part
             size *= 2
     except Overtaken:
-        overtaken(session, event_id)
+        note_overtaken(session, event_id)
     except Exception:
         if not settled:  # else the outcomes so far are to be published all the same
             raise

@@ -80,7 +80,7 @@ def apply(
             raise
         (event_id,) = event_ids
         if isinstance(error, Overtaken):
-            isolation.overtaken(session, event_id)
+            isolation.note_overtaken(session, event_id)
             return Applied([], [*waiting])
         log.exception("batch_refused", event_id=str(event_id))
         applied = isolation.apply_in_parts(session, event_id, error.count, troubles)
