@@ -32,10 +32,7 @@ FINISH = "UPDATE adoption SET finished_at = now() WHERE event_id = %s"
 SET = sql.SQL("""
     UPDATE event
     SET {assignments}, overbooked_spots = greatest(spots_reserved - {capacity}, 0), updated_at = now(),
-        former_slugs = CASE WHEN slug = {slug} THEN former_slugs
-                            WHEN slug_released_at > clock_timestamp() - interval '10 s'
-                            THEN former_slugs || slug
-                            ELSE ARRAY[slug] END,
+        former_slugs = CASE WHEN slug = {slug} THEN former_slugs ELSE former_slugs || slug END,
         slug_released_at = CASE WHEN slug = {slug} THEN slug_released_at ELSE clock_timestamp() END
     WHERE id = {event_id}
 """)
