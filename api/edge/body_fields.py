@@ -24,9 +24,10 @@ _INVALID = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for half 
 
 
 def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collection[str]) -> _Body:
-    """Return the body of this kind: its texts clean, empty optional texts absent, `2.0` an integer.
+    """Return the body of this kind: its texts clean, `2.0` an integer, empty optional texts absent.
 
-    Raises the problem 422 with a reason for each field that is wrong, or `msgspec.DecodeError`.
+    So is a null that is no value of its field. Raises the problem 422 with a reason for each field that is
+    wrong, or `msgspec.DecodeError`.
     """
     document = _document(content)
     if not isinstance(document, dict):
@@ -88,16 +89,19 @@ def invalid(reasons: Mapping[str, str]) -> ProblemError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Field:
-    """A field of a body: its type, whether it must be there, and its rule in words."""
+    """A field of a body: its type, whether it must be there, whether null is a value, its rule in words."""
 
     annotation: Any
     type_: inspect.Type
     is_email: bool
     required: bool
+    nullable: bool
     rule: str
 
     def tidy(self, sent: Any, domains_refused: Collection[str]) -> Any:  # noqa: ANN401 - JSON
         """Return a value in the form in which it counts, UNSET for none; raises `ValueError` for a text."""
+        if sent is None and not self.required and not self.nullable:
+            return msgspec.UNSET
         if isinstance(self.type_, inspect.IntType) and isinstance(sent, float) and sent.is_integer():
             return int(sent)
         if not isinstance(self.type_, inspect.StrType | inspect.DateTimeType) or not isinstance(sent, str):
@@ -138,10 +142,17 @@ def _field(field: inspect.Field, annotation: Any) -> _Field:  # noqa: ANN401 - o
     if isinstance(type_, inspect.Metadata):
         is_email, rule = type_.extra_json_schema == commands.EMAIL, (type_.extra or {}).get("rule")
         type_ = type_.type
-    rule = rule or _rule(type_)
-    if len(parts) > 1 and not is_email:
+    rule, nullable = rule or _rule(type_), len(parts) > 1
+    if nullable and not is_email:
         rule = f"{rule}, or null"
-    return _Field(annotation=annotation, type_=type_, is_email=is_email, required=field.required, rule=rule)
+    return _Field(
+        annotation=annotation,
+        type_=type_,
+        is_email=is_email,
+        required=field.required,
+        nullable=nullable,
+        rule=rule,
+    )
 
 
 def _rule(type_: inspect.Type) -> str:

@@ -18,16 +18,24 @@ from shared.domain.commands import AddRegistration, ChangeEvent
 _LEDGERS_PATTERN = commands.PRINTABLE + commands.AT_THE_END
 """The pattern of texts in the ledger, which has more than clients may send: earlier versions took more."""
 
+_NULL: dict[str, Any] = {"type": "null"}
+
+
+def _has(name: str) -> dict[str, Any]:
+    """Return the schema of an object that has a value other than null under this name."""
+    return {"required": [name], "properties": {name: {"not": _NULL}}}
+
+
 _STATUS_OR_CORRECTION: dict[str, Any] = {
-    "if": {"required": ["status"]},
+    "if": _has("status"),
     "then": {
-        "properties": dict.fromkeys(("name", "email", "spotsCount"), False),
-        "if": {"required": ["place"]},
+        "properties": {"name": _NULL, "email": False, "spotsCount": _NULL},
+        "if": _has("place"),
         "then": {"properties": {"status": {"const": "WAITLIST"}}},
     },
     "else": {
-        "properties": {"place": False},
-        "anyOf": [{"required": [name]} for name in ("name", "email", "spotsCount")],
+        "properties": {"place": _NULL},
+        "anyOf": [_has("name"), {"required": ["email"]}, _has("spotsCount")],
     },
 }
 """The conditions that `RegistrationChange` checks itself."""
@@ -331,5 +339,17 @@ def _components() -> dict[str, Any]:
         for schema in (property_, *property_.get("anyOf", ())):
             if schema.get("pattern") == _LEDGERS_PATTERN:
                 schema["pattern"] = texts.PATTERN
+    for body in components.values():
+        if body.get("additionalProperties") is False:  # the body of a request
+            optional = body["properties"].keys() - body["required"]
+            body["properties"].update((name, _or_null(body["properties"][name])) for name in optional)
     components["RegistrationChange"] |= _STATUS_OR_CORRECTION
     return components
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an optional field that also takes null, which counts as left out."""
+    if _NULL in schema.get("anyOf", ()):
+        return schema
+    around: dict[str, Any] = {name: schema[name] for name in ("description", "default") if name in schema}
+    return {**around, "anyOf": [{name: schema[name] for name in schema if name not in around}, _NULL]}

@@ -13,7 +13,9 @@ from fastapi.routing import APIRoute
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api.edge.problems import ProblemType
+from api.edge import body_fields
+from api.edge.problems import ProblemError, ProblemType
+from api.edge.schemas_admin import RegistrationChange
 from api.main import create_app
 from api.routes import changes, events, health, insight, keys, pages, protection, registrations
 from shared.domain.outcomes import RefusalCode
@@ -223,6 +225,43 @@ def test_every_example_is_of_its_schema(document: Json) -> None:
     assert len(shown) > len(ROUTES)
     for schema, example in shown:
         OAS31Validator({**schema, "components": document["components"]}).validate(example)
+
+
+def test_optional_fields_of_requests_take_null(document: Json) -> None:
+    components = document["components"]["schemas"]
+    checked = [
+        OAS31Validator({**schema, "components": document["components"]}).is_valid(None)
+        for body in components.values()
+        if body.get("additionalProperties") is False
+        for name, schema in body["properties"].items()
+        if name not in body["required"]
+    ]
+    assert len(checked) > 30
+    assert all(checked)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_valid"),
+    [
+        ({"status": "CANCELLED", "place": None, "name": None, "spotsCount": None}, True),
+        ({"status": None, "place": None, "name": "Ann"}, True),
+        ({"status": None, "email": None}, True),
+        ({"status": "WAITLIST", "place": "tail"}, True),
+        ({"status": "CANCELLED", "place": "tail"}, False),
+        ({"status": "CANCELLED", "email": None}, False),
+        ({"status": "CANCELLED", "name": "Ann"}, False),
+        ({"name": "Ann", "place": "tail"}, False),
+        ({"status": None, "name": None, "spotsCount": None}, False),
+    ],
+)
+def test_a_registration_change_says_its_conditions(document: Json, change: Json, *, is_valid: bool) -> None:
+    schema = {"$ref": "#/components/schemas/RegistrationChange", "components": document["components"]}
+    assert OAS31Validator(schema).is_valid(change) is is_valid
+    try:
+        is_taken = body_fields.read(msgspec.json.encode(change), RegistrationChange, ()) is not None
+    except ProblemError:
+        is_taken = False
+    assert is_taken is is_valid
 
 
 def test_no_header_of_a_request_has_an_example(document: Json) -> None:
