@@ -76,7 +76,22 @@ _FOUND_BY_WORDS = """(
         WHERE length(word) > 8
     ) OFFSET 0
 )"""
-_HAS_TEXT = "AND strpos(folded(name || ' ' || coalesce(email, '')) COLLATE \"C\", folded(:q)) > 0"
+_BLANKS = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_HYPHENS, _APOSTROPHES = "\u2010\u2011\u2013", "\u2018\u2019"
+_AS_TYPED = " " * len(_BLANKS) + "-" * len(_HYPHENS) + "''" * len(_APOSTROPHES)
+
+
+def _plain(sql: str) -> str:
+    """Return SQL that folds a text, with blanks, hyphens and apostrophes as keyboards have them.
+
+    The index finds the same rows with either: it has the words between these signs.
+    """
+    typed = f"translate(folded({sql}), '{_BLANKS}{_HYPHENS}{_APOSTROPHES}', '{_AS_TYPED}')"
+    return f"regexp_replace({typed} COLLATE \"C\", '  +', ' ', 'g')"
+
+
+_TEXT = "name || ' ' || coalesce(email, '')"
+_HAS_TEXT = f"AND strpos({_plain(_TEXT)}, {_plain(':q')}) > 0"
 
 # Positions are counted once up to the page's first waiting registration and then along the page. Fences: rows
 # with the words are found by their index alone, and no row of the page has the waitlist read again.

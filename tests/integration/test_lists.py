@@ -270,6 +270,29 @@ def test_a_search_knows_neither_case_nor_accent(stage: Stage, crowd: Json, q: st
     assert [row["name"] for row in answer.json()["items"]] == found
 
 
+@pytest.mark.parametrize(
+    ("name", "q"),
+    [
+        ("Anna Maria", "anna  maria"),
+        ("Anna Maria", "anna\u00a0maria"),
+        ("Anna Maria", "anna\u3000\u2003maria"),
+        ("Anna\u00a0Maria", "anna maria"),
+        ("Anna  Maria", "anna maria"),
+        ("Pat O\u2019Neil", "o'neil"),
+        ("Pat O'Neil", "o\u2019neil"),
+        ("Jean\u2011Luc", "jean-luc"),
+        ("\uff21\uff4e\uff4e \uff2c\uff45\uff45", "ann lee"),
+    ],
+)
+def test_a_search_takes_blanks_and_signs_alike(stage: Stage, name: str, q: str) -> None:
+    event = stage.create_event()
+    register(stage, event, name=name)
+    with stage.client() as client:
+        answer = client.get(f"/api/events/{event['id']}/registrations", params={"q": q}, headers=stage.admin)
+
+    assert [row["name"] for row in answer.json()["items"]] == [name]
+
+
 def test_a_search_goes_on_behind_its_cursor(stage: Stage) -> None:
     event = stage.create_event(capacity=1_000)
     for name in ("Ann 1", "Bob", "Ann 2", "Ann 3"):
