@@ -194,8 +194,13 @@ def _reason(error: BaseException) -> str:
     for words, reason in _BY_WORDS.items():
         if words in str(error):
             return reason
-    if isinstance(error, redis.ResponseError | redis.AuthenticationError):
+    if isinstance(error, redis.ResponseError | redis.AuthenticationError) or _is_refusal(error):
         return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]
     if isinstance(error, TimeoutError | redis.TimeoutError):
         return "no answer in time"
     return "cannot be reached"
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return True if Redis itself ended the connection with this error, such as while it loads its data."""
+    return isinstance(error, redis.ConnectionError) and error.status_code is not None

@@ -47,7 +47,9 @@ _RETRIED = (redis.ConnectionError,)
 """A connection that Redis has closed meanwhile is replaced at once; a time-out is not spent twice."""
 _PAUSE_SECONDS_MIN = 0.5
 _PAUSE_SECONDS_MAX = 5
-"""The pause after a failure doubles at each, so that a result backend that hangs delays few batches."""
+"""The pause doubles at each slow failure, so that a result backend that hangs delays few batches."""
+_QUICK_SECONDS_MAX = 0.05
+"""A failure within this time, such as a refusal, delays no batch, and does not make the pause longer."""
 _PROBE_MS = 1
 
 
@@ -120,10 +122,14 @@ class Publisher:
             return
         if not settled:
             return
+        began_at = self._clock()
         try:
             self.write(settled)
         except Exception as error:  # noqa: BLE001 - any error: the outcomes are committed
-            self._paused_until = self._clock() + self._pause_seconds
+            failed_at = self._clock()
+            if failed_at - began_at < _QUICK_SECONDS_MAX:
+                self._pause_seconds = _PAUSE_SECONDS_MIN
+            self._paused_until = failed_at + self._pause_seconds
             self._pause_seconds = min(2 * self._pause_seconds, _PAUSE_SECONDS_MAX)
             metrics.results_lost.inc(len(settled))
             log.warning("results_not_stored", count=len(settled), error=str(error))

@@ -136,6 +136,8 @@ class Refusing:
         (OutOfMemoryError("command not allowed"), "command not allowed"),
         (redis.AuthenticationError("WRONGPASS"), "WRONGPASS"),
         (redis.ConnectionError("redis.internal:6379"), "cannot be reached"),
+        (redis.ConnectionError("max number of clients", status_code="ERR"), "max number of clients"),
+        (redis.BusyLoadingError("is loading", status_code="LOADING"), "is loading"),
         (
             redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"),
             "has a certificate that is not trusted",

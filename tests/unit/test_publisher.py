@@ -26,6 +26,20 @@ class Backend(Publisher):
             raise self.error
 
 
+class SlowBackend(Backend):
+    """A backend of which each answer takes its time."""
+
+    TAKES = 0.075
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__(lambda: seconds[0])
+        self.seconds = seconds
+
+    def write(self, settled: Sequence[SettledCommand]) -> None:
+        self.seconds[0] += self.TAKES
+        super().write(settled)
+
+
 def settled(number: int) -> list[SettledCommand]:
     outcome = Confirmed(registration_id=UUID(int=9), spots_count=1)
     return [SettledCommand(event_id=UUID(int=1), command_id=UUID(int=number), seq=number, outcome=outcome)]
@@ -56,7 +70,7 @@ def test_a_failure_pauses_publishing(error: Exception) -> None:
 
 def test_pauses_grow_until_publishing_succeeds() -> None:
     seconds = [0.0]
-    backend = Backend(lambda: seconds[0])
+    backend = SlowBackend(seconds)
     backend.error = redis.TimeoutError()
     with capture_logs():
         for number in range(1, 301):  # one each 100 ms
@@ -67,12 +81,24 @@ def test_pauses_grow_until_publishing_succeeds() -> None:
         publish(backend, 1_000)
         backend.error = redis.TimeoutError()
         publish(backend, 1_001)
-        seconds[0] = 100.5
+        seconds[0] = 100.8
         publish(backend, 1_002)
 
-    pauses = [round(after - before, 1) for before, after in itertools.pairwise(tried)]
-    assert pauses == [0.5, 1, 2, 4, 5, 5, 5, 5]
+    pauses = [after - before for before, after in itertools.pairwise(tried)]
+    assert pauses == pytest.approx([0.6, 1.1, 2.1, 4.1, 5.1, 5.1, 5.1, 5.1])
     assert backend.tried[-3:] == [1_000, 1_001, 1_002]
+
+
+def test_quick_failures_do_not_lengthen_the_pause() -> None:
+    seconds = [0.0]
+    backend = Backend(lambda: seconds[0])
+    backend.error = redis.ResponseError("LOADING")
+    with capture_logs():
+        for number in range(1, 31):  # one each 100 ms
+            seconds[0] = number / 10
+            publish(backend, number)
+
+    assert backend.tried == [1, 6, 11, 16, 21, 26]
 
 
 def test_outcomes_are_published_together_and_once() -> None:
