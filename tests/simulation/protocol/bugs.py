@@ -5,7 +5,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -13,7 +13,7 @@ import pytest
 
 from api.commands import intake, outcome_waiter
 from api.commands.early_answers import RefusingEvents
-from api.commands.intake import LedgerUnavailable, Shares
+from api.commands.intake import Intake, LedgerUnavailable, Shares
 from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import OutcomeWaiter
 from api.commands.submit import Submission
@@ -27,7 +27,7 @@ from shared.postgres.ledger import Acceptance, NewCommand
 from tests.simulation.protocol import loop
 from tests.simulation.protocol.memory import accepting
 from tests.simulation.protocol.memory.sessions import WorkerSession
-from worker import load, save
+from worker import load, save, trouble
 from worker.owner import Owner
 from worker.ownership import Ownership
 from worker.save import BatchWriter
@@ -216,6 +216,36 @@ def names_the_second_command_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr(ledger, "_find", mutant)
+
+
+def answers_a_late_request_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Intake._write
+
+    class Late(NamedTuple):
+        accepted: Any
+
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, acceptance: Acceptance) -> None:
+            self.accepted.set_result(acceptance)
+
+        def set_exception(self, error: Exception) -> None:
+            self.accepted.set_exception(error)
+
+    async def mutant(self: Intake, batch: Any) -> bool:
+        late: Any = [(command, Late(accepted), by) for command, accepted, by in batch]
+        return await write(self, late)
+
+    monkeypatch.setattr(Intake, "_write", mutant)
+
+
+def accepts_no_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_is_serialization_failure", lambda _: False)
+
+
+def fails_what_a_second_try_would_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "_OF_THE_COMMAND", (*trouble._OF_THE_COMMAND, "40"))
 
 
 # --- waking and answering

@@ -44,6 +44,7 @@ def _bug(
 
 _CALM: tuple[str, ...] = ()
 _LOST = ("lose messages", "double messages", "delay messages")
+_REFUSED = ("refuse a commit",)
 _KILLED = ("kill a worker", "stop a worker", "end a session")
 
 BUGS = [
@@ -83,6 +84,24 @@ BUGS = [
         bugs.says_that_nothing_was_accepted,
         "5",
         faults=("cut a process off",),
+    ),
+    _bug(
+        "a late request is answered again",
+        bugs.answers_a_late_request_again,
+        "0",
+        faults=("stop an API process",),
+    ),
+    _bug(
+        "a refused INSERT is not tried again",
+        bugs.accepts_no_second_time,
+        "19",
+        faults=_REFUSED,
+    ),
+    _bug(
+        "a commit that is refused fails its command",
+        bugs.fails_what_a_second_try_would_settle,
+        "19",
+        faults=_REFUSED,
     ),
     _bug(
         "a retry binds a released key again",

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
+from types import SimpleNamespace
 from uuid import UUID
 
 import psycopg
@@ -24,6 +25,7 @@ AT_STEPS = {
     "lose messages": 0.5,
     "double messages": 0.5,
     "delay messages": 0.5,
+    "refuse a commit": 0.3,
 }
 """The faults that happen at a step, and at which share of the steps."""
 AT_TIMES = ("end a session", "flush Redis", "take Redis away", "restart PostgreSQL")
@@ -38,6 +40,18 @@ _KINDS_MAX = 4
 _SLOW = 0.03
 _BORN = 1_800_000_000
 _HOUR = 3_600
+_STOPPED_SECONDS_MAX = 4
+"""More than a request waits to be accepted."""
+_SET_ASIDE_SECONDS = 1
+"""A command that was refused alone waits so long at most before it is tried again."""
+
+
+class NotSerialized(psycopg.errors.SerializationFailure):
+    """The server's refusal of a transaction that it cannot serialize: it may succeed the next time."""
+
+    diag = SimpleNamespace(  # type: ignore[assignment]  # an error of a server has more
+        severity_nonlocalized="ERROR", message_primary="could not serialize access"
+    )
 
 
 class Chances:
@@ -108,8 +122,11 @@ class Chances:
         await asyncio.sleep(self.latency())
 
     async def flush(self) -> None:
-        """Let a commit take its time."""
+        """Let a commit take its time; it may be refused, as one that PostgreSQL cannot serialize is."""
         await asyncio.sleep(self.dice.uniform(0, self._flush_seconds_max))
+        if self.strikes("refuse a commit"):
+            self.passing(_SET_ASIDE_SECONDS)
+            raise NotSerialized
 
     def _strike(self, process: Process) -> None:
         kind = "a worker" if process.name.startswith("worker") else "an API process"
@@ -118,7 +135,7 @@ class Chances:
             self.later(self.dice.uniform(0.05, 1), lambda: self.replace(process))
         elif not process.stopped and self.strikes(f"stop {kind}"):
             process.stop()
-            self.later(self.dice.uniform(0.05, 3), lambda: process.go_on(self._loop))
+            self.later(self.dice.uniform(0.05, _STOPPED_SECONDS_MAX), lambda: process.go_on(self._loop))
 
     # --- the network
 

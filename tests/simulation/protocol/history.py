@@ -18,7 +18,7 @@ from shared.domain.event import EventSettings, Policy
 from tests.simulation import histories, worlds
 from tests.simulation.model import Json
 from tests.simulation.protocol import processes
-from tests.simulation.protocol.chances import AT_TIMES, NOT_OF_THE_API, Chances
+from tests.simulation.protocol.chances import AT_TIMES, NOT_OF_THE_API, OF_REDIS, Chances
 from tests.simulation.protocol.clients import BUSY_SECONDS, Clients, short
 from tests.simulation.protocol.judge import Judge
 from tests.simulation.protocol.loop import Loop, Process
@@ -95,6 +95,8 @@ class History:
             self.judge.pending_seconds_max = _PENDING_SECONDS
         elif "stop an API process" not in self.chances.faulty:
             self.judge.late_seconds_max = _LATE_SECONDS_WITHOUT_DATABASE
+        self.judge.accepts_all = self.chances.faulty <= {*OF_REDIS, "kill a worker", "refuse a commit"}
+        self.judge.decides_in_order = "refuse a commit" not in self.chances.faulty
         self.processes: list[Process] = []
         self.apis: list[Api] = []
         self._transports = Transports(self.database, self.redis, self.chances)
@@ -118,6 +120,8 @@ class History:
         with self._logging(), processes.wired(self._transports, self.chances.new_id), bounded:
             try:
                 self.loop.run_until_complete(self._happen())
+                for error in self.loop.unseen_errors():
+                    self.judge.say(0, "".join(traceback.format_exception(error)))
             finally:
                 self.loop.end(self.processes)
             violations = self.judge.judge(self.promoted_spots_max)

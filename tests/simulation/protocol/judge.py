@@ -2,12 +2,14 @@
 
 It knows the promises of the protocol and nothing of how they are kept. Its numbers are the auditor's, and:
 
+ 0. No error ends a task or a callback unseen by the rest of the service.
  3. An answer that names a receipt is told after the commit of its command, and an outcome after the commit of
     that outcome; both are the ledger's own, and what the request asked for. Redis has no outcome that the
     ledger has not.
  4. A request makes one command and one registration at most, however often it is sent under its key.
  5. A request that was told "not accepted" leaves no command.
- 6. A request that was sent after the answer to another one is behind it in the ledger, and decided after it.
+ 6. A request that was sent after the answer to another one is behind it in the ledger, and decided after it
+    (unless commits are refused: a command that is refused alone is set aside).
 13. A key is bound to a command that was not refused, from its acceptance on; no other key is bound.
 14. After the last fault everything pending is decided within two ticks, and without any fault at once.
 16. The session that settles a command holds the lock of the event's bucket.
@@ -15,6 +17,7 @@ It knows the promises of the protocol and nothing of how they are kept. Its numb
 18. A request has an answer by its deadline, unless its process is killed or stopped. A request that waits is
     told soon after the outcome's commit, unless PostgreSQL or a process is disturbed; none is told then that
     the outcome is pending.
+19. No command fails, and each is accepted if PostgreSQL is there and refuses no more than a few commits.
 """
 
 from collections import Counter, defaultdict
@@ -70,6 +73,7 @@ class Judge:
         self.decided: defaultdict[UUID, list[UUID]] = defaultdict(list)
         self.slowest = 0.0
         self.calm_at = NEVER
+        self.accepts_all, self.decides_in_order = False, True
         self.told_seconds_max = self.late_seconds_max = self.pending_seconds_max = NEVER
         self._arrived: dict[UUID, tuple[float, Process, float]] = {}
         self._settled_at: dict[UUID, float] = {}
@@ -93,7 +97,7 @@ class Judge:
         if (late := self._database.loop.time() - arrived - wait_seconds) > self.late_seconds_max:
             self.say(18, f"request {asked.number} was answered {late:.3f} s after its wait")
         if answer.status == "not accepted":
-            asked.not_accepted.append(id_)
+            self._not_accepted(asked, id_, answer)
         if answer.status == "refused early":
             self._refused_early(asked, answer, arrived)
         if answer.receipt_id is None:
@@ -110,6 +114,11 @@ class Judge:
         settled_at = self._settled_at.get(answer.receipt_id, NEVER)
         if answer.status == "pending" and self._database.loop.time() - settled_at > self.pending_seconds_max:
             self.say(18, f"request {asked.number} was told 'pending' after its outcome was committed")
+
+    def _not_accepted(self, asked: Asked, id_: UUID, answer: Answer) -> None:
+        asked.not_accepted.append(id_)
+        if self.accepts_all and answer.code is None:
+            self.say(19, f"request {asked.number} was not accepted")
 
     def _told(self, asked: Asked, answer: Answer, arrived: float) -> None:
         recorded = self._database.rows("outcome", asked.event_id).get(answer.receipt_id)
@@ -216,6 +225,9 @@ class Judge:
         for id_ in commands:
             if id_ not in recorded:
                 self.say(14, f"command {id_} has no outcome")
+        for id_, outcome in recorded.items():
+            if isinstance(outcomes.decode(outcome), outcomes.Failed):
+                self.say(19, f"command {id_} failed")
         for asked in all_asked:
             self._request(asked, commands, recorded)
         known = {id_ for asked in all_asked for id_ in asked.ids}
@@ -258,7 +270,7 @@ class Judge:
                         self.say(
                             6, f"request {later.number} is ahead of {asked.number}, which was answered before"
                         )
-                    elif place.get(behind.id, 0) < place.get(command.id, 0):
+                    elif self.decides_in_order and place.get(behind.id, 0) < place.get(command.id, 0):
                         self.say(6, f"request {later.number} was decided before {asked.number}")
 
     def _results(self, event_id: UUID) -> None:

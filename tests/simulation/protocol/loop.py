@@ -79,7 +79,8 @@ class Loop(BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._numbers = count()
         self.tasks: list[asyncio.Task[Any]] = []
-        self.set_exception_handler(lambda *_: None)
+        self._errors: list[BaseException] = []
+        self.set_exception_handler(self._note)
 
     def time(self) -> float:
         """Return the simulated seconds since the beginning."""
@@ -141,6 +142,15 @@ class Loop(BaseEventLoop):
         context = copy_context()
         context.run(_PROCESS.set, process)
         return self.create_task(coro, context=context)
+
+    def _note(self, _: object, context: dict[str, Any]) -> None:
+        if "handle" in context:  # else the server answers a client that has given up
+            self._errors.append(context["exception"])
+
+    def unseen_errors(self) -> list[BaseException]:
+        """Return the errors of callbacks, and those of tasks that no other part of the service has seen."""
+        ended = [task for task in self.tasks if getattr(task, "_log_traceback", False)]
+        return [*self._errors, *filter(None, (task.exception() for task in ended))]
 
     def end(self, processes: list[Process]) -> None:
         """Cancel all tasks, those of dead processes too: nothing is left for the garbage collector."""
