@@ -75,6 +75,34 @@ def test_a_late_request_costs_no_other_its_answer(monkeypatch: pytest.MonkeyPatc
     assert asyncio.run(answers()) == [AcceptanceUnknown, UUID(int=2)]
 
 
+def test_a_late_request_costs_no_other_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> list[object]:
+        writes = Writes(monkeypatch, commands=2)
+        writes.error = LedgerUnavailable()
+        now = asyncio.get_running_loop().time()
+        late = asyncio.create_task(writes.intake.accept(command(1), now + 0.05))
+        patient = asyncio.create_task(writes.intake.accept(command(2)))
+        await asyncio.wait([late])
+        writes.go_on.set()
+        await asyncio.wait([patient], timeout=5)
+        return [type(late.exception()), patient.done() and type(patient.exception())]
+
+    assert asyncio.run(answers()) == [AcceptanceUnknown, LedgerUnavailable]
+
+
+def test_one_late_request_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> list[object]:
+        writes = Writes(monkeypatch, commands=2)
+        now = asyncio.get_running_loop().time()
+        asked = [(command(1), now + 0.05), (command(2), now + 0.5)]
+        late = [asyncio.create_task(writes.intake.accept(new, by)) for new, by in asked]
+        await asyncio.wait(late, timeout=5)
+        writes.go_on.set()
+        return [request.done() and type(request.exception()) for request in late]
+
+    assert asyncio.run(answers()) == [AcceptanceUnknown, AcceptanceUnknown]
+
+
 def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async def begun() -> int:
         writes = Writes(monkeypatch)
