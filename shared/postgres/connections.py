@@ -39,7 +39,7 @@ _ADMIN_WAIT_SECONDS_MAX = 2
 # even where the planner still takes the tables for empty: `tests/integration/test_plans.py` holds it to that
 # (decision 0014).
 _PLANNED_ONCE = (
-    "-c plan_cache_mode=force_generic_plan -c jit=off "
+    "-c plan_cache_mode=force_generic_plan "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_memoize=off"
 )
 # So that a fence of the form ORDER BY … LIMIT 1 finds its row by the one index that has this order.

@@ -30,8 +30,13 @@ _PLANS = {
     "enable_indexonlyscan": "on",
     "enable_bitmapscan": "on",
     "enable_nestloop": "on",
+    "gin_fuzzy_search_limit": "0",
+    "jit": "off",
 }
-"""The ways by which statements find their rows; without one of them they read whole tables and indexes."""
+"""The ways by which statements find their rows; without one of them they read whole tables and indexes.
+
+A bound on a search would leave out some of its rows, and to compile a statement takes longer than to run it.
+"""
 _RULES = {
     "search_path": "public",
     "default_transaction_isolation": r"read\ committed",

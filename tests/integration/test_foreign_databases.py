@@ -43,6 +43,8 @@ DEFAULTS = {
     "idle_session_timeout": "50ms",
     "plan_cache_mode": "force_custom_plan",
     "client_encoding": "LATIN1",
+    "jit_above_cost": "0",
+    "gin_fuzzy_search_limit": "1",
     **dict.fromkeys(WAYS_TO_ROWS, "off"),
 }
 
@@ -50,6 +52,9 @@ DEFAULTS = {
 _OF_THE_API = """
     SELECT FROM pg_stat_activity WHERE application_name = 'admitone-api' AND datname = current_database()
 """
+
+
+_PLAIN = "SELECT current_setting('jit') AS jit, current_setting('gin_fuzzy_search_limit') AS search_limit"
 
 
 def plain(url: str) -> str:
@@ -125,6 +130,19 @@ def test_defaults_of_a_database_change_no_plan(strange: str, settings: Settings)
     ask = sql.SQL("SELECT ARRAY[{}]").format(sql.SQL(", ").join(given))
     with connections.worker_session(settings.model_copy(update={"database_url": strange})) as session:
         assert session.execute(ask).fetchone() == (["on"] * len(given),)
+
+
+def test_admins_search_by_plain_plans(strange: str, settings: Settings) -> None:
+    async def found() -> tuple[str, str]:
+        engine = connections.async_engine(
+            settings.model_copy(update={"database_url": strange}), for_admins=True
+        )
+        async with engine.connect() as connection:
+            row = (await connection.execute(text(_PLAIN))).one()
+        await engine.dispose()
+        return row.jit, row.search_limit
+
+    assert asyncio.run(found()) == ("off", "0")
 
 
 def test_a_hung_api_process_keeps_no_transaction(settings: Settings) -> None:
