@@ -315,6 +315,16 @@ def asks_the_ledger_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LedgerFallback, "ask", lambda *_: None)
 
 
+def asks_the_ledger_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = LedgerFallback.__init__
+
+    def mutant(self: LedgerFallback, *arguments: Any, **more: Any) -> None:
+        init(self, *arguments, **more)
+        self._again_seconds = float("inf")
+
+    monkeypatch.setattr(LedgerFallback, "__init__", mutant)
+
+
 def waits_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcome_waiter, "_give_up", lambda _: None)
 

@@ -123,6 +123,12 @@ BUGS = [
         "18",
         faults=("flush Redis", "take Redis away"),
     ),
+    _bug(
+        "the ledger is asked once",
+        bugs.asks_the_ledger_once,
+        "18",
+        faults=("flush Redis", "take Redis away"),
+    ),
     _bug("a request waits without an end", bugs.waits_without_an_end, "18", faults=("stop a worker",)),
     _bug(
         "the intake forgets what no batch has room for",
