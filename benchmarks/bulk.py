@@ -102,8 +102,6 @@ def drain(arena: Arena, rows: int, round_: int) -> Bulk:
 
 
 def _drained(arena: Arena, event_id: str, after: int) -> tuple[int, float]:
-    # The statistics are those of the empty tables: with them PostgreSQL reads every outcome for each command.
-    arena.database.execute("ANALYZE command, outcome")
     row = arena.database.execute(_DRAINED, {"event": event_id, "after": after}).fetchone()
     assert row is not None, "an aggregate yields a row"
     return int(row[0]), float(row[1] or 0)

@@ -129,13 +129,15 @@ _WITH_TEXT = text(_REGISTRATIONS.format(source="registration", condition=_HAS_TE
 _WITH_WORD = text(_REGISTRATIONS.format(source=_FOUND_BY_WORDS, condition=""))
 _WITH_WORDS = text(_REGISTRATIONS.format(source=_FOUND_BY_WORDS, condition=_HAS_TEXT))
 
+# No join for the entry before: a plan of it may read all of the event for each entry (decision 0014).
 _AUDIT = text("""
     SELECT entry.number, entry.command_id, entry.kind, entry.actor,
            CASE WHEN :reasons THEN entry.reason END AS reason, entry.registration_id,
            entry.from_status, entry.to_status, entry.before_after, entry.spots_delta,
-           entry.spots_reserved, entry.at, entry.hash, before.hash AS previous_hash
+           entry.spots_reserved, entry.at, entry.hash,
+           (SELECT hash FROM audit_entry
+            WHERE event_id = entry.event_id AND number = entry.number - 1) AS previous_hash
     FROM audit_entry AS entry
-    LEFT JOIN audit_entry AS before ON before.event_id = entry.event_id AND before.number = entry.number - 1
     WHERE entry.event_id = :event_id AND entry.number > :after
     ORDER BY entry.number LIMIT :limit
 """)

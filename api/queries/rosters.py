@@ -26,25 +26,29 @@ COLUMN = f"""
             SELECT count(*) FROM (
                 SELECT FROM registration
                 WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count > capacity AND capacity > 0
+                ORDER BY spots_count
                 LIMIT greatest(coalesce(waitlist_length - waitlist_limit + 1, 0), 0)
             ) AS large
         ),
         'waiters', ARRAY(
             WITH RECURSIVE size AS (
-                SELECT min(spots_count) AS spots FROM registration
-                WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count <= capacity
-                  AND spots_reserved < capacity AND waitlist_length > 0
+                (SELECT spots_count AS spots FROM registration
+                 WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count <= capacity
+                   AND spots_reserved < capacity AND waitlist_length > 0
+                 ORDER BY spots_count LIMIT 1)
                 UNION ALL
-                SELECT (SELECT min(spots_count) FROM registration
+                SELECT (SELECT spots_count FROM registration
                         WHERE event_id = event.id AND status = 'WAITLIST'
-                          AND spots_count > size.spots AND spots_count <= capacity)
+                          AND spots_count > size.spots AND spots_count <= capacity
+                        ORDER BY spots_count LIMIT 1)
                 FROM size WHERE size.spots IS NOT NULL
             )
             SELECT json_build_array(seq, id, spots_count)
             FROM size CROSS JOIN LATERAL (
                 SELECT seq, id, spots_count FROM registration
-                WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count = size.spots
-                ORDER BY seq
+                WHERE event_id = event.id AND status = 'WAITLIST'
+                  AND spots_count BETWEEN size.spots AND size.spots
+                ORDER BY spots_count, seq
                 LIMIT least(capacity - spots_reserved, {rules.PROMOTED_SPOTS_MAX}) / size.spots + 2
             ) AS waiter
             WHERE size.spots IS NOT NULL

@@ -54,9 +54,10 @@ _REGISTRATIONS = text("""
 """)
 _COMMANDS = text("""
     SELECT command.event_id, command.id, payload ->> 'email' AS email,
-           payload ->> 'registrationId' AS registration_id, pending.seq IS NOT NULL AS pending
-    FROM command LEFT JOIN pending_command AS pending
-         ON pending.event_id = command.event_id AND pending.seq = command.seq
+           payload ->> 'registrationId' AS registration_id,
+           EXISTS (SELECT FROM pending_command
+                   WHERE event_id = command.event_id AND seq = command.seq) AS pending
+    FROM command
     WHERE payload <> '{}' AND NOT payload ? 'erased' AND kind <> 'erase'
       AND (CAST(:event_id AS uuid) IS NULL OR command.event_id = :event_id)
 """)

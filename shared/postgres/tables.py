@@ -32,11 +32,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0018"
+REVISION = "0019"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 SLUG_HELD_SECONDS = 1.0
 """The time for which no other event may have a slug that an event gave up."""
+
+_EVENT_TIMES = "opens_at, closes_at, promote_until, cancel_until, created_at, updated_at"
 
 COUNTER_COMMENT = "atomic counter for confirmed spots, prevents race conditions"
 
@@ -143,6 +145,11 @@ event = Table(
     CheckConstraint("max_spots_per_registration > 0", name="event_max_spots_positive"),
     CheckConstraint("promotion_policy IN ('strict_fifo', 'skip_unfit')", name="event_promotion_policy_known"),
     CheckConstraint("closes_at > opens_at", name="event_closes_after_it_opens"),
+    CheckConstraint(
+        f"least({_EVENT_TIMES}) >= '0001-01-01 00:00:00+00'"
+        f" AND greatest({_EVENT_TIMES}) < '10000-01-01 00:00:00+00'",
+        name="event_times_readable",
+    ),
     Index(
         "event_organiser_idx",
         "organiser_id",

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ REVISIONS = (
         "0016",
         "0017",
         "0018",
+        "0019",
     ),
 )
 STEPS = tuple(pairwise(REVISIONS))
@@ -357,6 +358,56 @@ def test_events_adopted_before_are_known_as_adopted(empty_database: str) -> None
 
     adopted = run(empty_database, "SELECT event_id, finished_at IS NULL FROM adoption ORDER BY event_id")
     assert adopted == [(UUID(int=1), False), (UUID(int=2), True)]
+
+
+_EVENTS_OF_0018 = """
+INSERT INTO event (id, slug, title, capacity, opens_at, closes_at, promote_until, cancel_until, created_at)
+VALUES (:open, 'open', 'Open', 1, '-infinity', 'infinity', 'infinity', '10000-01-01 UTC', '-infinity'),
+       (:closed, 'closed', 'Closed', 1, '2000-01-01 BC', '1000-01-01 BC', '-infinity', '-infinity', now()),
+       (:never, 'never', 'Never', 1, 'infinity', NULL, NULL, NULL, 'infinity'),
+       (:usual, 'usual', 'Usual', 1, '2026-01-01 00:00:00+00', NULL, NULL, NULL, now())
+"""
+
+
+def test_times_that_python_cannot_read_are_mended(empty_database: str) -> None:
+    schema.upgrade(empty_database, "0018")
+    events = {"open": UUID(int=1), "closed": UUID(int=2), "never": UUID(int=3), "usual": UUID(int=4)}
+    run(empty_database, _EVENTS_OF_0018, **events)
+    schema.upgrade(empty_database)
+
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+    rows = run(
+        empty_database, "SELECT opens_at, closes_at, promote_until, cancel_until FROM event ORDER BY id"
+    )
+    assert rows == [
+        (None, None, None, None),
+        (None, first, first, first),
+        (last, None, None, None),
+        (datetime(2026, 1, 1, tzinfo=UTC), None, None, None),
+    ]
+    made = [row.created_at for row in run(empty_database, "SELECT created_at FROM event ORDER BY id")]
+    assert (made[0], made[2]) == (first, last)
+
+
+@pytest.mark.parametrize("column", ["opens_at", "closes_at", "promote_until", "cancel_until", "created_at"])
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "10000-01-01 00:00:00+00", "0001-12-31 BC"])
+def test_unreadable_times_are_refused_by_name(database: str, column: str, time: str) -> None:
+    run(database, "INSERT INTO event (id, slug, title, capacity) VALUES (:id, 'a', 'A', 1)", id=OPEN.id)
+    with pytest.raises(IntegrityError, match='violates check constraint "event_times_readable"'):
+        run(database, f"UPDATE event SET {column} = '{time}'")
+
+
+def test_first_and_last_times_of_the_api_fit(database: str) -> None:
+    run(
+        database,
+        """
+        INSERT INTO event (id, slug, title, capacity, opens_at, closes_at)
+        VALUES (:id, 'a', 'A', 1, '0001-01-01 00:00:00+00', '9999-12-31 23:59:59.999999+00')
+        """,
+        id=OPEN.id,
+    )
+    [row] = run(database, "SELECT opens_at, closes_at FROM event")
+    assert row == (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 TRAIL = """

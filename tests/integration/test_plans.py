@@ -3,7 +3,8 @@
 They are all statements in files, and the reads of the API that a crowd causes or that a process repeats.
 Statements are prepared when the tables are empty, and planned again after ANALYZE when they have one row.
 That plan is then kept while the tables grow by many rows, as on the evening of a drop. Then they are
-planned again by the statistics of that one row, as when another table of theirs is analysed first.
+planned again by the statistics of that one row, as when another table of theirs is analysed first. At last
+an event's rows are written that was not there when the tables were analysed, and seems to have none.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from sqlalchemy import make_url
 from api.commands import early_answers, pending_count
 from api.queries import availability, events, protections, receipts, slugs, status_changes, used_keys
 from ops.embedded import Servers
+from ops.maintenance import erasure
 from shared.postgres import backlog, connections, keys, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
@@ -66,7 +68,7 @@ FILL_EVENTS = """
 FILL = (
     f"""
     INSERT INTO command (event_id, id, seq, kind, payload, actor) OVERRIDING SYSTEM VALUE
-    SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{}}}}', 'public'
+    SELECT {_EVENT_ID}, pg_temp.key(n), n, 'register', '{{{{"name": "User"}}}}', 'public'
     FROM generate_series({{rows}}) AS n
     """,
     f"""
@@ -399,6 +401,8 @@ CASES |= {
     ),
     "audit_entries": _case(rows_max=3 * COUNT, event_id=_FIRST_EVENT, after="0", limit="50", reasons="true"),
     "failed_commands": _case(rows_max=2 * COUNT, event_id=_FIRST_EVENT, after="0", limit="50"),
+    "commands_to_erase": _case(rows_max=2 * ROWS, event_id=_FIRST_EVENT),
+    "ledger": _case(rows_max=2 * ROWS, event_id=_FIRST_EVENT),
 }
 STATES = (
     "empty",
@@ -406,6 +410,7 @@ STATES = (
     "one row's plan among many",
     "one row's statistics among many",
     "many rows",
+    "another event's statistics among many",
 )
 
 
@@ -442,7 +447,10 @@ OF_ADMINS = {
     "registrations_with_rare_word": events._WITH_WORD,  # noqa: SLF001
     "audit_entries": events._AUDIT,  # noqa: SLF001
     "failed_commands": events._FAILED,  # noqa: SLF001
+    "commands_to_erase": erasure._COMMANDS,  # noqa: SLF001
+    "ledger": "SELECT count(settled_at) FROM ledger WHERE event_id = :event_id",
 }
+"""Statements of admins and of operators, and one that reads an event by the view `ledger`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,6 +525,21 @@ async def reading_session(settings: Settings, *, for_admins: bool) -> BoundedSes
     return session
 
 
+def fill(filling: "psycopg.Connection[Any]", rows: str) -> None:
+    """Write the rows with these numbers: a first, a last, and maybe a step."""
+    for statement in FILL:
+        filling.execute(statement.format(rows=rows).encode())
+
+
+def write_after_statistics_of_another_event(filling: "psycopg.Connection[Any]") -> None:
+    """Write the first event's rows anew, after the tables were analysed with those of one other event."""
+    for table in BIG_TABLES[:-1]:
+        filling.execute(f"TRUNCATE {table}".encode())
+    fill(filling, f"1, {ROWS}, 1000")
+    filling.execute(b"ANALYZE")
+    fill(filling, f"2, {ROWS}, 2")
+
+
 @pytest.fixture(scope="module")
 def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str, Plan]]]:
     """The plans of all statements in all states of the tables, by state and statement."""
@@ -553,10 +576,6 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
 
             return loop.run_until_complete(run())
 
-        def fill(rows: str) -> None:
-            for statement in FILL:
-                filling.execute(statement.format(rows=rows).encode())
-
         def explained() -> dict[str, Plan]:
             return {name: explain(executes[name], name) for name in sources}
 
@@ -578,19 +597,23 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
         for name, source in sources.items():
             prepare(executes[name], name, source)
         found = {"empty": explained()}
-        fill("2, 2")
+        fill(filling, "2, 2")
         filling.execute(b"ANALYZE")
         found["one row"] = explained()
         filling.execute(b"SET synchronous_commit = off")
         filling.execute(FILL_EVENTS.format(events="1, 999").encode())
-        fill("1, 1")
-        fill(f"3, {ROWS}")
+        fill(filling, "1, 1")
+        fill(filling, f"3, {ROWS}")
         found["one row's plan among many"] = explained()
         for execute in (in_worker, in_intake, in_pool, in_admins_pool):
             execute("DISCARD PLANS")
         found["one row's statistics among many"] = explained()
         filling.execute(b"ANALYZE")
         found["many rows"] = explained()
+        write_after_statistics_of_another_event(filling)
+        for execute in (in_worker, in_intake, in_pool, in_admins_pool):
+            execute("DISCARD PLANS")
+        found["another event's statistics among many"] = explained()
         yield found
 
 
