@@ -105,6 +105,8 @@ class EventQueuesStep(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:  # noqa: ANN401
         """Consume the queues of the owned events, now and after every reconnection."""
         drop_garbage(c.task_consumer.channel)
+        # RabbitMQ delivers messages of one queue while the next is declared.
+        c.task_consumer.on_message = c.create_task_handler()
         c.app.event_queues.attach(c)
 
     def stop(self, c: Any) -> None:  # noqa: ANN401
