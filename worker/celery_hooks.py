@@ -10,7 +10,8 @@ worker's own queue (decision 0036).
 It relies on these internals of Celery and kombu:
 
 - a consumer bootstep behind `celery.worker.consumer.tasks:Tasks`, with the consumer's `task_consumer`
-  (`add_queue`, `consume`, `cancel_by_queue`) and `call_soon`, which other threads may call;
+  (`add_queue`, `consume`, `cancel_by_queue`, `on_message`), and `call_soon`, which other threads may
+  call;
 - `Consumer.create_task_handler`, `ensure_connected`, `channel_errors` and `on_connection_error_…`, through
   `app.conf.worker_consumer`;
 - `Message.body` as JSON of `[args, kwargs, embed]`;
