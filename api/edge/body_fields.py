@@ -26,8 +26,8 @@ _INVALID = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for half 
 def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collection[str]) -> _Body:
     """Return the body of this kind: its texts clean, `2.0` an integer, empty optional texts absent.
 
-    So is a null that is no value of its field. Raises the problem 422 with a reason for each field that is
-    wrong, or `msgspec.DecodeError`.
+    A null that is no value of its field is absent, too. Raises the problem 422 with a reason for each field
+    that is wrong, or `msgspec.DecodeError`.
     """
     document = _document(content)
     if not isinstance(document, dict):

@@ -17,8 +17,9 @@ _SETTINGS = ", ".join(
     )
 )
 
-# The heads of the waitlist are needed only where a spot is free; see worker/sql/read_waitlist.sql. EXISTS is
-# not used for a follow-up's outcome: PostgreSQL may read all outcomes for that.
+# The heads of the waitlist are needed only where a spot is free; worker/sql/read_waitlist.sql explains how
+# they are found, and the fences (BETWEEN one size and itself, ORDER BY … LIMIT 1). EXISTS is not used for a
+# follow-up's outcome: PostgreSQL may read all outcomes for that.
 COLUMN = f"""
     json_build_object(
         'now', now(), 'spotsReserved', spots_reserved, 'waitlistLength', waitlist_length,

@@ -15,7 +15,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -23,13 +24,14 @@ import psycopg
 import pytest
 import redis
 from amqp.exceptions import AccessRefused
-from kombu import Connection, Exchange, Queue, pools
+from kombu import Connection, Consumer, Exchange, Queue, pools
 from psycopg import sql
 from sqlalchemy import make_url
 
 from ops.embedded import Servers
 from ops.maintenance import audit, schema
 from ops.rehearsal.temporary_stack import free_port
+from shared.domain import ids
 from shared.messaging import queues
 from shared.postgres import connections
 from shared.settings import Settings
@@ -37,6 +39,7 @@ from tests.chaos import rabbitmq as rabbitmq_host
 from tests.chaos.relays import Relays
 from tests.integration import test_plans
 from tests.stage import WORKER_BYTES_MAX, Json, SlowTicks, Stage, peak_bytes
+from worker.celery_hooks import EventQueues, EventQueuesStep, message_handler
 
 PATIENCE = 60
 PATIENT = {"prefer": "wait=20"}
@@ -342,6 +345,37 @@ def test_a_broker_that_makes_no_queue_blocks_no_probe(tmp_path: Path) -> None:
 
         with Relays(links, tmp_path / "relays.log") as relays:
             asyncio.run(probe_twice(relays))
+
+
+def test_messages_come_while_queues_are_consumed(
+    system_redis: str, rabbitmq: tuple[str, Connection, list[str]]
+) -> None:
+    """RabbitMQ delivers messages of one queue while a worker begins to consume the next."""
+    url, connection, names = rabbitmq
+    event_ids, woken = [ids.new_id() for _ in range(3)], list[UUID]()
+    app = queues.celery_app(
+        Settings(database_url="postgresql://127.0.0.1/none", broker_url=url, result_url=system_redis)
+    )
+    event_queues = EventQueues(time.monotonic)
+    event_queues.consume(event_ids)
+    for event_id in event_ids:
+        queue = queues.event_queue(event_id)
+        names.append(queue.name)
+        queue(connection.default_channel).declare()
+        for _ in range(20):
+            queues.wake(app, queue.name, [event_id])
+    with Connection(url) as own:
+        consumer = SimpleNamespace(
+            app=SimpleNamespace(event_queues=event_queues),
+            connection=own,
+            task_consumer=Consumer(own.channel(), queues=[], no_ack=True),
+            create_task_handler=lambda: message_handler(woken.extend),
+        )
+        EventQueuesStep.start(cast("EventQueuesStep", None), consumer)
+        while len(woken) < 60:
+            own.drain_events(timeout=PATIENCE)
+
+    assert Counter(woken) == dict.fromkeys(event_ids, 20)
 
 
 def test_a_drop_with_rabbitmq_as_the_broker(
