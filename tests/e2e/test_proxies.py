@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -173,7 +174,7 @@ def test_a_drop_goes_through_the_proxy(stage: Stage, front: Front) -> None:
     assert not [s for s in spellings(UUID(made.json()["receiptId"])) if s in logs.encode()]
 
 
-def test_no_receipt_is_in_a_log_of_errors(front: Front) -> None:
+def test_no_secret_is_in_a_log_of_errors(front: Front) -> None:
     receipt = "01a21425-ee83-7c40-98c6-b476ef478e89"
     proxy = front(f"127.0.0.1:{free_port()}")  # an address where no API is
     with proxy.client() as client:
@@ -182,13 +183,31 @@ def test_no_receipt_is_in_a_log_of_errors(front: Front) -> None:
             client.request("DELETE", f"/api/p/drop/receipts/{receipt}?x={receipt}"),
             client.get("/api/p/drop/receipt", headers=bearer(receipt)),
             client.patch(f"/api/p/drop/receipts/{receipt}", content=b"x" * 100_000),
+            client.get(f"/api/p/drop/receipts%2F{receipt}"),
+            client.get(f"/api/p/drop/receipts/%0A{receipt}"),
+            client.get(f"/api/p/drop/receip%74s/{receipt}"),
+            client.get(f"/api/events/{receipt}/registrations?q={receipt}"),
             client.get("/api/p/drop"),
         ]
 
     logs = proxy.logs()
     assert {answer.status_code for answer in answers} <= {502, 413}
     assert "/api/p/drop/receipts/" in logs
-    assert receipt not in logs
+    assert logs.count(receipt) == logs.count(f"/api/events/{receipt}/registrations")
+
+
+def test_a_redirection_logs_no_receipt() -> None:
+    receipt = "01a21425-ee83-7c40-98c6-b476ef478e89"
+    with proxying("nginx", f"127.0.0.1:{free_port()}") as proxy:
+        (port,) = re.findall(r"listen 127\.0\.0\.1:(\d+);", (proxy.folder / "site.conf").read_text())
+        with socket.create_connection(("127.0.0.1", int(port)), 10) as client:
+            client.sendall(
+                f"PATCH /api/p/drop/receipts/{receipt} HTTP/1.1\r\nHost: {NAME}\r\n"
+                "Transfer-Encoding: chunked\r\n\r\nno chunk\r\n".encode()
+            )
+            assert client.recv(12) == b"HTTP/1.1 400"
+
+        assert receipt not in proxy.logs()
 
 
 class Upstream(BaseHTTPRequestHandler):
