@@ -59,6 +59,7 @@ _INSERT_LATE_COMMAND = text("""
     )
     INSERT INTO pending_command (event_id, seq, command_id) SELECT * FROM accepted
 """)
+_DELETE_COMMANDS = text("DELETE FROM command WHERE id = ANY(:ids)")
 _INSERT_WAITERS = text("""
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
     SELECT :event_id, gen_random_uuid(), n, 'Waiter ' || n, 1 + n * 7 % :sizes, 'WAITLIST'
@@ -126,6 +127,22 @@ def test_an_unreadable_command_fails_alone(
     assert failed == {"outcome": "failed", "incidentId": str(incident["incident_id"])}
     assert incident["command_digest"] == hashlib.sha256(UUID(middle.id).bytes).hexdigest()
     assert why in str(incident["exc_info"])
+
+
+def test_commands_whose_rows_are_gone_stop_no_event(connection: Connection) -> None:
+    world = InPostgres(connection, SETTINGS)
+    told = asked(*[register(1)] * 6)
+    world.accept(told)
+    with connection.begin():
+        connection.execute(_DELETE_COMMANDS, {"ids": [UUID(command.id) for command in told[:4]]})
+
+    with capture_logs() as logs:
+        while world.apply(2):
+            pass
+
+    assert answers(world) == ["confirmed", "confirmed"]
+    assert counters(world) == (2, 2)
+    assert [entry["event"] for entry in logs] == ["command_failed"] * 4
 
 
 def test_only_the_culprit_of_a_refused_batch_fails(

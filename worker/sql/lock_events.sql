@@ -3,7 +3,8 @@
 -- session holds is left out (SKIP LOCKED). The events' commands are taken in rotation, so that many
 -- commands of one event do not keep the commands of the others out of the batch. Without pending commands nothing is locked.
 -- The later statements of the transaction may take `statement_ms`, and wait for a row `lock_ms`. A payload and a time
--- are texts here: one that cannot be read must not make the others unreadable.
+-- are texts here: one that cannot be read must not make the others unreadable. Nor must a command whose row is
+-- gone, such as by a repair by hand: it has no kind, and so it is unreadable, too.
 SELECT json_build_object(
     'id', event.id,
     'auditSeq', event.audit_seq,
@@ -35,7 +36,10 @@ SELECT json_build_object(
 )::text
 FROM (
     SELECT taken.event_id,
-           json_agg(json_build_array(id, seq, version, kind, payload::text, actor, accepted_at::text) ORDER BY seq) AS commands
+           json_agg(json_build_array(
+               command_id, seq, coalesce(version, 0), coalesce(kind, ''), coalesce(payload::text, ''),
+               coalesce(actor, ''), coalesce(accepted_at::text, '')
+           ) ORDER BY seq) AS commands
     FROM (
         SELECT asked.event_id, first.*, row_number() OVER (PARTITION BY asked.event_id ORDER BY seq) AS turn
         FROM unnest(:'event_ids'::uuid[]) AS asked (event_id)
@@ -50,10 +54,10 @@ FROM (
         ) AS first
         ORDER BY turn, seq LIMIT :'commands_max'::bigint
     ) AS taken
-    CROSS JOIN LATERAL (
-        SELECT id, version, kind, payload, actor, accepted_at FROM command
+    LEFT JOIN LATERAL (
+        SELECT version, kind, payload, actor, accepted_at FROM command
         WHERE event_id = taken.event_id AND id = taken.command_id OFFSET 0
-    ) AS command
+    ) AS command ON true
     GROUP BY taken.event_id
 ) AS pending
 CROSS JOIN LATERAL (SELECT * FROM event WHERE id = pending.event_id FOR UPDATE SKIP LOCKED) AS event
