@@ -129,6 +129,19 @@ def test_deleted_rows_are_left_out_and_counted(source: str, database: str) -> No
     assert (report.left_out.registrations, report.left_out.spots) == (4, 13)
 
 
+@pytest.mark.parametrize("none", ["0001-01-01", "-infinity"])
+def test_a_time_not_set_deletes_nothing(source: str, database: str, none: str) -> None:
+    columns(source, "Registration", 'ADD discarded_at timestamp NOT NULL, ADD "cancelledAt" timestamptz')
+    add_event(source, "e")
+    add_registration(source, "kept", "e", name="Kept", discarded_at=none, cancelledAt=none)
+    add_registration(source, "gone", "e", name="Gone", discarded_at="2025-01-01", cancelledAt=none)
+
+    report = adopt(source, database)
+
+    assert run(database, "SELECT name, status FROM registration") == [("Kept", "CONFIRMED")]
+    assert problems(report) == [("REGISTRATION_DELETED", "e", "gone")]
+
+
 def test_a_cancellation_in_a_column_counts(source: str, database: str) -> None:
     columns(source, "Registration", 'ADD "cancelledAt" timestamp')
     add_event(source, "e")
@@ -164,6 +177,9 @@ ENDS: list[tuple[str, str, Any, str]] = [
     ("status", "text", "HALF_FULL", "CLOSED"),
     ("cancelled", "boolean", True, "CLOSED"),
     ("cancelled_at", "timestamp", "2025-01-01", "CLOSED"),
+    ("cancelled_at", "timestamptz", "0001-01-01 00:00Z", "OPEN"),
+    ("cancelled_at", "timestamp", "-infinity", "OPEN"),
+    ("cancelled_at", "text", "0001-01-01T00:00:00Z", "OPEN"),
     ("isActive", "boolean", False, "CLOSED"),
     ("isActive", "boolean", True, "OPEN"),
     ("published", "character(1)", "N", "CLOSED"),
@@ -173,6 +189,9 @@ ENDS: list[tuple[str, str, Any, str]] = [
     ("goesLive", "timestamp", "2025-01-01", "CLOSED"),
     ("goesLive", "timestamp", None, "OPEN"),
     ("Frozen_On", "text", "2025-01-01", "CLOSED"),
+    ("during", "tstzrange", "[2025-01-01Z,2025-01-02Z)", "CLOSED"),
+    ("days", "date[]", "{2025-01-01}", "CLOSED"),
+    ("tags", "text[]", "{music}", "OPEN"),
     ("soldOut", "text", "false", "CLOSED"),
 ]
 
@@ -542,6 +561,7 @@ def test_a_mapping_with_a_mistake_is_refused(source: str, database: str, tmp_pat
         "this is no TOML": "is not valid",
         'zero_capacity = "maybe"': "is not valid",
         'colour = "red"': "is not valid",
+        "spots_each = 0": "is not valid",
         'time_zone = "Mars/Olympus"': "'Mars/Olympus' is unknown",
         '[event.columns]\nnone = "title"': "names a column 'none'",
         '[event.columns]\ntitle = "headline"': "says 'headline' of the column 'title'",
@@ -870,3 +890,50 @@ def test_places_of_the_source_precede_its_times(source: str, database: str) -> N
     adopt(source, database)
 
     assert [row.name for row in run(database, "SELECT name FROM registration ORDER BY seq")] == [*"dcba"]
+
+
+def with_times(source: str, times: Sequence[str]) -> None:
+    """Add an event with a registration at each of the times, which are texts."""
+    columns(source, "Registration", 'ALTER "createdAt" DROP DEFAULT, ALTER "createdAt" TYPE text')
+    add_event(source, "e")
+    for place, at in enumerate(times):
+        add_registration(source, f"r{place}", "e", name=at, createdAt=at)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2026-10-25T02:50:00+02:00", "2026-10-25T02:10:00+01:00"],
+        ["2026-10-25T10:00:00Z", "2026-10-25T10:00:00.9Z"],
+        ["2026-10-25T09:00:00", "2026-10-25 10:00:00"],
+        ["25.10.2026"],
+    ],
+)
+def test_times_that_do_not_sort_are_refused(source: str, database: str, times: list[str]) -> None:
+    with_times(source, times)
+
+    with pytest.raises(AdoptionError, match="do not sort as times"):
+        adopt(source, database)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2026-10-25T10:00:00.050Z", "2026-10-25T10:00:00.900Z"],
+        ["2026-10-25 10:00:00+02:00", "2026-10-25 10:00:00.01+02:00"],
+        ["2026-10-25T10:00:00", "2026-10-25T10:00:00.9"],
+    ],
+)
+def test_times_as_texts_give_the_order(source: str, database: str, times: list[str]) -> None:
+    with_times(source, times)
+
+    adopt(source, database)
+
+    assert [row.name for row in run(database, "SELECT name FROM registration ORDER BY seq")] == times
+
+
+def test_places_that_are_texts_are_refused(source: str, database: str, tmp_path: Path) -> None:
+    columns(source, "Registration", "ADD line text")
+
+    with pytest.raises(AdoptionError, match='"line" do not sort as numbers'):
+        adopt(source, database, mapping=mapping_of(tmp_path / "m", '[registration.columns]\nline = "place"'))

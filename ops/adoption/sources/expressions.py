@@ -14,10 +14,11 @@ _LISTS = ("closesAt", "over")
 # any other time after the year 9998 as never, one before 1970 as long ago.
 _CREATION = sql.SQL("CASE WHEN {0} BETWEEN '0001-01-02' AND '9999-12-30' THEN {0} END")
 _TIME = sql.SQL("CASE WHEN {0} < '9999-01-01' THEN greatest({0}, '1970-01-01') END")
-_TIME_IS_SET = sql.SQL("{0} < '9999-01-01'")
+# Go and .NET write the year 1, or -infinity, where a time is not set; MySQL writes zeros.
+_TIME_IS_SET = sql.SQL("({0} >= '0001-01-02' AND {0} < '9999-01-01')")
 _TEXT_IS_SET = sql.SQL(
     "(lower(trim({0}::text)) NOT IN ('', '0', 'f', 'false', 'n', 'no', 'off', 'null')"
-    " AND {0}::text NOT LIKE '0000-00-00%%')"
+    " AND {0}::text !~ '^\\s*(0000-00-00|0001-01-01)')"
 )
 _NULL = sql.SQL("NULL::text")
 
@@ -79,7 +80,7 @@ class Expressions:
         column, category = self.named(name), self._categories[name]
         if category == "D" and name in self._timed:
             return (_CREATION if meaning == "createdAt" else _TIME).format(column)
-        return column if category in ("B", "N") else sql.SQL("{}::text").format(column)
+        return column if category in ("B", "N") else sql.SQL('{}::text COLLATE "C"').format(column)
 
 
 def of_event(event: Expressions, unclear: Sequence[str]) -> sql.Composable:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,6 +19,7 @@ from ops.adoption.report import Code, Problem, ReportedColumn
 from ops.adoption.sources import meanings, survey
 from ops.adoption.sources.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
 from ops.adoption.sources.survey import Surveyed
+from shared.domain.commands import SPOTS_MAX
 
 
 class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,7 +35,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     time_zone: str | None = None
     zero_capacity: Literal["ask", "unlimited", "waitlist"] = "ask"
     no_capacity: Literal["ask", "unlimited"] = "ask"
-    spots_each: int | None = None
+    spots_each: Annotated[int, msgspec.Meta(ge=1, le=SPOTS_MAX)] | None = None
     event: _TableFile = msgspec.field(default_factory=_TableFile)
     registration: _TableFile = msgspec.field(default_factory=_TableFile)
 

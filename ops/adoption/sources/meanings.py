@@ -18,8 +18,8 @@ TABLES = {
 _UPDATED = "updatedAt updated updatedOn dateUpdated lastUpdated modifiedAt modified lastModified"
 _CREATED = "createdAt created createdOn createDate dateCreated creationDate insertedAt"
 _DELETED = (
-    "deletedAt deleted deletedOn deletedDate dateDeleted deletionDate softDeleted archivedAt archived "
-    "archivedOn removedAt removed trashedAt trashed"
+    "deletedAt deleted deletedOn deletedDate dateDeleted deletionDate deletionTime softDeleted archivedAt "
+    "archived archivedOn removedAt removed trashedAt trashed discardedAt discarded"
 )
 _CANCELLED = "cancelledAt canceledAt cancelled canceled cancelledOn canceledOn cancellationDate"
 

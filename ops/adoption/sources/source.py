@@ -27,6 +27,14 @@ _OF_EVENT = sql.SQL(' WHERE {event_id} = %s ORDER BY {place} NULLS FIRST, {creat
 _OF_NO_EVENT = sql.SQL(
     " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
 )
+# Texts of ISO 8601 sort as times if all have the same offset and the same sign before the hour, and with "Z",
+# which sorts behind a fraction, the same length.
+_UNORDERED = sql.SQL(r"""
+    SELECT count(*) FILTER (WHERE at !~ '^\d{{4}}-\d\d-\d\d([T ]|$)') + greatest(count(DISTINCT form) - 1, 0)
+    FROM (SELECT at, substr(at, 11, 1) || CASE WHEN at ILIKE '%Z' THEN length(at)::text
+                     ELSE coalesce(substring(substr(at, 12) FROM '[+-][\d:]+$'), '') END AS form
+          FROM (SELECT {text}::text AS at FROM {table}) AS texts WHERE at <> '') AS formed
+""")
 _COUNT_OF_EVENT = sql.SQL("SELECT count(*) FROM {registration} AS registration WHERE {event_id} = %s")
 
 
@@ -164,19 +172,24 @@ class Source:
                 yield batch
 
     def _refuse_unordered(self, table: TableMapping) -> None:
-        """Raise `AdoptionError` if the times of registrations are texts that do not sort as times."""
-        created = next((c for c in table.surveyed.columns if c.name in table.of("createdAt")), None)
-        if created is None or created.category not in ("S", "V"):
-            return
-        unordered = sql.SQL(
-            "SELECT count(*) FROM {0} WHERE {1}::text !~ '^(\\d{{4}}-\\d\\d-\\d\\d([T ]|$)|$)'"
-        )
-        query = unordered.format(table.surveyed.identifier, sql.Identifier(created.name))
-        if links.number(self._link.execute(query)):
-            raise AdoptionError(
-                f'the times in the text column "{created.name}" do not sort as times, and they give the '
-                "order of the registrations: make a view with a timestamp, and name the view in a mapping"
-            )
+        """Raise `AdoptionError` if places or times of registrations are texts that do not sort as such."""
+        columns = {column.name: column for column in table.surveyed.columns}
+        for name in table.of("place"):
+            if columns[name].category != "N":
+                raise AdoptionError(
+                    f'the places in the column "{name}" do not sort as numbers, and they give the order of '
+                    "the registrations: make a view with a number, and name the view in a mapping"
+                )
+        for name in table.of("createdAt"):
+            is_sorted = columns[name].kind == "time" and columns[name].category == "D"
+            if is_sorted or columns[name].category == "N":
+                continue
+            query = _UNORDERED.format(text=sql.Identifier(name), table=table.surveyed.identifier)
+            if links.number(self._link.execute(query)):
+                raise AdoptionError(
+                    f'the times in the text column "{name}" do not sort as times, and they give the order of '
+                    "the registrations: make a view with a timestamp, and name the view in a mapping"
+                )
 
     def _refuse_doubtful_ids(self, table: TableMapping, *key: str) -> None:
         """Raise `AdoptionError` if rows have no id or one id, as in a view that joins tables."""

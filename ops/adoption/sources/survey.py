@@ -39,6 +39,7 @@ _LOOKS_LIKE_A_FLAG = sql.SQL(
 )
 _ALWAYS, _NEVER = sql.SQL("true"), sql.SQL("false")
 _TEXTS, _NUMBERS, _BITS = "S", "N", "V"
+_SEVERAL, _DATES = ("A", "R"), ("date", "timestamp", "tsrange", "tstz", "tsmulti")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,8 @@ def _kind(name: str, category: str, base: str, *, dates: bool, flags: bool) -> s
     """Return the kind of a column: a text or number that only holds dates or flags counts as such."""
     if category == "D":
         return "other" if base.startswith("time ") else "time"
+    if category in _SEVERAL and base.startswith(_DATES):
+        return "time"
     if category in ("B", "E"):
         return "flag"
     if category == _NUMBERS:
