@@ -158,7 +158,10 @@ class Owner:
         self._publisher.publish()
         try:
             ownership = self._joined()
+            owned = ownership.buckets
             moved = ownership.rebalance()
+            # Another worker may have settled the commands of the others meanwhile.
+            self._troubles.keep(owned & ownership.buckets)
             pending = ownership.events_pending()
         except (psycopg.Error, SessionLost) as error:
             self._lose(error)
@@ -187,9 +190,6 @@ class Owner:
             began_at = self._clock()
             if ownership is None or began_at > until or vain_seconds > _VAIN_TRIES_SECONDS:
                 break
-            if ids.bucket(place.event_id) not in ownership.buckets:
-                self._troubles.forget(place.command_id)
-                continue
             try:
                 ownership.cut_off.clear()
                 settled = isolation.retry(ownership.session, place, self._troubles)

@@ -12,12 +12,14 @@ command of the event has to be applied past it: else the trouble is the event's.
 one of its event is tried once more when another one comes.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
+
+from shared.domain import ids
 
 SET_ASIDE_MAX = 100
 """Commands of one event that are set aside at most; with more, the event itself is in trouble."""
@@ -77,7 +79,7 @@ class _SetAside:
 
 
 class Troubles:
-    """The commands that a worker has set aside."""
+    """The commands that a worker has set aside, of the events that it owns."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -144,3 +146,9 @@ class Troubles:
     def forget(self, command_id: UUID) -> None:
         """Forget a command that is settled."""
         self.commands.pop(command_id, None)
+
+    def keep(self, buckets: Container[int]) -> None:
+        """Forget the commands of events in other buckets."""
+        self.commands = {
+            id_: c for id_, c in self.commands.items() if ids.bucket(c.place.event_id) in buckets
+        }

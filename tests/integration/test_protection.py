@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import secrets
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -129,6 +130,17 @@ def test_spots_under_one_key_are_counted_apart(servers: Servers) -> None:
             ]
 
     assert asyncio.run(take()) == [True, None, True, False, False, None, False, False]
+
+
+def test_a_crowd_passes_no_bound_while_redis_hangs() -> None:
+    async def take(port: int) -> list[bool | None]:
+        async with results.connect_async(f"redis://127.0.0.1:{port}/0") as client:
+            spots = AddressSpots(SharedMemory(client, b"a key"))
+            crowd = (spots.take(UUID(int=0), "127.0.0.1", spots.request(None, 1), 1, 2) for _ in range(5))
+            return await asyncio.gather(*crowd)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert asyncio.run(take(silent.getsockname()[1])) == [True, True, None, None, None]
 
 
 def test_refused_spots_are_given_back(two: Stage) -> None:

@@ -9,7 +9,9 @@ from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
 from shared.domain.outcomes import Failed, SettledCommand
+from shared.settings import Settings
 from tests.databases import session_of
+from tests.owners import an_owner, tick
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
 from tests.simulation.in_postgres import InPostgres
@@ -268,3 +270,33 @@ def test_what_a_refused_batch_leaves_is_next(connection: Connection) -> None:
 
     assert len(applied.settled) == len(stage.commands) - 1
     assert applied.unfinished == [stage.world.event_id], "more may wait behind it"
+
+
+def test_a_try_takes_no_other_command(connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"), pending=slice(20, 21))
+    stage.apply_all()
+    stage.run(_UPROOT)
+    apply_batch(session_of(connection), [stage.world.event_id], 100)
+    stage.world.accept(stage.commands[21:22])
+
+    assert stage.retry(TIMEOUTS_APART_SECONDS) == [], "another owner has settled it"
+    assert stage.outcomes() == ["confirmed", None]
+
+
+def test_troubles_end_with_the_ownership(settings: Settings, connection: Connection) -> None:
+    stage = Stage(connection, raising("53100"))
+    owner, other = an_owner(settings), an_owner(settings)
+    with capture_logs():
+        tick(owner)
+        assert owner._troubles.event_ids() == {stage.world.event_id}  # noqa: SLF001
+        stage.run(_UPROOT)
+        assert owner._ownership is not None  # noqa: SLF001
+        owner._ownership.session.close()  # noqa: SLF001
+        tick(other)
+        assert stage.outcome() == "confirmed"
+        other.close()
+        tick(owner)
+        tick(owner)
+
+    assert owner._troubles.event_ids() == set(), "it would try the command in vain for ever"  # noqa: SLF001
+    owner.close()

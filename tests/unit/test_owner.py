@@ -138,7 +138,7 @@ class Tries:
         self.in_vain = in_vain
         self.tried: list[UUID] = []
         self.has_its_share = True
-        self.buckets = range(ids.BUCKETS)
+        self.buckets = {*range(ids.BUCKETS)}
         self.cut_off: list[str] = []
         self.session = SimpleNamespace(closed=False)
         monkeypatch.setattr("worker.isolation.retry", self.retry)
@@ -216,9 +216,9 @@ def test_vain_tries_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_owned_commands_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = Tries(monkeypatch, seconds=0.01)
     owner = tries.owner(2, tick_seconds=0.5)
-    tries.buckets = range(0)  # another worker has them
+    tries.buckets = set()  # another worker has them
     owner.tick()
-    tries.buckets = range(ids.BUCKETS)
+    tries.buckets = {*range(ids.BUCKETS)}
     owner.tick()
 
     assert tries.tried == []
