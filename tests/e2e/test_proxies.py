@@ -8,8 +8,9 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -43,10 +44,11 @@ def substitute(text: str, others: Mapping[str, str]) -> str:
 
 def nginx(folder: Path, upstream: str, port: int) -> list[str]:
     """Return nginx' command line, with the example included as a distribution does it."""
+    (server,) = re.findall(r" *server .*;\n", NGINX)
     site = substitute(
         NGINX,
         {
-            UPSTREAM: upstream,
+            server: "".join(server.replace(UPSTREAM, address) for address in upstream.split()),
             "    listen [::]:80;\n": "",
             "    listen [::]:443 ssl http2;\n": "",
             "listen 80;": f"listen 127.0.0.1:{free_port()};",
@@ -76,6 +78,7 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
             UPSTREAM: upstream,
             f"{NAME} {{": f"https://127.0.0.1:{port} {{\n\ttls {folder}/chain.pem {folder}/key.pem\n",
             "\tservers {": "\tadmin off\n\tauto_https disable_redirects\n\tservers {",
+            "lb_try_duration 3s": "lb_try_duration 300ms",
             "format filter": f"output file {folder}/log/caddy.log\n\t\tformat filter",
         },
     )
@@ -104,7 +107,7 @@ class Proxy:
 
 @contextmanager
 def proxying(kind: str, upstream: str) -> Iterator[Proxy]:
-    """Run a proxy in front of an address."""
+    """Run a proxy in front of an address, or of several with blanks between them."""
     program = shutil.which(kind) or shutil.which(kind, path="/usr/sbin")
     if program is None:
         pytest.skip(f"there is no {kind} on this machine: this lane was not run (apt install {kind})")
@@ -191,7 +194,7 @@ def test_no_secret_is_in_a_log_of_errors(front: Front) -> None:
         ]
 
     logs = proxy.logs()
-    assert {answer.status_code for answer in answers} <= {502, 413}
+    assert {answer.status_code for answer in answers} <= {502, 503, 413}
     assert "/api/p/drop/receipts/" in logs
     assert logs.count(receipt) == logs.count(f"/api/events/{receipt}/registrations")
 
@@ -214,7 +217,7 @@ class Upstream(BaseHTTPRequestHandler):
     """Answers with the headers of the request and the number of its connection."""
 
     protocol_version = "HTTP/1.1"
-    connections: ClassVar[list[object]] = []
+    connections: ClassVar[list[socket.socket]] = []
 
     def setup(self) -> None:
         super().setup()
@@ -232,16 +235,43 @@ class Upstream(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@contextmanager
+def serving(port: int) -> Iterator[int]:
+    """Run such a server at a port, and end it with its connections."""
+    with ThreadingHTTPServer(("127.0.0.1", port), Upstream) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+    for connection in Upstream.connections:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.fixture
 def upstream() -> Iterator[str]:
     """The address of a server that tells what it got."""
     Upstream.connections.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(0) as port:
+        yield f"127.0.0.1:{port}"
+
+
+def test_a_restart_is_not_noticed_for_long(front: Front) -> None:
+    first, second = free_port(), free_port()
+    proxy = front(f"127.0.0.1:{first} 127.0.0.1:{second}")
+    with proxy.client() as client:
+        with serving(first):
+            client.get("/")
+            time.sleep(2)  # the other one is found to be away
+            meanwhile = [client.get("/").status_code for _ in range(20)]
+        with serving(second):
+            until = time.monotonic() + 5
+            while (status := client.get("/").status_code) != 200 and time.monotonic() < until:
+                time.sleep(0.1)
+
+    assert meanwhile == [200] * 20
+    assert status == 200
 
 
 def test_a_client_cannot_choose_its_address(front: Front, upstream: str) -> None:
@@ -259,7 +289,7 @@ def test_a_client_cannot_choose_its_address(front: Front, upstream: str) -> None
         assert got == ["127.0.0.1"]
         assert "203.0.113.7" not in str(each)
         assert ["x-forwarded-proto", "https"] in each["headers"]
-    assert told[-1]["connections"] == 1, "the connection to the API is kept"
+    assert told[-1]["connections"] <= 2, "connections to the API are kept; Caddy's checks may need another"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
