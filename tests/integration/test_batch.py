@@ -26,6 +26,7 @@ from tests.simulation.histories import (
     correct,
     delete,
     erase,
+    give_receipt,
     heal,
     history,
     move,
@@ -280,6 +281,33 @@ def test_a_change_that_misses_its_row_is_undone(
     now = world.snapshot()
     assert answers(world)[2] in {"pending", "failed"}
     assert (now.rows, now.entries, now.settings) == (before.rows, before.entries, before.settings)
+
+
+@pytest.mark.parametrize(
+    "last", [move("CANCELLED", 8), delete(8), correct(8, spotsCount=1), give_receipt(8), erase(8)]
+)
+def test_a_row_that_is_gone_changes_no_other(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, last: Request
+) -> None:
+    world = InPostgres(connection, {**SETTINGS, "capacity": 100})
+    commands = asked(*[register(2, "ada@example.org"), *[register(2)] * 7], last)
+    world.accept(commands[:8])
+    world.apply(100)
+    (gone,) = [row.id for row in world.snapshot().rows if row.email]
+    rosters = load.rosters
+
+    def loaded(session: Session, *decidable: Any) -> list[LoadedEvent]:
+        found = rosters(session, *decidable)
+        session.execute("DELETE FROM registration WHERE id = %s", [gone])
+        return found
+
+    monkeypatch.setattr(load, "rosters", loaded)
+    before = [row for row in world.snapshot().rows if row.id != gone]
+    world.accept(commands[8:])
+    with capture_logs():
+        world.apply(100)
+
+    assert [row for row in world.snapshot().rows if row.id != gone] == before
 
 
 def test_a_decision_that_raises_changes_nothing(

@@ -349,3 +349,20 @@ def test_a_key_that_is_being_released_holds_up_nothing(
     kept = Acceptance(command_id=first.id, replayed=True)
     answer = use(settings, lambda intake: intake.accept(later))
     assert answer == (Acceptance(command_id=later.id) if released else kept)
+
+
+def test_a_failed_look_for_earlier_commands_is_unknown(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, new = asked(key=b"k", body=b"b"), asked()
+
+    async def accept(intake: Intake) -> list[Acceptance | BaseException]:
+        await intake.accept(asked(key=b"k", body=b"b"))
+        monkeypatch.setattr(ledger, "_FIND", b"SELECT FROM nothing")
+        return await asyncio.gather(*map(intake.accept, (again, new)), return_exceptions=True)
+
+    answers = use(settings.model_copy(update={"ledger_patience_seconds": 0.2}), accept)
+
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [AcceptanceUnknown] * 2
+    assert new.id in in_ledger(connection)

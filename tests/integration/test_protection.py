@@ -24,6 +24,7 @@ from api.main import create_app
 from api.protection.address_spots import AddressSpots
 from api.protection.shared_memory import SharedMemory
 from ops.embedded import Servers
+from shared.domain import ids
 from shared.messaging import results
 from shared.settings import Settings
 from tests.simulation.histories import SETTINGS as TERMS
@@ -116,6 +117,7 @@ def test_a_repeated_request_is_counted_once(two: Stage) -> None:
     assert post(two, event)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
     assert post(two, event, "127.0.0.2", key=key, spotsCount=4)["replayed"]
     assert post(two, event, key=key, spotsCount=1)["code"] == "IDEMPOTENCY_KEY_REUSED"
+    assert post(two, event, key=key, spotsCount=4, name="Another")["code"] == "IDEMPOTENCY_KEY_REUSED"
     assert post(two, event)["code"] == "TOO_MANY_SPOTS_OF_ADDRESS"
 
 
@@ -130,6 +132,18 @@ def test_spots_under_one_key_are_counted_apart(servers: Servers) -> None:
             ]
 
     assert asyncio.run(take()) == [True, None, True, False, False, None, False, False]
+
+
+def test_spots_given_back_are_free_everywhere(servers: Servers) -> None:
+    async def take() -> list[bool | None]:
+        async with results.connect_async(servers.result_url) as client:
+            one, other = (AddressSpots(SharedMemory(client, b"a key")) for _ in range(2))
+            event, address = ids.new_id(), "127.0.0.1"
+            before = [await one.take(event, address, "1", 3, 4), await other.take(event, address, "2", 2, 4)]
+            await one.give_back(event, address, "1")
+            return [*before, await other.take(event, address, "3", 4, 4)]
+
+    assert asyncio.run(take()) == [True, None, True]
 
 
 def test_a_crowd_passes_no_bound_while_redis_hangs() -> None:
@@ -198,7 +212,7 @@ def test_a_proof_of_work_is_asked_for(two: Stage) -> None:
         assert (answer.status_code, answer.json()["code"]) == (404, "NO_CHALLENGE")
         assert client.get("/api/p/no-such-event/challenge").json()["code"] == "EVENT_NOT_FOUND"
     assert post(two, event, altcha="aWdub3JlZA==")["http"] == 201
-    protect(two, event, challenge=True)
+    protect(two, event, challenge=True, spotsPerAddress=1)
 
     refused = post(two, event)
     assert (refused["http"], refused["code"]) == (403, "CHALLENGE_REQUIRED")

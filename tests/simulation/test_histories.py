@@ -75,6 +75,13 @@ def test_postgresql_holds_long_and_crowded_histories_as_the_naive_model_does(
             waitlistLimit=3,
             limit=5,
         ),
+        history(
+            *[register(10), *[register(4)] * 3, *[register(8)] * 5],
+            histories.change(capacity=3, allowOverbooked=True, waitlistLimit=4),
+            *[histories.change(capacity=5, allowOverbooked=True), register(1)],
+            capacity=10,
+            limit=2,
+        ),
     ],
 )
 def test_a_batch_knows_the_parties_that_became_oversized(connection: Connection, drawn: History) -> None:
