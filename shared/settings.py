@@ -59,9 +59,9 @@ _WORDS = {
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than_equal": "must be {le:g} or less",
+    "greater_than": "must be above {gt:.0f}",
+    "greater_than_equal": "must be {ge:.0f} or more",
+    "less_than_equal": "must be {le:.0f} or less",
     "path_not_directory": "is no folder",
     "literal_error": "must be {expected}",
 }

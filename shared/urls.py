@@ -64,6 +64,7 @@ def database(value: str) -> str:
         raise ValueError(f"must be a postgresql:// URL, not {url.drivername}://")
     if url.port == 0 or "\0" in unquote(value):
         raise ValueError("has the port 0, or the character %00, with which nothing can be reached")
+    check_host(url.host)
     url = url.set(drivername="postgresql+psycopg")
     if url.host is not None and url.host.startswith(("%2F", "%2f")):  # libpq's form of a socket's folder
         url = url.set(host="").update_query_dict({"host": unquote(url.host)})
@@ -82,6 +83,12 @@ def libpq_arguments(database_url: str) -> dict[str, Any]:
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     _, arguments = url.get_dialect()().create_connect_args(url)
     return dict(arguments)
+
+
+def check_host(host: str | None) -> None:
+    """Refuse a host that has the end of a password in it, which messages would show."""
+    if host is not None and "@" in host:
+        raise ValueError("has two @, and the host is behind the last one: in a password @ is %40")
 
 
 def check_database_tls(query: Mapping[str, object]) -> None:
@@ -128,6 +135,8 @@ def broker(value: str) -> str:
     if not value.startswith(_AMQP):
         return redis(value)
     for url in map(_split, value.split(";")):
+        if url.scheme != value.partition("://")[0]:
+            raise ValueError("names brokers of several kinds: each URL must start alike")
         if url.scheme == "amqp" and "ssl_" in url.query:
             raise ValueError("has parameters for TLS; then it must start with amqps://")
         given = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -200,7 +209,7 @@ def _check_parameters(url: URL) -> None:
     if url.query.get("target_session_attrs") in _STANDBYS_ONLY:
         raise ValueError("asks by target_session_attrs for a server that takes no writes")
     for name in _WHOLE_NUMBERS & set(url.query):
-        if not str(url.query[name]).isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", str(url.query[name])):
             raise ValueError(f"has the parameter {name}, which must be a whole number")
 
 

@@ -55,6 +55,7 @@ def source(url: str) -> tuple[Link, str | None]:
     if address.query.get("sslaccept") == "accept_invalid_certs":  # libpq verifies none by itself
         address = address.difference_update_query(["sslaccept"])
     try:
+        urls.check_host(address.host)
         urls.check_database_tls(address.query)
     except ValueError as error:
         raise AdoptionError(f"the source's URL {error}") from error

@@ -698,7 +698,8 @@ def test_a_target_that_is_not_migrated_is_refused(source: str, database: str) ->
 
 
 def test_a_source_that_cannot_be_opened_is_told_without_its_password(database: str) -> None:
-    for url in ("nonsense", "mysql://u:secret@host/name", "postgresql://u:secret@127.0.0.1:1/name"):
+    wrong = ["nonsense", "mysql://u:secret@host/name", "postgresql://u:secret@127.0.0.1:1/name"]
+    for url in [*wrong, "postgresql://u:a@secret@127.0.0.1:1/name"]:
         with pytest.raises(AdoptionError, match="the source") as refused:
             adopt(url, database)
         assert "secret" not in str(refused.value)
