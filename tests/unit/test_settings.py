@@ -172,7 +172,7 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?sslcert=/nowhere&sslkey=/x", "sslcert names no file"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?sslcrl=~/revoked.crl", "sslcrl names no file"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?connect_timeout=5s", "must be a whole number"),
-        ("ADMITONE_DATABASE_URL", "postgresql://h/x?keepalives_idle=٥", "must be a whole number"),
+        ("ADMITONE_DATABASE_URL", "postgresql://h/x?keepalives_idle=\u0665", "must be a whole number"),
         ("ADMITONE_DATABASE_URL", "postgresql://u:a@b@h/x", "in a password @ is %40"),
         ("ADMITONE_DATABASE_URL", "postgresql://h:99999/x", "invalid port number"),
         ("ADMITONE_DATABASE_URL", "postgresql://h/x?target_session_attrs=standby", "takes no writes"),

@@ -3,8 +3,8 @@
 -- session holds is left out (SKIP LOCKED). The events' commands are taken in rotation, so that many
 -- commands of one event do not keep the commands of the others out of the batch. Without pending commands nothing is locked.
 -- The later statements of the transaction may take `statement_ms`, and wait for a row `lock_ms`. A payload and a time
--- are texts here: one that cannot be read must not make the others unreadable. Nor must a command whose row is
--- gone, such as by a repair by hand: it has no kind, and so it is unreadable, too.
+-- are texts here: one that cannot be read must not make the others unreadable. Nor must a command without
+-- its row, as a repair by hand may leave it: it has no kind, and so it is unreadable, too.
 SELECT json_build_object(
     'id', event.id,
     'auditSeq', event.audit_seq,
