@@ -163,7 +163,7 @@ def test_a_sequence_behind_its_table_accepts_nothing(settings: Settings, connect
     async def accept(intake: Intake) -> list[Acceptance | BaseException]:
         first = [await intake.accept(row) for row in rows[:2]]
         with connection.begin():
-            connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
+            connection.execute(text("SELECT setval('command_seq_seq', 2)"))  # the second has the number 3
         refused = await asyncio.gather(intake.accept(rows[2]), return_exceptions=True)
         with connection.begin():
             ledger.heal_numbering(connection)
@@ -187,7 +187,7 @@ def test_a_new_session_compares_the_sequence_with_the_mark(
     with connection.begin():
         ledger.advance_mark(session_of(connection))
         assert not ledger.numbering_is_behind(connection)
-        connection.execute(text("SELECT setval('command_seq_seq', 1, false)"))
+        connection.execute(text("SELECT setval('command_seq_seq', 1)"))  # the mark is 2
         assert ledger.numbering_is_behind(connection)
 
     with pytest.raises(NumberingBehind):

@@ -246,6 +246,9 @@ def test_a_retry_needs_no_other_solution(two: Stage) -> None:
     assert post(two, event, key=key)["replayed"]
     assert post(two, event, key=secrets.token_hex(8), altcha=given)["code"] == "CHALLENGE_FAILED"
     assert post(two, event, key=secrets.token_hex(8))["code"] == "CHALLENGE_REQUIRED"
+    key, given = secrets.token_hex(8), solution(challenge(two, event))
+    refused = [post(two, event, key=key, altcha=given, spotsCount=11) for _ in range(4)]
+    assert codes(refused) == {"TOO_MANY_SPOTS": 4}
 
 
 def tampered(payload: str, **changes: Any) -> str:
