@@ -32,15 +32,22 @@ _ISOLATION_SECONDS_MAX = 0.5
 
 
 def retry(session: Session, place: Place, troubles: Troubles) -> list[SettledCommand]:
-    """Try a command that is set aside, alone; return it if it is settled now."""
+    """Try a command that is set aside, alone; return it if it is settled now.
+
+    A command that is not refused is set aside no longer: its event's batches take it again, when they can.
+    """
+    settled: list[SettledCommand] = []
     try:
-        return _apply_alone(session, place, troubles)
+        settled = _apply_alone(session, place, troubles)
     except Overtaken:
         note_overtaken(session, place.event_id)
-        return []
     except BatchRefused as refused:
         _set_aside(session, place, refused, troubles)
         return []
+    if not settled:  # another session has locked the event, or has taken the command away
+        troubles.forget(place.command_id)
+        save.forget_trouble(session, [place.event_id], place.command_id)
+    return settled
 
 
 def note_overtaken(session: Session, event_id: UUID) -> None:

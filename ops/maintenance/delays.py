@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from ops.maintenance.table_locks import TableLock
+from shared.domain import commands
 from shared.postgres import arrays, connections
 
 DELAYED_SECONDS = 5
@@ -62,6 +63,22 @@ _TROUBLES = text(f"""
     ORDER BY trouble.since
 """)
 
+# What no worker of this version can go on from, although it tries at each tick.
+_STANDSTILLS = text("""
+    SELECT event.id,
+           event.audit_seq > 0 AND NOT EXISTS (
+               SELECT FROM audit_entry WHERE event_id = event.id AND number = event.audit_seq
+           ) AS is_trail_cut_off,
+           (SELECT version FROM (
+               SELECT event_id, command_id FROM pending_command
+               WHERE event_id = event.id ORDER BY seq LIMIT 1
+            ) AS first JOIN command ON command.event_id = first.event_id AND command.id = first.command_id
+           ) > :version AS is_of_a_newer_version
+    FROM event WHERE event.id = ANY(CAST(:event_ids AS uuid[]))
+""")
+_CUT_OFF = "its audit trail is cut off: look at `audit check`"
+_NEWER = "its next command needs a worker of a newer version"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
@@ -105,6 +122,11 @@ def read(
     rates = {row.event_id: row.per_second for row in connection.execute(_SETTLED_LATELY, parameters)}
     holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
     holders = _by_event(_sharers(connection, parameters)) | holders
+    standstills = {
+        row.id: _CUT_OFF if row.is_trail_cut_off else _NEWER
+        for row in connection.execute(_STANDSTILLS, {**parameters, "version": commands.VERSION})
+        if row.is_trail_cut_off or row.is_of_a_newer_version
+    }
     troubles: dict[UUID, list[Row[Any]]] = {}
     for trouble in connection.execute(_TROUBLES, parameters):
         troubles.setdefault(trouble.id, []).append(trouble)
@@ -117,6 +139,7 @@ def read(
                 holders.get(row.id),
                 troubles.get(row.id, []),
                 locked,
+                standstills.get(row.id),
                 is_owned=is_owned(row.id),
                 workers=workers,
                 per_second=rates.get(row.id, 0),
@@ -162,6 +185,7 @@ def _reason(  # noqa: PLR0913 - one parameter for each kind of reason
     holder: Row[Any] | None,
     troubles: list[Row[Any]],
     locked: Sequence[TableLock],
+    standstill: str | None,
     *,
     is_owned: bool,
     workers: int,
@@ -181,6 +205,8 @@ def _reason(  # noqa: PLR0913 - one parameter for each kind of reason
         return locked[0].sentence
     if not is_owned:
         return "no worker owns the event"
+    if standstill is not None:
+        return standstill
     if troubles:
         first = troubles[0]
         what = "the event cannot be applied" if first.command_id is None else f"{len(troubles)} set aside"

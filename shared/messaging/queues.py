@@ -144,7 +144,7 @@ class RedisSender:
     def __init__(self, celery: Celery, client: "redis.asyncio.Redis") -> None:
         self._celery = celery
         self._client = client
-        self._no_events = ids.new_id(), ids.new_id()
+        self._no_event = ids.new_id()
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
         """Add the message to the queue's list, in one packet, and bound the list while no worker reads it.
@@ -184,9 +184,9 @@ class RedisSender:
                 raise reply
 
     async def probe(self) -> None:
-        """Push a message and pop it again, from two queues at once and with their sizes, as a worker does."""
-        names = [EVENT_QUEUE % event_id for event_id in self._no_events]
-        await self.send(names[0], self._no_events)
+        """Push a message and pop it again, from both kinds of queues and with sizes, as a worker does."""
+        names = _probed(self._no_event)
+        await self.send(names[0], [self._no_event])
         sizes = self._client.pipeline(transaction=True)
         sizes.llen(names[0])
         await sizes.execute()
@@ -211,9 +211,9 @@ class CelerySender:
 
     async def probe(self) -> None:
         """Send a message to a queue that does not exist, which the broker confirms and drops; then read."""
-        queue = EVENT_QUEUE % self._no_event
-        await self._call(wake, self._celery, queue, [self._no_event])
-        await self._call(_declare_and_read, self._celery, queue)
+        names = _probed(self._no_event)
+        await self._call(wake, self._celery, names[0], [self._no_event])
+        await self._call(_declare_and_read, self._celery, names)
 
     async def close(self) -> None:
         """End the thread."""
@@ -223,13 +223,19 @@ class CelerySender:
         await asyncio.get_running_loop().run_in_executor(self._thread, send, *arguments)
 
 
-def _declare_and_read(app: Celery, queue: str) -> None:
-    """Make a queue, read it and remove it, as workers do; the queue ends with the connection in any case."""
+def _declare_and_read(app: Celery, names: Sequence[str]) -> None:
+    """Make queues, read and remove them, as workers do; each ends with the connection in any case."""
     with app.producer_or_acquire() as producer, producer.connection.channel() as channel:
-        made = _named(queue, exclusive=True)(channel)
-        made.queue_declare()
-        made.get(no_ack=True)
-        made.delete()
+        for name in names:
+            made = _named(name, exclusive=True)(channel)
+            made.queue_declare()
+            made.get(no_ack=True)
+            made.delete()
+
+
+def _probed(no_event: UUID) -> Sequence[str]:
+    """Return a name of each kind of queue, which no event and no worker has."""
+    return EVENT_QUEUE % no_event, OWNER_QUEUE % -no_event.int
 
 
 def connect_sender(celery: Celery, settings: Settings) -> WakeSender:

@@ -132,6 +132,28 @@ def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:
     own_stage.query("DROP FUNCTION refuse CASCADE")
 
 
+@pytest.mark.parametrize(
+    ("cause", "mend", "reason"),
+    [
+        ("event SET audit_seq = 7 WHERE ", "event SET audit_seq = 0 WHERE ", "its audit trail is cut off"),
+        (
+            "command SET version = 99 WHERE event_",
+            "command SET version = 1 WHERE event_",
+            "its next command needs a worker of a newer version",
+        ),
+    ],
+)
+def test_a_standstill_is_told(own_stage: Stage, cause: str, mend: str, reason: str) -> None:
+    event = own_stage.create_event()
+    with session(own_stage, "a repair by hand") as holder:
+        holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [event["id"]])
+        post(own_stage, event)
+        holder.execute(f"UPDATE {cause}id = %s", [event["id"]])
+        holder.commit()
+    delay_of(own_stage, event, reason)
+    own_stage.query(f"UPDATE {mend}id = '{event['id']}'")
+
+
 def test_old_notes_of_troubles_are_deleted(database: str) -> None:
     for days in (0, 2):
         note = "INSERT INTO trouble (event_id, error, tried_at) VALUES (gen_random_uuid(), :error, "

@@ -131,3 +131,18 @@ def test_a_wrong_password_is_named_in_readiness(settings: Settings, users: Users
 
     reason = "invalid username-password pair or user is disabled."
     assert (checks["broker"], checks["results"]) == (reason, reason)
+
+
+@pytest.mark.parametrize("queues_of", ["event", "worker"])
+def test_a_missing_right_to_queues_is_told(
+    servers: Servers, settings: Settings, users: Users, queues_of: str
+) -> None:
+    user = users["admitone_api"]
+    with results.connect(servers.broker_url) as server:
+        keys = {*re.findall(r"~\S+", ACL)} - {f"~{queues_of}.*"}
+        server.execute_command("ACL", "SETUSER", user, "resetkeys", *keys)
+    url = servers.broker_url.replace("://", f"://{user}:{quote(AWKWARD, safe='')}@")
+
+    checks = read(settings.model_copy(update={"broker_url": url})).checks
+
+    assert "no permissions to access" in checks["broker"].lower()

@@ -5,7 +5,8 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg import errors
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 from shared.domain.outcomes import Failed, SettledCommand
@@ -261,6 +262,25 @@ def test_an_outcome_is_told_although_the_batch_behind_it_is_refused(connection: 
     with pytest.raises(errors.DiskFull):
         stage.apply_all()
     assert stage.outcomes() == ["confirmed", *[None] * 9]
+
+
+@pytest.mark.parametrize("taken_away", [False, True])
+def test_a_try_that_finds_nothing_is_the_last(
+    database: str, connection: Connection, *, taken_away: bool
+) -> None:
+    stage = Stage(connection, raising("53100"))
+    stage.apply_all()
+    with create_engine(database, poolclass=NullPool).begin() as other:
+        if taken_away:
+            stage.run(f"DELETE FROM pending_command WHERE command_id = '{stage.culprit}'")
+        else:
+            other.execute(text("SELECT FROM event FOR UPDATE"))
+        assert stage.retry(TIMEOUTS_APART_SECONDS) == []
+        assert (stage.troubles.due(), stage.notes()) == ([], [])
+
+    stage.run(_UPROOT)
+    stage.apply_all()
+    assert stage.outcome() == (None if taken_away else "confirmed")
 
 
 def test_what_a_refused_batch_leaves_is_next(connection: Connection) -> None:
