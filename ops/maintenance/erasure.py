@@ -52,9 +52,13 @@ _REGISTRATIONS = text("""
       AND (CAST(:event_id AS uuid) IS NULL OR event_id = :event_id)
       AND (CAST(:registration_id AS uuid) IS NULL OR id = :registration_id)
 """)
+_ADDRESSED = text("""
+    SELECT id, payload ->> 'registrationId' AS registration_id, payload ->> 'email' AS email FROM command
+    WHERE payload ? 'email'
+      AND (CAST(:event_id AS uuid) IS NULL OR event_id = :event_id)
+""")
 _COMMANDS = text("""
-    SELECT command.event_id, command.id, payload ->> 'email' AS email,
-           payload ->> 'registrationId' AS registration_id,
+    SELECT command.event_id, command.id, payload ->> 'registrationId' AS registration_id,
            EXISTS (SELECT FROM pending_command
                    WHERE event_id = command.event_id AND seq = command.seq) AS pending
     FROM command
@@ -77,14 +81,14 @@ class Subject:
     registration_id: UUID | None = None
     email_key: str | None = None
 
-    def has(self, command: Row[tuple[object, ...]], registrations: set[UUID]) -> bool:
-        """Return True if a command's payload is of this subject, or of one of these registrations."""
-        if self.email_key is None and self.registration_id is None:
-            return True
-        if command.email is not None and texts.email_key(command.email) == self.email_key:
-            return True
-        named = command.registration_id
-        return (ids.registration_id(command.id) if named is None else UUID(named)) in registrations
+    @property
+    def is_event(self) -> bool:
+        """All of an event is meant."""
+        return self.email_key is None and self.registration_id is None
+
+    def has(self, email: str | None) -> bool:
+        """Return True if this is the address that is meant."""
+        return email is not None and texts.email_key(email) == self.email_key
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,10 +151,11 @@ def erase(settings: Settings, erased: Sequence[Subject], reason: str | None, *, 
     servers: set[str] = set()
     engine = connections.operator_engine(settings.database_url, writes=not dry_run)
     for subject in erased:
+        meant = set() if subject.registration_id is None else {subject.registration_id}
         for _ in range(ROUNDS_MAX):
             with engine.connect() as connection:
                 servers.add(connection.execute(durability.SERVER).scalar_one())
-                found = _find(connection, subject)
+                found = _find(connection, subject, meant)
             left = {event_id: at for event_id, at in found.items() if at.registrations or at.commands}
             _count(report, left)
             if dry_run or not left:
@@ -177,7 +182,11 @@ def _samples_stay(engine: Engine) -> bool:
     return bool(warnings)
 
 
-def _find(connection: Connection, subject: Subject) -> dict[UUID, _Found]:
+def _find(connection: Connection, subject: Subject, meant: set[UUID]) -> dict[UUID, _Found]:
+    """Return what is left of a subject, by event; add the registrations that have its address to `meant`.
+
+    These stay: a request that was pending before has the name alone, and no address that would find it now.
+    """
     found: dict[UUID, _Found] = {}
 
     def at(event_id: UUID) -> _Found:
@@ -186,16 +195,23 @@ def _find(connection: Connection, subject: Subject) -> dict[UUID, _Found]:
     streamed = connection.execution_options(yield_per=_ROWS_AT_ONCE)
     parameters = {"event_id": subject.event_id, "registration_id": subject.registration_id}
     for event_id, id_, email in streamed.execute(_REGISTRATIONS, parameters):
-        if subject.email_key is None or (email and texts.email_key(email) == subject.email_key):
+        if subject.email_key is None or subject.has(email):
             at(event_id).registrations.append(id_)
-    registrations = {id_ for each in found.values() for id_ in each.registrations}
-    if subject.registration_id is not None:
-        registrations.add(subject.registration_id)  # it may be deleted
+    meant.update(id_ for each in found.values() for id_ in each.registrations)
+    if subject.email_key is not None:
+        addressed = streamed.execute(_ADDRESSED, {"event_id": subject.event_id})
+        meant.update(_registration_of(command) for command in addressed if subject.has(command.email))
     for command in streamed.execute(_COMMANDS, {"event_id": subject.event_id}):
-        if subject.has(command, registrations):
+        if subject.is_event or _registration_of(command) in meant:
             each = at(command.event_id)
             (each.pending if command.pending else each.commands).append(command.id)
     return found
+
+
+def _registration_of(command: Row[tuple[object, ...]]) -> UUID:
+    """Return the registration that a command names, or else the one that it would make."""
+    named = command.registration_id
+    return ids.registration_id(command.id) if named is None else UUID(named)
 
 
 def _count(report: Report, left: dict[UUID, _Found]) -> None:

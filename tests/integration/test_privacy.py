@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from ops.maintenance.erasure import Report
 from shared.messaging import results
 from shared.settings import Settings
 from tests.integration import old_systems
+from tests.integration.test_adoption import wait_until
 from tests.stage import Json, Stage
 
 DIGEST_KEY = "a key of these tests"
@@ -136,7 +138,7 @@ def test_nothing_is_left_of_an_erased_address(private: Private) -> None:
     assert (held["http"], refused["http"]) == (201, 409)
     assert kept(private.database(), name, address)
 
-    assert private.erase(address=f" {address.swapcase()} ") == Report(events=2, registrations=1, commands=3)
+    assert private.erase(address=f" {address.swapcase()} ") == Report(events=2, registrations=1, commands=4)
 
     assert kept(private.database(), name, address) == []
     assert "stranger@example.org" in private.database()
@@ -218,6 +220,45 @@ def test_an_erasure_reaches_corrections(private: Private) -> None:
 
     kept_now = private.database()
     assert kept(kept_now, name, address) == kept(kept_now, other_name, other_address) == []
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_an_erasure_reaches_a_name_without_address(private: Private, which: str) -> None:
+    (name, address), (other_name, other_address) = person(), person()
+    event = private.create_event()
+    told = private.register(event, name, address)
+    path = f"/api/events/{event['id']}/registrations/{told['registration']['id']}"
+    with private.client() as client:
+        answers = [
+            client.patch(path, json={"name": other_name}, headers=private.admin),
+            client.patch(path, json={"email": other_address}, headers=private.admin),
+            client.delete(path, headers=private.admin),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+
+    assert private.erase(address=address if which == "first" else other_address).commands == 4
+
+    kept_now = private.database()
+    assert kept(kept_now, name, address) == kept(kept_now, other_name, other_address) == []
+
+
+def test_an_erasure_reaches_a_correction_before_it(private: Private) -> None:
+    (name, address), (other_name, _) = person(), person()
+    event = private.create_event()
+    told = private.register(event, name, address)
+    path = f"/api/events/{event['id']}/registrations/{told['registration']['id']}"
+    plain = make_url(private.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as holder, private.client() as client, ThreadPoolExecutor(1) as pool:
+        holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [event["id"]])
+        later = {**private.admin, "prefer": "respond-async"}
+        assert client.patch(path, json={"name": other_name}, headers=later).status_code == 202
+        report = pool.submit(private.erase, address=address)
+        asked = "SELECT FROM command WHERE kind = 'erase' AND event_id = %s"
+        wait_until(lambda: bool(private.query(asked, event["id"])))
+        holder.rollback()
+        assert report.result().pending == 0
+
+    assert kept(private.database(), other_name, address) == []
 
 
 def test_an_ended_event_is_erased_by_age(private: Private) -> None:
