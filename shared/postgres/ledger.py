@@ -48,7 +48,7 @@ _ADVANCE_MARK = f"""
         SELECT ledger_mark.ctid, number FROM ledger_mark CROSS JOIN last
         WHERE number > seq FOR UPDATE OF ledger_mark SKIP LOCKED
     )
-    UPDATE ledger_mark SET seq = number FROM passed WHERE ledger_mark.ctid = passed.ctid AND number > seq
+    UPDATE ledger_mark SET seq = number FROM passed WHERE ledger_mark.ctid = passed.ctid
 """
 _HIGHEST = text("""
     SELECT greatest(0, (SELECT max(seq) FROM command), (SELECT max(seq) FROM registration),

@@ -64,12 +64,15 @@ def test_too_many_confirmed_go_back_to_their_places(stage: Stage) -> None:
     assert [name for name, _ in names(stage, event)] == ["A", "B", "C", "W1", "W2"]
 
 
-def test_a_waiting_registration_finds_its_original_place(stage: Stage) -> None:
+@pytest.mark.parametrize("moved_by", ["this version", "one before"])
+def test_a_waiting_registration_finds_its_original_place(stage: Stage, moved_by: str) -> None:
     event = stage.create_event(capacity=1)
     _, first, _ = (register(stage, event, name) for name in ("A", "W1", "W2"))
 
     ask(stage, "PATCH", of(event, first), {"status": "WAITLIST", "place": "tail"})
     behind = [name for name, _ in names(stage, event)]
+    if moved_by == "one before":
+        stage.query("UPDATE registration SET original_seq = NULL WHERE event_id = %s", event["id"])
     answers = [
         ask(stage, "PATCH", of(event, first), {"status": "WAITLIST", "place": "original"}) for _ in "12"
     ]
@@ -395,12 +398,14 @@ def test_a_slug_changes_until_something_was_asked(stage: Stage) -> None:
     slug = f"{event['slug']}-b"
 
     taken = ask(stage, "PATCH", of(event), {"slug": other["slug"]})
+    back = [ask(stage, "PATCH", of(event), {"slug": given}).status_code for given in (slug, event["slug"])]
     moved = ask(stage, "PATCH", of(event), {"slug": slug, "title": "B"})
     register(stage, moved.json(), "A")
     fixed = ask(stage, "PATCH", of(event), {"slug": event["slug"]})
     same = ask(stage, "PATCH", of(event), {"slug": slug})
 
     assert code(taken) == (409, "SLUG_TAKEN")
+    assert back == [200, 200], "its own former slug is free for it"
     assert (moved.status_code, moved.json()["slug"]) == (200, slug)
     assert code(fixed) == (409, "SLUG_FIXED")
     assert same.status_code == 200

@@ -122,6 +122,17 @@ def test_a_limit_that_is_set_is_for_all() -> None:
     with_limits(test, limit_reads="5/10s")
 
 
+def test_a_key_of_the_settings_has_no_default() -> None:
+    async def test(world: World) -> None:
+        headers: client_limits.Headers = []
+        world.limits.admit_key("admin", headers, of_settings=True)
+        assert headers == [], "it is not counted"
+        world.limits.admit_key("another", headers, of_settings=False)
+        assert headers
+
+    with_limits(test)
+
+
 def test_limits_can_be_switched_off() -> None:
     async def test(world: World) -> None:
         assert world.ask(times=99) == 99
