@@ -45,7 +45,9 @@ def read(content: bytes | bytearray, kind: type[_Body], domains_refused: Collect
         else:
             if value is not msgspec.UNSET:
                 values[name] = value
-    unknown = (name.encode(errors="replace").decode() for name in document if name not in fields)
+    unknown = (
+        name.encode(errors="replace").decode() or "(no name)" for name in document if name not in fields
+    )
     reasons |= dict.fromkeys(unknown, "is no field of this request")
     body = None
     try:

@@ -90,6 +90,8 @@ class EventReader:
         created_at = _created(raw.created_at, self.mapping.zone)
         if created_at is not None:
             settings["created_at"] = created_at
+        elif raw.created_at:
+            problems.note(Code.CREATED_AT_UNUSABLE, "its time is the time of its adoption")
         clean = CleanEvent(
             source_id=raw.id,
             id=adopted_id(raw.id),

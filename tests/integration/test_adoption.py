@@ -628,9 +628,11 @@ def test_each_event_that_can_be_mended_is_taken_and_told(source: str, database: 
         ({"title": " "}, "TITLE_CHANGED", ("e2", "e2")),
         ({"title": "Two\nlines"}, "TITLE_CHANGED", ("e3", "Two lines")),
         ({"title": "T" * 201}, "TITLE_CHANGED", ("e4", "T" * 200)),
+        ({"createdAt": "26.11.2025"}, "CREATED_AT_UNUSABLE", ("e5", "A drop")),
     ]
+    run(source, 'ALTER TABLE "Event" ALTER "createdAt" DROP DEFAULT, ALTER "createdAt" TYPE text')
     for number, (what, *_) in enumerate(bad):
-        add_event(source, f"e{number}", createdAt=NOON, **what)
+        add_event(source, f"e{number}", **{"createdAt": "2025-11-26", **what})
 
     report = adopt(source, database)
 

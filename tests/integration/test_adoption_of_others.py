@@ -180,6 +180,7 @@ ENDS: list[tuple[str, str, Any, str]] = [
     ("cancelled_at", "timestamptz", "0001-01-01 00:00Z", "OPEN"),
     ("cancelled_at", "timestamp", "-infinity", "OPEN"),
     ("cancelled_at", "text", "0001-01-01T00:00:00Z", "OPEN"),
+    ("cancelled_at", "bigint", -62135596800, "OPEN"),
     ("isActive", "boolean", False, "CLOSED"),
     ("isActive", "boolean", True, "OPEN"),
     ("published", "character(1)", "N", "CLOSED"),

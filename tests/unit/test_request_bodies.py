@@ -128,6 +128,7 @@ WITH_A_DOMAIN = "must be an email address with a domain, such as ann@example.org
         ),
         (b'{"name":"Ann","spotsCount":1e999,"x":1e999}', {"spotsCount": ONE_TO_THOUSAND, "x": UNKNOWN}),
         ({"name": "Ann", "x" * 101: 1}, {"x" * 100: UNKNOWN}),
+        ({"name": "Ann", "": 1}, {"(no name)": UNKNOWN}),
         (
             {"name": "A\nB", "spotsCount": 2.5, "email": "x@", "spots": 1},
             {

@@ -14,12 +14,14 @@ _LISTS = ("closesAt", "over")
 # any other time after the year 9998 as never, one before 1970 as long ago.
 _CREATION = sql.SQL("CASE WHEN {0} BETWEEN '0001-01-02' AND '9999-12-30' THEN {0} END")
 _TIME = sql.SQL("CASE WHEN {0} < '9999-01-01' THEN greatest({0}, '1970-01-01') END")
-# Go and .NET write the year 1, or -infinity, where a time is not set; MySQL writes zeros.
+# Where a time is not set, Go and .NET write the year 1, also in seconds or milliseconds, or -infinity; MySQL
+# writes zeros.
 _TIME_IS_SET = sql.SQL("({0} >= '0001-01-02' AND {0} < '9999-01-01')")
 _TEXT_IS_SET = sql.SQL(
     "(lower(trim({0}::text)) NOT IN ('', '0', 'f', 'false', 'n', 'no', 'off', 'null')"
     " AND {0}::text !~ '^\\s*(0000-00-00|0001-01-01)')"
 )
+_NUMBER_IS_SET = sql.SQL("{0} NOT IN (0, -62135596800, -62135596800000)")
 _NULL = sql.SQL("NULL::text")
 
 
@@ -74,7 +76,7 @@ class Expressions:
             return column
         if category == "D" and name in self._timed:
             return _TIME_IS_SET.format(column)
-        return sql.SQL("{} <> 0").format(column) if category == "N" else _TEXT_IS_SET.format(column)
+        return (_NUMBER_IS_SET if category == "N" else _TEXT_IS_SET).format(column)
 
     def _value(self, meaning: str, name: str) -> sql.Composable:
         column, category = self.named(name), self._categories[name]
