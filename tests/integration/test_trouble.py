@@ -1,5 +1,6 @@
 """Commands that cannot be written: those that fail for good, those that are set aside, and all others."""
 
+import time
 from uuid import UUID
 
 import psycopg
@@ -46,6 +47,11 @@ _REFUSE_NOTES = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'no disk' USING ERRCODE = '53100'; END $$;
 CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON trouble FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+_REFUSE_ALL = """
+CREATE FUNCTION all_refused() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'all' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER all_refused BEFORE INSERT ON registration FOR EACH ROW EXECUTE FUNCTION all_refused()
 """
 _NOTES = text("SELECT command_id, error, tries FROM trouble")
 
@@ -118,7 +124,7 @@ class Stage:
     def outcomes(self) -> list[str | None]:
         return [_word(told) for told in self.world.snapshot().commands]
 
-    def notes(self) -> list[tuple[UUID, str, int]]:
+    def notes(self) -> list[tuple[UUID | None, str, int]]:
         with self.connection.begin():
             return [tuple(row) for row in self.connection.execute(_NOTES)]
 
@@ -222,12 +228,7 @@ def test_an_unreadable_row_fails_alone(connection: Connection, column: str, valu
 
 def test_trouble_of_the_event_sets_nothing_aside(connection: Connection) -> None:
     stage = Stage(connection, "NULL")
-    stage.run(
-        "CREATE FUNCTION all_refused() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'all' USING ERRCODE = '53100'; END $$;"
-        "CREATE TRIGGER all_refused BEFORE INSERT ON registration "
-        "FOR EACH ROW EXECUTE FUNCTION all_refused()"
-    )
+    stage.run(_REFUSE_ALL)
     with pytest.raises(errors.DiskFull):
         stage.apply_all()
     assert stage.troubles.left_out([stage.world.event_id]) == []
@@ -235,6 +236,24 @@ def test_trouble_of_the_event_sets_nothing_aside(connection: Connection) -> None
     stage.run("DROP FUNCTION all_refused CASCADE")
     stage.apply_all()
     assert {*stage.outcomes()} == {"confirmed"}
+
+
+def test_the_note_of_an_event_ends(settings: Settings, connection: Connection) -> None:
+    stage = Stage(connection, "NULL")
+    stage.run(_REFUSE_ALL)
+    owner = an_owner(settings)
+    with capture_logs():
+        tick(owner)
+        noted = stage.notes()
+        stage.run("DROP FUNCTION all_refused CASCADE")
+        until = time.monotonic() + 20
+        while stage.outcome() is None and time.monotonic() < until:  # the event pauses
+            time.sleep(0.1)
+            tick(owner)
+    owner.close()
+
+    assert noted == [(None, "53100 all", 1)]
+    assert (stage.outcome(), stage.notes()) == ("confirmed", [])
 
 
 def test_a_passed_trouble_costs_no_place(connection: Connection) -> None:
