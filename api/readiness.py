@@ -57,7 +57,14 @@ _OF_A_CLUSTER = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.ClusterCrossSlotError,
 )
-_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+# The rights are those without which no command is accepted. A table that is not there is the schema's fault.
+_SESSION = text("""
+    SELECT current_setting('transaction_read_only')::boolean AS read_only,
+           (SELECT 'permission denied for table ' || name
+            FROM unnest(ARRAY['command', 'pending_command', 'idempotency_key']) AS name,
+                 unnest(ARRAY['SELECT', 'INSERT']) AS needed
+            WHERE has_table_privilege(to_regclass(name), needed) IS FALSE LIMIT 1) AS denied
+""")
 
 Checks = dict[str, str]
 """Each part that was checked, with `ok` or the reason why not."""
@@ -155,8 +162,9 @@ class ReadinessCheck:
         return checks
 
     def _database_checks(self, connection: Connection) -> Checks:
-        read_only = connection.execute(_READ_ONLY).scalar_one()
-        database = "read-only" if read_only else "; ".join(session_settings.faults(connection)) or _FINE
+        session = connection.execute(_SESSION).one()
+        faults = "; ".join(session_settings.faults(connection))
+        database = "read-only" if session.read_only else faults or session.denied or _FINE
         try:
             serves = events.schema_serves(connection)
         except ProgrammingError as error:

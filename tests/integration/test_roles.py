@@ -133,13 +133,30 @@ def test_each_role_can_look_at_the_service(settings_of: Callable[[str], Settings
         ownership.join()
         ownership.rebalance()
 
-        assert read(settings).checks == {**FINE, "worker": "ok"}
+        accepts = role == "admitone_api"
+        database = "ok" if accepts else "permission denied for table idempotency_key"
+        assert read(settings).checks == {**FINE, "worker": "ok", "database": database}
         now = status.read(settings.database_url)
         assert ([found.pid for found in now.workers], len(now.backlog)) == ([os.getpid()], 1)
         assert verification.run(settings, [str(asked.event_id)]).in_sync
         assert audit.check(settings.database_url)[0].problems == []
         assert audit.replay(settings.database_url, str(asked.event_id)).problems == []
         assert worker_health.worker_is_alive(settings)
+
+
+@pytest.mark.parametrize(
+    ("right", "table"),
+    [("INSERT", "command"), ("SELECT", "idempotency_key"), ("INSERT", "pending_command")],
+)
+def test_readiness_names_a_right_to_accept(
+    settings_of: Callable[[str], Settings], connection: Connection, right: str, table: str
+) -> None:
+    with connection.begin():
+        connection.execute(text(f"REVOKE {right} ON {table} FROM admitone_api"))
+
+    found = read(settings_of("admitone_api"))
+
+    assert (found.ready, found.checks["database"]) == (False, f"permission denied for table {table}")
 
 
 def test_the_api_role_can_heal_a_counter(
