@@ -938,3 +938,15 @@ def test_places_that_are_texts_are_refused(source: str, database: str, tmp_path:
 
     with pytest.raises(AdoptionError, match='"line" do not sort as numbers'):
         adopt(source, database, mapping=mapping_of(tmp_path / "m", '[registration.columns]\nline = "place"'))
+
+
+def test_a_column_may_have_any_name(source: str, database: str) -> None:
+    columns(source, "Event", 'ADD "100%s" boolean, ADD "{0}""b" date')
+    columns(source, "Registration", 'ADD "at 50%" boolean')
+    add_event(source, "e")
+    add_registration(source, "r", "e")
+    run(source, 'UPDATE "Event" SET "100%s" = true')
+
+    (event,) = adopt(source, database).events
+
+    assert (event.registrations, event.closed_because) == (1, ["100%s is not understood"])

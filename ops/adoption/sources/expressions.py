@@ -38,6 +38,12 @@ class Expressions:
         """Return the column with a meaning that exactly one has."""
         return sql.Identifier(self._alias, self._table.of(meaning)[0])
 
+    def order(self, meaning: str) -> sql.Composable:
+        """Return the column with this meaning as rows are sorted by it: texts byte by byte."""
+        column = self.column(meaning)
+        is_sorted = self._categories[self._table.of(meaning)[0]] in ("D", "N")
+        return column if is_sorted else sql.SQL('{}::text COLLATE "C"').format(column)
+
     def named(self, name: str) -> sql.Identifier:
         """Return the column of this name."""
         return sql.Identifier(self._alias, name)
@@ -82,7 +88,7 @@ class Expressions:
         column, category = self.named(name), self._categories[name]
         if category == "D" and name in self._timed:
             return (_CREATION if meaning == "createdAt" else _TIME).format(column)
-        return column if category in ("B", "N") else sql.SQL('{}::text COLLATE "C"').format(column)
+        return column if category in ("B", "N") else sql.SQL("{}::text").format(column)
 
 
 def of_event(event: Expressions, unclear: Sequence[str]) -> sql.Composable:

@@ -18,12 +18,15 @@ BATCH_ROWS = 5_000
 """The most registrations in memory at once, and in one transaction of the target."""
 
 _EVENT_IDS = sql.SQL('SELECT {id}::text FROM {event} AS event ORDER BY {created}, {id}::text COLLATE "C"')
-_EVENT = sql.SQL("SELECT {values} FROM {event} AS event WHERE {id} = %s")
+# Values are literals, not parameters: beside parameters a % in the name of a column would be a placeholder.
+_EVENT = sql.SQL("SELECT {values} FROM {event} AS event WHERE {id} = {asked}")
 _SLUG_OF_ANOTHER = sql.SQL(
-    "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = %s AND {id}::text <> %s)"
+    "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = {given} AND {id}::text <> {asked})"
 )
 _REGISTRATIONS = sql.SQL("SELECT {values} FROM {registration} AS registration")
-_OF_EVENT = sql.SQL(' WHERE {event_id} = %s ORDER BY {place} NULLS FIRST, {created}, {id}::text COLLATE "C"')
+_OF_EVENT = sql.SQL(
+    ' WHERE {event_id} = {asked} ORDER BY {place} NULLS FIRST, {created}, {id}::text COLLATE "C"'
+)
 _OF_NO_EVENT = sql.SQL(
     " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
 )
@@ -35,7 +38,7 @@ _UNORDERED = sql.SQL(r"""
                      ELSE coalesce(substring(substr(at, 12) FROM '[+-][\d:]+$'), '') END AS form
           FROM (SELECT {text}::text AS at FROM {table}) AS texts WHERE at <> '') AS formed
 """)
-_COUNT_OF_EVENT = sql.SQL("SELECT count(*) FROM {registration} AS registration WHERE {event_id} = %s")
+_COUNT_OF_EVENT = sql.SQL("SELECT count(*) FROM {registration} AS registration WHERE {event_id} = {asked}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +103,7 @@ class Source:
         self._of_event = {"id": event.column("id"), "created": event.value("createdAt")}
         self._of_registration = {
             "id": registration.column("id"),
-            "created": registration.column("createdAt"),
+            "created": registration.order("createdAt"),
             "place": registration.value("place"),
         }
         self._event_values = expressions.of_event(event, mapping.event.unclear)
@@ -125,9 +128,10 @@ class Source:
 
     def event(self, id_: str) -> RawEvent | None:
         """Return an event, None if it was deleted meanwhile."""
-        query = _EVENT.format(values=self._event_values, **self._names, **self._of_event)
+        asked = sql.Literal(id_)
+        query = _EVENT.format(values=self._event_values, asked=asked, **self._names, **self._of_event)
         with self._link.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(query, [id_]).fetchone()
+            row = cursor.execute(query).fetchone()
         if row is None:
             return None
         closes_at, over = (
@@ -138,8 +142,8 @@ class Source:
 
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
         """Return True if another event has the slug."""
-        query = _SLUG_OF_ANOTHER.format(**self._names, **self._of_event)
-        row = self._link.execute(query, [slug, id_]).fetchone()
+        asked = {"given": sql.Literal(slug), "asked": sql.Literal(id_)}
+        row = self._link.execute(_SLUG_OF_ANOTHER.format(**asked, **self._names, **self._of_event)).fetchone()
         return bool(row and row[0])
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
@@ -149,22 +153,23 @@ class Source:
         Registrations of the same moment are in the order of their ids, byte by byte, which does not depend
         on a collation. Call this within a snapshot.
         """
-        return self._batches(_OF_EVENT, [event_id])
+        return self._batches(_OF_EVENT, asked=sql.Literal(event_id))
 
     def registrations_of_no_event(self) -> Generator[list[RawRegistration]]:
         """Yield the registrations without an event. Call this within a snapshot."""
-        return self._batches(_OF_NO_EVENT, [])
+        return self._batches(_OF_NO_EVENT)
 
     def count_of(self, event_id: str) -> int:
         """Return the number of an event's registrations."""
-        return links.number(self._link.execute(_COUNT_OF_EVENT.format(**self._names), [event_id]))
+        query = _COUNT_OF_EVENT.format(asked=sql.Literal(event_id), **self._names)
+        return links.number(self._link.execute(query))
 
-    def _batches(self, which: sql.SQL, parameters: list[str]) -> Generator[list[RawRegistration]]:
+    def _batches(self, which: sql.SQL, **asked: sql.Composable) -> Generator[list[RawRegistration]]:
         select = _REGISTRATIONS.format(values=self._registration_values, **self._names)
-        query = select + which.format(**self._names, **self._of_registration)
+        query = select + which.format(**asked, **self._names, **self._of_registration)
         cursor = self._link.cursor("adoption", row_factory=class_row(RawRegistration))
         with links.database_errors(), cursor:
-            cursor.execute(query, parameters)
+            cursor.execute(query)
             batch_rows = BATCH_ROWS
             while batch_rows == BATCH_ROWS:
                 batch = cursor.fetchmany(BATCH_ROWS)
