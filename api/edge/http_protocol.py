@@ -64,14 +64,13 @@ class HttpProtocol(HttpToolsProtocol):
     _read_bytes = 0
     _is_complete = True
     """The last request is complete."""
-    _begins_read = False
-    """The next head begins with the present read."""
+    _is_in_head = False
+    """A head has begun, and is not complete."""
     _continues_head = False
     """The present read goes on with a head."""
-    _head_bytes: int | None = None
-    """The bytes of the unfinished head, without the read in which it began behind another request."""
-    _beside_body_bytes = 0
-    """The bytes of the present body since the last read that had any of its content: trailers, above all."""
+    _kept_bytes = 0
+    """The bytes since the last read that ended a head or a request, or had content of a body: those of an
+    unfinished head, or trailers."""
     _refused = False
     _sends_no_more = False
     """The client has ended its side of the connection."""
@@ -90,7 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._sends_no_more and self._is_served:
             return Phase.LEAVING
         if not self.flow.read_paused:  # else what the client has sent may not have been read
-            if self._head_bytes is not None:
+            if self._is_in_head:
                 return Phase.HEAD
             if self._is_in_body and not self.cycle.waiting_for_100_continue:
                 return Phase.BODY
@@ -112,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_in_body(self) -> bool:
         """The body of the last request is not complete."""
-        return not self._is_complete and self._head_bytes is None
+        return not self._is_complete and not self._is_in_head
 
     def end(self, phase: Phase) -> None:
         """End the connection: its client took too long for this phase."""
@@ -144,10 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._read_bytes, rest = len(data), memoryview(data)
-        self._begins_read, self._continues_head = self._is_complete, self._head_bytes is not None
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        self._beside_body_bytes += len(data)
+        self._continues_head = self._is_in_head
+        self._kept_bytes += len(data)
         try:
             while rest:
                 try:
@@ -162,8 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
                 problem if isinstance(problem, ProblemError) else ProblemType.MALFORMED_REQUEST.error()
             )
         else:
-            kept = max(self._head_bytes or 0, self._beside_body_bytes)
-            if kept > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+            if self._kept_bytes > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE.error())
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes the connection at once
@@ -176,8 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._head_bytes = self._read_bytes if self._begins_read else 0
-        self._begins_read = self._is_complete = False
+        self._is_in_head, self._is_complete = True, False
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is refused, or is parsed again without its offer."""
@@ -193,22 +188,22 @@ class HttpProtocol(HttpToolsProtocol):
             earlier = self.cycle
             super().on_headers_complete()
             self.headers = []  # the parser adds trailers to it, which are no headers of this request
-            self._beside_body_bytes = 0
+            self._kept_bytes = 0
             if len(self.pipeline) == 1:
                 self._served = earlier
-            self._head_bytes = None
+            self._is_in_head = False
             if self._is_ending:
                 self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take content of the body."""
-        self._beside_body_bytes = 0
+        self._kept_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the body."""
         if not self.parser.should_upgrade():
-            self._is_complete, self._beside_body_bytes = True, 0
+            self._is_complete, self._kept_bytes = True, 0
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
