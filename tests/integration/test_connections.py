@@ -40,6 +40,8 @@ CHUNKED = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\
 
 released = threading.Event()
 """What requests for `/held` wait for."""
+begun: list[str] = []
+"""The paths of all requests that the application was given."""
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +50,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     `/left` answers when its client has left.
     """
     request = Request(scope, receive)
+    begun.append(scope["path"])
     if scope["path"] == "/slow":
         await asyncio.sleep(LONGER)
     if scope["path"] == "/held":
@@ -174,6 +177,15 @@ def test_half_a_request_is_answered(connect: Callable[[], Client], used: bool) -
             assert client.is_closed()
 
 
+def test_a_request_that_was_given_up_stays_so(connect: Callable[[], Client], server: Server) -> None:
+    client = connect()
+    client.send(b"GET /given-up HTTP/1.1\r\nHost: x\r\n")
+    assert client.answer()[0] == HTTPStatus.REQUEST_TIMEOUT
+    client.send(b"\r\n" + GET % b"given-up")
+    wait_until(lambda: not server.server_state.connections)
+    assert "/given-up" not in begun, "its client may have sent it again elsewhere"
+
+
 def test_a_request_may_wait_for_its_answer(connect: Callable[[], Client]) -> None:
     assert ask(connect(), b"slow") == "0"
 
@@ -224,6 +236,13 @@ def test_a_client_that_sends_no_more_is_answered(
     client.end()
     assert [text(client) for _ in answers] == answers
     assert client.is_closed()
+
+
+def test_the_last_answer_says_that_it_is(connect: Callable[[], Client]) -> None:
+    client = connect()
+    client.send(GET % b"slow")
+    client.end()
+    assert client.answer()[1]["connection"] == "close"
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
