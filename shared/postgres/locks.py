@@ -55,6 +55,7 @@ _WORKERS = text(f"""
     SELECT activity.application_name AS name, worker.number, worker.buckets,
            extract(epoch FROM clock_timestamp() - activity.state_change)::float8 AS silent_seconds
     FROM ({_BY_WORKER}) AS worker JOIN pg_stat_activity AS activity ON activity.pid = worker.pid
+    WHERE activity.application_name ~ '^[^/]+/[^/]+/[0-9]+$'
     ORDER BY name
 """)
 
@@ -92,7 +93,10 @@ async def version_known_by_all(connection: "AsyncConnection") -> int:
 
 
 def workers(connection: Connection) -> list[Worker]:
-    """Return all live workers; their silence to the workers' own database role and `pg_read_all_stats`."""
+    """Return all live workers; their silence to the workers' own database role and `pg_read_all_stats`.
+
+    A session that has not the name of a worker, such as one that a pooler renamed, is none.
+    """
     return [_worker(row) for row in connection.execute(_WORKERS)]
 
 

@@ -22,12 +22,14 @@ from api.readiness import ReadinessCheck
 from api.services import open_services
 from ops.embedded import Servers
 from ops.maintenance import status
+from shared import processes
 from shared.messaging import queues, results
 from shared.messaging.queues import WakeSender
 from shared.postgres import connections, locks, tables
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 from tests.stage import Stage
+from worker.ownership import Ownership
 
 FINE = dict.fromkeys(("database", "schema", "sequence", "durability", "broker", "results"), "ok")
 NO_WORKER = {**FINE, "worker": "no worker ticks"}
@@ -209,6 +211,15 @@ def test_a_risk_to_durability_only_degrades(settings: Settings, connection: Conn
 
     risk = "synchronous_commit is off: a crash can lose commands that were answered"
     assert (found.degraded, found.checks) == (["durability"], {**NO_WORKER, "durability": risk})
+
+
+def test_a_renamed_session_is_no_worker(settings: Settings) -> None:
+    """Such as that of a worker behind PgBouncer with `application_name_add_host`."""
+    with connections.worker_session(settings) as renamed:
+        Ownership(session=renamed, number=processes.own_number(), silence_seconds_max=10).join()
+        renamed.execute("SET application_name = 'admitone-worker/host/1 - 10.0.0.1:5432'")
+
+        assert read(settings).checks == NO_WORKER
 
 
 @pytest.mark.parametrize(
