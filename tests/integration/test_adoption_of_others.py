@@ -243,12 +243,12 @@ def test_settings_of_the_source_are_kept(source: str, database: str) -> None:
     columns(
         source,
         "Event",
-        'ADD waitlist_enabled boolean, ADD "waitlistLimit" int, ADD "maxSpotsPerPerson" int,'
+        'ADD waitlist_enabled text, ADD "waitlistLimit" int, ADD "maxSpotsPerPerson" int,'
         ' ADD "autoPromote" int',
     )
     more: dict[str, Any] = {"waitlistLimit": 7, "maxSpotsPerPerson": 4, "autoPromote": 0}
-    add_event(source, "told", waitlist_enabled=False, **more)
-    add_event(source, "silent")
+    add_event(source, "told", waitlist_enabled="no", **more)
+    add_event(source, "silent", waitlist_enabled="")
     add_event(source, "odd", waitlistLimit=-1, maxSpotsPerPerson=0)
 
     report = adopt(source, database)

@@ -53,6 +53,12 @@ def test_names_with_prefixes_are_known(table: str, kind: str, name: str, meaning
     assert meanings.guess(table, [column(name, kind)]) == {name: meaning}
 
 
+def test_small_places_are_no_flags() -> None:
+    position = Column(name="position", type="smallint", kind="flag", category="N", filled=2)
+
+    assert meanings.guess("registration", [position]) == {"position": "place"}
+
+
 def test_one_column_takes_a_meaning_that_is_single() -> None:
     found = meanings.guess("event", [column("name"), column("title"), column("seats"), column("capacity")])
     assert found == {"title": "title", "capacity": "capacity", "name": "?", "seats": "?"}

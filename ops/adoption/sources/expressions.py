@@ -72,8 +72,11 @@ class Expressions:
         return sql.SQL(" AND " if every else " OR ").join(flags)
 
     def choice(self, meaning: str) -> sql.Composable:
-        """Return whether the column says yes; null where it is null, or without one."""
-        return next(map(self._is_set, self._table.of(meaning)), sql.SQL("NULL::boolean"))
+        """Return whether the column says yes; null where it has no value, or without one."""
+        chosen = sql.SQL("CASE WHEN {}::text <> '' THEN {} END")
+        for name in self._table.of(meaning):
+            return chosen.format(self.named(name), self._is_set(name))
+        return sql.SQL("NULL::boolean")
 
     def _is_set(self, name: str) -> sql.Composable:
         """Return whether the column says yes, or holds a time; null where it is null."""

@@ -185,7 +185,7 @@ def _spellings(table: str, columns: Sequence[Column]) -> Iterator[dict[str, Colu
 
 def _fits(column: Column, meaning: str) -> bool:
     if meaning == "place":
-        return column.kind == "number"
+        return column.kind == "number" or column.category == "N"
     if meaning in _TIMES:
         return column.kind in ("time", "number", "text")
     is_count = column.kind == "number" and normal(column.name) in ("waitlist", "waitinglist")
