@@ -1,12 +1,15 @@
 """Brings a database to the schema of this version."""
 
+import sys
 import time
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from shared.errors import ExpectedError
 from shared.postgres import connections, locks, session_settings
@@ -37,15 +40,44 @@ _INDEXES = {
 _REPLACED_INDEXES = ("registration_words_idx",)
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2
+# A migration that waits for a table, such as behind a dump, keeps all others waiting for it. The wait is
+# longer than PostgreSQL's deadlock_timeout, after which an autovacuum gives way.
+_LOCK_SECONDS_MAX, _LOCK_PAUSE_SECONDS = 2, 4
+_WAITS = "admitone: waiting until no other session, such as pg_dump, uses a table that is to be changed\n"
+_WAIT = text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS_MAX}s'")
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
     """Run all migrations up to `revision` in one transaction; safe to call from several processes at once.
 
     Indexes that need not be there for the service to work are built after it, while the service works.
-    Raises `UnsuitableDatabase`, and changes nothing then.
+    As long as another session uses a table, the transaction is begun again and again, so that the service has
+    its turns. Raises `UnsuitableDatabase`, and changes nothing then.
     """
     engine = connections.operator_engine(database_url, writes=True)
+    said = False
+    while not _has_migrated(engine, revision):
+        if not said:
+            sys.stderr.write(_WAITS)
+            said = True
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    if revision == "head":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            _build_indexes(connection)
+
+
+def _has_migrated(engine: Engine, revision: str) -> bool:
+    """Run all migrations in one transaction; return False if another session keeps one of them waiting."""
+    try:
+        _migrate(engine, revision)
+    except OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            return False
+        raise
+    return True
+
+
+def _migrate(engine: Engine, revision: str) -> None:
     with engine.begin() as connection:
         if faults := session_settings.faults(connection):
             raise UnsuitableDatabase(f"the database cannot be used: {'; '.join(faults)}")
@@ -55,12 +87,10 @@ def upgrade(database_url: str, revision: str = "head") -> None:
                 f"ALTER SCHEMA public RENAME TO public_before; ALTER SCHEMA {elsewhere} RENAME TO public"
             )
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
+        connection.execute(_WAIT)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-    if revision == "head":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            _build_indexes(connection)
 
 
 def _build_indexes(connection: Connection) -> None:
