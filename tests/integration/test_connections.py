@@ -215,6 +215,16 @@ def test_a_client_that_takes_nothing_is_cut_off(connect: Callable[[], Client], s
     assert len(client.rest()) < BIG
 
 
+def test_a_client_that_takes_slowly_gets_all(connect: Callable[[], Client]) -> None:
+    client = connect()
+    client.send(POST % (b"big", 1, b"") + b"1")
+    taken = 0
+    for _ in range(10):
+        taken += len(client.some(BIG // 10))
+        time.sleep(LONGER / 10)
+    assert taken + len(client.rest()) > BIG
+
+
 @pytest.mark.parametrize(
     ("requests", "answers"),
     [
@@ -286,6 +296,15 @@ def test_many_idle_connections_make_room(connect: Callable[[], Client]) -> None:
         wait_until(lambda: any(entry.get("reason") == "no_room" for entry in logs))
     assert ask(connect()) == "0"
     assert text(waiting) == "0"
+
+
+def test_the_longest_idle_connection_makes_room(connect: Callable[[], Client], server: Server) -> None:
+    for _ in range(OPEN_MAX // 2):
+        connect()
+    looks = server.server_state._looks  # type: ignore[attr-defined]  # noqa: SLF001 - the next would end these
+    wait_until(lambda: server.server_state._looks == looks + 2)  # type: ignore[attr-defined]  # noqa: SLF001
+    newer = [connect() for _ in range(OPEN_MAX // 2)]
+    assert [ask(client) for client in (connect(), *newer)] == ["0"] * (1 + len(newer))
 
 
 def test_a_connection_too_many_is_told(connect: Callable[[], Client], waiting: list[Client]) -> None:

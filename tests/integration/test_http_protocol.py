@@ -136,6 +136,9 @@ class Client:
             headers[name.lower()] = value.strip()
         return status, headers, json.loads(self._file.read(int(headers["content-length"])))
 
+    def some(self, length: int) -> bytes:
+        return self._file.read(length)
+
     def rest(self) -> bytes:
         return self._file.read()
 

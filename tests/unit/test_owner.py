@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -277,6 +278,24 @@ def test_a_batch_is_told_by_its_own_commit(monkeypatch: pytest.MonkeyPatch, cut_
     owner.wake([A])
     owner.take_woken()
     owner.apply_batch()
+
+    assert told == [not cut_off]
+
+
+@pytest.mark.parametrize("cut_off", [[], ["now"]])
+def test_a_retry_is_told_by_its_own_commit(monkeypatch: pytest.MonkeyPatch, cut_off: list[str]) -> None:
+    tries = Tries(monkeypatch, seconds=0)
+    owner = tries.owner(1)
+    tries.cut_off.append("earlier")
+    told: list[bool] = []
+
+    def retry(*asked: Any) -> list[SettledCommand]:
+        tries.cut_off.extend(cut_off)
+        return tries.retry(*asked)
+
+    monkeypatch.setattr("worker.isolation.retry", retry)
+    monkeypatch.setattr(Publisher, "add", lambda *_, confirmed: told.append(confirmed))
+    owner.tick()
 
     assert told == [not cut_off]
 
