@@ -50,6 +50,7 @@ from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 
 _SLUG = re.compile(commands.SLUG)
+_PAGES_PER_TURN_MAX = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,7 @@ class Services:
     submission: Submission
     readiness: ReadinessCheck
     probe_turns: ProbeTurns
+    page_turns: ProbeTurns
     keys: Keys
     wrong_keys: WrongKeys
     clients: Addresses
@@ -237,6 +239,7 @@ def open_services(settings: Settings) -> Services:
             shared=shared,
         ),
         probe_turns=ProbeTurns(),
+        page_turns=ProbeTurns(answers_max=_PAGES_PER_TURN_MAX),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,

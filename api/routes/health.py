@@ -34,7 +34,7 @@ async def readyz(services: Provided, request: Request) -> Response:  # noqa: ARG
 @router.route("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> Response:
     """Return the OpenAPI document; its bytes are made once."""
-    await request.app.state.services.probe_turns.wait()
+    await request.app.state.services.page_turns.wait()
     content, tag = _document(request.app)
     headers = {"etag": tag, "cache-control": "no-cache"}
     if not {tag, "*"}.isdisjoint(request_bodies.known_tags(request)):

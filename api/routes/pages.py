@@ -37,7 +37,7 @@ _CONTACT_DAYS = 90
 @router.get("/", **public_routes.INDEX)
 async def index(services: Provided, request: Request) -> Response:
     """Tell what answers here and where its parts are: a page for people, JSON for programs."""
-    await services.probe_turns.wait()
+    await services.page_turns.wait()
     event = await _demonstration(services)
     headers = {"vary": "Accept"}
     if not _prefers_page(",".join(request.headers.getlist("accept"))):
@@ -52,14 +52,14 @@ async def index(services: Provided, request: Request) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def docs(services: Provided) -> Response:
     """Show the OpenAPI document as a page that sends requests, too."""
-    await services.probe_turns.wait()
+    await services.page_turns.wait()
     return HTMLResponse(_DOCS, headers=_DOCS_HEADERS)
 
 
 @router.get("/docs/{name}", include_in_schema=False)
 async def docs_file(name: str, services: Provided) -> Response:
     """Return a file of the page `/docs`; every browser takes it compressed."""
-    await services.probe_turns.wait()
+    await services.page_turns.wait()
     if name not in _SWAGGER_UI:
         raise ProblemType.NOT_FOUND.error()
     headers = {"content-encoding": "gzip", "cache-control": _FILES_ARE_KEPT}
@@ -69,7 +69,7 @@ async def docs_file(name: str, services: Provided) -> Response:
 @router.get("/.well-known/security.txt", **public_routes.SECURITY_CONTACT)
 async def security_contact(services: Provided) -> Response:
     """Tell where to report a vulnerability (RFC 9116), if the operator has named a contact."""
-    await services.probe_turns.wait()
+    await services.page_turns.wait()
     contact = services.settings.security_contact
     if contact is None:
         raise ProblemType.NOT_FOUND.error()

@@ -1,8 +1,10 @@
 """A crowd of probes is answered in turns, a probe alone at once."""
 
 import asyncio
+from collections import Counter
 
 from api.edge.probe_turns import TURN_SECONDS, ProbeTurns
+from api.edge.problems import ProblemError
 
 
 def test_a_crowd_shares_the_next_turn() -> None:
@@ -23,3 +25,23 @@ def test_a_crowd_shares_the_next_turn() -> None:
     asyncio.run(probes())
 
     assert [round(seconds, 6) for seconds in slept] == [TURN_SECONDS] * 250
+
+
+def test_a_turn_has_no_more_than_its_answers() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+        await asyncio.sleep(0)
+
+    async def crowd() -> list[BaseException | None]:
+        turns = ProbeTurns(lambda: 100.0, sleep, answers_max=10)
+        return await asyncio.gather(*(turns.wait() for _ in range(300)), return_exceptions=True)
+
+    answers = asyncio.run(crowd())
+
+    assert set(Counter(slept).values()) == {10}
+    assert max(slept) == 2
+    refused = [answer for answer in answers if isinstance(answer, ProblemError)]
+    assert len(refused) == 300 - len(slept) - 1
+    assert {problem.code for problem in refused} == {"TOO_MANY_REQUESTS"}
