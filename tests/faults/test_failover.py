@@ -36,6 +36,7 @@ FIRST_SECONDS_MAX = 3
 _SETTLED = """
     SELECT command.id FROM command JOIN outcome ON command_id = id WHERE payload ->> 'name' = 'Meanwhile'
 """
+_CANCELLED = "SELECT id FROM registration WHERE name = 'Before' AND status = 'CANCELLED'"
 _ACCEPTED = "SELECT id FROM command WHERE payload ->> 'name' = 'Waits'"
 _NEXT_XID = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
 _NOT_NOW = {500, 503, 504}
@@ -203,6 +204,12 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
         again = register()
         unconfirmed = client.get(unknown, params={"wait": 1})
         still_known = client.get(known, params={"wait": 1})
+        until = time.monotonic() + 20
+        while not cluster.query(cluster.primary, _CANCELLED):
+            assert time.monotonic() < until, stage.log()[-3_000:]
+            cluster.query(cluster.primary, CANCEL)
+            client.delete(known, headers={"prefer": "wait=1"})
+        changed = client.get(known, params={"wait": 1})
         asked = {"slug": "late", "title": "Late", "capacity": 1}
         created = client.post("/api/events", json=asked, headers={**stage.admin, "prefer": "wait=1"})
         durable = statuses.read(cluster.url).durability
@@ -220,6 +227,7 @@ def test_nothing_is_told_that_the_standby_has_not(cluster: Cluster) -> None:
     assert (unconfirmed.status_code, unconfirmed.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert unconfirmed.json()["receiptId"] == str(row["id"])
     assert still_known.status_code == 200, "it was confirmed before"
+    assert (changed.status_code, changed.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert (created.status_code, created.json()["code"]) == (504, "ACCEPTANCE_UNKNOWN")
     assert decided_alone == (202, "PENDING")
     assert refused_to_operators == ["erasure", "key"]

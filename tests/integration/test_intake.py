@@ -366,3 +366,20 @@ def test_a_failed_look_for_earlier_commands_is_unknown(
     assert isinstance(answers, list)
     assert [type(answer) for answer in answers] == [AcceptanceUnknown] * 2
     assert new.id in in_ledger(connection)
+
+
+def test_each_repeated_command_gets_its_own_answer(settings: Settings, connection: Connection) -> None:
+    rows = [asked(key=b"%d" % number, body=b"b") for number in range(5)]
+    again = [msgspec.structs.replace(row, id=ids.new_id()) for row in rows]
+
+    async def accept(intake: Intake) -> list[Acceptance]:
+        first = await asyncio.gather(*map(intake.accept, rows[1:]))
+        return [*first, *await asyncio.gather(*map(intake.accept, again))]
+
+    accepted = use(settings, accept)
+
+    assert accepted == [
+        *(Acceptance(command_id=row.id) for row in (*rows[1:], again[0])),
+        *(Acceptance(command_id=row.id, replayed=True) for row in rows[1:]),
+    ]
+    assert in_ledger(connection) == {row.id for row in (*rows[1:], again[0])}

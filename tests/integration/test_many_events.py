@@ -233,6 +233,9 @@ def test_a_locked_row_delays_one_command(database: str, connection: Connection, 
         for _ in range(5):
             owners.wake(owner, stuck.event_id, healthy.event_id)
     assert [entry["event"] for entry in logs].count("command_set_aside") == 1
+    with connection.begin():
+        (error,) = connection.execute(text("SELECT error FROM trouble")).scalars()
+    assert error.startswith("55P03"), "not a time-out, of which three would fail the command"
     assert outcomes(healthy)[1:] == ["status_changed", "confirmed"]
     assert outcomes(stuck)[1:] == [None, "confirmed"]
 

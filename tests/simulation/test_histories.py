@@ -88,6 +88,35 @@ def test_a_batch_knows_the_parties_that_became_oversized(connection: Connection,
     assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        history(
+            *[register(1)] * 5,
+            *[histories.change(capacity=5), histories.change(autoPromote=True)],
+            capacity=0,
+            autoPromote=False,
+            limit=1,
+        ),
+        history(*[register(1)] * 6, *map(histories.delete, (5, 4, 3, 6)), capacity=1, limit=6),
+        history(
+            *[register(1)] * 3,
+            *[histories.give_receipt(2), histories.move("WAITLIST", 2)],
+            histories.move("WAITLIST", 2, "original"),
+            capacity=1,
+            limit=4,
+        ),
+        history(register(3), histories.change(capacity=2, allowOverbooked=True)),
+    ],
+    ids=["switched on", "heads leave", "new receipt", "overbooked"],
+)
+def test_a_batch_knows_the_places_that_it_needs(
+    connection: Connection, logs: list[EventDict], drawn: History
+) -> None:
+    assert worlds.run(InPostgres(connection, drawn.settings), drawn) == []
+    assert logs == [], "no batch was refused"
+
+
 @examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=HISTORIES, part=st.integers(1, 64))
 def test_postgresql_holds_after_every_batch_what_the_naive_model_says(
