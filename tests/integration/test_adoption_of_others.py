@@ -950,3 +950,15 @@ def test_a_column_may_have_any_name(source: str, database: str) -> None:
     (event,) = adopt(source, database).events
 
     assert (event.registrations, event.closed_because) == (1, ["100%s is not understood"])
+
+
+def test_numbers_of_one_moment_are_in_order(source: str, database: str) -> None:
+    columns(source, "Registration", "ALTER id TYPE bigint USING 0")
+    add_event(source, "e")
+    for number in (10, 9, 100):
+        add_registration(source, str(number), "e", name=str(number), createdAt="2026-01-01")
+
+    adopt(source, database)
+
+    names = [row.name for row in run(database, "SELECT name FROM registration ORDER BY seq")]
+    assert names == ["9", "10", "100"]

@@ -24,9 +24,7 @@ _SLUG_OF_ANOTHER = sql.SQL(
     "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = {given} AND {id}::text <> {asked})"
 )
 _REGISTRATIONS = sql.SQL("SELECT {values} FROM {registration} AS registration")
-_OF_EVENT = sql.SQL(
-    ' WHERE {event_id} = {asked} ORDER BY {place} NULLS FIRST, {created}, {id}::text COLLATE "C"'
-)
+_OF_EVENT = sql.SQL(" WHERE {event_id} = {asked} ORDER BY {place} NULLS FIRST, {created}, {id}")
 _OF_NO_EVENT = sql.SQL(
     " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
 )
@@ -102,7 +100,7 @@ class Source:
         }
         self._of_event = {"id": event.column("id"), "created": event.value("createdAt")}
         self._of_registration = {
-            "id": registration.column("id"),
+            "id": registration.order("id"),
             "created": registration.order("createdAt"),
             "place": registration.value("place"),
         }
@@ -150,8 +148,8 @@ class Source:
         """Yield an event's registrations in the order of their places, then of their times, batch by batch.
 
         The last batch, and no other, has fewer than `BATCH_ROWS` registrations; it may be empty.
-        Registrations of the same moment are in the order of their ids, byte by byte, which does not depend
-        on a collation. Call this within a snapshot.
+        Registrations of the same moment are in the order of their ids: numbers, or texts byte by byte, which
+        does not depend on a collation. Call this within a snapshot.
         """
         return self._batches(_OF_EVENT, asked=sql.Literal(event_id))
 
