@@ -22,8 +22,8 @@ from api.commands.pending_count import PendingCount
 from api.commands.retry_after import Pace
 from api.commands.submit import Submission
 from api.commands.waker import BucketOwners, Waker
-from api.edge.probe_turns import ProbeTurns
 from api.edge.problems import ProblemType
+from api.edge.turns import Turns
 from api.edge.wrong_keys import WrongKeys
 from api.protection.address_spots import AddressSpots
 from api.protection.addresses import Addresses
@@ -80,8 +80,8 @@ class Services:
     refusing_events: RefusingEvents
     submission: Submission
     readiness: ReadinessCheck
-    probe_turns: ProbeTurns
-    page_turns: ProbeTurns
+    probe_turns: Turns
+    page_turns: Turns
     keys: Keys
     wrong_keys: WrongKeys
     clients: Addresses
@@ -238,8 +238,8 @@ def open_services(settings: Settings) -> Services:
             client=redis_client,
             shared=shared,
         ),
-        probe_turns=ProbeTurns(),
-        page_turns=ProbeTurns(answers_max=_PAGES_PER_TURN_MAX),
+        probe_turns=Turns(),
+        page_turns=Turns(answers_max=_PAGES_PER_TURN_MAX),
         keys=Keys(settings, reader),
         wrong_keys=WrongKeys(),
         clients=clients,

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
-from api.edge.probe_turns import TURN_SECONDS
+from api.edge.turns import TURN_SECONDS
 from api.main import create_app
 from shared.postgres import tables
 from shared.settings import Settings

@@ -11,7 +11,7 @@ TURN_SECONDS = 0.1
 _WAIT_SECONDS_MAX = 2
 
 
-class ProbeTurns:
+class Turns:
     """The turns in which an API process answers probes or pages, at least `TURN_SECONDS` apart.
 
     A turn has at most `answers_max` answers. When the turns of the next two seconds are full, a request is

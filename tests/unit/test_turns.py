@@ -3,8 +3,8 @@
 import asyncio
 from collections import Counter
 
-from api.edge.probe_turns import TURN_SECONDS, ProbeTurns
 from api.edge.problems import ProblemError
+from api.edge.turns import TURN_SECONDS, Turns
 
 
 def test_a_crowd_shares_the_next_turn() -> None:
@@ -17,7 +17,7 @@ def test_a_crowd_shares_the_next_turn() -> None:
 
     async def probes() -> None:
         nonlocal now
-        turns = ProbeTurns(lambda: now, sleep)
+        turns = Turns(lambda: now, sleep)
         for moment, crowd in ((100.0, 1), (100.0, 200), (100 + TURN_SECONDS, 50), (200.0, 1)):
             now = moment
             await asyncio.gather(*(turns.wait() for _ in range(crowd)))
@@ -35,7 +35,7 @@ def test_a_turn_has_no_more_than_its_answers() -> None:
         await asyncio.sleep(0)
 
     async def crowd() -> list[BaseException | None]:
-        turns = ProbeTurns(lambda: 100.0, sleep, answers_max=10)
+        turns = Turns(lambda: 100.0, sleep, answers_max=10)
         return await asyncio.gather(*(turns.wait() for _ in range(300)), return_exceptions=True)
 
     answers = asyncio.run(crowd())
