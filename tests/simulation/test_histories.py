@@ -82,6 +82,12 @@ def test_postgresql_holds_long_and_crowded_histories_as_the_naive_model_does(
             capacity=10,
             limit=2,
         ),
+        history(
+            *[register(3), register(5), histories.change(capacity=3)],
+            *[histories.change(waitlistLimit=1), register(3)],
+            capacity=6,
+            limit=3,
+        ),
     ],
 )
 def test_a_batch_knows_the_parties_that_became_oversized(connection: Connection, drawn: History) -> None:
