@@ -112,9 +112,16 @@ def test_a_batch_knows_the_parties_that_became_oversized(connection: Connection,
             capacity=1,
             limit=4,
         ),
-        history(register(3), histories.change(capacity=2, allowOverbooked=True)),
+        history(register(3), *(histories.change(capacity=c, allowOverbooked=True) for c in (2, 1))),
+        history(
+            *[register(1)] * 3,
+            *[histories.move("WAITLIST", 1), histories.correct(1, name="Bob")],
+            histories.move("CONFIRMED", 1),
+            autoPromote=False,
+            limit=3,
+        ),
     ],
-    ids=["switched on", "heads leave", "new receipt", "overbooked"],
+    ids=["switched on", "heads leave", "new receipt", "overbooked", "corrected"],
 )
 def test_a_batch_knows_the_places_that_it_needs(
     connection: Connection, logs: list[EventDict], drawn: History
