@@ -69,11 +69,9 @@ _STANDSTILLS = text("""
            event.audit_seq > 0 AND NOT EXISTS (
                SELECT FROM audit_entry WHERE event_id = event.id AND number = event.audit_seq
            ) AS is_trail_cut_off,
-           (SELECT version FROM (
-               SELECT event_id, command_id FROM pending_command
-               WHERE event_id = event.id ORDER BY seq LIMIT 1
-            ) AS first JOIN command ON command.event_id = first.event_id AND command.id = first.command_id
-           ) > :version AS is_of_a_newer_version
+           (SELECT version FROM command WHERE event_id = event.id AND id = (  -- by key (decision 0014)
+               SELECT command_id FROM pending_command WHERE event_id = event.id ORDER BY seq LIMIT 1
+           )) > :version AS is_of_a_newer_version
     FROM event WHERE event.id = ANY(CAST(:event_ids AS uuid[]))
 """)
 _CUT_OFF = "its audit trail is cut off: look at `audit check`"

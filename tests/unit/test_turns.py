@@ -1,4 +1,4 @@
-"""A crowd of probes is answered in turns, a probe alone at once."""
+"""A crowd of probes or pages is answered in turns, one alone at once."""
 
 import asyncio
 from collections import Counter
