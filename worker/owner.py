@@ -131,7 +131,7 @@ class Owner:
                 elif self._clock() >= self._look_at:
                     self._look()
                 # A tick may last until the next one is due, so a batch has its turn after each.
-                self.take_woken(until=min(self._tick_at, self._look_at))
+                self.take_woken(until=min(self._tick_at, self._look_at, self._queue.look_at))
                 self.apply_batch()
             except Exception:  # any error: the next tick reads the ledger anew
                 log.exception("owner_failed")

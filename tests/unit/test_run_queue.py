@@ -1,12 +1,23 @@
 """The run queue: which events a worker applies next, how many of them, and with how many commands."""
 
+import math
 from collections.abc import Callable
 from uuid import UUID
 
+import pytest
+
 from shared.domain.outcomes import Confirmed, SettledCommand
-from worker.run_queue import EVENTS_PER_BATCH_MAX, READY_MAX, RunQueue
+from worker.run_queue import (
+    CROWD_MIN,
+    CROWD_SECONDS,
+    EVENTS_PER_BATCH_MAX,
+    LOOK_SECONDS,
+    READY_MAX,
+    RunQueue,
+)
 
 BATCH_MAX, BACKLOG_BATCH_MAX = 10, 50
+LOOKS_MAX = 100
 EVENTS = A, B, C, D = [UUID(int=number) for number in range(1, 5)]
 
 
@@ -102,6 +113,65 @@ def test_one_command_each_is_no_crowd() -> None:
     queue.settled([C], [], commands_max)
 
     assert not queue.ready
+
+
+def looks(queue: RunQueue, seconds: list[float]) -> list[tuple[float, list[UUID]]]:
+    """Return the batches that find nothing from now on, each with its time."""
+    found: list[tuple[float, list[UUID]]] = []
+    while queue.ready or queue.look_at < math.inf:
+        assert len(found) < LOOKS_MAX
+        if not queue.ready:
+            seconds[0] = queue.look_at
+        batch, commands_max = queue.next_batch()
+        if batch:
+            found.append((seconds[0], batch))
+            queue.settled(batch, [], commands_max)
+    return found
+
+
+def test_a_crowd_is_looked_for_a_while() -> None:
+    seconds = [0.0]
+    queue = queue_of(A, B, clock=lambda: seconds[0])
+    batch, _ = queue.next_batch()
+    queue.settled(batch, settled(*[A] * CROWD_MIN, B, B), 2 * CROWD_MIN)
+
+    at_once, *later = looks(queue, seconds)
+
+    assert at_once == (0, [A, B])
+    assert [batch for _, batch in later] == [[A]] * len(later)
+    assert [at for at, _ in later] == pytest.approx([n * LOOK_SECONDS for n in range(1, len(later) + 1)])
+    assert CROWD_SECONDS - LOOK_SECONDS <= later[-1][0] < CROWD_SECONDS
+
+
+def test_a_crowd_that_comes_is_looked_for_again() -> None:
+    seconds = [0.0]
+    queue = queue_of(A, clock=lambda: seconds[0])
+    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
+    queue.settled(queue.next_batch()[0], [], BATCH_MAX)
+    seconds[0] = queue.look_at
+    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
+
+    assert queue.look_at == math.inf, "its commands came"
+    assert looks(queue, seconds)[-1][0] > CROWD_SECONDS
+
+
+def test_a_few_commands_need_their_messages() -> None:
+    seconds = [0.0]
+    queue = queue_of(A, clock=lambda: seconds[0])
+    queue.settled(queue.next_batch()[0], settled(*[A] * (CROWD_MIN - 1)), BATCH_MAX)
+
+    assert looks(queue, seconds) == [(0, [A])]
+
+
+def test_a_look_takes_other_events_along() -> None:
+    seconds = [0.0]
+    queue = queue_of(A, clock=lambda: seconds[0])
+    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
+    queue.settled(queue.next_batch()[0], [], BATCH_MAX)
+    seconds[0] = queue.look_at
+    queue.add([B])
+
+    assert queue.next_batch()[0] == [B, A]
 
 
 def test_events_of_a_refused_batch_go_alone() -> None:
