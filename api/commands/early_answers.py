@@ -106,22 +106,19 @@ _Question = tuple[UUID, Register]
 
 
 class RefusingEvents:
-    """The events that may refuse every registration, as far as this process knows."""
+    """The events that may refuse every registration, as far as this process knows: all but those `taking`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._first_reads = self._loader()
-        self._loaders: dict[UUID, BatchLoader[_Question, Refused | None] | None] = {}
+        self._loaders: dict[UUID, BatchLoader[_Question, Refused | None]] = {}
+        self.taking: set[UUID] = set()
+        """The events that take parties."""
         self._unheard: set[UUID] = set()
-
-    def may_refuse(self, event_id: UUID) -> bool:
-        """Return False if the event takes parties."""
-        return self._loaders.get(event_id, self._first_reads) is not None
 
     async def refusal(self, event_id: UUID, command: Register) -> Refused | None:
         """Return the refusal that the owner would certainly give to a registration, or None."""
-        loader = self._loaders.get(event_id, self._first_reads)
-        return None if loader is None else await loader.load((event_id, command))
+        return await self._loaders.get(event_id, self._first_reads).load((event_id, command))
 
     def note(self, event_id: UUID, refusal: Refused) -> None:
         """Ask again for an event whose owner has refused a registration, if it would refuse all others."""
@@ -136,11 +133,11 @@ class RefusingEvents:
 
     def _meet_again(self, event_id: UUID) -> None:
         self._unheard.discard(event_id)
-        if self._loaders.get(event_id) is None:
-            self._loaders.pop(event_id, None)
+        self.taking.discard(event_id)
 
     def _ask(self, event_id: UUID) -> None:
-        if self._loaders.get(event_id) is None:
+        self.taking.discard(event_id)
+        if event_id not in self._loaders:
             self._loaders[event_id] = self._loader()
 
     def _loader(self) -> BatchLoader[_Question, Refused | None]:
@@ -162,16 +159,18 @@ class RefusingEvents:
         ]
         # These take parties, or cannot be read.
         taking = {event_id for (event_id, _), refusal in zip(batch, refusals, strict=True) if refusal is None}
-        if len(self._loaders) >= _EVENTS_MAX:
+        if len(self._loaders) + len(self.taking) >= _EVENTS_MAX:
             self._loaders.clear()
+            self.taking.clear()
         for event_id in read.keys() - taking:
             self._ask(event_id)
         for event_id in taking:
-            self._loaders[event_id] = None
+            self._loaders.pop(event_id, None)
+            self.taking.add(event_id)
             event = read.get(event_id)
             if event is not None and event.settings.closes_at is not None:
                 seconds = (event.settings.closes_at - event.now).total_seconds()
-                asyncio.get_running_loop().call_later(seconds, self._loaders.pop, event_id, None)
+                asyncio.get_running_loop().call_later(seconds, self.taking.discard, event_id)
         return refusals
 
 

@@ -61,7 +61,7 @@ async def register(slug: str, services: Provided, request: Request) -> Response:
     submitted = request_bodies.command_request(
         request, deadline, slug=slug, event_id=event_id, command=command, actor=commands.PUBLIC
     )
-    if submitted.idempotency_key is None and services.refusing_events.may_refuse(event_id):
+    if submitted.idempotency_key is None and event_id not in services.refusing_events.taking:
         async with asyncio.timeout_at(deadline.accept_by):
             refusal = await services.refusing_events.refusal(event_id, command)
         if refusal is not None:

@@ -154,7 +154,7 @@ class Api:
         )
         events = services.refusing_events
         try:
-            if key is None and isinstance(command, Register) and events.may_refuse(event_id):
+            if key is None and isinstance(command, Register) and event_id not in events.taking:
                 async with asyncio.timeout_at(due.accept_by):
                     refusal = await events.refusal(event_id, command)
                 if refusal is not None:
