@@ -11,10 +11,11 @@ variable is read when the package is imported, and a histogram has `_upper_bound
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 from shared import environment
 from shared.domain.outcomes import Outcome
@@ -150,15 +151,18 @@ class _ReadNow(Collector):
         yield from self._metrics
 
 
-def is_local(address: str | None, headers: Container[str]) -> bool:
+def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
     """Return True for a client of this machine, which may read the metrics without a key.
 
-    A request that a proxy forwards comes from elsewhere, although the proxy may be on this machine.
+    `headers` are found by names in lower case. A request that a proxy forwards comes from elsewhere, although
+    the proxy may be on this machine. So does a request that names another host: a browser of this machine
+    sends it for a page of that host, whose address was changed to this machine's (DNS rebinding).
     """
     if address is None or any(header in headers for header in _FORWARDED):
         return False
     try:
-        return ip_address(address).is_loopback
+        host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname
+        return ip_address(address).is_loopback and (host == "localhost" or ip_address(host or "").is_loopback)
     except ValueError:
         return False
 

@@ -63,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Return True for a client of this machine, or one with the viewer's or the admin's key."""
         sent = self.headers.get("Authorization", "").encode()
         known = any(secrets.compare_digest(sent, key) for key in self.keys)
-        return known or metrics.is_local(self.client_address[0], {name.lower() for name in self.headers})
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return known or metrics.is_local(self.client_address[0], headers)
 
     def log_message(self, *_: object) -> None:
         """Log nothing: a scrape is no news."""

@@ -163,6 +163,27 @@ def test_a_proxy_needs_a_key(stage: Stage) -> None:
             assert client.get("/metrics", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:9000", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.2", 200),
+        ("[::1]:9000", 200),
+        ("rebound.example.org:9000", 401),
+        ("127.0.0.1.example.org", 401),
+        ("localhost.example.org", 401),
+        ("192.0.2.1", 401),
+        ("", 401),
+    ],
+)
+def test_metrics_of_another_host_need_a_key(stage: Stage, host: str, status: int) -> None:
+    with stage.client() as client:
+        assert client.get("/metrics", headers={"host": host}).status_code == status
+        key = {"authorization": f"Bearer {stage.viewer_key}"}
+        assert client.get("/metrics", headers={"host": host} | key).status_code == 200
+
+
 def test_metrics_outlive_a_worker_and_a_restart(breakable: Breakable) -> None:
     stage = breakable(workers=2)
     event = stage.create_event()
@@ -203,6 +224,7 @@ def test_a_worker_shows_its_own_metrics(
             assert client.get("/other").status_code == 404
             forwarded = {"X-Forwarded-For": "192.0.2.1"}
             assert client.get("/metrics", headers=forwarded).status_code == 401
+            assert client.get("/metrics", headers={"Host": "rebound.example.org"}).status_code == 401
             key = {"authorization": f"Bearer {stage.viewer_key}"}
             assert client.get("/metrics", headers=forwarded | key).status_code == 200
         assert "metrics_port_taken" in stage.log()
