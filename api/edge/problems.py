@@ -193,6 +193,10 @@ class ProblemType(Enum):
         (),
         MappingProxyType({"retry-after": "10"}),
     )
+    HTTP_VERSION_NOT_SUPPORTED = (
+        HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+        "An export is sent in chunks, which HTTP/1.0 does not know: the client, or a proxy, must use HTTP/1.1.",
+    )
     ACCEPTANCE_UNKNOWN = (
         HTTPStatus.GATEWAY_TIMEOUT,
         "The ledger was lost while it accepted; ask again with the same Idempotency-Key to learn the answer.",

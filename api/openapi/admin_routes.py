@@ -325,4 +325,5 @@ EXPORT = _read(
     },
     ProblemType.EVENT_NOT_FOUND,
     ProblemType.EXPORT_BUSY,
+    ProblemType.HTTP_VERSION_NOT_SUPPORTED,
 )

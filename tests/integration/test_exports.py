@@ -51,15 +51,16 @@ def filled(stage: Stage) -> Json:
     return event
 
 
-def ask(stage: Stage, event: Json) -> socket.socket:
+def ask(stage: Stage, event: Json, status: bytes = b"200", version: str = "1.1") -> socket.socket:
     """Ask for an export and read its beginning only."""
     address = urlsplit(stage.url)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     client.connect((address.hostname, address.port))
-    head = [f"GET /api/events/{event['id']}/export HTTP/1.1", "Host: x", f"Authorization: Bearer {stage.key}"]
+    request = f"GET /api/events/{event['id']}/export HTTP/{version}"
+    head = [request, "Host: x", f"Authorization: Bearer {stage.key}"]
     client.sendall("\r\n".join([*head, "", ""]).encode())
-    assert client.recv(12) == b"HTTP/1.1 200"
+    assert client.recv(12) == b"HTTP/1.1 " + status
     return client
 
 
@@ -191,6 +192,13 @@ def test_readers_that_do_not_read_hold_nothing(impatient: Stage) -> None:
 
     assert "download_cut_off" in impatient.log()
     assert "Traceback" not in impatient.log()
+
+
+def test_no_chunks_by_http_1_0(stage: Stage) -> None:
+    with ask(stage, named(stage, ["A"]), b"505", version="1.0") as client:
+        answer = b"".join(iter(lambda: client.recv(4_096), b""))
+    assert b"HTTP_VERSION_NOT_SUPPORTED" in answer
+    assert b"transfer-encoding" not in answer.lower()
 
 
 def test_a_reader_that_leaves_holds_nothing(impatient: Stage) -> None:
