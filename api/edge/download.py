@@ -4,10 +4,23 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 
 import structlog
+from fastapi import Depends
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from api.edge.problems import ProblemType
+
 log = structlog.get_logger(__name__)
+
+
+def _takes_chunks(request: Request) -> None:
+    """Refuse a request by HTTP/1.0: an answer that ends with its connection would look whole if cut off."""
+    if request.scope["http_version"] == "1.0":
+        raise ProblemType.HTTP_VERSION_NOT_SUPPORTED.error()
+
+
+takes_chunks = Depends(_takes_chunks)
 
 
 class Download(StreamingResponse):

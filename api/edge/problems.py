@@ -195,7 +195,7 @@ class ProblemType(Enum):
     )
     HTTP_VERSION_NOT_SUPPORTED = (
         HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
-        "An export is sent in chunks, which HTTP/1.0 does not know: the client, or a proxy, must use HTTP/1.1.",
+        "An export is sent in chunks, which HTTP/1.0 does not have: clients and proxies must use HTTP/1.1.",
     )
     ACCEPTANCE_UNKNOWN = (
         HTTPStatus.GATEWAY_TIMEOUT,

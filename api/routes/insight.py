@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response, StreamingResponse
 
 from api.edge import responses
-from api.edge.download import Download
+from api.edge.download import Download, takes_chunks
 from api.edge.problems import ProblemType
 from api.edge.schemas_insight import Explanation, Stats, StatusStats
 from api.edge.security import events_reader
@@ -76,19 +76,17 @@ async def explain(
 @router.get(
     "/{event_id}/export",
     response_class=StreamingResponse,
+    dependencies=[takes_chunks],
     **admin_routes.EXPORT,
 )
 async def export(
     event_id: UUID,
-    request: Request,
     services: Provided,
     format_: Annotated[Literal["csv", "ndjson"], Query(alias="format")] = "csv",
     separator: Separator = Separator.COMMA,
     principal: Principal = events_reader,
 ) -> Response:
     """Stream all registrations of one snapshot, in the order of their places."""
-    if request.scope["http_version"] == "1.0":  # a cut-off answer without chunks would look whole
-        raise ProblemType.HTTP_VERSION_NOT_SUPPORTED.error()
     slug = await services.event_slug(event_id)
     form = exports.CSV[separator] if format_ == "csv" else exports.NDJSON
     return Download(
