@@ -14,7 +14,7 @@ from api import error_handlers
 from api.edge.connections import Limits, Server
 from api.edge.front import GATHER_SECONDS, Front
 from api.edge.http_protocol import HttpProtocol
-from api.openapi import public_routes
+from api.openapi import document
 from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
 from api.services import open_services
 from shared import memory, open_files, telemetry
@@ -54,12 +54,12 @@ def create_app(settings: Settings) -> Front:
             await services.close()
             await asyncio.sleep(2 * GATHER_SECONDS)  # all answers are counted then
 
-    app = FastAPI(lifespan=lifespan, **public_routes.APPLICATION)
+    app = FastAPI(lifespan=lifespan, **document.APPLICATION)
     parts = (registrations, events, protection, changes, insight, keys, pages, health, metrics)
     routers = tuple(part.router for part in parts)
     for router in routers:
         app.include_router(router)
-    public_routes.install(app, routers)
+    document.install(app, routers)
     error_handlers.install(app)
     lists = (app.routes, *(router.routes for router in routers))
     routes = [route for routes in lists for route in routes if isinstance(route, Route)]

@@ -1,6 +1,6 @@
 """Builders of the routes' OpenAPI descriptions, and their common parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,13 +9,16 @@ from api.edge import responses, schemas
 from api.edge.problems import ProblemType
 from api.openapi import examples
 
+Answers = dict[int, dict[str, Any]]
+"""The descriptions of answers by their statuses."""
+
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 RATE_LIMIT = {
     "RateLimit-Policy": {"description": "The limit, and its window.", "schema": {"type": "string"}},
     "RateLimit": {"description": "Requests left, seconds to the next window.", "schema": {"type": "string"}},
 }
 CHALLENGE = {"WWW-Authenticate": {"description": "How to identify.", "schema": {"type": "string"}}}
-OF_RECEIPT = {"slug": "$request.path.slug", "receipt_id": "$response.body#/receiptId"}
+_OF_RECEIPT = {"slug": "$request.path.slug", "receipt_id": "$response.body#/receiptId"}
 """The parameters of a receipt's routes, as an answer to its registration gives them."""
 LOCATION = {"Location": {"description": "The receipt.", "schema": {"type": "string"}}}
 
@@ -29,27 +32,45 @@ RECEIPT_SCHEME = {
 
 
 def answer(
-    description: str, body: type[msgspec.Struct], headers: dict[str, Any] | None = None, **shown: Any
-) -> dict[str, Any]:
-    """Describe an answer with this body, and the examples that are shown of it."""
-    return {
+    description: str,
+    body: type[msgspec.Struct],
+    headers: dict[str, Any] | None = None,
+    *,
+    status: int = 200,
+    leads_to: Sequence[str] = (),
+    **shown: Any,
+) -> Answers:
+    """Describe an answer with this body, the examples that are shown of it, and a receipt's next routes."""
+    described: dict[str, Any] = {
         "description": description,
         "headers": headers or {},
-        "content": {
-            "application/json": {
-                "schema": reference(body),
-                "examples": {name: {"value": value} for name, value in shown.items()},
-            }
-        },
+        "content": {"application/json": {"schema": reference(body), "examples": _values(shown)}},
     }
+    if leads_to:
+        described["links"] = {name: {"operationId": name, "parameters": _OF_RECEIPT} for name in leads_to}
+    return {status: described}
 
 
-def links(parameters: dict[str, str], *routes: str) -> dict[str, Any]:
-    """Describe which routes an answer leads to, by the parameters that it gives them."""
-    return {"links": {name: {"operationId": name, "parameters": parameters} for name in routes}}
+def by_media_type(description: str, content: dict[str, Any]) -> Answers:
+    """Describe an answer that has a form of its own under each media type."""
+    return {200: {"description": description, "content": content}}
 
 
-def problems(*types: ProblemType) -> dict[int, dict[str, Any]]:
+def page(body: type[msgspec.Struct], item: object, next_cursor: str | None = None) -> Answers:
+    """Describe a page of a list by an example with one item."""
+    return answer("A page.", body, page={"items": [item], "nextCursor": next_cursor})
+
+
+def pending_answer(leads_to: Sequence[str] = ()) -> Answers:
+    """Describe the answer to a command that is not decided in time."""
+    headers = {**LOCATION, **RETRY_AFTER}
+    pending = examples.PENDING
+    return answer(
+        "Accepted; not decided yet.", schemas.Receipt, headers, status=202, leads_to=leads_to, pending=pending
+    )
+
+
+def problems(*types: ProblemType) -> Answers:
     """Describe the answers that carry these problems, by status, with an example of each problem."""
     return {
         status: _problem_answer([type_ for type_ in types if type_.status is status])
@@ -59,7 +80,7 @@ def problems(*types: ProblemType) -> dict[int, dict[str, Any]]:
 
 def _problem_answer(types: Sequence[ProblemType]) -> dict[str, Any]:
     headers = {name: header for type_ in types for name, header in _headers(type_).items()}
-    shown = {type_.name: {"value": _example(type_)} for type_ in types}
+    shown = _values({type_.name: _example(type_) for type_ in types})
     return {
         "description": "\n".join(f"- `{type_.name}`: {type_.detail}" for type_ in types),
         "headers": headers,
@@ -87,12 +108,19 @@ def reference(body: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{body.__name__}"}
 
 
+def _values(shown: Mapping[str, object]) -> dict[str, Any]:
+    """Return examples in OpenAPI's form."""
+    return {name: {"value": value} for name, value in shown.items()}
+
+
 # The problems of every route, but for those of the service's own probes.
 EVERY_PROBLEM = (ProblemType.TOO_MANY_REQUESTS, ProblemType.INTERNAL_ERROR)
 
+BODY_PROBLEMS = (ProblemType.CLIENT_GONE, ProblemType.BODY_TOO_LARGE, ProblemType.UNSUPPORTED_MEDIA_TYPE)
+
 
 def route(
-    usual: dict[int, dict[str, Any]],
+    answers: Answers,
     *problem_types: ProblemType,
     body: type[msgspec.Struct] | None = None,
     every: Sequence[ProblemType] = EVERY_PROBLEM,
@@ -101,19 +129,26 @@ def route(
     """Return the arguments by which a route is documented; the lowest status is the usual one."""
     extra: dict[str, Any] = {}
     if body is not None:
-        content = {"application/json": {"schema": reference(body), "examples": more.pop("examples")}}
+        problem_types += BODY_PROBLEMS
+        content = {"application/json": {"schema": reference(body), "examples": _values(more.pop("examples"))}}
         extra["requestBody"] = {"required": more.pop("body_required", True), "content": content}
     if "parameters" in more:
         extra["parameters"] = more.pop("parameters")
     if more.pop("without_key", False):  # beside the key that the route's function asks for
         extra["security"] = [{}]
     return {
-        "status_code": min(usual),
-        "responses": usual | problems(*problem_types, *every),
+        "status_code": min(answers),
+        "responses": answers | problems(*problem_types, *every),
         "openapi_extra": extra,
         "response_model": None,
         **more,
     }
+
+
+def change(answers: Answers, *problem_types: ProblemType, **more: Any) -> dict[str, Any]:
+    """Return the arguments by which the route of a command is documented, except that of a registration."""
+    known = (*problem_types, *_LATE_PROBLEMS, *COMMAND_PROBLEMS)
+    return route(answers | pending_answer(), *known, parameters=[IDEMPOTENCY_KEY, PREFER], **more)
 
 
 def by_header(described: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +184,8 @@ KEY_PROBLEMS = (ProblemType.UNAUTHORIZED, ProblemType.FORBIDDEN, ProblemType.TOO
 # The problems of every read of the tables.
 READ_PROBLEMS = (ProblemType.INVALID_REQUEST, ProblemType.LEDGER_UNAVAILABLE)
 
-BODY_PROBLEMS = (ProblemType.CLIENT_GONE, ProblemType.BODY_TOO_LARGE, ProblemType.UNSUPPORTED_MEDIA_TYPE)
-
-# Any command can meet these besides its own refusals.
+# Any command can meet these besides its own refusals; its answer shows more than its outcome, which takes a
+# read after it.
 COMMAND_PROBLEMS = (
     ProblemType.EVENT_NOT_FOUND,
     ProblemType.INVALID_REQUEST,
@@ -161,17 +195,11 @@ COMMAND_PROBLEMS = (
     ProblemType.LEDGER_UNAVAILABLE,
     ProblemType.NUMBERING_BEHIND,
     ProblemType.ACCEPTANCE_UNKNOWN,
+    ProblemType.ANSWER_UNAVAILABLE,
 )
 
 # A deleted event refuses every late command.
-LATE_PROBLEMS = (ProblemType.REGISTRATION_CLOSED, ProblemType.WORKERS_OUTDATED)
-
-# The answer to a change shows more than its outcome, which takes a read after it.
-CHANGE_PROBLEMS = (*COMMAND_PROBLEMS, ProblemType.ANSWER_UNAVAILABLE)
-
-PENDING_ANSWER = answer(
-    "Accepted; not decided yet.", schemas.Receipt, {**LOCATION, **RETRY_AFTER}, pending=examples.PENDING
-)
+_LATE_PROBLEMS = (ProblemType.REGISTRATION_CLOSED, ProblemType.WORKERS_OUTDATED)
 
 WAIT = {
     "name": "wait",

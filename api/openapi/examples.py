@@ -126,15 +126,3 @@ CHALLENGE = {
     },
     "signature": "6d5d5b0b0cfb2f2cfc5ef7eb05d7c1e59a7ff2a1b60e8f2d5a0d7a9bfb9bf0a1",
 }
-
-INDEX = {
-    "service": "AdmitOne",
-    "version": "0.1.0",
-    "links": {
-        "docs": "/docs",
-        "openapi": "/openapi.json",
-        "health": "/healthz",
-        "readiness": "/readyz",
-        "demo": "/api/p/demo",
-    },
-}

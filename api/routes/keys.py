@@ -14,7 +14,7 @@ from api.edge.problems import ProblemType
 from api.edge.request_bodies import PageSize
 from api.edge.schemas_keys import ApiKey, ApiKeyPage, CreatedApiKey, NewApiKey
 from api.edge.security import must_have, operator
-from api.openapi import key_routes
+from api.openapi import admin_routes
 from api.services import Provided
 from shared.domain import access
 from shared.domain.access import Principal
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/api/keys", tags=["API keys"])
 _NEW_KEY = msgspec.json.Decoder(NewApiKey)
 
 
-@router.post("", **key_routes.CREATE_KEY)
+@router.post("", **admin_routes.CREATE_KEY)
 async def create_key(services: Provided, request: Request, principal: Principal = operator) -> Response:
     """Create an API key with scopes of the key that asks; the answer alone shows it."""
     new = await request_bodies.read(request, _NEW_KEY, services.settings)
@@ -53,7 +53,7 @@ async def create_key(services: Provided, request: Request, principal: Principal 
     return responses.body(CreatedApiKey(key=key, api_key=ApiKey(**stored)), HTTPStatus.CREATED)
 
 
-@router.get("", **key_routes.KEYS)
+@router.get("", **admin_routes.KEYS)
 async def list_keys(
     services: Provided,
     cursor: str | None = None,
@@ -71,7 +71,7 @@ async def list_keys(
     return responses.body(ApiKeyPage(items=[ApiKey(**key) for key in found], next_cursor=next_cursor))
 
 
-@router.delete("/{prefix}", **key_routes.REVOKE_KEY)
+@router.delete("/{prefix}", **admin_routes.REVOKE_KEY)
 async def revoke_key(
     prefix: str, services: Provided, request: Request, principal: Principal = operator
 ) -> Response:

@@ -17,12 +17,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from api.edge import responses
 from api.edge.problems import ProblemType
 from api.edge.schemas import Availability, Index, IndexLinks
-from api.openapi import public_routes
+from api.openapi import document, public_routes
 from api.services import Provided, Services
 
 router = APIRouter(tags=["Operating"])
 
-_VERSION: str = public_routes.APPLICATION["version"]
+_VERSION: str = document.APPLICATION["version"]
 _DEMO = "demo"
 _FOLDER = Path(__file__).parents[1] / "pages"
 _HOME, _EVENT, _DOCS = ((_FOLDER / f"{name}.html").read_text("utf-8") for name in ("home", "event", "docs"))

@@ -58,6 +58,14 @@ IMPOSSIBLE = {
     *((probe, "TOO_MANY_REQUESTS") for probe in ("healthz", "readyz")),  # probes are not limited
 }
 """Problems that the code leads to, by route, but not with what this route asks for."""
+UNSEEN = {
+    "ANSWER_UNAVAILABLE",
+    "INVALID_REQUEST",
+    "LEDGER_UNAVAILABLE",
+    "NUMBERING_BEHIND",
+    "REGISTRATION_CLOSED",
+}
+"""Problems of parts that are handed in or of other folders, which this test does not see."""
 CACHES = {"refusing_events"}
 """Parts that every command leads to, and that decide other commands than the one that is asked for."""
 GUARDS = {"events_reader", "events_writer", "registrations_writer", "operator"}
@@ -74,6 +82,8 @@ class Code:
         self.collections: set[str] = set()
         for path in sorted((CHECKOUT / folder).rglob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.AsyncFunctionDef):
+                    node.decorator_list.clear()  # a route's has its description
                 if isinstance(node, ast.ClassDef):
                     for part in node.body:
                         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -279,19 +289,21 @@ def test_no_header_of_a_request_has_an_example(document: Json) -> None:
     ] == []
 
 
+def documented(document: Json, route: APIRoute) -> set[str]:
+    """Return the problems of a route by the document."""
+    answers = document["paths"][route.path][min(route.methods or set()).lower()]["responses"].values()
+    bodies = (answer.get("content", {}).get("application/problem+json", {}) for answer in answers)
+    return {code for body in bodies for code in body.get("examples", {})}
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_every_problem_of_a_route_is_documented(document: Json, route: APIRoute) -> None:
-    method = min(route.methods or set())
-    documented = {
-        code
-        for answer in document["paths"][route.path][method.lower()]["responses"].values()
-        for code in answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
-    }
-    assert documented == problems_of(route)
+    codes = problems_of(route)
+    assert codes <= documented(document, route) <= codes | UNSEEN
 
 
-def test_every_problem_is_documented_somewhere() -> None:
-    ours = {code for route in ROUTES for code in problems_of(route)}
+def test_every_problem_is_documented_somewhere(document: Json) -> None:
+    ours = {code for route in ROUTES for code in documented(document, route)}
     of_no_route = {"METHOD_NOT_ALLOWED", "MALFORMED_REQUEST", "HEAD_TOO_LARGE"}
     of_no_route |= {"REQUEST_TIMEOUT", "TOO_MANY_CONNECTIONS"}
     assert ours == set(ProblemType.__members__) - of_no_route
