@@ -8,9 +8,9 @@ driver never gets more than `PENDING_MAX` commands ahead of the worker.
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from uuid import UUID
 
 import msgspec
@@ -18,10 +18,7 @@ import msgspec
 from benchmarks import arena as arenas
 from benchmarks import preload
 from benchmarks.arena import Arena
-from benchmarks.processes import BenchmarkError
 from benchmarks.report import machine
-from ops.embedded.unprivileged import EmbeddedError
-from ops.rehearsal import temporary_stack
 from shared.domain import commands, ids
 from shared.domain.commands import ChangeStatus, Register, Status
 from shared.messaging import queues
@@ -63,21 +60,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     tables: list[Table]
 
 
-def command(count: int, *, as_json: bool = False) -> int:
-    """Run a day of `count` commands and print its steps, as JSON lines if asked; return the exit status."""
+def command(count: int, *, as_json: bool) -> None:
+    """Run a day of `count` commands and print its steps, as JSON lines if asked."""
 
     def told(step: Step) -> None:
         print(msgspec.json.encode(step).decode() if as_json else _line(step), flush=True)  # noqa: T201
 
-    try:
-        with temporary_stack.stopped_like_interrupted(), arenas.opened(workers=1) as arena:
-            if not as_json:
-                print(", ".join(machine.describe(arena.database, arena.results).values()))  # noqa: T201
-            run(arena, count, told)
-    except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
-        return 2
-    return 0
+    with arenas.opened(workers=1) as arena:
+        if not as_json:
+            print(", ".join(machine.describe(arena.database, arena.results).values()))  # noqa: T201
+        run(arena, count, told)
 
 
 def run(arena: Arena, count: int, told: Callable[[Step], None]) -> list[Step]:
@@ -87,11 +79,7 @@ def run(arena: Arena, count: int, told: Callable[[Step], None]) -> list[Step]:
 
 
 async def _run(arena: Arena, events: list[UUID], count: int, told: Callable[[Step], None]) -> list[Step]:
-    settings = Settings(
-        database_url=arena.addresses.database_url,
-        broker_url=arena.addresses.broker_url,
-        result_url=arena.addresses.result_url,
-    )
+    settings = Settings(**asdict(arena.addresses))
     celery = queues.celery_app(settings)
     registered: list[tuple[UUID, UUID]] = []
     steps: list[Step] = []

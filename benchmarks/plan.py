@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 from benchmarks.processes import BenchmarkError
 
@@ -119,18 +118,6 @@ def numbers(text: str) -> list[int]:
         raise BenchmarkError(f"{text!r} is not a list of numbers, such as 1,16,64") from None
 
 
-class Options(TypedDict, total=False):
-    """The options of the command line; a list is numbers with commas between."""
-
-    quick: bool
-    connections: str | None
-    rows: str | None
-    events: str | None
-    seconds: int | None
-    rounds: int | None
-    drop: int | None
-
-
 def plan(  # noqa: PLR0913 - one parameter for each option
     *,
     quick: bool = False,
@@ -141,7 +128,10 @@ def plan(  # noqa: PLR0913 - one parameter for each option
     rounds: int | None = None,
     drop: int | None = None,
 ) -> Plan:
-    """Return the plan of these options; an option that is left out is that of a full or a quick run."""
+    """Return the plan of these options, of which the lists are numbers with commas between.
+
+    An option that is left out is that of a full or a quick run.
+    """
     default = QUICK if quick else FULL
     return Plan(
         quick=quick,

@@ -17,6 +17,7 @@ from benchmarks.contestants import serving
 from ops import child_processes
 from ops.rehearsal import http_client
 from ops.stack.programs import CHECKOUT
+from shared.errors import ExpectedError
 
 READY_SECONDS_MAX = 60.0
 READY_POLL_SECONDS = 0.05
@@ -24,7 +25,7 @@ STOP_SECONDS_MAX = 10.0
 HOST = "127.0.0.1"
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(ExpectedError):
     """The benchmark cannot start or cannot go on; the message says why, log lines may follow."""
 
 

@@ -1,11 +1,6 @@
 """`admitone bench`: measures the service and its alternatives on one machine, in one run."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Unpack
-
-import msgspec
 
 from benchmarks import arena as arenas
 from benchmarks import bulk, cpu, measure, plan
@@ -14,37 +9,22 @@ from benchmarks.arena import Arena
 from benchmarks.bulk import Bulk
 from benchmarks.drop import Drop
 from benchmarks.measure import Measurement
-from benchmarks.plan import Options, Plan, Trial
-from benchmarks.processes import BenchmarkError
+from benchmarks.plan import Plan, Trial
 from benchmarks.report import machine, plot, printing, report
 from benchmarks.report.printing import Progressed
 from benchmarks.report.report import OpenLoop, Report, Results
-from ops.embedded.unprivileged import EmbeddedError
-from ops.rehearsal import temporary_stack
 
-OUTPUT = Path(".admitone-bench")
 REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
 
 
-def command(*, as_json: bool = False, output: Path = OUTPUT, **options: Unpack[Options]) -> int:
-    """Run the benchmark, show its report and write it to files; return the exit status.
-
-    0: all was measured and every answer was right; 1: the report names violations; 2: the benchmark could
-    not run, and standard error says why.
-    """
-    try:
-        wanted = plan.plan(**options)
-        with (
-            temporary_stack.stopped_like_interrupted(),
-            printing.progress(steps(wanted), quiet=as_json) as progressed,
-        ):
-            result = run(wanted, progressed)
-    except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
-        return 2
-    _write(result, wanted, output)
+def command(wanted: Plan, *, as_json: bool, output: Path) -> int:
+    """Run the benchmark, show its report and write it to files; return the exit status."""
+    with printing.progress(steps(wanted), quiet=as_json) as progressed:
+        result = run(wanted, progressed)
+    content = printing.keep(result, output / REPORT_FILE)
+    (output / PICTURE_FILE).write_text(plot.picture(result.lines, wanted), encoding="utf-8")
     if as_json:
-        print(json.dumps(msgspec.to_builtins(result), indent=2))  # noqa: T201
+        print(content)  # noqa: T201
     else:
         printing.show(result)
         print(f"Kept in {output}: {REPORT_FILE}, {PICTURE_FILE}")  # noqa: T201
@@ -126,10 +106,3 @@ def _violations(results: Results, open_loop: OpenLoop, dropped: Drop | None) -> 
     in_bulk = [b for rounds in results.bulk.values() for b in rounds.values()]
     violations += [f"{b.name}, round {b.round}: {violation}" for b in in_bulk for violation in b.violations]
     return violations + [f"drop: {violation}" for violation in (dropped.violations if dropped else [])]
-
-
-def _write(result: Report, wanted: Plan, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    content = msgspec.json.format(msgspec.json.encode(result))
-    (output / REPORT_FILE).write_bytes(content + b"\n")
-    (output / PICTURE_FILE).write_text(plot.picture(result.lines, wanted), encoding="utf-8")

@@ -7,10 +7,10 @@ finds it; deciding is not measured here.
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -20,9 +20,7 @@ from sqlalchemy.pool import NullPool
 from benchmarks import cpu
 from benchmarks.processes import BenchmarkError
 from ops import embedded
-from ops.embedded.unprivileged import EmbeddedError
 from ops.maintenance import schema
-from ops.rehearsal import temporary_stack
 from shared.domain import ids
 from shared.postgres import connections, locks
 from shared.settings import Settings
@@ -66,25 +64,14 @@ class Ticks(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     locks: int
 
 
-def command(events: int, *, as_json: bool = False) -> int:
-    """Measure ticks beside so many events, and print them; return the exit status."""
-    try:
-        with (
-            temporary_stack.stopped_like_interrupted(),
-            tempfile.TemporaryDirectory(prefix="admitone-ticks-") as folder,
-            embedded.running(Path(folder)) as servers,
-        ):
-            settings = Settings(
-                database_url=servers.database_url,
-                broker_url=servers.broker_url,
-                result_url=servers.result_url,
-            )
-            found = run(settings, events, WORKERS, ROUNDS)
-    except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
-        return 2
+def command(events: int, *, as_json: bool) -> None:
+    """Measure ticks beside so many events, and print them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="admitone-ticks-") as folder,
+        embedded.running(Path(folder)) as servers,
+    ):
+        found = run(Settings(**asdict(servers)), events, WORKERS, ROUNDS)
     print(msgspec.json.encode(found).decode() if as_json else _line(found))  # noqa: T201
-    return 0
 
 
 def run(settings: Settings, events: int, workers: int, rounds: int) -> Ticks:

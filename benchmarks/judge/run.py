@@ -1,7 +1,5 @@
 """`admitone bench --against REV`: measures this version and another one in turns, on one machine."""
 
-import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import msgspec
 import psycopg
 
 from benchmarks import arena, plan
@@ -22,8 +19,6 @@ from benchmarks.report import machine, printing
 from benchmarks.report.printing import Progressed
 from ops import embedded
 from ops.embedded import Postgres, Valkey
-from ops.embedded.unprivileged import EmbeddedError
-from ops.rehearsal import temporary_stack
 from ops.stack.programs import CHECKOUT
 from shared import open_files
 from shared.messaging import results
@@ -88,37 +83,14 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def command(  # noqa: PLR0913 - one parameter for each option
-    against: str,
-    *,
-    quick: bool = False,
-    only: str | None = None,
-    turns: int | None = None,
-    seconds: int | None = None,
-    variables: Sequence[str] = (),
-    as_json: bool = False,
-    output: Path,
-) -> int:
-    """Judge this version against a revision, show the judgement and write it; return the exit status.
-
-    0: all was measured and every answer was right; 1: the judgement names violations; 2: it could not run,
-    and standard error says why.
-    """
-    try:
-        wanted = options(against, quick=quick, only=only, turns=turns, seconds=seconds, variables=variables)
-        total = 2 * wanted.turns_each * len(wanted.figures)
-        with (
-            temporary_stack.stopped_like_interrupted(),
-            printing.progress(total, quiet=as_json) as progressed,
-        ):
-            judged = judge(wanted, progressed)
-    except (BenchmarkError, EmbeddedError) as error:
-        print(f"bench: {error}", file=sys.stderr)  # noqa: T201 - a message for a person
-        return 2
-    output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(judged)) + b"\n")
+def command(wanted: Options, *, as_json: bool, output: Path) -> int:
+    """Judge this version against a revision, show the judgement and write it; return the exit status."""
+    total = 2 * wanted.turns_each * len(wanted.figures)
+    with printing.progress(total, quiet=as_json) as progressed:
+        judged = judge(wanted, progressed)
+    content = printing.keep(judged, output / REPORT_FILE)
     if as_json:
-        print(json.dumps(msgspec.to_builtins(judged), indent=2))  # noqa: T201
+        print(content)  # noqa: T201
     else:
         report.show(judged)
         print(f"Kept in {output / REPORT_FILE}")  # noqa: T201

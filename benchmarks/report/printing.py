@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,6 +34,14 @@ def progress(total: int, *, quiet: bool) -> Iterator[Progressed]:
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting", total=total)
         yield lambda name: bar.update(task, advance=1, description=name)
+
+
+def keep(report: msgspec.Struct, file: Path) -> str:
+    """Write a report to a file as JSON, and return it."""
+    content = msgspec.json.format(msgspec.json.encode(report).decode())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{content}\n", encoding="utf-8")
+    return content
 
 
 def show(report: Report) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import arena as arenas
 from benchmarks import bulk, checking, day, drop, measure, plan, preload, run, ticks
+from benchmarks.__main__ import main
 from benchmarks.arena import Arena
 from benchmarks.plan import Plan
 from ops.rehearsal import http_client
@@ -38,16 +39,8 @@ def test_a_run_measures_everything_and_finds_every_answer_right(
     monkeypatch.setattr(plan, "QUICK", few_rows(plan.QUICK))
     monkeypatch.setattr(drop, "SECONDS_PER_LOAD", 1)
     output = tmp_path / "kept"
-    status = run.command(
-        quick=True,
-        connections="4",
-        rows=str(ROWS),
-        events="2",
-        seconds=1,
-        drop=100,
-        as_json=True,
-        output=output,
-    )
+    wanted = plan.plan(quick=True, connections="4", rows=str(ROWS), events="2", seconds=1, drop=100)
+    status = run.command(wanted, as_json=True, output=output)
     told = json.loads(capsys.readouterr().out)
     assert (status, told["violations"]) == (0, [])
     assert [line["contestant"] for line in told["lines"]] == [*plan.BASELINES, *plan.SERVICE]
@@ -68,7 +61,9 @@ def test_a_run_measures_everything_and_finds_every_answer_right(
 def test_a_plan_that_makes_no_sense_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run.command(connections="many", output=tmp_path) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["--connections", "many", "--output", str(tmp_path)])
+    assert ended.value.code == 2
     assert capsys.readouterr().err == "bench: 'many' is not a list of numbers, such as 1,16,64\n"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.judge import figures, judgement, report, run
 from benchmarks.judge.figures import P99, PER_SECOND, Measured
 from benchmarks.judge.judgement import OTHER, THIS, Comparison, Judgement, Turned
@@ -106,7 +107,9 @@ def test_a_senseless_judgement_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_an_unknown_revision_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run.command("no-such-revision", output=tmp_path) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["--against", "no-such-revision", "--output", str(tmp_path)])
+    assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("bench: git")
     assert told.count("\n") == 1
