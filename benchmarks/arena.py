@@ -64,7 +64,7 @@ class Arena:
 
     def start(self, ends: ExitStack, workers: int) -> None:
         """Start every contestant and wait until each is ready."""
-        ends.callback(self._stop)
+        ends.callback(processes.stop, self._programs)
         for name in plan.BASELINES:
             self.baselines[name] = self._serve(
                 ends, name, "benchmarks.contestants.serving", name, ready_path="/", **self._baseline(name)
@@ -72,8 +72,8 @@ class Arena:
         self.api = self._serve(ends, "api", "ops.cli", "api", "--fd", ready_path="/readyz", **self._service())
         for number in range(workers):
             worker = Process(
-                f"worker-{number + 1}",
-                processes.module("ops.cli", "worker"),
+                name=f"worker-{number + 1}",
+                argv=processes.module("ops.cli", "worker"),
                 environment=processes.environment(**self._service()),
                 folder=self.folder,
             )
@@ -128,13 +128,6 @@ class Arena:
         assert row is not None, "the statement yields a row"
         return str(row[0])
 
-    def _stop(self) -> None:
-        """Signal all programs at once, then wait for each."""
-        for program in self._programs:
-            program.ask_to_stop()
-        for program in self._programs:
-            program.stop()
-
     def _falls_quiet(self, application: str, seconds: float) -> bool:
         return falls_quiet(
             lambda: self.database.execute(_BUSY, [application]).fetchone() != (False,), seconds
@@ -151,8 +144,8 @@ class Arena:
         """Start a server; its listening socket, which outlives its restarts, is the last argument."""
         listener = ends.enter_context(processes.listen())
         server = HttpServer(
-            name,
-            processes.module(*argv, str(listener.fileno())),
+            name=name,
+            argv=processes.module(*argv, str(listener.fileno())),
             environment=processes.environment(**variables),
             folder=self.folder,
             port=listener.getsockname()[1],

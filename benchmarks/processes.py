@@ -1,20 +1,21 @@
 """The measured servers: child processes that are stopped by their pids."""
 
 import asyncio
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
 from benchmarks.contestants import serving
 from ops import child_processes
+from ops.child_processes import Child
+from ops.embedded.server import clean_environment
 from ops.rehearsal import http_client
 from ops.stack.programs import CHECKOUT
 from shared.errors import ExpectedError
@@ -29,80 +30,53 @@ class BenchmarkError(ExpectedError):
     """The benchmark cannot start or cannot go on; the message says why, log lines may follow."""
 
 
-class Process:
-    """A program with a log of its own; it may be started again."""
+@dataclass(kw_only=True, eq=False)
+class Process(Child):
+    """A program with a log of its own in `folder`."""
 
-    def __init__(  # noqa: PLR0913 - a process with all that it is started with
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        folder: Path,
-        checkout: Path = CHECKOUT,
-        pass_fds: Collection[int] = (),
-    ) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self._argv = argv
-        self._environment = {**environment, "PYTHONPATH": str(checkout)}
-        self._checkout = checkout
-        self._pass_fds = pass_fds
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    checkout: Path = CHECKOUT
+    pass_fds: Collection[int] = ()
 
-    @property
-    def pid(self) -> int:
-        """The process id; the program must have been started."""
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process.pid
+    def __post_init__(self) -> None:
+        super().__init__(self.name, self.folder)
 
     def start(self) -> None:
         """Start the program without waiting until it is ready."""
-        self._process = child_processes.spawn(
-            [*child_processes.dies_with_parent(signal.SIGTERM), *self._argv],
+        self.process = child_processes.spawn(
+            [*child_processes.dies_with_parent(signal.SIGTERM), *self.argv],
             log=self.log,
-            env=self._environment,
-            cwd=self._checkout,
-            pass_fds=self._pass_fds,
+            env={**self.environment, "PYTHONPATH": str(self.checkout)},
+            cwd=self.checkout,
+            pass_fds=self.pass_fds,
         )
-
-    def ask_to_stop(self) -> None:
-        """Signal the program to stop, if it was started; `stop` waits for its end."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop the program, if it was started; kill it after `STOP_SECONDS_MAX`."""
-        if self._process is not None:
-            child_processes.stop(self._process, number, STOP_SECONDS_MAX)
-            self._process = None
+        if self.process is not None:
+            child_processes.stop(self.process, number, STOP_SECONDS_MAX)
+            self.process = None
 
     def check(self) -> None:
         """Raise `BenchmarkError` with the end of the program's log if it has ended."""
-        if self._process is not None and (status := self._process.poll()) is not None:
-            raise BenchmarkError(f"{self.name} ended (exit status {status}){child_processes.tail(self.log)}")
+        if self.process is not None and (status := self.process.poll()) is not None:
+            raise BenchmarkError(f"{self.name} ended (exit status {status}){self.last_words()}")
 
 
+@dataclass(kw_only=True, eq=False)
 class HttpServer(Process):
     """A program that serves a port of the loopback interface."""
 
-    def __init__(  # noqa: PLR0913 - a process, its port and its sign of readiness
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        folder: Path,
-        port: int,
-        ready_path: str,
-        checkout: Path = CHECKOUT,
-        pass_fds: Collection[int] = (),
-    ) -> None:
-        super().__init__(
-            name, argv, environment=environment, folder=folder, checkout=checkout, pass_fds=pass_fds
-        )
-        self.url = f"http://{HOST}:{port}"
-        self._ready_path = ready_path
+    port: int
+    ready_path: str
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return f"http://{HOST}:{self.port}"
 
     def wait_ready(self) -> None:
         """Return once the server answers without an error of its own; raises `BenchmarkError`."""
@@ -114,10 +88,19 @@ class HttpServer(Process):
             while time.monotonic() < until:
                 self.check()
                 with suppress(http_client.ConnectionLost):
-                    if (await connection.request("GET", self._ready_path)).status < serving.SERVER_ERROR_MIN:
+                    if (await connection.request("GET", self.ready_path)).status < serving.SERVER_ERROR_MIN:
                         return
                 await asyncio.sleep(READY_POLL_SECONDS)
-        raise BenchmarkError(f"{self.name} is not ready{child_processes.tail(self.log)}")
+        raise BenchmarkError(f"{self.name} is not ready{self.last_words()}")
+
+
+def stop(programs: Collection[Process]) -> None:
+    """Signal all programs that were started, then wait for each."""
+    for program in programs:
+        if program.process is not None:
+            program.process.send_signal(signal.SIGTERM)
+    for program in programs:
+        program.stop()
 
 
 def module(*argv: str) -> list[str]:
@@ -132,5 +115,4 @@ def listen() -> socket.socket:
 
 def environment(**values: str) -> dict[str, str]:
     """Return this process's environment without the variables that name another installation."""
-    foreign = ("ADMITONE_", "PG")
-    return {**{k: v for k, v in os.environ.items() if not k.startswith(foreign)}, **values}
+    return {**clean_environment(), **values}

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,33 @@ def dies_with_parent(number: signal.Signals) -> tuple[str, ...]:
     counts the *thread* that started the child as its parent: start children from a thread that lives.
     """
     return ("setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--") if _parent_death_tool() else ()
+
+
+class Child(ABC):
+    """A child process with a log of its own; it may be started again after it ended."""
+
+    def __init__(self, name: str, logs: Path) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id of the child, which must have been started."""
+        return self._started().pid
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the child, also after it ended."""
+
+    def last_words(self) -> str:
+        """Return the end of the child's log since its start, an indented line each."""
+        return tail(self.log, self._log_start)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, f"{self.name} was not started"  # a caller's mistake
+        return self.process
 
 
 def spawn(

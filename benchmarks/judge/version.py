@@ -100,8 +100,8 @@ class Version:
             self.database.execute(_AS_TABLES_OF_TODAY)
         port = temporary_stack.free_port()
         self._api = HttpServer(
-            f"{self.name}-api",
-            [program, "api", "--port", str(port)],
+            name=f"{self.name}-api",
+            argv=[program, "api", "--port", str(port)],
             environment=environment,
             folder=self.folder,
             port=port,
@@ -110,15 +110,15 @@ class Version:
         )
         self._workers = [
             Process(
-                f"{self.name}-worker-{number + 1}",
-                [program, "worker"],
+                name=f"{self.name}-worker-{number + 1}",
+                argv=[program, "worker"],
                 environment=environment,
                 folder=self.folder,
                 checkout=self._checkout,
             )
             for number in range(workers)
         ]
-        ends.callback(self._stop)
+        ends.callback(processes.stop, (self._api, *self._workers))
         for process in (*self._workers, self._api):
             process.start()
         self._api.wait_ready()
@@ -244,13 +244,6 @@ class Version:
             ADMITONE_RESULT_URL=valkey.result_url,
             ADMITONE_ADMIN_KEY=self._key,
         )
-
-    def _stop(self) -> None:
-        """Signal all programs at once, then wait for each."""
-        for process in (self._api, *self._workers):
-            process.ask_to_stop()
-        for process in (self._api, *self._workers):
-            process.stop()
 
 
 def _plain(url: URL) -> str:

@@ -17,8 +17,6 @@ from ops.stack import programs
 from shared import environment
 from shared.errors import ExpectedError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 _ADVICE = {
     **dict.fromkeys(("42P01", "42703", "42883"), "; has ./admitone migrate been run?"),  # an unknown name
     "42501": '; docs/operating.md has the roles of each command, under "Roles"',  # a missing right
@@ -36,7 +34,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the flag's value
     if wanted:
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads((programs.CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         print(f"admitone {project['version']}")
         raise typer.Exit
 

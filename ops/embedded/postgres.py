@@ -44,7 +44,7 @@ LOCALE = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--built
 class Postgres(Server):
     """The database server of a data folder, with a database and a superuser of the application's name."""
 
-    name: ClassVar[str] = "postgres"
+    name = "postgres"
     stop_signal = signal.SIGINT
     crash_signal = signal.SIGQUIT
     stop_seconds_max: ClassVar[float] = 30.0

@@ -5,14 +5,14 @@ Start servers from a thread that outlives them: the kernel stops them when that 
 
 import os
 import signal
-import subprocess
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ops import child_processes
+from ops.child_processes import Child
 from ops.embedded import data_dir
 from ops.embedded.unprivileged import EmbeddedError, Way
 
@@ -21,10 +21,10 @@ START_SECONDS_MAX = 60.0
 PROBE_SECONDS_MAX = 2
 
 
-class Server(ABC):
+class Server(Child):
     """One server of a prepared and locked data folder; it may be started, stopped and started again."""
 
-    name: ClassVar[str]
+    name: str
     stop_signal: ClassVar[signal.Signals]
     """Ends the server in order, also while clients are connected."""
     crash_signal: ClassVar[signal.Signals]
@@ -34,14 +34,7 @@ class Server(ABC):
     def __init__(self, data: Path) -> None:
         self.data = data.resolve()
         self.sockets = data_dir.sockets(self.data)
-        self.log = self.data / "log" / f"{self.name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-
-    @property
-    def pid(self) -> int:
-        """The process id of the server, which must have been started."""
-        return self._started().pid
+        super().__init__(self.name, self.data / "log")
 
     def start(self) -> None:
         """End the processes of an earlier run, then start the server without waiting until it answers.
@@ -91,14 +84,6 @@ class Server(ABC):
             raise EmbeddedError(
                 f"an earlier {self.name} in {self.data} cannot be stopped: {error}"
             ) from error
-
-    def last_words(self) -> str:
-        """Return the end of the server's log since its start, an indented line each."""
-        return child_processes.tail(self.log, self._log_start)
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        assert self.process is not None, f"{self.name} was not started"  # a caller's mistake
-        return self.process
 
     @abstractmethod
     def _prepare(self) -> Way:

@@ -29,7 +29,7 @@ MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64"
 class Valkey(Server):
     """The broker and result backend of a data folder; it starts empty."""
 
-    name: ClassVar[str] = "valkey"
+    name = "valkey"
     stop_signal = signal.SIGTERM
     crash_signal = signal.SIGKILL
     stop_seconds_max: ClassVar[float] = 2.0

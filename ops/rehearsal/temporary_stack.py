@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from ops import child_processes
 from ops.rehearsal import http_client
 from ops.rehearsal.drop import ADMIN_KEY, Plan, RehearsalError
+from ops.stack.programs import CHECKOUT
 
 STACK_START_SECONDS_MAX = 90.0
 STACK_STOP_SECONDS_MAX = 30.0
 STACK_POLL_SECONDS = 0.1
-LOG_LINES_SHOWN = 20
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
@@ -54,22 +54,14 @@ def own_stack(plan: Plan, *, keep: bool) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="admitone-rehearsal-"))
     log = folder / "stack.log"
     try:
-        with log.open("wb") as output:
-            up = [sys.executable, "-m", "ops.cli", "up", "--no-demo", "--data", str(folder / "data")]
-            stack = subprocess.Popen(
-                [*up, "--port", str(urlsplit(plan.url).port)],
-                cwd=ROOT,
-                env=_own_environment(plan),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the rehearsal, which then stops its stack in order
-            )
+        up = [sys.executable, "-m", "ops.cli", "up", "--no-demo", "--data", str(folder / "data")]
+        up += ["--port", str(urlsplit(plan.url).port)]
+        stack = child_processes.spawn(up, log=log, env=_own_environment(plan), cwd=CHECKOUT)
         try:
             uvloop.run(_until_ready(plan.url, stack, log))
             yield
         finally:
-            _stop(stack)
+            child_processes.stop(stack, signal.SIGTERM, STACK_STOP_SECONDS_MAX)
     finally:
         if keep:
             print(f"kept: {folder}", file=sys.stderr)
@@ -96,18 +88,5 @@ async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> N
                     return
             await asyncio.sleep(STACK_POLL_SECONDS)
     raise RehearsalError(
-        f"the rehearsal's own stack did not become ready; the end of its log:\n{_end_of(log)}"
+        f"the rehearsal's own stack did not become ready; the end of its log:{child_processes.tail(log)}"
     )
-
-
-def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
-
-
-def _stop(stack: subprocess.Popen[bytes]) -> None:
-    stack.terminate()
-    try:
-        stack.wait(STACK_STOP_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
-        os.killpg(stack.pid, signal.SIGKILL)
-        stack.wait()

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from ops import child_processes
+from ops.child_processes import Child
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MARK = "ADMITONE_DATA"
@@ -48,8 +48,8 @@ def wait_at_gate() -> None:
             sys.exit("the stack ended before it was ready")
 
 
-class Program:
-    """One API process or worker of a stack; it may be started again after it ended."""
+class Program(Child):
+    """One API process or worker of a stack."""
 
     def __init__(
         self,
@@ -60,14 +60,11 @@ class Program:
         pass_fds: Collection[int] = (),
         secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.name = name
-        self.log = data / "log" / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(name, data / "log")
         self._argv = [sys.executable, "-P", "-m", "ops.cli", *argv]
         self._pass_fds = pass_fds
         self._secrets = secrets
         self._data = data
-        self._log_start = 0
 
     def start(self, gate: Gate | None = None) -> None:
         """Start the program with its environment, and behind the gate if there is one."""
@@ -80,10 +77,6 @@ class Program:
             cwd=CHECKOUT,
             pass_fds=[*self._pass_fds, *map(int, behind.values())],
         )
-
-    def last_words(self) -> str:
-        """Return the end of the program's log since its start, an indented line each."""
-        return child_processes.tail(self.log, self._log_start)
 
 
 def _environment(data: Path) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops import child_processes, embedded
+from ops.child_processes import Child
 from ops.embedded.server import Server
 from ops.stack import programs, readiness, state_file, supervisor
 from ops.stack.interrupts import Interrupts
@@ -175,7 +176,7 @@ class _Stack:
             raise StackError(late)
         time.sleep(POLL_SECONDS)
 
-    def _parts(self) -> list[supervisor.Part]:
+    def _parts(self) -> list[Child]:
         return [self.postgres, self.valkey, *self.workers, *self.apis]
 
     def _watch(self) -> None:

@@ -3,33 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from subprocess import Popen
-from typing import Protocol
 
+from ops.child_processes import Child
 from ops.embedded.unprivileged import EmbeddedError
 
 DELAY_SECONDS_MIN = 0.25
 DELAY_SECONDS_MAX = 15.0
 HEALTHY_SECONDS = 30.0
 """A part that ran this long counts as healthy: its next end counts as the first."""
-
-
-class Part(Protocol):
-    """A part that can be watched: a server or a program."""
-
-    @property
-    def name(self) -> str:
-        """The part's name for people."""
-
-    log: Path
-    process: Popen[bytes] | None
-
-    def start(self) -> None:
-        """Start the part, also after it ended."""
-
-    def last_words(self) -> str:
-        """Return the end of its log since its start."""
 
 
 @dataclass(kw_only=True)
@@ -49,7 +30,7 @@ class Backoff:
 class Watched:
     """One part, with the times of its last start and of its next start."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Child) -> None:
         self.part = part
         self._backoff = Backoff()
         self._started_at = time.monotonic()

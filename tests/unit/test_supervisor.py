@@ -4,6 +4,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from ops.child_processes import Child
 from ops.embedded.unprivileged import EmbeddedError
 from ops.stack import supervisor
 
@@ -20,26 +21,18 @@ def test_a_healthy_period_forgets_earlier_ends() -> None:
     assert backoff.after(supervisor.HEALTHY_SECONDS) == supervisor.DELAY_SECONDS_MIN
 
 
-class Stubborn:
+class Stubborn(Child):
     """A part that cannot be started."""
-
-    name = "stubborn"
-    log = Path("stubborn.log")
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process: subprocess.Popen[bytes] | None = process
 
     def start(self) -> None:
         raise EmbeddedError("no")
 
-    def last_words(self) -> str:
-        return ""
-
 
 def test_each_failed_restart_is_said_once() -> None:
-    process = subprocess.Popen(["false"])  # noqa: S607
-    process.wait()
-    watched, said = supervisor.Watched(Stubborn(process)), list[str]()
+    part = Stubborn("stubborn", Path())
+    part.process = subprocess.Popen(["false"])  # noqa: S607
+    part.process.wait()
+    watched, said = supervisor.Watched(part), list[str]()
     deadline = time.monotonic() + 10
     while len(said) < 2 and time.monotonic() < deadline:
         watched.tend(said.append)
