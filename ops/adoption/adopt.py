@@ -75,8 +75,9 @@ def adopt(
         report.columns = mapped.reported()
         report.note(mapped.problems())
         reader = EventReader(mapped, target.now(), close_all=closed)
-        with printing.bar() as bar:
-            Adoption(Source(source_link, mapped), target, reader, report, bar).run()
+        source = Source(source_link, mapped)
+        with printing.bar(mapped.registration.surveyed.rows) as advance:
+            Adoption(source, target, reader, report, advance).run()
 
 
 def _print(report: Report, *, as_json: bool) -> None:

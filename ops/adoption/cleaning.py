@@ -3,15 +3,16 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
+from datetime import datetime
 from uuid import UUID, uuid5
+
+import msgspec
 
 from ops.adoption.report import Code, Problem
 from ops.adoption.sources import values
 from ops.adoption.sources.mapping import SourceMapping
 from ops.adoption.sources.meanings import NOT_UNDERSTOOD
 from ops.adoption.sources.source import RawRegistration
-from ops.adoption.sources.values import UnclearValueError
 from shared.domain import texts
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 
@@ -34,11 +35,6 @@ class CleanRegistration:
     status: Status
     created_at: datetime | None
 
-    @property
-    def spots_held(self) -> int:
-        """The spots of the capacity that the registration takes."""
-        return self.spots_count if self.status is Status.CONFIRMED else 0
-
 
 def adopted_id(text: str) -> UUID:
     """Return the adopted id of a source's id: the same UUID, or else `uuid5(ADOPTED, text)`."""
@@ -49,14 +45,11 @@ def registration(
     raw: RawRegistration, mapping: SourceMapping
 ) -> tuple[CleanRegistration | None, list[Problem]]:
     """Return the valid form of the registration, None if it has none, and the registration's problems."""
-    meaning, name, spots = (
-        status(raw, mapping),
-        texts.printable(raw.name or ""),
-        values.whole(raw.spots_count),
-    )
+    meaning, name = status(raw, mapping), texts.printable(raw.name or "")
+    spots = values.whole(raw.spots_count)
     reason = _against(raw, meaning, name, spots)
     if reason is not None:
-        return None, [_problem(raw, *reason, left_out=True)]
+        return None, [left_out(raw, *reason)]
     assert spots is not None, "a registration without spots is left out"
     email = None if raw.email is None else _email(raw.email)
     clean = CleanRegistration(
@@ -67,7 +60,7 @@ def registration(
         email_key=None if email is None else texts.email_key(email),
         spots_count=spots,
         status=Status(meaning),
-        created_at=_created(raw, mapping.zone),
+        created_at=values.clear_moment(raw.created_at, mapping.zone),
     )
     return clean, [*_changes(raw, clean, name), *_cancellation(raw, mapping, spots)]
 
@@ -84,20 +77,21 @@ def one_holder_each(
     event_id: str, batch: Sequence[CleanRegistration], held: Collection[str]
 ) -> tuple[list[CleanRegistration], list[Problem]]:
     """Remove the address of each active registration that shares it with an earlier one or with `held`."""
+    taken = Problem(
+        code=Code.EMAIL_TAKEN,
+        event_id=event_id,
+        detail="an earlier active registration of the event has the same email address, and keeps it",
+    )
     seen, kept, problems = set(held), [], []
     for clean in batch:
-        if clean.email_key is None or clean.status is Status.CANCELLED or clean.email_key not in seen:
-            kept.append(clean)
-        else:
+        key = None if clean.status is Status.CANCELLED else clean.email_key
+        if key in seen:
+            problems.append(msgspec.structs.replace(taken, registration_id=clean.source_id))
             kept.append(replace(clean, email=None, email_key=None))
-            detail = "an earlier active registration of the event has the same email address, and keeps it"
-            problems.append(
-                Problem(
-                    code=Code.EMAIL_TAKEN, event_id=event_id, registration_id=clean.source_id, detail=detail
-                )
-            )
-        if clean.email_key is not None and clean.status is not Status.CANCELLED:
-            seen.add(clean.email_key)
+        else:
+            kept.append(clean)
+        if key is not None:
+            seen.add(key)
     return kept, problems
 
 
@@ -136,13 +130,6 @@ def _cancellation(raw: RawRegistration, mapping: SourceMapping, spots: int) -> l
     return [_problem(raw, Code.STATUS_CHANGED, detail)]
 
 
-def _created(raw: RawRegistration, zone: tzinfo) -> datetime | None:
-    try:
-        return values.moment(raw.created_at, zone)
-    except UnclearValueError:
-        return None
-
-
 def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[Problem]:
     problems = []
     if name != raw.name:
@@ -160,15 +147,13 @@ def _changes(raw: RawRegistration, clean: CleanRegistration, name: str) -> list[
     return problems
 
 
-def _problem(raw: RawRegistration, code: Code, detail: str, *, left_out: bool = False) -> Problem:
-    return Problem(
-        code=code,
-        event_id=raw.event_id,
-        registration_id=raw.id,
-        detail=detail,
-        registrations=int(left_out),
-        spots=spots_asked(raw) if left_out else 0,
-    )
+def left_out(raw: RawRegistration, code: Code, detail: str) -> Problem:
+    """Return the problem for which the registration is left out."""
+    return msgspec.structs.replace(_problem(raw, code, detail), registrations=1, spots=spots_asked(raw))
+
+
+def _problem(raw: RawRegistration, code: Code, detail: str) -> Problem:
+    return Problem(code=code, event_id=raw.event_id, registration_id=raw.id, detail=detail)
 
 
 def _email(text: str) -> str | None:

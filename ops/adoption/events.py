@@ -2,10 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from ops.adoption.cleaning import adopted_id
@@ -19,6 +19,8 @@ from shared.domain import texts
 from shared.domain.commands import NAME_LENGTH_MAX, SPOTS_MAX, SPOTS_PER_COMMAND_MAX
 
 SLUG_LENGTH_MAX = 100
+Note: TypeAlias = Callable[[Code, str], None]
+"""A function that adds a problem of the event, with its details."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
@@ -66,32 +68,36 @@ class EventReader:
 
         An event that the source has deleted since it was adopted is closed, as it `is_there` already.
         """
-        problems = _Problems(raw)
+        problems: list[Problem] = []
+
+        def note(code: Code, detail: str) -> None:
+            problems.append(Problem(code=code, event_id=raw.id, detail=detail))
+
         status = self._status(raw)
         deleted = ["the source has it as deleted or archived"] if raw.deleted or status == "DELETED" else []
         if deleted and not is_there:
-            problems.note(Code.EVENT_DELETED, *deleted)
-            return None, problems.noted
-        slug, title = _names(raw, problems)
-        capacity = self._capacity(raw, registrations, problems)
+            note(Code.EVENT_DELETED, *deleted)
+            return None, problems
+        slug, title = _names(raw, note)
+        capacity = self._capacity(raw, registrations, note)
         if not slug or capacity is None:
-            return None, problems.noted
+            return None, problems
         window = _Window(raw, self.mapping.zone, self._now)
         unclear = [*raw.unclear, *window.unclear]
         if status == NOT_UNDERSTOOD:
             unclear += self.mapping.event.of("status")
         if unclear:
-            problems.note(Code.COLUMN_NOT_UNDERSTOOD, f"adopted closed: {', '.join(unclear)}")
+            note(Code.COLUMN_NOT_UNDERSTOOD, f"adopted closed: {', '.join(unclear)}")
         because = [*deleted, *window.over, *self._closed(raw, status)]
         because += [f"{name} is not understood" for name in unclear]
         closed_now = bool(because or self._close_all) and not window.over
-        settings = {"slug": slug, "title": title, "capacity": capacity, **_limits(raw, problems)}
+        settings = {"slug": slug, "title": title, "capacity": capacity, **_limits(raw, note)}
         settings["paused"] = raw.paused or status == "PAUSED"
-        created_at = _created(raw.created_at, self.mapping.zone)
+        created_at = values.clear_moment(raw.created_at, self.mapping.zone)
         if created_at is not None:
             settings["created_at"] = created_at
         elif raw.created_at:
-            problems.note(Code.CREATED_AT_UNUSABLE, "its time is the time of its adoption")
+            note(Code.CREATED_AT_UNUSABLE, "its time is the time of its adoption")
         clean = CleanEvent(
             source_id=raw.id,
             id=adopted_id(raw.id),
@@ -100,14 +106,14 @@ class EventReader:
             closed_because=because or (["--closed"] if self._close_all else []),
             closed_now=closed_now,
         )
-        return clean, problems.noted
+        return clean, problems
 
     def _status(self, raw: RawEvent) -> str | None:
         """Return what the event's status means, None if the source has no column of statuses."""
         event = self.mapping.event
         return event.status(raw.status) if event.of("status") else None
 
-    def _capacity(self, raw: RawEvent, registrations: int, problems: "_Problems") -> int | None:
+    def _capacity(self, raw: RawEvent, registrations: int, note: Note) -> int | None:
         """Return the capacity, None if the event cannot be taken with it."""
         capacity = values.whole(raw.capacity)
         none = raw.capacity is None or (capacity is not None and capacity < 0)
@@ -116,17 +122,17 @@ class EventReader:
             or (none and self.mapping.no_capacity == "unlimited")
             or (capacity == 0 and self.mapping.zero_capacity == "unlimited")
         ):
-            problems.note(Code.CAPACITY_UNLIMITED, f"the capacity is {SPOTS_MAX} now")
+            note(Code.CAPACITY_UNLIMITED, f"the capacity is {SPOTS_MAX} now")
             return SPOTS_MAX
         if capacity == 0 and self.mapping.zero_capacity == "ask" and registrations:
             detail = "the capacity is 0 and there are registrations: say zero_capacity in a mapping"
-            problems.note(Code.CAPACITY_UNCLEAR, detail)
+            note(Code.CAPACITY_UNCLEAR, detail)
             return None
         if capacity is None or not 0 <= capacity <= SPOTS_MAX:
             hint = ": if that means unlimited, say no_capacity in a mapping" if none else ""
             found = "null" if raw.capacity is None else texts.printable(str(raw.capacity))[:40]
             detail = f"the capacity must be 0 to {SPOTS_MAX}, not {found}"
-            problems.note(Code.CAPACITY_INVALID, detail + hint)
+            note(Code.CAPACITY_INVALID, detail + hint)
             return None
         return capacity
 
@@ -141,18 +147,6 @@ class EventReader:
             yield f"its status is {texts.printable(raw.status or '')[:40]}"
         if values.whole(raw.capacity) == 0 and self.mapping.zero_capacity == "ask" and not raw.unlimited:
             yield "its capacity is 0, and the mapping does not say what that means"
-
-
-class _Problems:
-    """The problems of one event."""
-
-    def __init__(self, raw: RawEvent) -> None:
-        self._raw = raw
-        self.noted: list[Problem] = []
-
-    def note(self, code: Code, detail: str) -> None:
-        """Add a problem."""
-        self.noted.append(Problem(code=code, event_id=self._raw.id, detail=detail))
 
 
 class _Window:
@@ -192,30 +186,30 @@ class _Window:
             return None
 
 
-def _names(raw: RawEvent, problems: _Problems) -> tuple[str, str]:
+def _names(raw: RawEvent, note: Note) -> tuple[str, str]:
     """Return the event's slug, which may be empty, and its title."""
     slug = _slug(raw.slug or "")
     if not slug:
-        problems.note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
+        note(Code.SLUG_UNUSABLE, "the slug has no letter or digit to make one of")
     elif slug != raw.slug:
-        problems.note(Code.SLUG_CHANGED, f"the slug is {slug} now")
+        note(Code.SLUG_CHANGED, f"the slug is {slug} now")
     title = texts.printable(raw.title or "")[:NAME_LENGTH_MAX].strip() or slug
     if title != raw.title:
-        problems.note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
+        note(Code.TITLE_CHANGED, "the title was empty, too long or held control characters")
     return slug, title
 
 
-def _limits(raw: RawEvent, problems: _Problems) -> dict[str, Any]:
+def _limits(raw: RawEvent, note: Note) -> dict[str, Any]:
     limit, most = values.whole(raw.waitlist_limit), values.whole(raw.max_spots_per_registration)
     if raw.waitlist_limit is not None and (limit is None or not 0 <= limit <= SPOTS_MAX):
-        problems.note(Code.SETTING_UNUSABLE, "the waitlist's limit is no count; there is none now")
+        note(Code.SETTING_UNUSABLE, "the waitlist's limit is no count; there is none now")
         limit = None
     if most is None or not 1 <= most <= SPOTS_PER_COMMAND_MAX:
         if raw.max_spots_per_registration is not None:
             detail = (
                 f"a registration has 1 to {SPOTS_PER_COMMAND_MAX} spots; at most {_MAX_SPOTS_DEFAULT} now"
             )
-            problems.note(Code.SETTING_UNUSABLE, detail)
+            note(Code.SETTING_UNUSABLE, detail)
         most = _MAX_SPOTS_DEFAULT
     return {
         "waitlist_enabled": raw.waitlist_enabled is not False,
@@ -223,13 +217,6 @@ def _limits(raw: RawEvent, problems: _Problems) -> dict[str, Any]:
         "auto_promote": raw.auto_promote is not False,
         "max_spots_per_registration": most,
     }
-
-
-def _created(value: Any, zone: tzinfo) -> datetime | None:  # noqa: ANN401 - the column may have any type
-    try:
-        return values.moment(value, zone)
-    except UnclearValueError:
-        return None
 
 
 def _slug(text: str) -> str:

@@ -68,9 +68,9 @@ def source(url: str) -> tuple[Link, str | None]:
 
 def own_zone(source_link: Link) -> str | None:
     """Return the time zone of the source's database, None for UTC; the session is in UTC from now on."""
-    zone = source_link.execute(_OWN_ZONE).fetchone()
+    zone: str | None = value(source_link.execute(_OWN_ZONE))
     source_link.execute("SET timezone = 'UTC'")
-    return zone[0] if zone else None
+    return zone
 
 
 def target(url: str) -> Link:
@@ -90,11 +90,11 @@ def database_errors() -> Iterator[None]:
         raise AdoptionError(f"a database refused: {first_line(error)}") from error
 
 
-def number(cursor: psycopg.Cursor[tuple[Any, ...]]) -> int:
-    """Return the only number of a statement."""
+def value(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Any:  # noqa: ANN401 - of any type
+    """Return the only value of a statement."""
     row = cursor.fetchone()
-    assert row is not None, "an aggregate has a row"
-    return int(row[0])
+    assert row is not None, "a SELECT without FROM, or of an aggregate, has a row"
+    return row[0]
 
 
 def first_line(error: psycopg.Error) -> str:

@@ -1,8 +1,9 @@
 """Shows an adoption to people: its progress while it runs, its report at the end."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,29 +28,13 @@ _FATES_OF_A_DRY_RUN = {
 _MEANINGS = {NOT_UNDERSTOOD: "not honoured", IGNORED: "no bearing"}
 
 
-class Bar:
-    """The progress of an adoption: registrations done, of all in the source."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("registrations", total=None)
-
-    def expect(self, total: int) -> None:
-        """Set the number of all registrations."""
-        self._progress.update(self._task, total=total)
-
-    def advance(self, count: int) -> None:
-        """Count `count` more registrations as done."""
-        self._progress.advance(self._task, count)
-
-
 @contextmanager
-def bar() -> Iterator[Bar]:
-    """Show a bar on stderr, if that is a terminal."""
+def bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of `total` registrations, if stderr is a terminal; yield the function that advances it."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress)
+        yield partial(progress.advance, progress.add_task("registrations", total=total))
 
 
 def show(report: Report) -> None:

@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 PROBLEMS_LISTED_MAX = 10_000
 """The most problems that are listed with their ids; all problems are counted."""
@@ -77,8 +79,7 @@ class Fate(StrEnum):
     LEFT_OUT = "LEFT_OUT"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A problem in the source, by the source's ids. `detail` holds no personal data.
 
     A registration that is gone from the source is named by its id in the target. `registrations` and `spots`
@@ -93,8 +94,7 @@ class Problem:
     spots: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdoptedEvent:
+class AdoptedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An event of the source; it has numbers if this run adopted it, or brought it up to date.
 
     `closed_because` has the reasons for which it came closed. `drift` is the source's counter minus its
@@ -113,11 +113,10 @@ class AdoptedEvent:
     waitlist_length: int | None = None
     drift: int | None = None
     promotable: int | None = None
-    closed_because: list[str] = field(default_factory=list)
+    closed_because: list[str] = []
 
 
-@dataclass(kw_only=True, slots=True)
-class Total:
+class Total(msgspec.Struct, kw_only=True):
     """The problems of one code, and the registrations and spots that are left out for them."""
 
     problems: int = 0
@@ -125,8 +124,7 @@ class Total:
     spots: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportedColumn:
+class ReportedColumn(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A column of the source: its meaning in the mapping, and how many rows have a value in it."""
 
     table: str
@@ -195,7 +193,8 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain values, in camelCase."""
-        return {
+        left_out = {code: total for code, total in sorted(self.totals.items()) if code not in MENDED | GONE}
+        values: dict[str, Any] = {
             "dryRun": self.dry_run,
             "complete": self.complete,
             "allTaken": self.all_taken,
@@ -204,27 +203,15 @@ class Report:
             "eventsAlreadyAdopted": self.fates(Fate.ALREADY_ADOPTED),
             "eventsLeftOut": self.fates(Fate.LEFT_OUT),
             "registrationsAdopted": self.registrations,
-            "leftOut": asdict(self.left_out),
-            "columns": [_plain(asdict(column)) for column in self.columns],
-            "events": [_plain(asdict(event)) for event in self.events],
+            "leftOut": self.left_out,
+            "columns": self.columns,
+            "events": self.events,
             "problemCounts": {code: total.problems for code, total in sorted(self.totals.items())},
-            "leftOutCounts": {
-                code: asdict(total)
-                for code, total in sorted(self.totals.items())
-                if code not in MENDED | GONE
-            },
-            "goneCounts": {code: asdict(self.totals[code]) for code in sorted(GONE & self.totals.keys())},
+            "leftOutCounts": left_out,
+            "goneCounts": {code: self.totals[code] for code in sorted(GONE & self.totals.keys())},
             "problems": [
-                _plain({**asdict(problem), "taken": problem.code in MENDED}) for problem in self.problems
+                {**msgspec.to_builtins(problem), "taken": problem.code in MENDED} for problem in self.problems
             ],
         }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {camel(name): str(value) if isinstance(value, UUID) else value for name, value in values.items()}
-
-
-def camel(name: str) -> str:
-    """Return the name as JSON has it."""
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
+        plain: dict[str, Any] = msgspec.to_builtins(values)
+        return plain

@@ -1,17 +1,16 @@
 """One run of an adoption: event after event, from the source into the target and the report."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 import psycopg
+from msgspec.structs import replace
 
 from ops.adoption import cleaning, links
 from ops.adoption.cleaning import CleanRegistration, adopted_id
 from ops.adoption.events import CleanEvent, EventReader
-from ops.adoption.printing import Bar
 from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report
 from ops.adoption.sources import source, values
 from ops.adoption.sources.source import RawEvent, RawRegistration, Source
@@ -25,19 +24,25 @@ _UNIQUE_LENGTH_MIN = 16
 class Adoption:
     """One run of the adoption."""
 
-    def __init__(self, source: Source, target: Target, reader: EventReader, report: Report, bar: Bar) -> None:
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        reader: EventReader,
+        report: Report,
+        advance: Callable[[int], None],
+    ) -> None:
         self._source = source
         self._target = target
         self._mapping = reader.mapping
         self._reader = reader
         self._report = report
-        self._bar = bar
+        self._advance = advance
         # A dry run has undone the events before.
         self._slugs: dict[str, str] = {}
 
     def run(self) -> None:
         """Adopt event after event; a dry run undoes the transaction of each."""
-        self._bar.expect(self._source.rows)
         there: set[UUID] = set()
         for source_id in self._source.event_ids():
             with self._source.snapshot():
@@ -52,8 +57,11 @@ class Adoption:
                     self._event(raw)
         with self._source.snapshot():
             for batch in self._source.registrations_of_no_event():
-                self._report.note(_without_event(raw) for raw in batch)
-                self._bar.advance(len(batch))
+                self._report.note(
+                    cleaning.left_out(raw, Code.REGISTRATION_WITHOUT_EVENT, "the source has no such event")
+                    for raw in batch
+                )
+                self._advance(len(batch))
         self._report.note(_event_gone(event) for event in self._target.in_use() if event.id not in there)
         self._report.complete = True
 
@@ -84,16 +92,13 @@ class Adoption:
         return Problem(code=Code.EVENT_REFUSED, event_id=raw.id, detail=detail)
 
     def _taken_over(self, raw: RawEvent, slug: str) -> None:
-        event = replace(_without_numbers(raw, Fate.ALREADY_ADOPTED), slug=slug)
+        event = _plain(raw.id, slug, Fate.ALREADY_ADOPTED)
         adopted = self._target.adopted(event.id)
         registrations, spots, there = self._sums(raw.id, adopted)
         self._note_gone(raw.id, event.id, adopted - there)
         if registrations:
-            detail = (
-                f"{registrations} of its registrations are not in the target: left out before, or made since"
-            )
-            missing = Problem(code=Code.NOT_IN_TARGET, event_id=raw.id, detail=detail)
-            self._report.note([replace(missing, registrations=registrations, spots=spots)])
+            detail = "of its registrations are not in the target: left out before, or made since"
+            self._report.note([_not_in_target(raw.id, registrations, spots, detail)])
         self._report.events.append(event)
 
     def _leave_out(self, raw: RawEvent, problems: Sequence[Problem]) -> None:
@@ -102,7 +107,7 @@ class Adoption:
         reason = next(problem for problem in problems if problem.code not in MENDED)
         counted = replace(reason, registrations=registrations, spots=spots)
         self._report.note(counted if problem is reason else problem for problem in problems)
-        self._report.events.append(_without_numbers(raw, Fate.LEFT_OUT))
+        self._report.events.append(_plain(raw.id, raw.slug, Fate.LEFT_OUT))
 
     def _against_slug(self, raw: RawEvent, event: CleanEvent) -> list[Problem]:
         """Refuse a slug of another event: of the target's, or for a changed slug also of the source's."""
@@ -118,7 +123,7 @@ class Adoption:
 
     def _write(self, event: CleanEvent, state: State) -> AdoptedEvent:
         source_confirmed = 0
-        writing = self._target.writing(event)
+        writing = Writing(self._target.link, event)
         with closing(self._source.registrations(event.source_id)) as batches:
             for batch in batches:
                 source_confirmed += sum(cleaning.spots_confirmed(raw, self._mapping) for raw in batch)
@@ -127,7 +132,7 @@ class Adoption:
                     writing.add(self._clean(event, batch, writing))
                     if len(batch) < source.BATCH_ROWS and not writing.has_gone:
                         writing.finish()
-                self._bar.advance(len(batch))
+                self._advance(len(batch))
         while not writing.finished:
             with self._target.transaction():
                 writing.lock()
@@ -139,9 +144,11 @@ class Adoption:
             _registration_gone(event.source_id, *row, "it is removed here") for row in writing.removed
         )
         if writing.left_alone:
-            self._report.note([_left_alone(event, writing)])
+            detail = "of its registrations differ in the target, which commands have changed"
+            counts = writing.left_alone, writing.spots_left_alone
+            self._report.note([_not_in_target(event.source_id, *counts, detail)])
         if not writing.wrote:
-            return _plain(event, Fate.ALREADY_ADOPTED)
+            return _plain(event.source_id, event.slug, Fate.ALREADY_ADOPTED)
         drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
         return _adopted(event, Fate.UPDATED if state is State.UNCHANGED else Fate.ADOPTED, writing, drift)
 
@@ -183,7 +190,7 @@ class Adoption:
                         continue
                     registrations += 1
                     spots += cleaning.spots_asked(raw)
-                self._bar.advance(len(batch))
+                self._advance(len(batch))
         return registrations, spots, there
 
 
@@ -205,13 +212,13 @@ def _against_id(event: CleanEvent, there: tuple[str, str, datetime] | None) -> l
     return [Problem(code=Code.ID_TAKEN, event_id=event.source_id, detail=detail)]
 
 
-def _left_alone(event: CleanEvent, writing: Writing) -> Problem:
+def _not_in_target(source_id: str, registrations: int, spots: int, detail: str) -> Problem:
     return Problem(
         code=Code.NOT_IN_TARGET,
-        event_id=event.source_id,
-        detail=f"{writing.left_alone} of its registrations differ in the target, which commands have changed",
-        registrations=writing.left_alone,
-        spots=writing.spots_left_alone,
+        event_id=source_id,
+        detail=f"{registrations} {detail}",
+        registrations=registrations,
+        spots=spots,
     )
 
 
@@ -234,13 +241,13 @@ def _event_gone(event: EventInUse) -> Problem:
     return Problem(code=Code.EVENT_GONE, event_id=event.source_id or str(event.id), detail=detail)
 
 
-def _plain(event: CleanEvent, fate: Fate) -> AdoptedEvent:
-    return AdoptedEvent(source_id=event.source_id, id=event.id, slug=event.slug, fate=fate)
+def _plain(source_id: str, slug: str | None, fate: Fate) -> AdoptedEvent:
+    return AdoptedEvent(source_id=source_id, id=adopted_id(source_id), slug=slug, fate=fate)
 
 
 def _adopted(event: CleanEvent, fate: Fate, writing: Writing, drift: int | None) -> AdoptedEvent:
     return replace(
-        _plain(event, fate),
+        _plain(event.source_id, event.slug, fate),
         registrations=writing.registrations,
         capacity=event.capacity,
         spots_reserved=writing.trail.spots_reserved,
@@ -249,19 +256,4 @@ def _adopted(event: CleanEvent, fate: Fate, writing: Writing, drift: int | None)
         drift=drift,
         promotable=writing.promotable,
         closed_because=event.closed_because,
-    )
-
-
-def _without_numbers(raw: RawEvent, fate: Fate) -> AdoptedEvent:
-    return AdoptedEvent(source_id=raw.id, id=adopted_id(raw.id), slug=raw.slug, fate=fate)
-
-
-def _without_event(raw: RawRegistration) -> Problem:
-    return Problem(
-        code=Code.REGISTRATION_WITHOUT_EVENT,
-        event_id=raw.event_id,
-        registration_id=raw.id,
-        detail="the source has no such event",
-        registrations=1,
-        spots=cleaning.spots_asked(raw),
     )

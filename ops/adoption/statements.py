@@ -42,9 +42,7 @@ ADOPTED_IDS = """
     WHERE event_id = %s AND kind = 'adopt' AND registration_id IS NOT NULL AND from_status IS NULL
 """
 IDS = "SELECT id FROM registration WHERE event_id = %s"
-IS_CHANGED = """
-    SELECT (EXISTS (SELECT FROM audit_entry WHERE event_id = %s AND actor <> 'adoption'))::int
-"""
+IS_CHANGED = "SELECT EXISTS (SELECT FROM audit_entry WHERE event_id = %s AND actor <> 'adoption')"
 WRITTEN = """
     SELECT id, seq, name, email, email_key, spots_count, status, created_at
     FROM registration WHERE event_id = %s AND id = ANY(%s)

@@ -1,23 +1,21 @@
 """The target of an adoption: what of an event is there already, and whether it may still be written."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 from uuid import UUID
 
 from ops.adoption import links, statements
-from ops.adoption.events import CleanEvent
 from ops.adoption.links import AdoptionError, Link
 from ops.adoption.trail import ACTOR
-from ops.adoption.writing import Writing
 from shared.domain import commands
 from shared.postgres import locks, tables
 
 _IS_MIGRATED = "SELECT to_regclass('alembic_version') IS NOT NULL"
 _REVISION = "SELECT version_num FROM alembic_version"
-_LOCK = "SELECT pg_try_advisory_lock(%s)::int"
+_LOCK = "SELECT pg_try_advisory_lock(%s)"
 # A refused command changed nothing, and a pending one is decided after the adoption's transaction.
 _STATE = """
     SELECT event.slug, event.title, event.created_at, adoption.event_id IS NOT NULL AS adopted,
@@ -73,9 +71,9 @@ class Target:
     """The target database, for one adoption at a time; `AdoptionError` without this version's schema."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
-        row = self._link.execute(_IS_MIGRATED).fetchone()
-        revision = self._link.execute(_REVISION).fetchone() if row and row[0] else None
+        self.link = link
+        is_migrated = links.value(link.execute(_IS_MIGRATED))
+        revision = link.execute(_REVISION).fetchone() if is_migrated else None
         if revision is None:
             raise AdoptionError("the target has no schema yet: run `admitone migrate` first")
         if revision[0] != tables.REVISION:
@@ -83,29 +81,25 @@ class Target:
                 f"the target is at migration {revision[0]}, not {tables.REVISION}: run `admitone migrate`"
             )
         # A worker of an earlier version would promote after an event's end.
-        if links.number(self._link.execute(locks.KNOWN_BY_ALL)) < commands.VERSION:
+        if links.value(link.execute(locks.KNOWN_BY_ALL)) < commands.VERSION:
             raise AdoptionError(
                 "a worker of an older version runs, which does not know all settings: replace it"
             )
-        if not links.number(self._link.execute(_LOCK, [locks.ADOPTION])):
+        if not links.value(link.execute(_LOCK, [locks.ADOPTION])):
             raise AdoptionError("another adoption into the target is running")
 
     def now(self) -> datetime:
         """Return the time by the target's clock."""
-        row = self._link.execute("SELECT now()").fetchone()
-        assert row is not None, "a SELECT without FROM has a row"
-        now: datetime = row[0]
+        now: datetime = links.value(self.link.execute("SELECT now()"))
         return now
 
-    @contextmanager
-    def transaction(self, *, undo: bool = False) -> Iterator[None]:
+    def transaction(self, *, undo: bool = False) -> AbstractContextManager[object]:
         """Commit at the end, or with `undo` roll back; an inner transaction is a savepoint of the outer."""
-        with self._link.transaction(force_rollback=undo):
-            yield
+        return self.link.transaction(force_rollback=undo)
 
     def state(self, id_: UUID) -> tuple[State, tuple[str, str, datetime] | None]:
         """Return the state of an event, and its slug, title and time of creation in the target."""
-        row = self._link.execute(_STATE, {"event_id": id_, "actor": ACTOR}).fetchone()
+        row = self.link.execute(_STATE, {"event_id": id_, "actor": ACTOR}).fetchone()
         if row is None:
             return State.ABSENT, None
         slug, title, created_at, adopted, finished, closed, changed = row
@@ -116,21 +110,17 @@ class Target:
     def slug_is_anothers(self, slug: str, id_: UUID) -> bool:
         """Return True if another event has the slug; wait while one that gave it up is remembered for it."""
         asked = {"slug": slug, "event_id": id_, "seconds": tables.SLUG_HELD_SECONDS}
-        self._link.execute(_HOLD_SLUG, asked)
-        return links.number(self._link.execute(_SLUG_OF_ANOTHER, [slug, id_])) > 0
-
-    def writing(self, event: CleanEvent) -> Writing:
-        """Return the writer of an event."""
-        return Writing(self._link, event)
+        self.link.execute(_HOLD_SLUG, asked)
+        return bool(links.value(self.link.execute(_SLUG_OF_ANOTHER, [slug, id_])))
 
     def in_use(self) -> list[EventInUse]:
         """Return the events that were adopted, and are neither archived nor deleted here."""
-        return [EventInUse._make(row) for row in self._link.execute(_IN_USE)]
+        return [EventInUse._make(row) for row in self.link.execute(_IN_USE)]
 
     def active(self, event_id: UUID, ids: Collection[UUID]) -> list[tuple[UUID, int]]:
         """Return those of these registrations of an event that are active, with their spots."""
-        return self._link.execute(_ACTIVE, [event_id, list(ids)]).fetchall() if ids else []
+        return self.link.execute(_ACTIVE, [event_id, list(ids)]).fetchall() if ids else []
 
     def adopted(self, event_id: UUID) -> set[UUID]:
         """Return the registrations that an event was adopted with."""
-        return {id_ for (id_,) in self._link.execute(statements.ADOPTED_IDS, [event_id])}
+        return {id_ for (id_,) in self.link.execute(statements.ADOPTED_IDS, [event_id])}

@@ -11,8 +11,7 @@ from psycopg.types.json import Jsonb
 from ops.adoption import links, statements
 from ops.adoption.cleaning import CleanRegistration
 from ops.adoption.links import Link
-from ops.adoption.report import camel
-from shared.domain import audit
+from shared.domain import audit, texts
 from shared.domain.commands import Status
 from shared.domain.event import Change
 
@@ -31,11 +30,6 @@ class Row(NamedTuple):
     spots_count: int
     status: str
     created_at: datetime
-
-    @property
-    def spots_held(self) -> int:
-        """The spots of the capacity that the registration takes."""
-        return self.spots_count if self.status == Status.CONFIRMED else 0
 
     def differs(self, clean: CleanRegistration) -> bool:
         """Return True if the source has the registration otherwise by now."""
@@ -70,14 +64,14 @@ class Trail:
         """Count a registration's move from what was written to what is, and return its entry as a row."""
         before = None if row is None else row.status
         after = None if clean is None else clean.status.value
-        delta = (0 if clean is None else clean.spots_held) - (0 if row is None else row.spots_held)
+        delta = _spots_held(clean) - _spots_held(row)
         self.spots_reserved += delta
         self.waitlist_length += (after == Status.WAITLIST) - (before == Status.WAITLIST)
         return self._entry(registration_id=id_, from_status=before, to_status=after, spots_delta=delta)
 
     def changed(self, settings: Mapping[str, Sequence[Any]]) -> tuple[object, ...]:
         """Return the entry of a change of settings, each before and after, as a row."""
-        named = {camel(name): value for name, value in settings.items()}
+        named = {texts.camel(name): value for name, value in settings.items()}
         return self._entry(before_after=msgspec.to_builtins(named))
 
     def record(self, entries: Sequence[tuple[object, ...]]) -> None:
@@ -91,7 +85,7 @@ class Trail:
             "waitlist_length": self.waitlist_length,
             "number": self.number,
         }
-        self.overbooked_spots = links.number(self._link.execute(statements.SET_COUNTERS, values))
+        self.overbooked_spots = links.value(self._link.execute(statements.SET_COUNTERS, values))
 
     def _entry(
         self,
@@ -119,3 +113,10 @@ class Trail:
         move = registration_id, from_status, to_status, before_after and Jsonb(before_after), spots_delta
         place = self._event_id, self.number, KIND, ACTOR
         return *place, *move, self.spots_reserved, self.at, self._hash
+
+
+def _spots_held(registration: Row | CleanRegistration | None) -> int:
+    """Return the spots of the capacity that the registration takes."""
+    if registration is None or registration.status != Status.CONFIRMED:
+        return 0
+    return registration.spots_count

@@ -133,14 +133,13 @@ class Writing:
         values = {"event_id": self._event.id}
         ends = after["promote_until"]
         if ends is None or ends > self.trail.at:
-            self.promotable = links.number(self._link.execute(statements.PROMOTABLE, values))
+            self.promotable = links.value(self._link.execute(statements.PROMOTABLE, values))
 
     def _begin(self, row: dict[str, Any]) -> None:
         event = self._event
         kept = () if row["is_finished"] else _WINDOW
         self._before = {name: row[name] for name in event.settings if name not in kept}
-        is_changed = self._link.execute(statements.IS_CHANGED, [event.id])
-        self._is_changed = bool(links.number(is_changed))
+        self._is_changed = links.value(self._link.execute(statements.IS_CHANGED, [event.id]))
         if self._is_changed and row["is_finished"]:
             raise _changed_meanwhile(event)
         query = statements.ADOPTED_IDS if self._is_changed else statements.IDS

@@ -278,10 +278,5 @@ def print_json(value: object) -> None:
 def _camel(value: object) -> object:
     """Return the value with its keys in camelCase, as in the HTTP bodies."""
     if isinstance(value, dict):
-        return {_camel_word(key): _camel(item) for key, item in value.items()}
+        return {texts.camel(key): _camel(item) for key, item in value.items()}
     return [_camel(item) for item in value] if isinstance(value, list) else value
-
-
-def _camel_word(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)

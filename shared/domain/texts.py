@@ -132,3 +132,9 @@ def _in_unicode(labels: str) -> str:
         return idna.decode(labels)
     except idna.IDNAError:
         return labels
+
+
+def camel(name: str) -> str:
+    """Return a name in snake_case in camelCase, as JSON has it."""
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)

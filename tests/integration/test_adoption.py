@@ -364,7 +364,7 @@ def test_a_killed_adoption_goes_on_within_an_event(source: str, database: str) -
         before="""
 import os
 from ops.adoption.sources import source
-from ops.adoption.target import Writing
+from ops.adoption.writing import Writing
 source.BATCH_ROWS, add = 10, Writing.add
 def add_or_die(writing, batch):
     add(writing, batch)
@@ -416,7 +416,7 @@ def test_an_event_that_was_opened_meanwhile_is_not_touched_further(
     add_many(source, "e", 3)
     transaction = Target.transaction
 
-    def transaction_after_opening(target: Target, **options: bool) -> AbstractContextManager[None]:
+    def transaction_after_opening(target: Target, **options: bool) -> AbstractContextManager[object]:
         run(database, "UPDATE event SET paused = false")
         return transaction(target, **options)
 

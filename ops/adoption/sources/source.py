@@ -106,15 +106,9 @@ class Source:
         }
         self._event_values = expressions.of_event(event, mapping.event.unclear)
         self._registration_values = expressions.of_registration(registration, mapping.spots_each)
-        self._rows = mapping.registration.surveyed.rows
         self._refuse_unordered(mapping.registration)
         self._refuse_doubtful_ids(mapping.event, "id")
         self._refuse_doubtful_ids(mapping.registration, "eventId", "id")
-
-    @property
-    def rows(self) -> int:
-        """The number of all registrations, as surveyed."""
-        return self._rows
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Return a transaction in which all reads see one snapshot."""
@@ -141,8 +135,8 @@ class Source:
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
         """Return True if another event has the slug."""
         asked = {"given": sql.Literal(slug), "asked": sql.Literal(id_)}
-        row = self._link.execute(_SLUG_OF_ANOTHER.format(**asked, **self._names, **self._of_event)).fetchone()
-        return bool(row and row[0])
+        query = _SLUG_OF_ANOTHER.format(**asked, **self._names, **self._of_event)
+        return bool(links.value(self._link.execute(query)))
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
         """Yield an event's registrations in the order of their places, then of their times, batch by batch.
@@ -160,7 +154,7 @@ class Source:
     def count_of(self, event_id: str) -> int:
         """Return the number of an event's registrations."""
         query = _COUNT_OF_EVENT.format(asked=sql.Literal(event_id), **self._names)
-        return links.number(self._link.execute(query))
+        return int(links.value(self._link.execute(query)))
 
     def _batches(self, which: sql.SQL, **asked: sql.Composable) -> Generator[list[RawRegistration]]:
         select = _REGISTRATIONS.format(values=self._registration_values, **self._names)
@@ -188,7 +182,7 @@ class Source:
             if is_sorted or columns[name].category == "N":
                 continue
             query = _UNORDERED.format(text=sql.Identifier(name), table=table.surveyed.identifier)
-            if links.number(self._link.execute(query)):
+            if links.value(self._link.execute(query)):
                 raise AdoptionError(
                     f'the times in the text column "{name}" do not sort as times, and they give the order of '
                     "the registrations: make a view with a timestamp, and name the view in a mapping"
@@ -202,7 +196,7 @@ class Source:
         )
         name = table.surveyed.identifier
         query = doubtful.format(name, sql.SQL(", ").join(columns), columns[-1])
-        if count := links.number(self._link.execute(query)):
+        if count := links.value(self._link.execute(query)):
             raise AdoptionError(
                 f"{count} ids in {name.as_string()} are null, or those of several rows: "
                 "each row needs an id of its own"

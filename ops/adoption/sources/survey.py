@@ -37,7 +37,7 @@ _LOOKS_LIKE_A_FLAG = sql.SQL(
     "bool_and(lower(trim({column}::text)) IN ('0', '1', 't', 'f', 'true', 'false', 'y', 'n', 'yes', 'no',"
     " 'on', 'off')) FILTER (WHERE {column}::text <> '')"
 )
-_ALWAYS, _NEVER = sql.SQL("true"), sql.SQL("false")
+_NEVER = sql.SQL("false")
 _TEXTS, _NUMBERS, _BITS = "S", "N", "V"
 _SEVERAL, _DATES = ("A", "R"), ("date", "timestamp", "tsrange", "tstz", "tsmulti")
 

@@ -47,6 +47,14 @@ def moment(
         raise UnclearValueError from error
 
 
+def clear_moment(value: Any, zone: tzinfo) -> datetime | None:  # noqa: ANN401 - the column may have any type
+    """Return the moment, None where the value is none or cannot be read as one."""
+    try:
+        return moment(value, zone)
+    except UnclearValueError:
+        return None
+
+
 def whole(value: Any) -> int | None:  # noqa: ANN401 - the column may have any type
     """Return the value as a whole number, None if it is none."""
     if isinstance(value, bool):
