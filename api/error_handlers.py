@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -25,8 +26,10 @@ log = structlog.get_logger(__name__)
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _RETRY_SECONDS_MAX = 5
-_RECEIPT = re.compile(r"/receipts/[^/]+")
 """Clients of an overloaded service ask again after 1 to so many seconds, not all at one moment."""
+_RECEIPT = re.compile(r"/receipts/[^/]+")
+_UNSTORABLE = "The database cannot hold or find such a value."
+_REJECTED = "The ledger cannot hold this; nothing was accepted."
 _WORDS = {
     "uuid_parsing": "must be an id, such as 01a21425-ecb9-728d-8e9f-f73da8bf37ea",
     "int_parsing": "must be a whole number",
@@ -57,21 +60,14 @@ def problem(request: Request, error: Exception) -> Response:
     return responses.problem(translate(request, error), request.scope["request_id"])
 
 
-def _unchanged(_: Request, error: Exception) -> ProblemError:
-    assert isinstance(error, ProblemError), "registered for it"
-    return error
-
-
-def _framework_problem(request: Request, error: Exception) -> ProblemError:
-    assert isinstance(error, HTTPException), "registered for it"
+def _framework_problem(request: Request, error: HTTPException) -> ProblemError:
     status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
     if status is HTTPStatus.METHOD_NOT_ALLOWED:  # the framework knows the methods of one route only
         headers = {"allow": cross_origin.methods_of(request.app.state.routes, request.scope)}
     return ProblemError(status, status.name, str(error.detail), headers=headers)
 
 
-def _validation_problem(_: Request, error: Exception) -> ProblemError:
-    assert isinstance(error, RequestValidationError), "registered for it"
+def _validation_problem(_: Request, error: RequestValidationError) -> ProblemError:
     reasons = {}
     for wrong in error.errors():
         first, *others = str(wrong["loc"][-1]).split("_")
@@ -86,35 +82,15 @@ def _ledger_unavailable(_: Request, error: Exception) -> ProblemError:
     return ProblemType.LEDGER_UNAVAILABLE.error()
 
 
-def _numbering_behind(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.NUMBERING_BEHIND.error()
-
-
-def _unstorable(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.INVALID_REQUEST.error("The database cannot hold or find such a value.")
-
-
-def _gone(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.CLIENT_GONE.error()
-
-
-def _intake_full(_: Request, __: Exception) -> ProblemError:
+def _intake_full(*_: object) -> ProblemError:
     seconds = random.randint(1, _RETRY_SECONDS_MAX)  # noqa: S311 - spreads load, guards nothing
     return ProblemType.INTAKE_FULL.error(headers={"retry-after": str(seconds)})
-
-
-def _acceptance_unknown(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.ACCEPTANCE_UNKNOWN.error()
 
 
 def _cancelled(request: Request, error: Exception) -> ProblemError:
     if request.method in _SAFE:
         return _ledger_unavailable(request, error)
     return ProblemType.ACCEPTANCE_UNKNOWN.error()
-
-
-def _command_rejected(_: Request, __: Exception) -> ProblemError:
-    return ProblemType.INVALID_REQUEST.error("The ledger cannot hold this; nothing was accepted.")
 
 
 def _unforeseen(request: Request, error: Exception) -> ProblemError:
@@ -124,20 +100,20 @@ def _unforeseen(request: Request, error: Exception) -> ProblemError:
     return ProblemType.INTERNAL_ERROR.error(incident_id=incident_id)
 
 
-_TRANSLATIONS: dict[type, Callable[[Request, Exception], ProblemError]] = {
-    ProblemError: _unchanged,
+_TRANSLATIONS: dict[type, Callable[[Request, Any], ProblemError]] = {
+    ProblemError: lambda _, error: error,
     HTTPException: _framework_problem,
     RequestValidationError: _validation_problem,
     LedgerUnavailable: _ledger_unavailable,
-    NumberingBehind: _numbering_behind,
-    DataError: _unstorable,
+    NumberingBehind: lambda *_: ProblemType.NUMBERING_BEHIND.error(),
+    DataError: lambda *_: ProblemType.INVALID_REQUEST.error(_UNSTORABLE),
     DBAPIError: _ledger_unavailable,
-    ClientDisconnect: _gone,
+    ClientDisconnect: lambda *_: ProblemType.CLIENT_GONE.error(),
     PoolTimeoutError: _ledger_unavailable,
     TimeoutError: _ledger_unavailable,
     RequestCancelled: _cancelled,
     IntakeFull: _intake_full,
-    AcceptanceUnknown: _acceptance_unknown,
-    CommandRejected: _command_rejected,
+    AcceptanceUnknown: lambda *_: ProblemType.ACCEPTANCE_UNKNOWN.error(),
+    CommandRejected: lambda *_: ProblemType.INVALID_REQUEST.error(_REJECTED),
     Exception: _unforeseen,
 }

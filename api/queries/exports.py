@@ -15,6 +15,7 @@ from api.edge.problems import ProblemType
 
 SECONDS_MAX = 600
 _AT_ONCE_MAX = 2
+_RETRY = {"retry-after": "10"}
 _CHUNK_BYTES = 32_768
 
 _RFC_3339 = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
@@ -93,12 +94,12 @@ class Exports:
         Raises a problem if all places are taken or the database does not answer.
         """
         if self._places.locked():
-            raise ProblemType.EXPORT_BUSY.error()
+            raise ProblemType.EXPORT_BUSY.error(headers=_RETRY)
         chunks = self._chunks(form, event_id, personal=personal)
         try:
             return await anext(chunks), chunks
         except PoolTimeoutError as error:
-            raise ProblemType.EXPORT_BUSY.error() from error
+            raise ProblemType.EXPORT_BUSY.error(headers=_RETRY) from error
         except psycopg.OperationalError as error:
             raise ProblemType.LEDGER_UNAVAILABLE.error() from error
 
