@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api.edge import body_fields
+from api.edge import body_fields, security
 from api.edge.problems import ProblemError, ProblemType
 from api.edge.schemas_admin import RegistrationChange
 from api.main import create_app
@@ -169,12 +169,18 @@ def refusals_of(command: str) -> set[str]:
     }
 
 
+def _names_of(function: Any) -> set[str]:  # noqa: ANN401 - FastAPI types endpoints so
+    module = function.__module__.rpartition(".")[2]
+    return API.names(module, API.defined[module, function.__name__])
+
+
 def problems_of(route: APIRoute) -> set[str]:
     """Return the problems that the code of a route leads to."""
-    module = route.endpoint.__module__.rpartition(".")[2]
-    names = API.names(module, API.defined[module, route.endpoint.__name__])
-    if GUARDS & names or route.dependencies:
-        names |= API.names("security", API.defined["security", "principal"])
+    names = _names_of(route.endpoint)
+    if GUARDS & names:
+        names |= _names_of(security.principal)
+    for guard in route.dependencies:
+        names |= _names_of(guard.dependency)
     names |= {error for name in names for error in LIBRARY_ERRORS.get(name, ())}
     translated = {code for error, codes in error_problems().items() if error in names for code in codes}
     refusals = {code for command in names for code in refusals_of(command)}
