@@ -39,11 +39,7 @@ class Way:
 
 def way(binary: Path) -> Way:
     """Return the way in which this process can run the servers; raises `EmbeddedError` if there is none."""
-    return _ordinary() if os.geteuid() != 0 else way_of_root(binary)
-
-
-def _ordinary() -> Way:
-    return Way(owner=os.geteuid(), group=os.getegid())
+    return way_of_root(binary) if os.geteuid() == 0 else Way(owner=os.geteuid(), group=os.getegid())
 
 
 @cache

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from ops.maintenance import verification
 from shared.domain import audit
 from shared.domain.event import Change
-from shared.errors import ExpectedError
 from shared.postgres import connections
 
 _ROWS_AT_ONCE = 5_000
@@ -27,10 +27,6 @@ _ENTRIES = text("""
 _STATUSES = text("SELECT id, status FROM registration WHERE event_id = :event_id ORDER BY id")
 
 _Entry = Row[tuple[object, ...]]
-
-
-class AuditError(ExpectedError):
-    """The events cannot be audited; the message says why."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,10 +80,7 @@ def _replay(connection: Connection, event: _Entry) -> Audited:
 
 def _events(connection: Connection, names: Sequence[str]) -> list[_Entry]:
     events = connection.execute(_EVENTS, {"names": list(names) or None}).all()
-    known = {event.slug for event in events} | {str(event.id) for event in events}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise AuditError(f"there is no event {', '.join(unknown)}")
+    verification.check_names(names, {name for event in events for name in (event.slug, str(event.id))})
     return list(events)
 
 

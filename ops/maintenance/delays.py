@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
+from ops.maintenance import table_locks
 from ops.maintenance.table_locks import TableLock
 from shared.domain import commands
 from shared.postgres import arrays, connections
@@ -193,12 +194,8 @@ def _reason(  # noqa: PLR0913 - one parameter for each kind of reason
     if not workers:
         return "no worker runs"
     if holder is not None:
-        who = f"process {holder.pid}" if holder.pid else f"prepared transaction {holder.gid}"
-        called = (
-            f" ({holder.application or 'unnamed'}, {holder.state or 'state not told'})" if holder.pid else ""
-        )
         lasted = "" if holder.open_seconds is None else f" for {holder.open_seconds:.0f} s"
-        return f"{who}{called} has locked the event's row{lasted}"
+        return f"{table_locks.holder(holder)} has locked the event's row{lasted}"
     if locked and not locked[0].of_rows:
         return locked[0].sentence
     if not is_owned:

@@ -8,7 +8,7 @@ import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from ops.maintenance import delays, table_locks, verification
@@ -36,7 +36,7 @@ _ENDING_KEYS = text("""
     ORDER BY key.expires_at, key.prefix
 """)
 _FAILED = text("""
-    SELECT count(*) AS commands, max(outcome.settled_at) AS latest_at,
+    SELECT count(*), max(outcome.settled_at) AS latest_at,
            (array_agg(event.slug ORDER BY outcome.settled_at DESC))[1] AS event,
            (array_agg(outcome.body ->> 'incidentId' ORDER BY outcome.settled_at DESC))[1] AS incident_id
     FROM outcome JOIN event ON event.id = outcome.event_id
@@ -129,6 +129,7 @@ def read(database_url: str) -> Status:
 
 
 def _read(connection: Connection, locked: Sequence[TableLock]) -> Status:
+    failed = connection.execute(_FAILED).mappings().one()
     changed = connection.execute(_LATELY_CHANGED, {"limit": _NAMED_EVENTS_MAX})
     pending = backlog.by_event(connection)
     slugs = {row.id: row.slug for row in (*changed, *pending)}
@@ -136,7 +137,10 @@ def _read(connection: Connection, locked: Sequence[TableLock]) -> Status:
     return Status(
         workers=[_worker(worker, slugs) for worker in workers],
         numbering_is_behind=ledger.numbering_is_behind(connection),
-        backlog=_backlog(pending),
+        backlog=[
+            BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
+            for row in pending
+        ],
         delayed=delays.read(
             connection,
             pending,
@@ -146,7 +150,9 @@ def _read(connection: Connection, locked: Sequence[TableLock]) -> Status:
         ),
         locked_tables=table_locks.of_tables(locked),
         old_snapshots=[found for found in snapshots.read(connection) if found.is_old],
-        failed=_failed(connection),
+        failed=FailedStatus(
+            **{**failed, "latest_at": failed["latest_at"] and failed["latest_at"].isoformat()}
+        ),
         drift=[event for event in verification.verify(connection) if not event.in_sync],
         ending_keys=[
             EndingKey(**{**row, "expires_at": row["expires_at"].isoformat()})
@@ -236,20 +242,3 @@ def _worker(worker: locks.Worker, slugs: dict[UUID, str]) -> WorkerStatus:
         buckets=len(worker.buckets),
         events=sorted(slug for id_, slug in slugs.items() if worker.owns(id_)),
     )
-
-
-def _failed(connection: Connection) -> FailedStatus:
-    row = connection.execute(_FAILED).one()
-    return FailedStatus(
-        count=row.commands,
-        latest_at=row.latest_at and row.latest_at.isoformat(),
-        event=row.event,
-        incident_id=row.incident_id,
-    )
-
-
-def _backlog(pending: Sequence[Row[tuple[UUID, str, int, float]]]) -> list[BacklogStatus]:
-    return [
-        BacklogStatus(event=row.slug, pending=row.pending, oldest_seconds=round(row.oldest_seconds, 3))
-        for row in pending
-    ]

@@ -55,7 +55,15 @@ class TableLock:
 def read(connection: Connection) -> list[TableLock]:
     """Return the locks of all sessions but those of workers: of whole tables first, the longest first."""
     parameters = {"tables": list(tables.metadata.tables), "workers": f"{connections.WORKER_APPLICATION}%"}
-    return [_lock(row) for row in connection.execute(_READ, parameters)]
+    return [
+        TableLock(
+            table=row.table,
+            of_rows=row.of_rows,
+            holder=holder(row),
+            open_seconds=row.open_seconds and round(row.open_seconds, 3),
+        )
+        for row in connection.execute(_READ, parameters)
+    ]
 
 
 def of_tables(locks: Sequence[TableLock]) -> list[TableLock]:
@@ -63,11 +71,8 @@ def of_tables(locks: Sequence[TableLock]) -> list[TableLock]:
     return [lock for lock in locks if not lock.of_rows]
 
 
-def _lock(row: Row[Any]) -> TableLock:
-    called = f" ({row.application or 'unnamed'}, {row.state or 'state not told'})"
-    return TableLock(
-        table=row.table,
-        of_rows=row.of_rows,
-        holder=f"process {row.pid}{called}" if row.pid else f"prepared transaction {row.gid}",
-        open_seconds=row.open_seconds and round(row.open_seconds, 3),
-    )
+def holder(row: Row[Any]) -> str:
+    """Return the name of the session, or of the prepared transaction, that holds a lock."""
+    if not row.pid:
+        return f"prepared transaction {row.gid}"
+    return f"process {row.pid} ({row.application or 'unnamed'}, {row.state or 'state not told'})"

@@ -1,20 +1,20 @@
 """Compares every counter with its rows, and the ledger's numbering with its commands."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from rich.console import Console
 from rich.table import Column, Table
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from shared.errors import ExpectedError
 from shared.postgres import connections, ledger
 from shared.settings import Settings
 
 _EVENTS = text("""
-    SELECT event.id, event.slug, event.title, event.capacity, event.spots_reserved, event.waitlist_length,
-           event.overbooked_spots,
+    SELECT event.id, event.slug AS event, event.title, event.capacity, event.spots_reserved,
+           event.waitlist_length, event.overbooked_spots,
            coalesce(sum(registration.spots_count) FILTER (WHERE registration.status = 'CONFIRMED'), 0)::bigint
            AS confirmed,
            count(*) FILTER (WHERE registration.status = 'WAITLIST') AS waiting
@@ -26,12 +26,12 @@ _EVENTS = text("""
 
 
 class VerificationError(ExpectedError):
-    """The events cannot be verified or healed; the message says why."""
+    """The events cannot be verified, audited or healed; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """One event: its counters beside its rows. Drift is counter minus rows; not zero after a bug."""
+    """One event: its counters beside its rows; they differ after a bug."""
 
     id: UUID
     event: str
@@ -39,10 +39,14 @@ class Verified:
     capacity: int
     spots_reserved: int
     confirmed: int
-    drift: int
     waitlist_length: int
     waiting: int
     overbooked_spots: int
+
+    @property
+    def drift(self) -> int:
+        """The spots of the counter less those of the rows."""
+        return self.spots_reserved - self.confirmed
 
     @property
     def in_sync(self) -> bool:
@@ -52,12 +56,17 @@ class Verified:
 
 def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
     """Return all events, or those of these slugs or ids, from one snapshot."""
-    rows = connection.execute(_EVENTS, {"names": list(names) or None}).all()
-    known = {row.slug for row in rows} | {str(row.id) for row in rows}
+    rows = connection.execute(_EVENTS, {"names": list(names) or None}).mappings()
+    events = [Verified(**row) for row in rows]
+    check_names(names, {name for event in events for name in (event.event, str(event.id))})
+    return events
+
+
+def check_names(names: Sequence[str], known: Collection[str]) -> None:
+    """Raise `VerificationError` if an event was asked for by a slug or id that is not known."""
     unknown = [name for name in names if name not in known]
     if unknown:
         raise VerificationError(f"there is no event {', '.join(unknown)}")
-    return [_verified(row) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +99,7 @@ def as_json(verification: Verification) -> dict[str, object]:
 
 def plain(event: Verified) -> dict[str, object]:
     """Return one event as plain values."""
-    return {**asdict(event), "id": str(event.id), "in_sync": event.in_sync}
+    return {**asdict(event), "id": str(event.id), "drift": event.drift, "in_sync": event.in_sync}
 
 
 def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
@@ -119,18 +128,3 @@ def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
             "of an older one, so none is accepted. Repair it with --heal."
         )
     console.print(f"{len(events)} events verified, {drifted} with drift.")
-
-
-def _verified(row: Row[tuple[UUID, str, str, int, int, int, int, int, int]]) -> Verified:
-    return Verified(
-        id=row.id,
-        event=row.slug,
-        title=row.title,
-        capacity=row.capacity,
-        spots_reserved=row.spots_reserved,
-        confirmed=row.confirmed,
-        drift=row.spots_reserved - row.confirmed,
-        waitlist_length=row.waitlist_length,
-        waiting=row.waiting,
-        overbooked_spots=row.overbooked_spots,
-    )

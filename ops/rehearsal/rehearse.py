@@ -91,19 +91,8 @@ async def _check(desk: http_client.Connection, plan: Plan, event_id: str, drop: 
     return [f"{violation.rule}: {violation.sentence}" for violation in violations]
 
 
-def command(  # noqa: PLR0913 - one parameter for each option of the command line
-    *,
-    registrations: int,
-    capacity: int,
-    clients: int,
-    party_max: int,
-    seed: int,
-    url: str | None,
-    key: str | None,
-    as_json: bool,
-    keep: bool,
-) -> int:
-    """Rehearse at `url`, or on a temporary stack; return the exit status.
+def command(*, url: str | None, key: str | None, as_json: bool, keep: bool, **sizes: int) -> int:
+    """Rehearse a drop of these `sizes` of a `Plan` at `url`, or on a temporary stack; return the exit status.
 
     0: every registration was answered and every promise was kept; 1: otherwise; 2: the rehearsal could not
     run, and standard error says why. `keep` keeps the temporary stack's data and prints its folder.
@@ -112,11 +101,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         plan = Plan(
             url=url or f"http://127.0.0.1:{temporary_stack.free_port()}",
             admin_key=(key or os.environ.get(ADMIN_KEY, "")) if url else secrets.token_urlsafe(32),
-            registrations=registrations,
-            capacity=capacity,
-            clients=clients,
-            party_max=party_max,
-            seed=seed,
+            **sizes,
         )
         with (
             temporary_stack.stopped_like_interrupted(),

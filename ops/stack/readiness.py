@@ -15,7 +15,7 @@ DEMO_SECONDS_MAX = 10.0
 def unready(port: int) -> str | None:
     """Return the reason why the API is not ready; None if it is ready."""
     try:
-        status, body = _get(port, "/readyz", ANSWER_SECONDS_MAX)
+        status, body = _ask(port, ANSWER_SECONDS_MAX, "GET", "/readyz")
     except (OSError, http.client.HTTPException) as error:
         return f"the API does not answer ({str(error) or type(error).__name__})"
     return None if status == HTTPStatus.OK else f"HTTP {status} {' '.join(body.split())}"
@@ -24,22 +24,14 @@ def unready(port: int) -> str | None:
 def make_demo(port: int, key: str) -> str | None:
     """Make the demonstration event if it is missing; return the reason if it cannot be made, else None."""
     try:
-        status, body = _get(port, f"/api/p/{DEMO['slug']}", DEMO_SECONDS_MAX)
+        status, body = _ask(port, DEMO_SECONDS_MAX, "GET", f"/api/p/{DEMO['slug']}")
         if status != HTTPStatus.NOT_FOUND:
             return None
-        status, body = _post(port, "/api/events", key, DEMO)
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        status, body = _ask(port, DEMO_SECONDS_MAX, "POST", "/api/events", json.dumps(DEMO), headers)
     except (OSError, http.client.HTTPException) as error:
         return str(error) or type(error).__name__
     return None if status < HTTPStatus.BAD_REQUEST else f"HTTP {status} {' '.join(body.split())}"
-
-
-def _get(port: int, path: str, seconds: float) -> tuple[int, str]:
-    return _ask(port, seconds, "GET", path)
-
-
-def _post(port: int, path: str, key: str, body: object) -> tuple[int, str]:
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    return _ask(port, DEMO_SECONDS_MAX, "POST", path, json.dumps(body), headers)
 
 
 def _ask(port: int, seconds: float, *request: Any) -> tuple[int, str]:
