@@ -1,6 +1,6 @@
 """Measures one contestant once: fresh tables, a warm-up, the load, then a check of the answers."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks import checking, cpu, plan, preload, receipts
 from benchmarks.arena import Arena
 from benchmarks.checking import CheckResult
 from benchmarks.load import runner
-from benchmarks.load.load import Load, LoadResult
+from benchmarks.load.load import Answers, Load, LoadResult
 from benchmarks.plan import Point, Trial
 
 BODY = '{"name":"User A","spotsCount":1}'
@@ -22,14 +22,12 @@ DECISION_WAIT_MS = 5_000
 """The service's wait for a decision, after which its answer is 202 instead of 201."""
 
 
-class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Measurement(Answers, frozen=True, kw_only=True, rename="camel"):
     """The figures of one contestant at one point in one round.
 
-    `cpu_us` is microseconds of processor time per answer, by group of processes. Times to answer are
-    milliseconds. `oversold` counts confirmed spots beyond capacity, over the whole measurement.
-    `others_share` is the part of the machine that other programs used at the time.
-    `unsent` and `late_p99_ms` are an open loop's: requests that checked no connection, and how late the
-    generator sent the others.
+    `cpu_us` is microseconds of processor time per answer, by group of processes. `oversold` counts confirmed
+    spots beyond capacity, over the whole measurement. `others_share` is the part of the machine that other
+    programs used at the time.
     """
 
     contestant: str
@@ -37,19 +35,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     rows: int
     events: int
     round: int
-    answers: int
-    errors: int
     per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
     oversold: int
     cpu_us: dict[str, float]
     others_share: float
     violations: list[str]
-    unsent: int = 0
-    late_p99_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +106,8 @@ def _measurement(trial: Trial, watched: Watched, checked: CheckResult) -> Measur
         rows=trial.point.rows,
         events=trial.point.events,
         round=trial.round,
-        answers=result.answers,
-        errors=result.errors,
+        **{name: getattr(result, name) for name in Answers.__struct_fields__},
         per_second=result.per_second,
-        p50_ms=result.p50_ms,
-        p95_ms=result.p95_ms,
-        p99_ms=result.p99_ms,
-        max_ms=result.max_ms,
         oversold=checked.oversold,
         cpu_us={name: us / max(result.answers, 1) for name, us in watched.used_us.items()},
         others_share=watched.others_share,
@@ -130,8 +115,6 @@ def _measurement(trial: Trial, watched: Watched, checked: CheckResult) -> Measur
             *(answers_wrong(watched) if trial.contestant in plan.SERVICE else []),
             *checked.violations,
         ],
-        unsent=result.unsent,
-        late_p99_ms=result.late_p99_ms,
     )
 
 
@@ -152,7 +135,7 @@ def ground_of(arena: Arena, trial: Trial) -> Ground:
     if trial.contestant in plan.BASELINES:
         events = preload.baseline(arena, events=point.events, rows=point.rows)
         url = arena.baselines[trial.contestant].url
-        load = _load(url, point, list(events.values()), HEADERS, HTTPStatus.CREATED)
+        load = registrations(url, events.values(), point.connections)
         ground = Ground(load=load, check=lambda _answers: checking.baseline(arena))
     else:
         ground = _service_ground(arena, trial.contestant, point)
@@ -171,42 +154,36 @@ def _service_ground(arena: Arena, contestant: str, point: Point) -> Ground:
         waitlist=not sold_out,
     )
     slugs, url = list(events.values()), arena.api.url
-    recorded = contestant in {
-        plan.DECIDED,
-        plan.ACCEPTED,
-    }  # no answer of the other contestants needs a command
+    recorded = contestant in {plan.DECIDED, plan.ACCEPTED}  # the others' answers need no command
 
     def check(answers: int) -> CheckResult:
         return checking.service(arena, preloaded=share * point.events, answered=answers if recorded else 0)
 
+    load = registrations(url, slugs, point.connections)
     if contestant == plan.POLLED:
-        registering = _load(url, point, slugs, HEADERS, HTTPStatus.CREATED)
-        return Ground(load=uvloop.run(receipts.polls(registering)), check=check)
-    if sold_out:
-        return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CONFLICT), check=check)
-    if contestant == plan.AVAILABLE:
-        return Ground(load=_reading(url, point, slugs), check=check)
-    if contestant == plan.ACCEPTED:
-        return Ground(load=_load(url, point, slugs, RESPOND_ASYNC, HTTPStatus.ACCEPTED), check=check)
-    return Ground(load=_load(url, point, slugs, HEADERS, HTTPStatus.CREATED), check=check)
+        load = uvloop.run(receipts.polls(load))
+    elif contestant == plan.REFUSED:
+        load = msgspec.structs.replace(load, expected=HTTPStatus.CONFLICT)
+    elif contestant == plan.ACCEPTED:
+        load = msgspec.structs.replace(load, headers=RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
+    elif contestant == plan.AVAILABLE:
+        paths = [f"/api/p/{slug}" for slug in slugs]
+        reading = {"method": "GET", "paths": paths, "headers": {}, "body": "", "expected": HTTPStatus.OK}
+        load = msgspec.structs.replace(load, **reading)
+    return Ground(load=load, check=check)
 
 
-def _load(url: str, point: Point, slugs: list[str], headers: dict[str, str], expected: HTTPStatus) -> Load:
-    """Return registrations for all events in turn; the caller sets the seconds."""
+def registrations(
+    url: str, slugs: Iterable[str], connections: int, seconds: int = plan.WARM_UP_SECONDS
+) -> Load:
+    """Return registrations for all these events in turn."""
     return Load(
         url=url,
         method="POST",
         paths=[f"/api/p/{slug}/register" for slug in slugs],
-        headers=headers,
+        headers=HEADERS,
         body=BODY,
-        expected=expected,
-        connections=point.connections,
-        seconds=plan.WARM_UP_SECONDS,
+        expected=HTTPStatus.CREATED,
+        connections=connections,
+        seconds=seconds,
     )
-
-
-def _reading(url: str, point: Point, slugs: list[str]) -> Load:
-    """Return reads of the availability of all events in turn."""
-    registering = _load(url, point, slugs, {}, HTTPStatus.OK)
-    paths = [f"/api/p/{slug}" for slug in slugs]
-    return msgspec.structs.replace(registering, method="GET", paths=paths, body="")

@@ -1,7 +1,8 @@
 """The plan of a benchmark: its measurements, their order and their duration."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.processes import BenchmarkError
 
@@ -132,17 +133,11 @@ def plan(  # noqa: PLR0913 - one parameter for each option
 
     An option that is left out is that of a full or a quick run.
     """
-    default = QUICK if quick else FULL
-    return Plan(
-        quick=quick,
-        connections=numbers(connections) if connections else default.connections,
-        rows=numbers(rows) if rows else default.rows,
-        events=numbers(events) if events else default.events,
-        seconds=default.seconds if seconds is None else seconds,
-        rounds=default.rounds if rounds is None else rounds,
-        drain_rows=default.drain_rows,
-        drop=default.drop if drop is None else drop,
-    )
+    lists = {"connections": connections, "rows": rows, "events": events}
+    counts = {"seconds": seconds, "rounds": rounds, "drop": drop}
+    asked: dict[str, Any] = {name: numbers(text) for name, text in lists.items() if text}
+    asked |= {name: count for name, count in counts.items() if count is not None}
+    return replace(QUICK if quick else FULL, **asked)
 
 
 FULL = Plan(

@@ -7,6 +7,8 @@ The other ways are served by uvicorn as it comes, so that figures stay comparabl
 import importlib
 import socket
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,21 +20,22 @@ SERVER_ERROR_MIN = 500
 _HERE = "-here"
 
 
+_COMMON: Mapping[str, Any] = {
+    "loop": "uvloop",
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "backlog": BACKLOG,
+    "timeout_graceful_shutdown": SHUTDOWN_SECONDS_MAX,
+    "proxy_headers": False,
+}
+
+
 def serve(app: FastAPI, fd: int) -> None:
     """Serve on a listening socket until SIGTERM, by uvicorn as it comes."""
     config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,
-        proxy_headers=False,
+        app, http="httptools", date_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, **_COMMON
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
@@ -45,19 +48,7 @@ def serve_here(app: FastAPI, fd: int) -> None:
     limits = connections.Limits(
         open_max=5_000, head_seconds=20, body_seconds=20, idle_seconds=75, answer_seconds=30
     )
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=HttpProtocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS_MAX,
-        proxy_headers=False,
-    )
+    config = uvicorn.Config(app, http=HttpProtocol, date_header=True, **_COMMON)
     connections.Server(config, limits).run(sockets=[socket.socket(fileno=fd)])
 
 

@@ -71,7 +71,7 @@ def measure_turn(figure: str, turn: Turn) -> Measured:
 
 def _closed(turn: Turn, connections: int, events: int = 1) -> Measured:
     with turn.version.events(events) as made:
-        load = registrations(turn.version, made, connections, turn.seconds)
+        load = measure.registrations(turn.version.url, made.values(), connections, turn.seconds)
         watched, violations = _watch(turn, made, load)
     result, used = watched.result, watched.used_us
     values = {
@@ -86,7 +86,7 @@ def _closed(turn: Turn, connections: int, events: int = 1) -> Measured:
 def _open(turn: Turn) -> Measured:
     assert turn.open_per_second is not None, "the closed loop is measured first"
     with turn.version.events(1) as made:
-        load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, turn.seconds)
+        load = measure.registrations(turn.version.url, made.values(), plan.MAIN_CONNECTIONS, turn.seconds)
         watched, violations = _watch(turn, made, load, turn.open_per_second)
     values = {P50: watched.result.p50_ms, P99: watched.result.p99_ms}
     return _measured(turn, watched, values, violations)
@@ -117,7 +117,7 @@ def _drain(turn: Turn) -> Measured:
 
 def _fill(turn: Turn, made: Events) -> int:
     """Have commands accepted until there are `DRAIN_COMMANDS`; return how many."""
-    load = registrations(turn.version, made, plan.MAIN_CONNECTIONS, FILL_SECONDS)
+    load = measure.registrations(turn.version.url, made.values(), plan.MAIN_CONNECTIONS, FILL_SECONDS)
     load = msgspec.structs.replace(load, headers=measure.RESPOND_ASYNC, expected=HTTPStatus.ACCEPTED)
     accepted = 0
     while accepted < DRAIN_COMMANDS:
@@ -142,20 +142,6 @@ def _watch(
     watched = measure.watch(measured_load, turn.groups, version.folder, lambda: version.wait_settled(made))
     answered = 1 + warmed.answers + watched.result.answers
     return watched, [*measure.answers_wrong(watched), *version.violations(made, answered)]
-
-
-def registrations(version: Version, made: Events, connections: int, seconds: int) -> Load:
-    """Return registrations for all these events in turn."""
-    return Load(
-        url=version.url,
-        method="POST",
-        paths=[f"/api/p/{slug}/register" for slug in made.values()],
-        headers=measure.HEADERS,
-        body=measure.BODY,
-        expected=HTTPStatus.CREATED,
-        connections=connections,
-        seconds=seconds,
-    )
 
 
 def _cpu_us(used_us: Mapping[str, float], decisions: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -171,8 +171,5 @@ def running(commit: str, variables: Mapping[str, str]) -> Iterator[tuple[dict[st
 def _machine(data: Path, own: Path) -> dict[str, str]:
     url = embedded.addresses(data).database_url.replace("+psycopg", "")
     client = results.connect(embedded.addresses(own).result_url)
-    try:
-        with psycopg.connect(url) as database:
-            return machine.describe(database, client)
-    finally:
-        client.close()
+    with closing(client), psycopg.connect(url) as database:
+        return machine.describe(database, client)

@@ -31,25 +31,30 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         assert urlsplit(self.url).hostname == LOOPBACK, "load goes only to loopback"
 
 
-class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a load. `answers` have the expected kind of status; `errors` are all other requests sent.
+class Answers(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answers to a load: those with the expected kind of status; `errors` are all other requests sent.
 
-    Times are milliseconds from send to answer; `cpu_us` is the generator's processor time in microseconds.
-    Only open loops have requests that were never sent (`unsent`): no connection was free until the end of the
-    load. In their times each error and each unsent request is later than any answer can be, and `late_p99_ms`
-    is the delay of the generator's own clock; it is None for a closed loop.
+    Times are milliseconds from send to answer. Only open loops have requests that were never sent (`unsent`):
+    no connection was free until the end of the load. In their times each error and each unsent request is
+    later than any answer can be, and `late_p99_ms` is the delay of the generator's own clock; it is None for
+    a closed loop.
     """
 
     answers: int
     errors: int
-    seconds: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
     max_ms: float
-    cpu_us: float = 0.0
     unsent: int = 0
     late_p99_ms: float | None = None
+
+
+class LoadResult(Answers, frozen=True, kw_only=True, rename="camel"):
+    """The result of a load. `cpu_us` is the generator's processor time in microseconds."""
+
+    seconds: float
+    cpu_us: float = 0.0
 
     @property
     def per_second(self) -> float:

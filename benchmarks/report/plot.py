@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 
 from benchmarks.plan import Plan
 from benchmarks.report.report import Line
@@ -49,7 +50,7 @@ def picture(lines: Sequence[Line], wanted: Plan) -> str:
     ):
         panel = _panel(title, place * (MARGIN_LEFT + PANEL_WIDTH), figure, shown)
         parts += _axes(panel)
-        for name, colour in zip(names, _colours(names), strict=True):
+        for name, colour in zip(names, cycle(COLOURS), strict=False):
             parts.append(_curve(panel, [line for line in shown if line.contestant == name], colour))
     parts += _legend(names, 2 * (MARGIN_LEFT + PANEL_WIDTH) + 20)
     return "\n".join([*parts, "</svg>"])
@@ -106,12 +107,8 @@ def _curve(panel: Panel, lines: Sequence[Line], colour: str) -> str:
 
 def _legend(names: Sequence[str], left: float) -> list[str]:
     parts = []
-    for place, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+    for place, (name, colour) in enumerate(zip(names, cycle(COLOURS), strict=False)):
         y = MARGIN_TOP + place * LEGEND_LINE
         parts.append(f'<line class="line" stroke="{colour}" x1="{left}" y1="{y}" x2="{left + 20}" y2="{y}"/>')
         parts.append(f'<text x="{left + 28}" y="{y + 4}">{escape(name)}</text>')
     return parts
-
-
-def _colours(names: Sequence[str]) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(len(names))]

@@ -27,7 +27,7 @@ FIGURES: Mapping[str, Figure] = {
     "workerCpuUs": lambda m: m.cpu_us[cpu.WORKER],
     "postgresCpuUs": lambda m: m.cpu_us[cpu.POSTGRES],
 }
-_RATE, _P50, _P99, _CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs"
+_RATE, _P50, _P99, _CPU, _API_CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs", "apiCpuUs"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -104,18 +104,14 @@ class Results:
         for each in bulk:
             self.bulk.setdefault(each.name, {})[each.round] = each
 
-    def ratio(self, figure: str, upper: tuple[str, Point], lower: tuple[str, Point]) -> float | None:
-        """Return the median over the rounds of a figure at `upper` over that at `lower`."""
-        above, below = self.by_place.get(upper, {}), self.by_place.get(lower, {})
-        value = FIGURES[figure]
-        return _ratio({r: value(m) for r, m in above.items()}, {r: value(m) for r, m in below.items()})
-
-    def cpu_ratio(self, group: str, place: Point) -> float | None:
-        """Return a group's processor time for a decision over that of `empty` for a request."""
-        above = self.by_place.get((plan.DECIDED, place), {})
-        below = self.by_place.get((plan.EMPTY, place), {})
+    def ratio(
+        self, figure: str, upper: tuple[str, Point], lower: tuple[str, Point], of_lower: str | None = None
+    ) -> float | None:
+        """Return the median over the rounds of a figure at `upper` over that, or another one, at `lower`."""
+        above, below = FIGURES[figure], FIGURES[of_lower or figure]
         return _ratio(
-            {r: m.cpu_us[group] for r, m in above.items()}, {r: m.cpu_us[cpu.API] for r, m in below.items()}
+            {round_: above(m) for round_, m in self.by_place.get(upper, {}).items()},
+            {round_: below(m) for round_, m in self.by_place.get(lower, {}).items()},
         )
 
     def bulk_ratio(self, upper: str, lower: str) -> float | None:
@@ -186,8 +182,8 @@ def summary(results: Results, wanted: Plan) -> list[Compared]:
         "availability reads/s over empty": results.ratio(_RATE, (plan.AVAILABLE, main), empty),
         f"decision cost at {rows:,} rows over {main.rows:,}": results.ratio(_CPU, wide, decided),
         f"decided/s over {events:,} events over {main.events:,}": results.ratio(_RATE, spread, decided),
-        "API CPU over empty's CPU": results.cpu_ratio(cpu.API, main),
-        "worker CPU over empty's CPU": results.cpu_ratio(cpu.WORKER, main),
+        "API CPU over empty's CPU": results.ratio(_API_CPU, decided, empty),
+        "worker CPU over empty's CPU": results.ratio("workerCpuUs", decided, empty, _API_CPU),
     }
     return [Compared(name=name, ratio=ratio) for name, ratio in ratios.items()]
 

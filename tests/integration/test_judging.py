@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from benchmarks import receipts
+from benchmarks import measure, receipts
 from benchmarks.judge import checkouts, figures, run
 from benchmarks.judge.judgement import THIS
 from benchmarks.judge.version import Version
@@ -61,7 +61,7 @@ def test_a_judgement_measures_both_versions(
 def test_a_planted_fault_is_found(both: Both, wrong: str, violation: str) -> None:
     version = both[0][THIS]
     with version.events(1) as made:
-        uvloop.run(receipts.probe(figures.registrations(version, made, connections=1, seconds=1)))
+        uvloop.run(receipts.probe(measure.registrations(version.url, made.values(), connections=1)))
         assert version.violations(made, answered=1) == []
         version.database.execute("BEGIN")  # rolled back, so that no worker sees any of it
         try:
