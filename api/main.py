@@ -16,7 +16,7 @@ from api.edge.front import GATHER_SECONDS, Front
 from api.edge.http_protocol import HttpProtocol
 from api.openapi import document
 from api.routes import changes, events, health, insight, keys, metrics, pages, protection, registrations
-from api.services import open_services
+from api.services import Services
 from shared import memory, open_files, telemetry
 from shared.errors import ExpectedError
 from shared.settings import Settings
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> Front:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.services = services = open_services(settings)
+        app.state.services = services = Services(settings)
         if settings.admin_key is None:
             log.warning("no_admin_key", effect="admin routes take API keys only; see ADMITONE_ADMIN_KEY")
         if settings.secret_key is None:

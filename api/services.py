@@ -2,16 +2,12 @@
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-import redis.asyncio
-from celery import Celery
 from fastapi import Depends, Request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.commands.early_answers import RefusingEvents
 from api.commands.entrance import Entrance
@@ -44,7 +40,6 @@ from api.readiness import ReadinessCheck
 from shared.domain import commands
 from shared.domain.commands import Command
 from shared.messaging import queues, results
-from shared.messaging.queues import WakeSender
 from shared.postgres import connections, durability, locks
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
@@ -53,43 +48,64 @@ _SLUG = re.compile(commands.SLUG)
 _PAGES_PER_TURN_MAX = 10
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """The API process's connections and the parts that use them."""
+    """The API process's connections and the parts that use them; connections are made when first needed."""
 
-    settings: Settings
-    engine: AsyncEngine
-    admin_engine: AsyncEngine
-    redis: "redis.asyncio.Redis"
-    celery: Celery
-    intake: Intake
-    pending_count: PendingCount
-    waker: Waker
-    bucket_owners: BucketOwners
-    sender: WakeSender
-    waiter: OutcomeWaiter
-    poller: ResultPoller
-    fallback: LedgerFallback
-    reader: Reader
-    admin_reader: Reader
-    receipts: Receipts
-    status_changes: StatusChanges
-    figures: Figures
-    exports: Exports
-    pace: Pace
-    refusing_events: RefusingEvents
-    submission: Submission
-    readiness: ReadinessCheck
-    probe_turns: Turns
-    page_turns: Turns
-    keys: Keys
-    wrong_keys: WrongKeys
-    clients: Addresses
-    limits: ClientLimits
-    protections: Protections
-    entrance: Entrance
-    slugs: Slugs
-    availabilities: Availabilities
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = connections.async_engine(settings)
+        self.admin_engine = connections.async_engine(settings, for_admins=True)
+        self.reader, self.admin_reader = Reader(self.engine), Reader(self.admin_engine)
+        self.redis = results.connect_async(settings.result_url)
+        self.celery = queues.celery_app(settings)
+        self.sender = queues.connect_sender(self.celery, settings)
+        self.bucket_owners = BucketOwners(self.engine)
+        self.waker = Waker(self.sender.send, self.bucket_owners, asyncio.get_running_loop().time)
+        seen, read_seconds = self.waker.outcomes_seen, settings.ledger_read_seconds
+        self.waiter = OutcomeWaiter(read_seconds)
+        self.poller = ResultPoller(self.waiter, self.redis, settings, seen)
+        self.intake = Intake(settings)
+        self.pending_count = PendingCount(self.intake.shares, self.engine, settings.pending_max)
+        self.fallback = LedgerFallback(self.waiter, self.engine, self.intake, read_seconds, seen)
+        self.waiter.poller, self.waiter.ask_ledger = self.poller.task, self.fallback.ask
+        self.receipts = Receipts(self.reader, self.intake.confirm)
+        self.pace = Pace(self.engine)
+        self.refusing_events = RefusingEvents(self.engine)
+        self.submission = Submission(
+            intake=self.intake,
+            waker=self.waker,
+            waiter=self.waiter,
+            refusing_events=self.refusing_events,
+            reader=self.reader,
+            receipts=self.receipts,
+            pace=self.pace,
+        )
+        self.slugs = Slugs(self.engine, self.reader)
+        self.availabilities = Availabilities(self.reader)
+        self.status_changes = StatusChanges(self.reader)
+        self.figures = Figures(self.reader, self.admin_reader)
+        self.exports = Exports(self.admin_engine, settings.admin_connections_max)
+        self.keys = Keys(settings, self.reader)
+        self.wrong_keys = WrongKeys()
+        self.probe_turns, self.page_turns = Turns(), Turns(answers_max=_PAGES_PER_TURN_MAX)
+        shared = SharedMemory(self.redis, settings.secret_keys[0])
+        self.clients = Addresses(settings.trusted_proxies or ())
+        self.limits = ClientLimits(settings, self.clients, shared)
+        self.protections = Protections(self.reader)
+        self.entrance = Entrance(
+            challenges=Challenges(settings.secret_keys, settings.api_processes, shared),
+            spots=AddressSpots(shared),
+            submission=self.submission,
+            reader=self.reader,
+        )
+        self.readiness = ReadinessCheck(
+            self.engine,
+            settings.owner_silence_seconds_max,
+            intake_fault=self.intake.fault,
+            sender=self.sender,
+            client=self.redis,
+            shared=shared,
+        )
 
     async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query`; see `Reader.read`."""
@@ -170,88 +186,6 @@ class Services:
         await self.engine.dispose()
         await self.admin_engine.dispose()
         self.celery.close()
-
-
-def open_services(settings: Settings) -> Services:
-    """Return the services; connections are made when first needed."""
-    engine = connections.async_engine(settings)
-    admin_engine = connections.async_engine(settings, for_admins=True)
-    reader, admin_reader = Reader(engine), Reader(admin_engine)
-    redis_client = results.connect_async(settings.result_url)
-    celery = queues.celery_app(settings)
-    sender = queues.connect_sender(celery, settings)
-    bucket_owners = BucketOwners(engine)
-    waker = Waker(sender.send, bucket_owners, asyncio.get_running_loop().time)
-    waiter = OutcomeWaiter(settings.ledger_read_seconds)
-    poller = ResultPoller(waiter, redis_client, settings, waker.outcomes_seen)
-    intake = Intake(settings)
-    pending_count = PendingCount(intake.shares, engine, settings.pending_max)
-    fallback = LedgerFallback(waiter, engine, intake, settings.ledger_read_seconds, waker.outcomes_seen)
-    waiter.poller, waiter.ask_ledger = poller.task, fallback.ask
-    slugs = Slugs(engine, reader)
-    clients = Addresses(settings.trusted_proxies or ())
-    shared = SharedMemory(redis_client, settings.secret_keys[0])
-    receipts, pace, refusing_events = (
-        Receipts(reader, intake.confirm),
-        Pace(engine),
-        RefusingEvents(engine),
-    )
-    submission = Submission(
-        intake=intake,
-        waker=waker,
-        waiter=waiter,
-        refusing_events=refusing_events,
-        reader=reader,
-        receipts=receipts,
-        pace=pace,
-    )
-    return Services(
-        settings=settings,
-        engine=engine,
-        admin_engine=admin_engine,
-        redis=redis_client,
-        celery=celery,
-        intake=intake,
-        pending_count=pending_count,
-        waker=waker,
-        bucket_owners=bucket_owners,
-        sender=sender,
-        waiter=waiter,
-        poller=poller,
-        fallback=fallback,
-        reader=reader,
-        admin_reader=admin_reader,
-        receipts=receipts,
-        status_changes=StatusChanges(reader),
-        figures=Figures(reader, admin_reader),
-        exports=Exports(admin_engine, settings.admin_connections_max),
-        pace=pace,
-        refusing_events=refusing_events,
-        slugs=slugs,
-        availabilities=Availabilities(reader),
-        submission=submission,
-        readiness=ReadinessCheck(
-            engine,
-            settings.owner_silence_seconds_max,
-            intake_fault=intake.fault,
-            sender=sender,
-            client=redis_client,
-            shared=shared,
-        ),
-        probe_turns=Turns(),
-        page_turns=Turns(answers_max=_PAGES_PER_TURN_MAX),
-        keys=Keys(settings, reader),
-        wrong_keys=WrongKeys(),
-        clients=clients,
-        limits=ClientLimits(settings, clients, shared),
-        protections=Protections(reader),
-        entrance=Entrance(
-            challenges=Challenges(settings.secret_keys, settings.api_processes, shared),
-            spots=AddressSpots(shared),
-            submission=submission,
-            reader=reader,
-        ),
-    )
 
 
 async def _provide(request: Request) -> Services:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import QueuePool
 
-from api.services import open_services
+from api.services import Services
 from shared.domain import ids
 from shared.settings import Settings
 
@@ -13,7 +13,7 @@ from shared.settings import Settings
 @pytest.mark.usefixtures("connection")
 def test_a_dead_connection_is_replaced(settings: Settings) -> None:
     async def run() -> None:
-        services = open_services(settings)
+        services = Services(settings)
         try:
             async with services.engine.connect() as connection:
                 died = (await connection.get_raw_connection()).driver_connection

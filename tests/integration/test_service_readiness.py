@@ -19,7 +19,7 @@ from api.commands.intake import Intake
 from api.edge.schemas import Readiness
 from api.protection.shared_memory import SharedMemory
 from api.readiness import ReadinessCheck
-from api.services import open_services
+from api.services import Services
 from ops.embedded import Servers
 from ops.maintenance import status
 from shared import processes
@@ -279,7 +279,7 @@ def as_role(settings: Settings, role: str) -> Settings:
 
 def test_reads_leave_the_intake_its_connection(settings: Settings, connection: Connection) -> None:
     async def run(limited_settings: Settings) -> None:
-        services = open_services(limited_settings)
+        services = Services(limited_settings)
         services.start()
         slow = "SELECT pg_sleep(0.2)"
         reads = [services.read(lambda read: read.execute(text(slow))) for _ in range(5)]

@@ -127,7 +127,7 @@ class Api:
         self._services: api_services.Services | None = None
 
     async def run(self) -> None:
-        self._services = api_services.open_services(SETTINGS)
+        self._services = api_services.Services(SETTINGS)
         self._services.start()
 
     async def answer(  # noqa: PLR0913, PLR0917 - the parts of a request
