@@ -43,8 +43,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN_ROUTE = "unknown"
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_COMMANDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COMMANDS_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _registry = CollectorRegistry()
@@ -74,11 +74,11 @@ accepted = _counter("commands_accepted", "Commands that the API wrote into the l
 answer_seconds = _distribution(
     "accept_to_answer_seconds",
     "From a command's acceptance until the outcome was read for the request that waits for it.",
-    _SECONDS,
+    _SECONDS_BOUNDS,
 )
 http_requests = _counter("http_requests", "Answers of the API.", "route", "status")
 http_seconds = _distribution(
-    "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS, "route"
+    "http_request_seconds", "From a request's head until its answer was sent.", _SECONDS_BOUNDS, "route"
 )
 limited = _counter(
     "requests_limited", "Requests that were answered 429, by the limit of their client.", "limit"
@@ -96,9 +96,11 @@ ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, wher
 settled = _counter("settled", "Commands that workers settled.", "outcome")
 failed = _counter("failed", "Commands that workers settled as failed.")
 commit_seconds = _distribution(
-    "accept_to_commit_seconds", "From a command's acceptance until its outcome was committed.", _SECONDS
+    "accept_to_commit_seconds",
+    "From a command's acceptance until its outcome was committed.",
+    _SECONDS_BOUNDS,
 )
-batch_commands = _distribution("batch_commands", "Commands that one transaction settled.", _COMMANDS)
+batch_commands = _distribution("batch_commands", "Commands that one transaction settled.", _COMMANDS_BOUNDS)
 events_owned = Gauge(
     "admitone_events_owned",
     "Active events that workers own.",

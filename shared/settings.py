@@ -82,7 +82,7 @@ class DatabaseSettings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _as_meant(cls, value: object) -> object:
+    def _check_characters(cls, value: object) -> object:
         """Refuse what was copied together with the value: quotation marks, the lines around it."""
         if isinstance(value, str):
             if _QUOTED.fullmatch(value):

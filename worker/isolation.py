@@ -65,13 +65,13 @@ def retry_before_others(
     long: the events with more such commands are returned beside the settled commands, and have to wait.
     """
     settled: list[SettledCommand] = []
-    for place in troubles.unconfirmed(event_ids):
+    for place in troubles.not_passed(event_ids):
         if load.first_pending(session, place.event_id, troubles.left_out([place.event_id])) is not None:
-            troubles.confirm(place.command_id)
+            troubles.note_passed(place.command_id)
             retried = retry(session, place, troubles)
             settled += retried
             if not retried:
-                return settled, {place.event_id for place in troubles.unconfirmed(event_ids)}
+                return settled, {place.event_id for place in troubles.not_passed(event_ids)}
     return settled, set()
 
 
@@ -94,7 +94,7 @@ def apply_in_parts(session: Session, event_id: UUID, count: int, troubles: Troub
                 continue
             # The suspects are at fault themselves: another command could be applied, or none is left.
             for place, refusal in suspects.items():
-                _set_aside(session, place, refusal, troubles, confirmed=bool(part))
+                _set_aside(session, place, refusal, troubles, passed=bool(part))
             suspects.clear()
             if not part:
                 break
@@ -159,7 +159,7 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _set_aside(
-    session: Session, place: Place, refused: BatchRefused, troubles: Troubles, *, confirmed: bool = False
+    session: Session, place: Place, refused: BatchRefused, troubles: Troubles, *, passed: bool = False
 ) -> None:
     """Set a command aside; raises if not even a note about it can be committed: the server is in trouble."""
     error = refused.__cause__ or refused
@@ -168,8 +168,8 @@ def _set_aside(
         raise error
     save.note_trouble(session, event_id, command_id, error)
     troubles.set_aside(place, error)
-    if confirmed:
-        troubles.confirm(command_id)
+    if passed:
+        troubles.note_passed(command_id)
     metrics.set_aside.inc()
     digest = audit.command_digest(command_id)  # the id of a pending command is a receipt in use
     log.warning("command_set_aside", event_id=str(event_id), command_digest=digest, exc_info=error)

@@ -72,7 +72,7 @@ class _SetAside:
     place: Place
     due_at: float
     pause_seconds: float
-    confirmed: bool = False
+    passed: bool = False
     tries: int = 0
     timeouts: int = 0
     timed_out_at: float | None = None
@@ -116,15 +116,15 @@ class Troubles:
         """Return the events of which commands are set aside."""
         return {command.place.event_id for command in self.commands.values()}
 
-    def confirm(self, command_id: UUID) -> None:
+    def note_passed(self, command_id: UUID) -> None:
         """Note that another command of the event was applied past this one, or is about to be."""
         if command_id in self.commands:
-            self.commands[command_id].confirmed = True
+            self.commands[command_id].passed = True
 
-    def unconfirmed(self, event_ids: Collection[UUID]) -> list[Place]:
+    def not_passed(self, event_ids: Collection[UUID]) -> list[Place]:
         """Return the commands of these events that no other command has passed."""
         commands = self.commands.values()
-        return [c.place for c in commands if not c.confirmed and c.place.event_id in event_ids]
+        return [c.place for c in commands if not c.passed and c.place.event_id in event_ids]
 
     def full(self, event_id: UUID) -> bool:
         """Return True if no more commands of the event may be set aside."""

@@ -151,7 +151,7 @@ def change(answers: Answers, *problem_types: ProblemType, **more: Any) -> dict[s
     return route(answers | pending_answer(), *known, parameters=[IDEMPOTENCY_KEY, PREFER], **more)
 
 
-def by_header(described: dict[str, Any]) -> dict[str, Any]:
+def receipt_in_header(described: dict[str, Any]) -> dict[str, Any]:
     """Return the description of a receipt's route with the receipt in the header, not in the path."""
     return {
         **described,

@@ -111,9 +111,9 @@ SHRINK = builders.change(
     examples={"one fewer": {"spotsCount": 1}},
 )
 
-RECEIPT_BY_HEADER = builders.by_header(RECEIPT)
-CANCEL_BY_HEADER = builders.by_header(CANCEL)
-SHRINK_BY_HEADER = builders.by_header(SHRINK)
+RECEIPT_BY_HEADER = builders.receipt_in_header(RECEIPT)
+CANCEL_BY_HEADER = builders.receipt_in_header(CANCEL)
+SHRINK_BY_HEADER = builders.receipt_in_header(SHRINK)
 
 _READY = dict.fromkeys(("database", "schema", "sequence", "worker", "durability", "broker", "results"), "ok")
 _REFUSED = "OOM command not allowed when used memory > 'maxmemory'."

@@ -59,7 +59,7 @@ class Separator(StrEnum):
     SEMICOLON = "semicolon"
 
 
-class Form(NamedTuple):
+class ExportFormat(NamedTuple):
     """The statement of an export, its media type, its beginning and the end of each of its lines."""
 
     statement: str
@@ -69,9 +69,11 @@ class Form(NamedTuple):
     line_end: bytes
 
 
-NDJSON = Form(_NDJSON, "application/x-ndjson", "\x02", "", b"\n")
+NDJSON = ExportFormat(_NDJSON, "application/x-ndjson", "\x02", "", b"\n")
 CSV = {
-    separator: Form(_CSV, "text/csv; charset=utf-8", character, "\N{ZERO WIDTH NO-BREAK SPACE}", b"\r\n")
+    separator: ExportFormat(
+        _CSV, "text/csv; charset=utf-8", character, "\N{ZERO WIDTH NO-BREAK SPACE}", b"\r\n"
+    )
     for separator, character in ((Separator.COMMA, ","), (Separator.SEMICOLON, ";"))
 }
 """CSV as spreadsheets open it: a byte order mark, since they guess the encoding, and lines by RFC 4180."""
@@ -85,7 +87,7 @@ class Exports:
         self._places = asyncio.Semaphore(max(1, min(_AT_ONCE_MAX, connections_max - 1)))
 
     async def begin(
-        self, form: Form, event_id: UUID, *, personal: bool
+        self, export_format: ExportFormat, event_id: UUID, *, personal: bool
     ) -> tuple[bytes, AsyncGenerator[bytes, None]]:
         """Return the first chunk of an export and the generator of the others, which holds its place.
 
@@ -95,7 +97,7 @@ class Exports:
         """
         if self._places.locked():
             raise ProblemType.EXPORT_BUSY.error(headers=_RETRY)
-        chunks = self._chunks(form, event_id, personal=personal)
+        chunks = self._chunks(export_format, event_id, personal=personal)
         try:
             return await anext(chunks), chunks
         except PoolTimeoutError as error:
@@ -103,12 +105,14 @@ class Exports:
         except psycopg.OperationalError as error:
             raise ProblemType.LEDGER_UNAVAILABLE.error() from error
 
-    async def _chunks(self, form: Form, event_id: UUID, *, personal: bool) -> AsyncGenerator[bytes, None]:
+    async def _chunks(
+        self, export_format: ExportFormat, event_id: UUID, *, personal: bool
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the export in chunks; close the generator early to end the statement and free its place."""
-        statement = sql.SQL(form.statement).format(
+        statement = sql.SQL(export_format.statement).format(
             event_id=sql.Literal(event_id),
             personal=sql.Literal(personal),
-            separator=sql.Literal(form.separator),
+            separator=sql.Literal(export_format.separator),
         )
         async with self._places, self._engine.connect() as connection:
             try:
@@ -117,11 +121,11 @@ class Exports:
                 assert isinstance(driver, psycopg.AsyncConnection), "the engine's driver is psycopg"
                 async with driver.cursor() as cursor:
                     await cursor.execute(f"SET LOCAL statement_timeout = '{SECONDS_MAX}s'")
-                    chunk = bytearray(form.begin.encode())
+                    chunk = bytearray(export_format.begin.encode())
                     async with cursor.copy(statement) as copy:
                         async for line in copy:  # libpq gives whole lines
                             chunk += line[:-1]
-                            chunk += form.line_end
+                            chunk += export_format.line_end
                             if len(chunk) >= _CHUNK_BYTES:
                                 yield bytes(chunk)
                                 chunk.clear()

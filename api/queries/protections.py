@@ -28,7 +28,7 @@ _ASKED_PER_READ_MAX = 100_000
 _COMMIT_SECONDS_MAX = 300
 """The time within which a change that was begun is committed, and seen."""
 
-_CHANGED = text("""
+_RECENTLY_CHANGED = text("""
     SELECT event_id, spots_per_address, challenge FROM event_protection
     WHERE changed_at > now() - make_interval(secs => :seconds)
 """)
@@ -85,7 +85,7 @@ class Protections:
             known_for = _EVER_SECONDS if self._read_at is None else began - self._read_at
             seconds = known_for + _COMMIT_SECONDS_MAX
             for event_id, protection in await self._reader.read(
-                lambda connection: _changed(connection, seconds)
+                lambda connection: _recently_changed(connection, seconds)
             ):
                 if protection.is_on:
                     self.of_events[event_id] = protection
@@ -95,8 +95,8 @@ class Protections:
         return questions
 
 
-async def _changed(connection: AsyncConnection, seconds: float) -> list[tuple[UUID, Protection]]:
-    rows = await connection.execute(_CHANGED, {"seconds": seconds})
+async def _recently_changed(connection: AsyncConnection, seconds: float) -> list[tuple[UUID, Protection]]:
+    rows = await connection.execute(_RECENTLY_CHANGED, {"seconds": seconds})
     return [
         (row.event_id, Protection(spots_per_address=row.spots_per_address, challenge=row.challenge))
         for row in rows

@@ -88,10 +88,10 @@ async def export(
 ) -> Response:
     """Stream all registrations of one snapshot, in the order of their places."""
     slug = await services.event_slug(event_id)
-    form = exports.CSV[separator] if format_ == "csv" else exports.NDJSON
+    export_format = exports.CSV[separator] if format_ == "csv" else exports.NDJSON
     return Download(
-        await services.exports.begin(form, event_id, personal=principal.reads_personal),
-        media_type=form.media_type,
+        await services.exports.begin(export_format, event_id, personal=principal.reads_personal),
+        media_type=export_format.media_type,
         headers={"content-disposition": f'attachment; filename="{slug}.{format_}"'},
         stall_seconds_max=services.settings.export_stall_seconds_max,
         seconds_max=exports.SECONDS_MAX,

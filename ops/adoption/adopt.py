@@ -76,7 +76,7 @@ def adopt(
         report.note(mapped.problems())
         reader = EventReader(mapped, target.now(), close_all=closed)
         source = Source(source_link, mapped)
-        with printing.bar(mapped.registration.surveyed.rows) as advance:
+        with printing.bar(mapped.registration.source_table.rows) as advance:
             Adoption(source, target, reader, report, advance).run()
 
 

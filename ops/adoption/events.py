@@ -83,7 +83,7 @@ class EventReader:
         if not slug or capacity is None:
             return None, problems
         window = _Window(raw, self.mapping.zone, self._now)
-        unclear = [*raw.unclear, *window.unclear]
+        unclear = [*raw.unclear_columns, *window.unclear]
         if status == NOT_UNDERSTOOD:
             unclear += self.mapping.event.of("status")
         if unclear:

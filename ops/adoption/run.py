@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from ops.adoption import cleaning, links
 from ops.adoption.cleaning import CleanRegistration, adopted_id
+from ops.adoption.event_writer import EventWriter
 from ops.adoption.events import CleanEvent, EventReader
 from ops.adoption.report import MENDED, AdoptedEvent, Code, Fate, Problem, Report
 from ops.adoption.sources import source, values
 from ops.adoption.sources.source import RawEvent, RawRegistration, Source
 from ops.adoption.target import EventInUse, State, Target
-from ops.adoption.writing import Writing
 
 _UNIQUE_LENGTH_MIN = 16
 """The least characters of an id that no other system has by chance: a UUID, a cuid, no number of a table."""
@@ -123,37 +123,37 @@ class Adoption:
 
     def _write(self, event: CleanEvent, state: State) -> AdoptedEvent:
         source_confirmed = 0
-        writing = Writing(self._target.link, event)
+        writer = EventWriter(self._target.link, event)
         with closing(self._source.registrations(event.source_id)) as batches:
             for batch in batches:
                 source_confirmed += sum(cleaning.spots_confirmed(raw, self._mapping) for raw in batch)
                 with self._target.transaction():
-                    writing.lock()
-                    writing.add(self._clean(event, batch, writing))
-                    if len(batch) < source.BATCH_ROWS and not writing.has_gone:
-                        writing.finish()
+                    writer.lock()
+                    writer.add(self._clean(event, batch, writer))
+                    if len(batch) < source.BATCH_ROWS and not writer.has_gone:
+                        writer.finish()
                 self._advance(len(batch))
-        while not writing.finished:
+        while not writer.finished:
             with self._target.transaction():
-                writing.lock()
-                writing.remove_gone(source.BATCH_ROWS)
-                if not writing.has_gone:
-                    writing.finish()
-        self._note_gone(event.source_id, event.id, writing.kept)
+                writer.lock()
+                writer.remove_gone(source.BATCH_ROWS)
+                if not writer.has_gone:
+                    writer.finish()
+        self._note_gone(event.source_id, event.id, writer.kept)
         self._report.note(
-            _registration_gone(event.source_id, *row, "it is removed here") for row in writing.removed
+            _registration_gone(event.source_id, *row, "it is removed here") for row in writer.removed
         )
-        if writing.left_alone:
+        if writer.left_alone:
             detail = "of its registrations differ in the target, which commands have changed"
-            counts = writing.left_alone, writing.spots_left_alone
+            counts = writer.left_alone, writer.spots_left_alone
             self._report.note([_not_in_target(event.source_id, *counts, detail)])
-        if not writing.wrote:
+        if not writer.wrote:
             return _plain(event.source_id, event.slug, Fate.ALREADY_ADOPTED)
         drift = None if event.spots_reserved is None else event.spots_reserved - source_confirmed
-        return _adopted(event, Fate.UPDATED if state is State.UNCHANGED else Fate.ADOPTED, writing, drift)
+        return _adopted(event, Fate.UPDATED if state is State.UNCHANGED else Fate.ADOPTED, writer, drift)
 
     def _clean(
-        self, event: CleanEvent, batch: list[RawRegistration], writing: Writing
+        self, event: CleanEvent, batch: list[RawRegistration], writer: EventWriter
     ) -> list[CleanRegistration]:
         """Note the problems of a batch, and return what can be taken of it."""
         taken = []
@@ -162,7 +162,7 @@ class Adoption:
             self._report.note(problems)
             if registration is not None:
                 taken.append(registration)
-        kept, problems = cleaning.one_holder_each(event.source_id, taken, writing.held(taken))
+        kept, problems = cleaning.one_holder_each(event.source_id, taken, writer.held(taken))
         self._report.note(problems)
         return kept
 
@@ -245,15 +245,15 @@ def _plain(source_id: str, slug: str | None, fate: Fate) -> AdoptedEvent:
     return AdoptedEvent(source_id=source_id, id=adopted_id(source_id), slug=slug, fate=fate)
 
 
-def _adopted(event: CleanEvent, fate: Fate, writing: Writing, drift: int | None) -> AdoptedEvent:
+def _adopted(event: CleanEvent, fate: Fate, writer: EventWriter, drift: int | None) -> AdoptedEvent:
     return replace(
         _plain(event.source_id, event.slug, fate),
-        registrations=writing.registrations,
+        registrations=writer.registrations,
         capacity=event.capacity,
-        spots_reserved=writing.trail.spots_reserved,
-        overbooked_spots=writing.trail.overbooked_spots,
-        waitlist_length=writing.trail.waitlist_length,
+        spots_reserved=writer.trail.spots_reserved,
+        overbooked_spots=writer.trail.overbooked_spots,
+        waitlist_length=writer.trail.waitlist_length,
         drift=drift,
-        promotable=writing.promotable,
+        promotable=writer.promotable,
         closed_because=event.closed_because,
     )

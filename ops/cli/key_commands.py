@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(assign)
 
 
-def _name(value: str) -> str:
+def _key_name(value: str) -> str:
     if not re.fullmatch(access.NAME, value):
         raise typer.BadParameter("1 to 64 ASCII letters, digits, blanks and any of . _ - inside")
     return value
@@ -35,7 +35,7 @@ def _organiser(value: str | None) -> str | None:
 
 @keys.command("create")
 def create(  # noqa: PLR0913 - one parameter for each option
-    name: Annotated[str, typer.Argument(callback=_name, help="The actor in the audit trail.")],
+    name: Annotated[str, typer.Argument(callback=_key_name, help="The actor in the audit trail.")],
     *,
     scopes: Annotated[list[Scope], typer.Option("--scope", help="A permission; give it several times.")],
     organiser: Annotated[

@@ -17,7 +17,7 @@ import typer
 from shared.domain import commands, texts
 
 if TYPE_CHECKING:
-    from ops.maintenance.audit import Audited
+    from ops.maintenance.audit import AuditedEvent
     from shared.settings import Settings
 
 Data = Annotated[Path, typer.Option(help="The data folder of a running stack.")]
@@ -261,7 +261,7 @@ def service(data: Path) -> "Settings":
     return settings.load(settings.Settings)
 
 
-def _show_audited(events: "list[Audited]", *, as_json: bool) -> None:
+def _show_audited(events: "list[AuditedEvent]", *, as_json: bool) -> None:
     if as_json:
         print_json({"events": [asdict(event) for event in events]})
     else:

@@ -30,14 +30,14 @@ _Entry = Row[tuple[object, ...]]
 
 
 @dataclass(kw_only=True, slots=True)
-class Audited:
+class AuditedEvent:
     """The audit of one event: the number of entries, and a sentence for each of the first problems."""
 
     event: str
     entries: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def say(self, problem: str) -> None:
+    def add_problem(self, problem: str) -> None:
         """Add a problem; after `_PROBLEMS_MAX` of them only that there are more."""
         if len(self.problems) < _PROBLEMS_MAX:
             self.problems.append(problem)
@@ -45,13 +45,13 @@ class Audited:
             self.problems.append("and more")
 
 
-def check(database_url: str, names: Sequence[str] = ()) -> list[Audited]:
+def check(database_url: str, names: Sequence[str] = ()) -> list[AuditedEvent]:
     """Verify numbers and hashes of these events, or of all; report the first broken entry of each."""
     with _snapshot(database_url) as connection:
         return [_check(connection, event) for event in _events(connection, names)]
 
 
-def replay(database_url: str, name: str) -> Audited:
+def replay(database_url: str, name: str) -> AuditedEvent:
     """Rebuild an event's statuses and counter from its trail alone, and compare them with the tables."""
     with _snapshot(database_url) as connection:
         (event,) = _events(connection, [name])
@@ -63,8 +63,8 @@ def _snapshot(database_url: str) -> Connection:
     return engine.connect().execution_options(isolation_level="REPEATABLE READ")
 
 
-def _replay(connection: Connection, event: _Entry) -> Audited:
-    audited = Audited(event=event.slug)
+def _replay(connection: Connection, event: _Entry) -> AuditedEvent:
+    audited = AuditedEvent(event=event.slug)
     statuses, counter = _replayed(connection, event.id, audited)
     if counter != event.spots_reserved:
         audited.problems.append(f"the trail ends at {counter} spots; the counter says {event.spots_reserved}")
@@ -72,9 +72,11 @@ def _replay(connection: Connection, event: _Entry) -> Audited:
     for id_, status in streamed.execute(_STATUSES, {"event_id": event.id}):
         replayed = statuses.pop(id_, None)
         if status != replayed:
-            audited.say(f"registration {id_} is {status}; the trail says {replayed or 'it should not be'}")
+            audited.add_problem(
+                f"registration {id_} is {status}; the trail says {replayed or 'it should not be'}"
+            )
     for id_, replayed in sorted(statuses.items()):  # those that the table does not have
-        audited.say(f"registration {id_} is not there; the trail says {replayed}")
+        audited.add_problem(f"registration {id_} is not there; the trail says {replayed}")
     return audited
 
 
@@ -89,8 +91,8 @@ def _entries(connection: Connection, event_id: UUID) -> Iterator[_Entry]:
     yield from streamed.execute(_ENTRIES, {"event_id": event_id})
 
 
-def _check(connection: Connection, event: _Entry) -> Audited:
-    audited = Audited(event=event.slug)
+def _check(connection: Connection, event: _Entry) -> AuditedEvent:
+    audited = AuditedEvent(event=event.slug)
     previous = audit.BEFORE_THE_FIRST
     for number, row in enumerate(_entries(connection, event.id), start=1):
         problem = _broken(row, number, previous)
@@ -112,21 +114,21 @@ def _broken(row: _Entry, number: int, previous: bytes) -> str | None:
     return None
 
 
-def _replayed(connection: Connection, event_id: UUID, audited: Audited) -> tuple[dict[UUID, str], int]:
+def _replayed(connection: Connection, event_id: UUID, audited: AuditedEvent) -> tuple[dict[UUID, str], int]:
     statuses: dict[UUID, str] = {}
     counter = 0
     for row in _entries(connection, event_id):
         audited.entries += 1
         counter += row.spots_delta
         if row.spots_reserved != counter:
-            audited.say(
+            audited.add_problem(
                 f"entry {row.number} says {row.spots_reserved} spots; the entries so far give {counter}"
             )
             counter = row.spots_reserved
         if row.registration_id is None:
             continue
         if statuses.get(row.registration_id) != row.from_status:
-            audited.say(
+            audited.add_problem(
                 f"entry {row.number} moves {row.registration_id} from {row.from_status}; "
                 f"it was {statuses.get(row.registration_id)}"
             )

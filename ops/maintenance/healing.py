@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ops.maintenance import decisions, verification
-from ops.maintenance.verification import Verification, VerificationError, Verified
+from ops.maintenance.verification import Verification, VerificationError, VerifiedEvent
 from shared.domain.commands import HealCounter
 from shared.domain.outcomes import CounterHealed
 from shared.postgres import connections, ledger
@@ -27,7 +27,7 @@ def run(settings: Settings, names: Sequence[str]) -> Verification:
         return Verification(numbering_lag=0, events=verified)
 
 
-def _heal(settings: Settings, drifted: Sequence[Verified]) -> None:
+def _heal(settings: Settings, drifted: Sequence[VerifiedEvent]) -> None:
     heal = HealCounter(reason="found by verify")
     outcomes = decisions.decide(settings, [(event.id, heal) for event in drifted], ACTOR)
     if not all(isinstance(outcome, CounterHealed) for outcome in outcomes):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from ops.maintenance import delays, table_locks, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.table_locks import TableLock
-from ops.maintenance.verification import Verified
+from ops.maintenance.verification import VerifiedEvent
 from shared.domain import ids
 from shared.errors import ExpectedError
 from shared.postgres import backlog, connections, durability, ledger, locks, snapshots
@@ -105,7 +105,7 @@ class Status:
     locked_tables: list[TableLock]
     old_snapshots: list[Snapshot]
     failed: FailedStatus
-    drift: list[Verified]
+    drift: list[VerifiedEvent]
     ending_keys: list[EndingKey]
     durability: Durability
 

@@ -30,7 +30,7 @@ class VerificationError(ExpectedError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verified:
+class VerifiedEvent:
     """One event: its counters beside its rows; they differ after a bug."""
 
     id: UUID
@@ -54,10 +54,10 @@ class Verified:
         return self.drift == 0 and self.waitlist_length == self.waiting
 
 
-def verify(connection: Connection, names: Sequence[str] = ()) -> list[Verified]:
+def verify(connection: Connection, names: Sequence[str] = ()) -> list[VerifiedEvent]:
     """Return all events, or those of these slugs or ids, from one snapshot."""
     rows = connection.execute(_EVENTS, {"names": list(names) or None}).mappings()
-    events = [Verified(**row) for row in rows]
+    events = [VerifiedEvent(**row) for row in rows]
     check_names(names, {name for event in events for name in (event.event, str(event.id))})
     return events
 
@@ -74,7 +74,7 @@ class Verification:
     """The verified events, and by how many numbers the ledger's sequence is behind its commands."""
 
     numbering_lag: int
-    events: list[Verified]
+    events: list[VerifiedEvent]
 
     @property
     def in_sync(self) -> bool:
@@ -97,12 +97,12 @@ def as_json(verification: Verification) -> dict[str, object]:
     }
 
 
-def plain(event: Verified) -> dict[str, object]:
+def plain(event: VerifiedEvent) -> dict[str, object]:
     """Return one event as plain values."""
     return {**asdict(event), "id": str(event.id), "drift": event.drift, "in_sync": event.in_sync}
 
 
-def show(events: Sequence[Verified], numbering_lag: int = 0) -> None:
+def show(events: Sequence[VerifiedEvent], numbering_lag: int = 0) -> None:
     """Print the events with drift, the oversold events, and a numbering that is behind."""
     console = Console()
     numbers = "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ops.rehearsal.evidence import Decision, Entry, Observed, Row, Snapshot
+from ops.rehearsal.evidence import Decision, Entry, ObservedRegistration, Row, Snapshot
 
 NAMED_MAX = 5
 
@@ -23,7 +23,7 @@ class Violation:
     sentence: str
 
 
-def check(observed: Sequence[Observed], snapshot: Snapshot) -> list[Violation]:
+def check(observed: Sequence[ObservedRegistration], snapshot: Snapshot) -> list[Violation]:
     """Return every broken promise of an event that only the observed clients have used."""
     return [
         *capacity(observed, snapshot),
@@ -36,7 +36,7 @@ def check(observed: Sequence[Observed], snapshot: Snapshot) -> list[Violation]:
     ]
 
 
-def capacity(observed: Sequence[Observed], snapshot: Snapshot) -> Iterator[Violation]:
+def capacity(observed: Sequence[ObservedRegistration], snapshot: Snapshot) -> Iterator[Violation]:
     """Check that confirmed spots never exceed the capacity, and that no spot stays free for a waiting party.
 
     With `rows` this makes them equal if all parties are of one spot and there are enough of them.
@@ -78,7 +78,7 @@ def counter(snapshot: Snapshot) -> Iterator[Violation]:
             yield Violation("counter drift", sentence)
 
 
-def answers(observed: Sequence[Observed]) -> Iterator[Violation]:
+def answers(observed: Sequence[ObservedRegistration]) -> Iterator[Violation]:
     """Check that each registration has one receipt and one final answer, which no other registration has."""
     for seen in observed:
         if len(seen.receipts) > 1:
@@ -99,7 +99,7 @@ def answers(observed: Sequence[Observed]) -> Iterator[Violation]:
             yield Violation("shared answer", f"{kind} {shared} was given to {uses[shared]} registrations")
 
 
-def rows(observed: Sequence[Observed], kept: Sequence[Row]) -> Iterator[Violation]:
+def rows(observed: Sequence[ObservedRegistration], kept: Sequence[Row]) -> Iterator[Violation]:
     """Check that each answer has exactly its row, and that each row belongs to one registration sent."""
     by_id = {row.id: row for row in kept}
     for seen in observed:
@@ -114,16 +114,16 @@ def rows(observed: Sequence[Observed], kept: Sequence[Row]) -> Iterator[Violatio
             yield Violation("unasked", f"no client asked for registration {_named(ids)} of {name}")
         elif len(ids) > 1:
             yield Violation("doubled", f"{name} asked once and has {len(ids)} registrations: {_named(ids)}")
-        elif seen_by_client.rejected or _is_no(seen_by_client.final):
+        elif seen_by_client.rejected or _is_unsuccessful(seen_by_client.final):
             sentence = f"{_of(seen_by_client)} was refused, and yet has registration {_named(ids)}"
             yield Violation("effect of a refusal", sentence)
 
 
-def _is_no(final: Decision | None) -> bool:
+def _is_unsuccessful(final: Decision | None) -> bool:
     return final is not None and final.status in {"REFUSED", "FAILED"}
 
 
-def _answered(seen: Observed, final: Decision, row: Row | None) -> Iterator[Violation]:
+def _answered(seen: ObservedRegistration, final: Decision, row: Row | None) -> Iterator[Violation]:
     if row is None:
         yield Violation("lost", f"{_of(seen)} was answered {final.status} and has no row")
         return
@@ -135,13 +135,13 @@ def _answered(seen: Observed, final: Decision, row: Row | None) -> Iterator[Viol
         yield Violation("altered", sentence)
 
 
-def fifo(observed: Sequence[Observed]) -> Iterator[Violation]:
+def fifo(observed: Sequence[ObservedRegistration]) -> Iterator[Violation]:
     """Check that no confirmed party began after the answer to a waiting party of the same size.
 
     The witness of each size is the waiting party with the earliest answer: a party that overtook any waiting
     party overtook the witness too. So one comparison for each confirmed party is enough.
     """
-    first: dict[int, tuple[float, Observed]] = {}
+    first: dict[int, tuple[float, ObservedRegistration]] = {}
     for seen in observed:
         if seen.accepted is not None and seen.final and seen.final.status == "WAITLIST":
             best = first.get(seen.spots_count)
@@ -231,7 +231,7 @@ def _replayed(snapshot: Snapshot, statuses: dict[str | None, str | None], total:
         yield Violation("audit replay", sentence)
 
 
-def _of(seen: Observed) -> str:
+def _of(seen: ObservedRegistration) -> str:
     ids = [seen.final.registration_id] if seen.final and seen.final.registration_id else []
     return f"{seen.name} (registration {_named(ids)}, receipt {_named(sorted(seen.receipts))})"
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ops.rehearsal import http_client
-from ops.rehearsal.evidence import Decision, Observed
+from ops.rehearsal.evidence import Decision, ObservedRegistration
 from shared.domain import commands
 
 PATIENCE_SECONDS = 60.0
@@ -79,7 +79,7 @@ class Visit:
     """One registration: its request, and its answers so far."""
 
     def __init__(self, slug: str, number: int, spots_count: int) -> None:
-        self.seen = Observed(name=f"Rehearsal {number}", spots_count=spots_count, begun=0.0)
+        self.seen = ObservedRegistration(name=f"Rehearsal {number}", spots_count=spots_count, begun=0.0)
         self.failure: str | None = None
         self.receipt_path = ""
         self.headers = {"content-type": "application/json", "idempotency-key": f"{slug}-{number}"}

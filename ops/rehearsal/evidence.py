@@ -107,7 +107,7 @@ class Decision:
 
 
 @dataclass(slots=True, kw_only=True)
-class Observed:
+class ObservedRegistration:
     """The answers to one registration of one client; times are seconds of one monotonic clock.
 
     `accepted` is the time of the first 201 or 202, `decisions` holds every final answer in the order in which

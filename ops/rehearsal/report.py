@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.rehearsal.drop import Drop, Plan
-from ops.rehearsal.evidence import Observed
+from ops.rehearsal.evidence import ObservedRegistration
 
 VIOLATIONS_SHOWN_MAX = 5  # of each kind
 
@@ -81,7 +81,7 @@ def summarise(plan: Plan, event_id: str, slug: str, drop: Drop, violations: list
     )
 
 
-def _refused(seen: Observed) -> bool:
+def _refused(seen: ObservedRegistration) -> bool:
     return seen.decisions[0].status == "REFUSED"
 
 

@@ -18,11 +18,11 @@ from sqlalchemy.pool import NullPool
 from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError
 from ops.adoption.cleaning import CleanRegistration
+from ops.adoption.event_writer import EventWriter
 from ops.adoption.report import Fate
 from ops.adoption.target import Target
-from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
-from ops.maintenance.audit import Audited
+from ops.maintenance.audit import AuditedEvent
 from shared.postgres import locks
 from tests.databases import as_worker, session_of
 from tests.integration.old_systems import (
@@ -149,7 +149,7 @@ def test_verifying_and_auditing_find_nothing_wrong_with_what_was_adopted(
     with create_engine(database, poolclass=NullPool).connect() as connection:
         (verified,) = verification.verify(connection)
     assert (verified.in_sync, verified.overbooked_spots) == (True, 3)
-    assert audit.check(database) == [Audited(event="drop", entries=len(OVERSOLD))]
+    assert audit.check(database) == [AuditedEvent(event="drop", entries=len(OVERSOLD))]
     assert audit.replay(database, "drop").problems == []
 
 
@@ -261,17 +261,17 @@ def assert_consistent(target: str) -> None:
 
 def stop_before(monkeypatch: pytest.MonkeyPatch, chunk: int, between: Callable[[], None]) -> None:
     """Have the adoption fail in this chunk, its rows written and not committed; call `between` in others."""
-    add, chunks = Writing.add, []
+    add, chunks = EventWriter.add, []
 
-    def add_or_stop(writing: Writing, batch: Sequence[CleanRegistration]) -> None:
+    def add_or_stop(writer: EventWriter, batch: Sequence[CleanRegistration]) -> None:
         chunks.append(len(batch))
         if len(chunks) > 1:
             between()
-        add(writing, batch)
+        add(writer, batch)
         if len(chunks) == chunk:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Writing, "add", add_or_stop)
+    monkeypatch.setattr(EventWriter, "add", add_or_stop)
 
 
 def test_an_event_of_many_registrations_is_adopted_in_bounded_transactions(
@@ -364,13 +364,13 @@ def test_a_killed_adoption_goes_on_within_an_event(source: str, database: str) -
         before="""
 import os
 from ops.adoption.sources import source
-from ops.adoption.writing import Writing
-source.BATCH_ROWS, add = 10, Writing.add
-def add_or_die(writing, batch):
-    add(writing, batch)
-    if writing.registrations == 20:
+from ops.adoption.event_writer import EventWriter
+source.BATCH_ROWS, add = 10, EventWriter.add
+def add_or_die(writer, batch):
+    add(writer, batch)
+    if writer.registrations == 20:
         os.kill(os.getpid(), 9)
-Writing.add = add_or_die
+EventWriter.add = add_or_die
 """,
     )
     assert killed.wait() == -9

@@ -14,9 +14,9 @@ from sqlalchemy.pool import NullPool
 from ops.adoption import adopt as adoption
 from ops.adoption.adopt import AdoptionError, adopted_id
 from ops.adoption.cleaning import CleanRegistration
+from ops.adoption.event_writer import EventWriter
 from ops.adoption.report import GONE, Report
 from ops.adoption.sources.survey import STATUSES_MAX
-from ops.adoption.writing import Writing
 from ops.maintenance import audit, verification
 from shared.postgres.tables import SLUG_HELD_SECONDS
 from tests.databases import as_worker, session_of
@@ -668,15 +668,15 @@ def test_a_second_run_brings_an_event_up_to_date(
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, chunk: int, then: Callable[[], None]) -> None:
     """Have the second adoption from here on call `then` before it writes this chunk."""
-    add, chunks = Writing.add, []
+    add, chunks = EventWriter.add, []
 
-    def add_after(writing: Writing, batch: Sequence[CleanRegistration]) -> None:
+    def add_after(writer: EventWriter, batch: Sequence[CleanRegistration]) -> None:
         chunks.append(batch)
         if len(chunks) == chunk:
             then()
-        add(writing, batch)
+        add(writer, batch)
 
-    monkeypatch.setattr(Writing, "add", add_after)
+    monkeypatch.setattr(EventWriter, "add", add_after)
 
 
 def interrupt() -> None:

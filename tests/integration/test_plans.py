@@ -436,7 +436,7 @@ OF_THE_API = {
     "owned_event": events._IS_OWNED,  # noqa: SLF001
     "registration": events._REGISTRATION,  # noqa: SLF001
     "key_holders": keys._HOLDERS,  # noqa: SLF001
-    "changed_protections": protections._CHANGED,  # noqa: SLF001
+    "changed_protections": protections._RECENTLY_CHANGED,  # noqa: SLF001
     "protection": protections._READ,  # noqa: SLF001
 }
 """The API's statements that a crowd causes, or a process by itself again and again."""

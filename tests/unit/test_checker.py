@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ops.rehearsal import checker
 from ops.rehearsal.checker import Violation
-from ops.rehearsal.evidence import Counter, Decision, Entry, Event, Observed, Row, Snapshot
+from ops.rehearsal.evidence import Counter, Decision, Entry, Event, ObservedRegistration, Row, Snapshot
 
 ReadT = TypeVar("ReadT", bound=msgspec.Struct)
-Case = tuple[list[Observed], Snapshot]
+Case = tuple[list[ObservedRegistration], Snapshot]
 
 
 def drop(capacity: int = 3, sizes: Sequence[int] = (1, 1, 1, 1, 1), policy: str = "skip_unfit") -> Case:
@@ -47,7 +47,7 @@ def drop(capacity: int = 3, sizes: Sequence[int] = (1, 1, 1, 1, 1), policy: str 
             )
         )
         observed.append(
-            Observed(
+            ObservedRegistration(
                 name=f"guest {number}",
                 spots_count=size,
                 begun=float(number),
@@ -173,7 +173,7 @@ def test_a_spot_left_without_promotion_is_owed_to_nobody(halt: dict[str, Any]) -
 
 def test_a_spot_left_while_someone_was_turned_away_is_named() -> None:
     observed, snapshot = drop(capacity=3, sizes=(1, 1))
-    refused = Observed(name="guest 3", spots_count=1, begun=3, receipts={"c3"})
+    refused = ObservedRegistration(name="guest 3", spots_count=1, begun=3, receipts={"c3"})
     refused.decisions = [Decision("REFUSED", code="EVENT_FULL")]
     violations = checker.check([*observed, refused], snapshot)
     assert rules(violations) == {"idle spots"}
@@ -249,7 +249,7 @@ def test_an_answer_given_to_two_registrations_is_named() -> None:
 
 def test_an_answer_without_receipt_and_a_refusal_without_code_are_named() -> None:
     observed, snapshot = drop()
-    mute = Observed(name="guest 6", spots_count=1, begun=6, decisions=[Decision("REFUSED")])
+    mute = ObservedRegistration(name="guest 6", spots_count=1, begun=6, decisions=[Decision("REFUSED")])
     assert rules(checker.check([*observed, mute], snapshot)) == {"no receipt", "no code"}
 
 
@@ -297,7 +297,7 @@ def test_the_fifo_check_agrees_with_comparing_everyone_with_everyone(
     spans: list[tuple[int, int, int, str]],
 ) -> None:
     observed = [
-        Observed(
+        ObservedRegistration(
             name=f"guest {number};",
             spots_count=size,
             begun=float(begun),

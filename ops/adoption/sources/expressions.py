@@ -31,8 +31,8 @@ class Expressions:
     def __init__(self, alias: str, table: TableMapping) -> None:
         self._alias = alias
         self._table = table
-        self._categories = {column.name: column.category for column in table.surveyed.columns}
-        self._timed = {column.name for column in table.surveyed.columns if column.kind == "time"}
+        self._categories = {column.name: column.category for column in table.source_table.columns}
+        self._timed = {column.name for column in table.source_table.columns if column.kind == "time"}
 
     def column(self, meaning: str) -> sql.Identifier:
         """Return the column with a meaning that exactly one has."""
@@ -94,7 +94,7 @@ class Expressions:
         return column if category in ("B", "N") else sql.SQL("{}::text").format(column)
 
 
-def of_event(event: Expressions, unclear: Sequence[str]) -> sql.Composable:
+def of_event(event: Expressions, unclear_columns: Sequence[str]) -> sql.Composable:
     """Return what a SELECT of a `RawEvent` selects."""
     values: dict[str, sql.Composable] = {
         **{meaning: event.value(meaning) for meaning in (*_ONE_EVENT_VALUES, "createdAt")},
@@ -110,9 +110,11 @@ def of_event(event: Expressions, unclear: Sequence[str]) -> sql.Composable:
     }
     filled = [
         sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END").format(event.named(name), sql.Literal(name))
-        for name in unclear
+        for name in unclear_columns
     ]
-    values["unclear"] = sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(sql.SQL(", ").join(filled))
+    values["unclear_columns"] = sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
+        sql.SQL(", ").join(filled)
+    )
     return _select(values)
 
 

@@ -18,7 +18,7 @@ from ops.adoption.links import AdoptionError, Link
 from ops.adoption.report import Code, Problem, ReportedColumn
 from ops.adoption.sources import meanings, survey
 from ops.adoption.sources.meanings import IGNORED, KNOWN, MANY, NOT_UNDERSTOOD, REQUIRED
-from ops.adoption.sources.survey import Surveyed
+from ops.adoption.sources.survey import SourceTable
 from shared.domain.commands import SPOTS_MAX
 
 
@@ -45,7 +45,7 @@ class TableMapping:
     """A table of the source: the meaning of every column and of every status."""
 
     role: str
-    surveyed: Surveyed
+    source_table: SourceTable
     columns: Mapping[str, str]
     statuses: Mapping[str, str]
     status_counts: Mapping[str, int]
@@ -59,11 +59,11 @@ class TableMapping:
         return self.statuses.get(value or "") or meanings.status(self.role, value or "")
 
     @property
-    def unclear(self) -> list[str]:
+    def unclear_columns(self) -> list[str]:
         """The date and flag columns that are not understood."""
         return [
             column.name
-            for column in self.surveyed.columns
+            for column in self.source_table.columns
             if column.may_close and self.columns[column.name] == NOT_UNDERSTOOD
         ]
 
@@ -101,16 +101,16 @@ class SourceMapping:
         """Return every column of both tables, as the report lists it."""
         return [
             ReportedColumn(
-                table=table.surveyed.name,
+                table=table.source_table.name,
                 column=column.name,
                 type=column.type,
                 meaning=table.columns[column.name],
                 honoured=table.columns[column.name] not in (IGNORED, NOT_UNDERSTOOD),
                 rows_with_value=column.filled,
-                rows=table.surveyed.rows,
+                rows=table.source_table.rows,
             )
             for table in (self.event, self.registration)
-            for column in table.surveyed.columns
+            for column in table.source_table.columns
         ]
 
 
@@ -146,8 +146,8 @@ def check(mapping: SourceMapping) -> None:
         ]
         if missing:
             raise AdoptionError(
-                f'the source\'s table "{table.surveyed.name}" has no column {", ".join(missing)}; if another '
-                "column means that, say so in a mapping (--print-mapping, --mapping)"
+                f'the source\'s table "{table.source_table.name}" has no column {", ".join(missing)}; '
+                "if another column means that, say so in a mapping (--print-mapping, --mapping)"
             )
 
 
@@ -180,8 +180,8 @@ def _read(file: Path | None) -> _File:
 
 
 def _table(link: Link, role: str, schema: str | None, written: _TableFile) -> TableMapping:
-    surveyed = survey.table(link, role, schema=written.schema or schema, name=written.table)
-    guessed = meanings.guess(role, surveyed.columns)
+    source_table = survey.table(link, role, schema=written.schema or schema, name=written.table)
+    guessed = meanings.guess(role, source_table.columns)
     _check_columns(role, guessed, written.columns)
     # A meaning that the file gives to a column is no longer guessed for another one.
     given = set(written.columns.values()) - MANY - {IGNORED, NOT_UNDERSTOOD}
@@ -194,12 +194,12 @@ def _table(link: Link, role: str, schema: str | None, written: _TableFile) -> Ta
         value: count
         for name, meaning in columns.items()
         if meaning == "status"
-        for value, count in survey.statuses(link, surveyed, name)
+        for value, count in survey.statuses(link, source_table, name)
     }
     statuses = {value: meanings.status(role, value) for value in counts} | written.statuses
     _check_statuses(role, written.statuses)
     return TableMapping(
-        role=role, surveyed=surveyed, columns=columns, statuses=statuses, status_counts=counts
+        role=role, source_table=source_table, columns=columns, statuses=statuses, status_counts=counts
     )
 
 
@@ -226,19 +226,21 @@ def _check_statuses(role: str, written: Mapping[str, str]) -> None:
 
 
 def _printed_table(role: str, table: TableMapping) -> Iterator[str]:
-    surveyed = table.surveyed
-    yield f"\n[{role}]\nschema = {_quoted(surveyed.schema)}\ntable = {_quoted(surveyed.name)}"
+    source_table = table.source_table
+    yield f"\n[{role}]\nschema = {_quoted(source_table.schema)}\ntable = {_quoted(source_table.name)}"
     yield f"\n[{role}.columns]    # one of: {', '.join(KNOWN[role])}, {NOT_UNDERSTOOD}"
     missing = [meaning for meaning in REQUIRED[role] if not table.of(meaning)]
     if missing:
         yield f"# still to be named: {', '.join(missing)}"
-    columns: dict[str, Any] = {column.name: column for column in surveyed.columns}
+    columns: dict[str, Any] = {column.name: column for column in source_table.columns}
     for name, meaning in table.columns.items():
         column = columns[name]
-        closes = "; closes every event with a value" if role == "event" and name in table.unclear else ""
+        closes = (
+            "; closes every event with a value" if role == "event" and name in table.unclear_columns else ""
+        )
         yield (
             f"{_quoted(name)} = {_quoted(meaning)}    "
-            f"# {column.type}, a value in {column.filled} of {surveyed.rows} rows{closes}"
+            f"# {column.type}, a value in {column.filled} of {source_table.rows} rows{closes}"
         )
     allowed = ", ".join([*meanings.STATUSES[role], NOT_UNDERSTOOD])
     yield f"\n[{role}.statuses]    # one of: {allowed}"

@@ -43,8 +43,8 @@ _COUNT_OF_EVENT = sql.SQL("SELECT count(*) FROM {registration} AS registration W
 class RawEvent:
     """An event as the source has it; values without a type here may have any.
 
-    `open` is None if no column tells; `unclear` names its date and flag columns with a value that are not
-    understood.
+    `open` is None if no column tells; `unclear_columns` names its date and flag columns that have a value and
+    are not understood.
     """
 
     id: str
@@ -66,7 +66,7 @@ class RawEvent:
     closed: bool
     deleted: bool
     unlimited: bool
-    unclear: Sequence[str]
+    unclear_columns: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +92,8 @@ class Source:
         event = Expressions("event", mapping.event)
         registration = Expressions("registration", mapping.registration)
         self._names: dict[str, sql.Composable] = {
-            "event": mapping.event.surveyed.identifier,
-            "registration": mapping.registration.surveyed.identifier,
+            "event": mapping.event.source_table.identifier,
+            "registration": mapping.registration.source_table.identifier,
             "event_id": _compared(mapping, registration.column("eventId")),
             "event_key": event.column("id"),
             "slug": event.column("slug"),
@@ -104,7 +104,7 @@ class Source:
             "created": registration.order("createdAt"),
             "place": registration.value("place"),
         }
-        self._event_values = expressions.of_event(event, mapping.event.unclear)
+        self._event_values = expressions.of_event(event, mapping.event.unclear_columns)
         self._registration_values = expressions.of_registration(registration, mapping.spots_each)
         self._refuse_unordered(mapping.registration)
         self._refuse_doubtful_ids(mapping.event, "id")
@@ -170,7 +170,7 @@ class Source:
 
     def _refuse_unordered(self, table: TableMapping) -> None:
         """Raise `AdoptionError` if places or times of registrations are texts that do not sort as such."""
-        columns = {column.name: column for column in table.surveyed.columns}
+        columns = {column.name: column for column in table.source_table.columns}
         for name in table.of("place"):
             if columns[name].category != "N":
                 raise AdoptionError(
@@ -181,7 +181,7 @@ class Source:
             is_sorted = columns[name].kind == "time" and columns[name].category == "D"
             if is_sorted or columns[name].category == "N":
                 continue
-            query = _UNORDERED.format(text=sql.Identifier(name), table=table.surveyed.identifier)
+            query = _UNORDERED.format(text=sql.Identifier(name), table=table.source_table.identifier)
             if links.value(self._link.execute(query)):
                 raise AdoptionError(
                     f'the times in the text column "{name}" do not sort as times, and they give the order of '
@@ -194,7 +194,7 @@ class Source:
         doubtful = sql.SQL(
             "SELECT count(*) FROM (SELECT FROM {} GROUP BY {} HAVING count(*) > 1 OR {} IS NULL) AS doubtful"
         )
-        name = table.surveyed.identifier
+        name = table.source_table.identifier
         query = doubtful.format(name, sql.SQL(", ").join(columns), columns[-1])
         if count := links.value(self._link.execute(query)):
             raise AdoptionError(
@@ -212,7 +212,7 @@ def _compared(mapping: SourceMapping, event_id: sql.Identifier) -> sql.Composabl
     ids = [
         column
         for table, meaning in tables
-        for column in table.surveyed.columns
+        for column in table.source_table.columns
         if column.name == table.of(meaning)[0]
     ]
     same = len({column.type for column in ids}) == 1 or {column.category for column in ids} == {"S"}

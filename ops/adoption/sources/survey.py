@@ -43,7 +43,7 @@ _SEVERAL, _DATES = ("A", "R"), ("date", "timestamp", "tsrange", "tstz", "tsmulti
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Surveyed:
+class SourceTable:
     """A table of the source: schema and name, its number of rows, and its columns in their order."""
 
     schema: str
@@ -57,7 +57,7 @@ class Surveyed:
         return sql.Identifier(self.schema, self.name)
 
 
-def table(link: Link, role: str, *, schema: str | None, name: str | None) -> Surveyed:
+def table(link: Link, role: str, *, schema: str | None, name: str | None) -> SourceTable:
     """Survey the table of events or of registrations; without a name, the one with a known name.
 
     AdmitOne's own tables are never taken for the source's. Raises `AdoptionError` if there is no such table,
@@ -83,7 +83,7 @@ def table(link: Link, role: str, *, schema: str | None, name: str | None) -> Sur
     return _survey(link, *visible[0][:2])
 
 
-def statuses(link: Link, surveyed: Surveyed, column: str) -> list[tuple[str, int]]:
+def statuses(link: Link, source_table: SourceTable, column: str) -> list[tuple[str, int]]:
     """Return the values of a column of statuses, the first `STATUSES_MAX`, each with its number of rows.
 
     A null is an empty text.
@@ -92,11 +92,11 @@ def statuses(link: Link, surveyed: Surveyed, column: str) -> list[tuple[str, int
         "SELECT coalesce({column}::text, '') COLLATE \"C\", count(*) FROM {table} GROUP BY 1"
         " ORDER BY 1 LIMIT {limit}"
     )
-    parts = {"column": sql.Identifier(column), "table": surveyed.identifier, "limit": STATUSES_MAX}
+    parts = {"column": sql.Identifier(column), "table": source_table.identifier, "limit": STATUSES_MAX}
     return [(value, count) for value, count in link.execute(query.format(**parts))]
 
 
-def _survey(link: Link, schema: str, name: str) -> Surveyed:
+def _survey(link: Link, schema: str, name: str) -> SourceTable:
     identifier = sql.Identifier(schema, name)
     described = link.execute(_COLUMNS, [identifier.as_string(link)]).fetchall()
     counts: list[sql.Composable] = [sql.SQL("count(*)")]
@@ -118,7 +118,7 @@ def _survey(link: Link, schema: str, name: str) -> Surveyed:
         )
         for i, (column, shown, category, base) in zip(range(0, len(facts), 3), described, strict=True)
     ]
-    return Surveyed(schema=schema, name=name, rows=rows, columns=columns)
+    return SourceTable(schema=schema, name=name, rows=rows, columns=columns)
 
 
 def _kind(name: str, category: str, base: str, *, dates: bool, flags: bool) -> str:

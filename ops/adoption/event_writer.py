@@ -17,7 +17,7 @@ _WINDOW = ("opens_at", "closes_at", "promote_until", "paused")
 """The settings by which an unfinished event is closed."""
 
 
-class Writing:
+class EventWriter:
     """The writer of one event, a transaction a chunk: each begins with `lock`, and the last one has `finish`.
 
     The registrations are added in the order of the source. Those that earlier runs wrote are brought up to
