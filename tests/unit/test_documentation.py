@@ -105,6 +105,17 @@ def application() -> FastAPI:
     return found.app
 
 
+def test_every_decision_has_its_row() -> None:
+    rows = re.findall(
+        r"^\| \[(\d{4})\]\((.*?)\) \| (.*?) \| ", text_of("docs/decisions/README.md"), re.MULTILINE
+    )
+    records = sorted((CHECKOUT / "docs/decisions").glob("0*.md"))
+    titles = [record.read_text(encoding="utf-8").partition("\n")[0] for record in records]
+    assert [(file, f"# {number}: {title}") for number, file, title in rows] == [
+        (record.name, title) for record, title in zip(records, titles, strict=True)
+    ]
+
+
 def test_every_setting_is_documented_with_its_default() -> None:
     documented = {name: row[0] for name, row in rows_of("docs/operating.md", "Settings").items()}
     assert documented == {f"ADMITONE_{n.upper()}": default_of(f) for n, f in Settings.model_fields.items()}
