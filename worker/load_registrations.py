@@ -27,7 +27,7 @@ from worker.locked_event import LockedEvent, Session
 
 _SQL = Path(__file__).parent / "sql"
 FIND_REGISTRATIONS = statements.load(_SQL / "find_registrations.sql")
-READ_WAITLIST = statements.load(_SQL / "read_waitlist.sql")
+READ_WAITLIST = statements.load(statements.SHARED / "read_waitlist.sql")
 COUNT_OVERSIZED = statements.load(_SQL / "count_oversized.sql")
 
 

@@ -9,6 +9,7 @@ from shared.domain import rules
 from shared.domain.commands import Status
 from shared.domain.event import EventSettings, Registration, Waitlist
 from shared.domain.roster import Roster
+from shared.postgres import statements
 
 _SETTINGS = ", ".join(
     f"'{name}', {column}"
@@ -17,9 +18,17 @@ _SETTINGS = ", ".join(
     )
 )
 
-# The heads of the waitlist are needed only where a spot is free; worker/sql/read_waitlist.sql explains how
-# they are found, and the fences (BETWEEN one size and itself, ORDER BY … LIMIT 1). EXISTS is not used for a
-# follow-up's outcome: PostgreSQL may read all outcomes for that.
+_WAITERS = statements.inlined(
+    statements.SHARED / "read_waitlist.sql",
+    event_id="event.id",
+    capacity="event.capacity",
+    freed=f"least(event.capacity - event.spots_reserved, {rules.PROMOTED_SPOTS_MAX})",
+    leaving_sizes="ARRAY[]",
+    leaving_parties="ARRAY[]",
+)
+
+# The heads of the waitlist are needed only where a spot is free. EXISTS is not used for a follow-up's outcome
+# because PostgreSQL may read all outcomes for it.
 COLUMN = f"""
     json_build_object(
         'now', now(), 'spotsReserved', spots_reserved, 'waitlistLength', waitlist_length,
@@ -31,29 +40,9 @@ COLUMN = f"""
                 LIMIT greatest(coalesce(waitlist_length - waitlist_limit + 1, 0), 0)
             ) AS large
         ),
-        'waiters', ARRAY(
-            WITH RECURSIVE size AS (
-                (SELECT spots_count AS spots FROM registration
-                 WHERE event_id = event.id AND status = 'WAITLIST' AND spots_count <= capacity
-                   AND spots_reserved < capacity AND waitlist_length > 0
-                 ORDER BY spots_count LIMIT 1)
-                UNION ALL
-                SELECT (SELECT spots_count FROM registration
-                        WHERE event_id = event.id AND status = 'WAITLIST'
-                          AND spots_count > size.spots AND spots_count <= capacity
-                        ORDER BY spots_count LIMIT 1)
-                FROM size WHERE size.spots IS NOT NULL
-            )
-            SELECT json_build_array(seq, id, spots_count)
-            FROM size CROSS JOIN LATERAL (
-                SELECT seq, id, spots_count FROM registration
-                WHERE event_id = event.id AND status = 'WAITLIST'
-                  AND spots_count BETWEEN size.spots AND size.spots
-                ORDER BY spots_count, seq
-                LIMIT least(capacity - spots_reserved, {rules.PROMOTED_SPOTS_MAX}) / size.spots + 2
-            ) AS waiter
-            WHERE size.spots IS NOT NULL
-        ),
+        'waiters', CASE WHEN spots_reserved < capacity AND waitlist_length > 0 THEN ARRAY(
+            SELECT json_build_array(seq, id, spots_count) FROM ({_WAITERS}) AS waiter
+        ) ELSE ARRAY[]::json[] END,
         'followUp', CASE WHEN follow_up_id IS NOT NULL AND (
             SELECT command_id FROM outcome WHERE event_id = event.id AND command_id = event.follow_up_id
         ) IS NULL THEN follow_up_id END,

@@ -580,7 +580,7 @@ def plans(servers: Servers, module_database: str) -> Iterator[dict[str, dict[str
             return {name: explain(executes[name], name) for name in sources}
 
         sources = statements()
-        in_files = {path.stem for path in (CHECKOUT / "worker/sql").glob("*.sql")}
+        in_files = {path.stem for path in (CHECKOUT / "worker/sql").glob("*.sql")} | {"read_waitlist"}
         in_intake, in_pool = partial(in_api, accepting), partial(in_api, reading)
         in_admins_pool = partial(in_api, reading_for_admins)
         executes: dict[str, Execute] = (
