@@ -67,7 +67,12 @@ class Arena:
         ends.callback(processes.stop, self._programs)
         for name in plan.BASELINES:
             self.baselines[name] = self._serve(
-                ends, name, "benchmarks.contestants.serving", name, ready_path="/", **self._baseline(name)
+                ends,
+                name,
+                "benchmarks.contestants.serving",
+                name,
+                ready_path="/openapi.json",
+                **self._baseline(name),
             )
         self.api = self._serve(ends, "api", "ops.cli", "api", "--fd", ready_path="/readyz", **self._service())
         for number in range(workers):

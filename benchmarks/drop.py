@@ -66,14 +66,18 @@ def drop(arena: Arena, point: Point, registrations: int) -> Drop:
 @contextmanager
 def _watched(groups: Mapping[str, Collection[int]]) -> Iterator[dict[str, list[float]]]:
     """Take samples of the groups' memory for as long as the block lasts, the first and the last included."""
-    samples: dict[str, list[float]] = {name: [_largest_mb(pids)] for name, pids in groups.items()}
+    samples: dict[str, list[float]] = {name: [] for name in groups}
     over = threading.Event()
+
+    def sample() -> None:
+        for name, pids in groups.items():
+            samples[name].append(_largest_mb(pids))
 
     def watch() -> None:
         while not over.wait(SECONDS_PER_SAMPLE):
-            for name, pids in groups.items():
-                samples[name].append(_largest_mb(pids))
+            sample()
 
+    sample()
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
@@ -81,8 +85,7 @@ def _watched(groups: Mapping[str, Collection[int]]) -> Iterator[dict[str, list[f
     finally:
         over.set()
         watcher.join()
-        for name, pids in groups.items():
-            samples[name].append(_largest_mb(pids))
+        sample()
 
 
 def _largest_mb(pids: Collection[int]) -> float:

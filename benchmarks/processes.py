@@ -1,22 +1,18 @@
 """The measured servers: child processes that are stopped by their pids."""
 
-import asyncio
 import signal
 import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import uvloop
 
 from benchmarks.contestants import serving
 from ops import child_processes
 from ops.child_processes import Child
 from ops.embedded.server import clean_environment
-from ops.rehearsal import http_client
+from ops.stack import readiness
 from ops.stack.programs import CHECKOUT
 from shared.errors import ExpectedError
 
@@ -79,19 +75,13 @@ class HttpServer(Process):
         return f"http://{HOST}:{self.port}"
 
     def wait_ready(self) -> None:
-        """Return once the server answers without an error of its own; raises `BenchmarkError`."""
-        uvloop.run(self._until_ready())
-
-    async def _until_ready(self) -> None:
+        """Return once the server is ready; raises `BenchmarkError`."""
         until = time.monotonic() + READY_SECONDS_MAX
-        async with http_client.Connection(self.url) as connection:
-            while time.monotonic() < until:
-                self.check()
-                with suppress(http_client.ConnectionLost):
-                    if (await connection.request("GET", self.ready_path)).status < serving.SERVER_ERROR_MIN:
-                        return
-                await asyncio.sleep(READY_POLL_SECONDS)
-        raise BenchmarkError(f"{self.name} is not ready{self.last_words()}")
+        while reason := readiness.unready(self.port, self.ready_path):
+            self.check()
+            if time.monotonic() > until:
+                raise BenchmarkError(f"{self.name} is not ready: {reason}{self.last_words()}")
+            time.sleep(READY_POLL_SECONDS)
 
 
 def stop(programs: Collection[Process]) -> None:

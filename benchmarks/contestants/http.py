@@ -1,7 +1,7 @@
 """The HTTP contract of all contestants: one path, one body with the same rules, one small answer."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Literal
@@ -34,9 +34,10 @@ class Registered(BaseModel):
     status: Status
 
 
-def application() -> FastAPI:
-    """Return an application without routes, started as the service is; a time-out is answered with 503."""
+def application(register: Callable[[str, Registering], Awaitable[Registered]]) -> FastAPI:
+    """Return an application with one way of registering, started as the service is; a time-out is a 503."""
     app = FastAPI(lifespan=_lifespan)
+    app.post(PATH, status_code=HTTPStatus.CREATED)(register)
     app.add_exception_handler(TimeoutError, _too_late)
     app.add_exception_handler(PoolTimeoutError, _too_late)
     return app

@@ -4,7 +4,6 @@ The other ways are served by uvicorn as it comes, so that figures stay comparabl
 `empty-here` is `empty` on the service's own server, with its flags and its bounds.
 """
 
-import importlib
 import socket
 import sys
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from benchmarks.contestants import http, ways
+
 BACKLOG = 4_096
 KEEP_ALIVE_SECONDS = 75
 SHUTDOWN_SECONDS_MAX = 3
-SERVER_ERROR_MIN = 500
 _HERE = "-here"
 
 
@@ -54,5 +54,5 @@ def serve_here(app: FastAPI, fd: int) -> None:
 
 if __name__ == "__main__":
     name, handle = sys.argv[1:]
-    contestant = importlib.import_module(f"benchmarks.contestants.{name.removesuffix(_HERE)}")
-    (serve_here if name.endswith(_HERE) else serve)(contestant.app, int(handle))
+    app = http.application(getattr(ways, name.removesuffix(_HERE)))
+    (serve_here if name.endswith(_HERE) else serve)(app, int(handle))

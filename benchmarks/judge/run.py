@@ -31,25 +31,13 @@ WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a judgement; raises `BenchmarkError` for a value out of range.
-
-    `variables` are settings of this version that the other one has not.
-    """
+    """The options of a judgement; `variables` are settings of this version that the other one has not."""
 
     against: str
     figures: tuple[str, ...]
     turns_each: int
-    turns_min: int
     seconds: int
     variables: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.figures) - set(figures.FIGURES)):
-            raise BenchmarkError(f"{unknown[0]!r} is none of the figures {', '.join(figures.FIGURES)}")
-        if not self.turns_min <= self.turns_each <= plan.ROUNDS_MAX:
-            raise BenchmarkError(f"turns must be {self.turns_min} to {plan.ROUNDS_MAX}")
-        if not 1 <= self.seconds <= plan.SECONDS_MAX:
-            raise BenchmarkError(f"seconds must be 1 to {plan.SECONDS_MAX}")
 
 
 def options(  # noqa: PLR0913 - one parameter for each option
@@ -61,17 +49,27 @@ def options(  # noqa: PLR0913 - one parameter for each option
     seconds: int | None,
     variables: Sequence[str] = (),
 ) -> Options:
-    """Return the options with their defaults. The open loop needs the rate that the closed one measures."""
+    """Return the options with their defaults; raises `BenchmarkError` for a value out of range.
+
+    The open loop needs the rate that the closed one measures.
+    """
     wanted = set(only.split(",")) if only else set(DEFAULT_FIGURES)
     if figures.OPEN in wanted:
         wanted.add(figures.CLOSED_256)
-    known = [name for name in figures.FIGURES if name in wanted]
+    if unknown := sorted(wanted - set(figures.FIGURES)):
+        raise BenchmarkError(f"{unknown[0]!r} is none of the figures {', '.join(figures.FIGURES)}")
+    turns_min = 1 if quick else judgement.TURNS_MIN
+    turns = turns or (judgement.TURNS_QUICK if quick else judgement.TURNS_MIN)
+    if not turns_min <= turns <= plan.ROUNDS_MAX:
+        raise BenchmarkError(f"turns must be {turns_min} to {plan.ROUNDS_MAX}")
+    seconds = seconds or (SECONDS_QUICK if quick else SECONDS)
+    if not 1 <= seconds <= plan.SECONDS_MAX:
+        raise BenchmarkError(f"seconds must be 1 to {plan.SECONDS_MAX}")
     return Options(
         against=against,
-        figures=(*known, *sorted(wanted.difference(known))),
-        turns_each=turns or (judgement.TURNS_QUICK if quick else judgement.TURNS_MIN),
-        turns_min=1 if quick else judgement.TURNS_MIN,
-        seconds=seconds or (SECONDS_QUICK if quick else SECONDS),
+        figures=tuple(name for name in figures.FIGURES if name in wanted),
+        turns_each=turns,
+        seconds=seconds,
         variables=dict(map(_variable, variables)),
     )
 

@@ -1,6 +1,5 @@
 """The temporary stack of a rehearsal: a whole service on data of its own."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -8,18 +7,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http import HTTPStatus
+from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
 from urllib.parse import urlsplit
 
-import uvloop
-
 from ops import child_processes
-from ops.rehearsal import http_client
 from ops.rehearsal.drop import ADMIN_KEY, Plan, RehearsalError
+from ops.stack import readiness
 from ops.stack.programs import CHECKOUT
 
 STACK_START_SECONDS_MAX = 90.0
@@ -51,14 +47,16 @@ def stopped_like_interrupted() -> Iterator[None]:
 @contextmanager
 def own_stack(plan: Plan, *, keep: bool) -> Iterator[None]:
     """Run the whole service at the plan's address while the block lasts, on temporary data."""
+    port = urlsplit(plan.url).port
+    assert port is not None, "the address is the plan's own"
     folder = Path(tempfile.mkdtemp(prefix="admitone-rehearsal-"))
     log = folder / "stack.log"
     try:
         up = [sys.executable, "-m", "ops.cli", "up", "--no-demo", "--data", str(folder / "data")]
-        up += ["--port", str(urlsplit(plan.url).port)]
+        up += ["--port", str(port)]
         stack = child_processes.spawn(up, log=log, env=_own_environment(plan), cwd=CHECKOUT)
         try:
-            uvloop.run(_until_ready(plan.url, stack, log))
+            _wait_ready(port, stack, log)
             yield
         finally:
             child_processes.stop(stack, signal.SIGTERM, STACK_STOP_SECONDS_MAX)
@@ -79,14 +77,12 @@ def _own_environment(plan: Plan) -> dict[str, str]:
     return {**others, ADMIN_KEY: plan.admin_key}
 
 
-async def _until_ready(url: str, stack: subprocess.Popen[bytes], log: Path) -> None:
-    until = perf_counter() + STACK_START_SECONDS_MAX
-    async with http_client.Connection(url) as connection:
-        while perf_counter() < until and stack.poll() is None:
-            with suppress(http_client.ConnectionLost):
-                if (await connection.request("GET", "/readyz")).status == HTTPStatus.OK:
-                    return
-            await asyncio.sleep(STACK_POLL_SECONDS)
+def _wait_ready(port: int, stack: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + STACK_START_SECONDS_MAX
+    while time.monotonic() < until and stack.poll() is None:
+        if readiness.unready(port) is None:
+            return
+        time.sleep(STACK_POLL_SECONDS)
     raise RehearsalError(
         f"the rehearsal's own stack did not become ready; the end of its log:{child_processes.tail(log)}"
     )

@@ -12,10 +12,10 @@ DEMO = {"slug": "demo", "title": "Demonstration drop", "capacity": 100}
 DEMO_SECONDS_MAX = 10.0
 
 
-def unready(port: int) -> str | None:
-    """Return the reason why the API is not ready; None if it is ready."""
+def unready(port: int, path: str = "/readyz") -> str | None:
+    """Return the reason why the server of this port is not ready; None if it answers this path with 200."""
     try:
-        status, body = _ask(port, ANSWER_SECONDS_MAX, "GET", "/readyz")
+        status, body = _ask(port, ANSWER_SECONDS_MAX, "GET", path)
     except (OSError, http.client.HTTPException) as error:
         return f"the API does not answer ({str(error) or type(error).__name__})"
     return None if status == HTTPStatus.OK else f"HTTP {status} {' '.join(body.split())}"

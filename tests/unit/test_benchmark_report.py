@@ -414,7 +414,7 @@ def test_the_empty_endpoint_is_also_served_with_the_services_own_flags(
 
 def test_the_other_ways_are_served_by_uvicorn_as_it_comes() -> None:
     asked = (
-        "from benchmarks.contestants import counter, empty, serving\n"
+        "from benchmarks.contestants import serving, ways\n"
         "from uvicorn.protocols.http import httptools_impl as uvicorns\n"
         "print(uvicorns.RequestResponseCycle.__module__ == uvicorns.__name__)"
     )
