@@ -29,7 +29,7 @@ _SETTLED_LATELY = text(f"""
 """)
 
 # A locked or changed row names its transaction in xmax, and a running transaction holds a lock on its own
-# number, so the holder is found although nobody waits for it. A prepared transaction has no process.
+# number, so the holder is found also if no session waits for it. A prepared transaction has no process.
 _ROW_HOLDERS = text(
     """
     SELECT event.id, held.pid, activity.application_name AS application, activity.state, prepared.gid,
