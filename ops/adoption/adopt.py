@@ -46,8 +46,10 @@ def command(  # noqa: PLR0913 - one parameter for each option
     try:
         adopt(database_url, source_url, report, mapping_file=mapping_file, closed=closed)
     finally:
-        if report.complete or report.events:
-            _print(report, as_json=as_json)
+        if as_json and (report.complete or report.events):
+            print(json.dumps(report.as_json(), indent=2))
+        elif report.complete or report.events:
+            printing.show(report)
     return 0 if report.all_taken else 1
 
 
@@ -78,10 +80,3 @@ def adopt(
         source = Source(source_link, mapped)
         with printing.bar(mapped.registration.source_table.rows) as advance:
             Adoption(source, target, reader, report, advance).run()
-
-
-def _print(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report.as_json(), indent=2))
-    else:
-        printing.show(report)

@@ -20,11 +20,6 @@ _FATES = {
     Fate.ALREADY_ADOPTED: "already adopted",
     Fate.LEFT_OUT: "left out",
 }
-_FATES_OF_A_DRY_RUN = {
-    **_FATES,
-    Fate.ADOPTED: "would be adopted",
-    Fate.UPDATED: "would be brought up to date",
-}
 _MEANINGS = {NOT_UNDERSTOOD: "not honoured", IGNORED: "no bearing"}
 
 
@@ -61,11 +56,11 @@ def _columns(report: Report) -> Table:
 def _events(report: Report) -> Table:
     headings = "event", "", "taken", "confirmed", "waiting", "over", "drift", "promotable", "closed"
     table = _table("Events", *headings)
-    fates = _FATES_OF_A_DRY_RUN if report.dry_run else _FATES
     for event in report.events:
+        would = "would be " if report.dry_run and event.fate in (Fate.ADOPTED, Fate.UPDATED) else ""
         name = event.slug or event.source_id
         numbers = [] if event.registrations is None else _numbers(event)
-        table.add_row(name, fates[event.fate], *numbers)
+        table.add_row(name, would + _FATES[event.fate], *numbers)
     return table
 
 

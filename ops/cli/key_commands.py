@@ -2,17 +2,14 @@
 
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ops.cli import service_commands
-from ops.cli.service_commands import AsJson, Data
+from ops.cli.service_commands import DATA, AsJson, Data
 from shared.domain import access, commands
 from shared.domain.access import Principal, Scope
-
-_DATA = Path(".admitone")
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
@@ -43,7 +40,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
         typer.Option(callback=_organiser, help="Only for its events; without it for those of all."),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=access.DAYS_MAX, help="Valid so long.")] = access.DAYS,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Create an API key; standard output shows it this once."""
@@ -60,7 +57,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
 
 
 @keys.command("list")
-def list_keys(*, data: Data = _DATA, as_json: AsJson = False) -> None:
+def list_keys(*, data: Data = DATA, as_json: AsJson = False) -> None:
     """List all API keys by their prefixes."""
     from ops.maintenance import api_keys  # noqa: PLC0415
 
@@ -75,7 +72,7 @@ def list_keys(*, data: Data = _DATA, as_json: AsJson = False) -> None:
 def revoke(
     prefix: Annotated[str, typer.Argument(help="The key's prefix, as `keys list` shows it.")],
     *,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Revoke an API key; after a second it is accepted nowhere."""
@@ -94,7 +91,7 @@ def assign(
     ],
     events: Annotated[list[str], typer.Argument(help="Slugs or ids.")],
     *,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Give events to an organiser, such as adopted ones."""

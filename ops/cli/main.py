@@ -52,7 +52,7 @@ def _options(
 def up(
     *,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port on 127.0.0.1.")] = 9000,
-    data: Annotated[Path, typer.Option(help="The folder that keeps all data.")] = Path(".admitone"),
+    data: Annotated[Path, typer.Option(help="The folder that keeps all data.")] = service_commands.DATA,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
     api_processes: Annotated[int, typer.Option(min=1, max=64, help="API processes.")] = 1,
     demo: Annotated[bool, typer.Option(help="Make the demonstration event.")] = True,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Data = Annotated[Path, typer.Option(help="The data folder of a running stack.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Events = Annotated[list[str] | None, typer.Argument(help="Slugs or ids; all events when left out.")]
-_DATA = Path(".admitone")
+DATA = Path(".admitone")
 _DAYS_MAX = 36_500  # a hundred years: PostgreSQL takes longer times, and Python cannot read them
 
 audit = typer.Typer(help="Check and replay the audit trail.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def status(*, data: Data = _DATA, as_json: AsJson = False) -> None:
+def status(*, data: Data = DATA, as_json: AsJson = False) -> None:
     """Show workers, the events that each owns, what is pending, and drift."""
     from ops.maintenance import status as statuses  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ def verify(
     heal: Annotated[
         bool, typer.Option("--heal", help="Have drifted counters healed by their owners.")
     ] = False,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Compare counters with rows, and the numbering with the ledger; exit status 1 where they differ."""
@@ -77,7 +77,7 @@ def verify(
 
 
 @audit.command("check")
-def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = False) -> None:
+def audit_check(events: Events = None, *, data: Data = DATA, as_json: AsJson = False) -> None:
     """Verify numbers and hashes of the trail; exit status 1 where an entry is missing or broken."""
     from ops.maintenance import audit  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def audit_check(events: Events = None, *, data: Data = _DATA, as_json: AsJson = 
 def audit_replay(
     event: Annotated[str, typer.Argument(help="The event's slug or id.")],
     *,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild statuses and counter from the trail; exit status 1 where the tables differ."""
@@ -142,7 +142,7 @@ def adopt(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--print-mapping", help="Print the mapping as a file to edit, and adopt nothing.")
     ] = False,
     closed: Annotated[bool, typer.Option("--closed", help="Adopt every event closed.")] = False,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Adopt the events and registrations of an existing system; a later run brings them up to date."""
@@ -165,7 +165,7 @@ def adopt(  # noqa: PLR0913 - one parameter for each option
 def tidy(
     *,
     days: Annotated[int, typer.Option(min=0, max=_DAYS_MAX, help="Keep everything at least this long.")] = 30,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Forget old idempotency keys, payloads, and commands that have no effect left; for a nightly job."""
@@ -211,7 +211,7 @@ def erase(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option(callback=_reason, help="For the audit trail; nothing personal.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Erase names and addresses, by registration, address or age; registrations and spots stay."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -88,8 +87,7 @@ def _migrate(engine: Engine, revision: str) -> None:
             )
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": locks.UPGRADE})
         connection.execute(_WAIT)
-        config = _config()
-        config.attributes["connection"] = connection
+        config = Config(toml_file=_CHECKOUT / "pyproject.toml", attributes={"connection": connection})
         command.upgrade(config, revision)
 
 
@@ -104,23 +102,3 @@ def _build_indexes(connection: Connection) -> None:
             connection.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON {definition}"))
     for name in _REPLACED_INDEXES:
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
-
-
-def downgrade(database_url: str, revision: str) -> None:
-    """Run the downgrades down to `revision`."""
-    engine = connections.operator_engine(database_url, writes=True)
-    with engine.begin() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-
-
-def head() -> str:
-    """Return the newest revision that this version knows."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None, "the checkout has no migrations"
-    return revision
-
-
-def _config() -> Config:
-    return Config(toml_file=_CHECKOUT / "pyproject.toml")

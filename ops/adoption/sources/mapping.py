@@ -5,7 +5,7 @@ A mapping file is TOML and may be partial: what it does not say is guessed by na
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -197,32 +197,28 @@ def _table(link: Link, role: str, schema: str | None, written: _TableFile) -> Ta
         for value, count in survey.statuses(link, source_table, name)
     }
     statuses = {value: meanings.status(role, value) for value in counts} | written.statuses
-    _check_statuses(role, written.statuses)
+    _check_meanings("status", written.statuses, [*meanings.STATUSES[role], NOT_UNDERSTOOD])
     return TableMapping(
         role=role, source_table=source_table, columns=columns, statuses=statuses, status_counts=counts
     )
 
 
 def _check_columns(role: str, guessed: Mapping[str, str], written: Mapping[str, str]) -> None:
-    allowed = {*KNOWN[role], IGNORED, NOT_UNDERSTOOD}
-    for name, meaning in written.items():
+    for name in written:
         if name not in guessed:
             raise AdoptionError(f"the mapping names a column {name!r}, which the table of {role}s has not")
-        if meaning not in allowed:
-            known = ", ".join(sorted(allowed))
-            raise AdoptionError(f"the mapping says {meaning!r} of the column {name!r}; it may say {known}")
+    _check_meanings("column", written, sorted({*KNOWN[role], IGNORED, NOT_UNDERSTOOD}))
     many = MANY if role == "registration" else MANY - {"name"}
     for meaning in set(written.values()) - many - {IGNORED, NOT_UNDERSTOOD}:
         if list(written.values()).count(meaning) > 1:
             raise AdoptionError(f"the mapping gives the meaning {meaning!r} to more than one column")
 
 
-def _check_statuses(role: str, written: Mapping[str, str]) -> None:
-    allowed = [*meanings.STATUSES[role], NOT_UNDERSTOOD]
-    for value, meaning in written.items():
+def _check_meanings(kind: str, written: Mapping[str, str], allowed: Sequence[str]) -> None:
+    for name, meaning in written.items():
         if meaning not in allowed:
             known = ", ".join(allowed)
-            raise AdoptionError(f"the mapping says {meaning!r} of the status {value!r}; it may say {known}")
+            raise AdoptionError(f"the mapping says {meaning!r} of the {kind} {name!r}; it may say {known}")
 
 
 def _printed_table(role: str, table: TableMapping) -> Iterator[str]:

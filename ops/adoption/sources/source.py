@@ -17,17 +17,22 @@ from ops.adoption.sources.mapping import SourceMapping, TableMapping
 BATCH_ROWS = 5_000
 """The most registrations in memory at once, and in one transaction of the target."""
 
-_EVENT_IDS = sql.SQL('SELECT {id}::text FROM {event} AS event ORDER BY {created}, {id}::text COLLATE "C"')
+_EVENT_IDS = sql.SQL("""
+    SELECT {event_key}::text FROM {event} AS event ORDER BY {event_created}, {event_key}::text COLLATE "C"
+""")
 # Values are literals, not parameters: beside parameters a % in the name of a column would be a placeholder.
-_EVENT = sql.SQL("SELECT {values} FROM {event} AS event WHERE {id} = {asked}")
-_SLUG_OF_ANOTHER = sql.SQL(
-    "SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = {given} AND {id}::text <> {asked})"
-)
-_REGISTRATIONS = sql.SQL("SELECT {values} FROM {registration} AS registration")
-_OF_EVENT = sql.SQL(" WHERE {event_id} = {asked} ORDER BY {place} NULLS FIRST, {created}, {id}")
-_OF_NO_EVENT = sql.SQL(
-    " WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)"
-)
+_EVENT = sql.SQL("SELECT {event_values} FROM {event} AS event WHERE {event_key} = {asked}")
+_SLUG_OF_ANOTHER = sql.SQL("""
+    SELECT EXISTS (SELECT FROM {event} AS event WHERE {slug}::text = {given} AND {event_key}::text <> {asked})
+""")
+_OF_EVENT = sql.SQL("""
+    SELECT {registration_values} FROM {registration} AS registration
+    WHERE {event_id} = {asked} ORDER BY {place} NULLS FIRST, {registration_created}, {registration_key}
+""")
+_OF_NO_EVENT = sql.SQL("""
+    SELECT {registration_values} FROM {registration} AS registration
+    WHERE NOT EXISTS (SELECT FROM {event} AS event WHERE {event_key}::text = {event_id}::text)
+""")
 # Texts of ISO 8601 sort as times if all have the same offset and the same sign before the hour, and with "Z",
 # which sorts behind a fraction, the same length.
 _UNORDERED = sql.SQL(r"""
@@ -96,16 +101,14 @@ class Source:
             "registration": mapping.registration.source_table.identifier,
             "event_id": _compared(mapping, registration.column("eventId")),
             "event_key": event.column("id"),
+            "event_created": event.value("createdAt"),
+            "event_values": expressions.of_event(event, mapping.event.unclear_columns),
             "slug": event.column("slug"),
-        }
-        self._of_event = {"id": event.column("id"), "created": event.value("createdAt")}
-        self._of_registration = {
-            "id": registration.order("id"),
-            "created": registration.order("createdAt"),
+            "registration_key": registration.order("id"),
+            "registration_created": registration.order("createdAt"),
+            "registration_values": expressions.of_registration(registration, mapping.spots_each),
             "place": registration.value("place"),
         }
-        self._event_values = expressions.of_event(event, mapping.event.unclear_columns)
-        self._registration_values = expressions.of_registration(registration, mapping.spots_each)
         self._refuse_unordered(mapping.registration)
         self._refuse_doubtful_ids(mapping.event, "id")
         self._refuse_doubtful_ids(mapping.registration, "eventId", "id")
@@ -116,14 +119,12 @@ class Source:
 
     def event_ids(self) -> list[str]:
         """Return the ids of all events, oldest first."""
-        return [id_ for (id_,) in self._link.execute(_EVENT_IDS.format(**self._names, **self._of_event))]
+        return [id_ for (id_,) in self._link.execute(self._query(_EVENT_IDS))]
 
     def event(self, id_: str) -> RawEvent | None:
         """Return an event, None if it was deleted meanwhile."""
-        asked = sql.Literal(id_)
-        query = _EVENT.format(values=self._event_values, asked=asked, **self._names, **self._of_event)
         with self._link.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(query).fetchone()
+            row = cursor.execute(self._query(_EVENT, asked=id_)).fetchone()
         if row is None:
             return None
         closes_at, over = (
@@ -134,9 +135,7 @@ class Source:
 
     def slug_is_anothers(self, slug: str, id_: str) -> bool:
         """Return True if another event has the slug."""
-        asked = {"given": sql.Literal(slug), "asked": sql.Literal(id_)}
-        query = _SLUG_OF_ANOTHER.format(**asked, **self._names, **self._of_event)
-        return bool(links.value(self._link.execute(query)))
+        return bool(links.value(self._link.execute(self._query(_SLUG_OF_ANOTHER, given=slug, asked=id_))))
 
     def registrations(self, event_id: str) -> Generator[list[RawRegistration]]:
         """Yield an event's registrations in the order of their places, then of their times, batch by batch.
@@ -145,20 +144,20 @@ class Source:
         Registrations of the same moment are in the order of their ids: numbers, or texts byte by byte, which
         does not depend on a collation. Call this within a snapshot.
         """
-        return self._batches(_OF_EVENT, asked=sql.Literal(event_id))
+        return self._batches(self._query(_OF_EVENT, asked=event_id))
 
     def registrations_of_no_event(self) -> Generator[list[RawRegistration]]:
         """Yield the registrations without an event. Call this within a snapshot."""
-        return self._batches(_OF_NO_EVENT)
+        return self._batches(self._query(_OF_NO_EVENT))
 
     def count_of(self, event_id: str) -> int:
         """Return the number of an event's registrations."""
-        query = _COUNT_OF_EVENT.format(asked=sql.Literal(event_id), **self._names)
-        return int(links.value(self._link.execute(query)))
+        return int(links.value(self._link.execute(self._query(_COUNT_OF_EVENT, asked=event_id))))
 
-    def _batches(self, which: sql.SQL, **asked: sql.Composable) -> Generator[list[RawRegistration]]:
-        select = _REGISTRATIONS.format(values=self._registration_values, **self._names)
-        query = select + which.format(**asked, **self._names, **self._of_registration)
+    def _query(self, statement: sql.SQL, **asked: str) -> sql.Composed:
+        return statement.format(**self._names, **{name: sql.Literal(text) for name, text in asked.items()})
+
+    def _batches(self, query: sql.Composed) -> Generator[list[RawRegistration]]:
         cursor = self._link.cursor("adoption", row_factory=class_row(RawRegistration))
         with links.database_errors(), cursor:
             cursor.execute(query)
