@@ -31,6 +31,8 @@ _RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 1.0
 # Classes of SQLSTATE: data exception, integrity constraint violation, program limit exceeded, internal error.
 _OF_THE_COMMAND = ("22", "23", "54", "XX")
 _TIMED_OUT = "57014"
+_TRAIL_AHEAD = "audit_entry_pkey"
+"""Broken by every command of an event whose `audit_seq` is behind its audit trail."""
 
 
 class Place(NamedTuple):
@@ -59,7 +61,9 @@ ALONE_AGAIN = Patience(800, 250)
 
 def of_command(error: BaseException) -> bool:
     """Return True if a database error of a command that was alone in its transaction is the command's own."""
-    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_OF_THE_COMMAND)
+    if not isinstance(error, psycopg.Error) or error.diag.constraint_name == _TRAIL_AHEAD:
+        return False
+    return (error.sqlstate or "").startswith(_OF_THE_COMMAND)
 
 
 def timed_out(error: BaseException) -> bool:

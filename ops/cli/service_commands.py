@@ -55,7 +55,7 @@ def verify(
     events: Events = None,
     *,
     heal: Annotated[
-        bool, typer.Option("--heal", help="Have drifted counters healed by their owners.")
+        bool, typer.Option("--heal", help="Heal what differs, counters by their owners.")
     ] = False,
     data: Data = DATA,
     as_json: AsJson = False,

@@ -100,7 +100,9 @@ def _check(connection: Connection, event: _Entry) -> AuditedEvent:
             audited.problems.append(problem)
             return audited
         audited.entries, previous = number, row.hash
-    if audited.entries != event.audit_seq:
+    if audited.entries > event.audit_seq:
+        audited.problems.append(f"the event counts {event.audit_seq} of {audited.entries} entries")
+    if audited.entries < event.audit_seq:
         audited.problems.append(f"entries {audited.entries + 1} to {event.audit_seq} are missing at the end")
     return audited
 

@@ -70,12 +70,16 @@ _STANDSTILLS = text("""
            event.audit_seq > 0 AND NOT EXISTS (
                SELECT FROM audit_entry WHERE event_id = event.id AND number = event.audit_seq
            ) AS is_trail_cut_off,
+           EXISTS (
+               SELECT FROM audit_entry WHERE event_id = event.id AND number = event.audit_seq + 1
+           ) AS is_behind_its_trail,
            (SELECT version FROM command WHERE event_id = event.id AND id = (  -- by key (decision 0014)
                SELECT command_id FROM pending_command WHERE event_id = event.id ORDER BY seq LIMIT 1
            )) > :version AS is_of_a_newer_version
     FROM event WHERE event.id = ANY(CAST(:event_ids AS uuid[]))
 """)
 _CUT_OFF = "its audit trail is cut off: look at `audit check`"
+_BEHIND = "its `audit_seq` is behind its audit trail: run `verify --heal`"
 _NEWER = "its next command needs a worker of a newer version"
 
 
@@ -122,9 +126,9 @@ def read(
     holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
     holders = _by_event(_sharers(connection, parameters)) | holders
     standstills = {
-        row.id: _CUT_OFF if row.is_trail_cut_off else _NEWER
+        row.id: _CUT_OFF if row.is_trail_cut_off else _BEHIND if row.is_behind_its_trail else _NEWER
         for row in connection.execute(_STANDSTILLS, {**parameters, "version": commands.VERSION})
-        if row.is_trail_cut_off or row.is_of_a_newer_version
+        if row.is_trail_cut_off or row.is_behind_its_trail or row.is_of_a_newer_version
     }
     troubles: dict[UUID, list[Row[Any]]] = {}
     for trouble in connection.execute(_TROUBLES, parameters):

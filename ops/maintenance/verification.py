@@ -1,4 +1,7 @@
-"""Compares every counter with its rows, and the ledger's numbering with its commands."""
+"""Compares every counter with its rows, and the ledger's numbering with its commands.
+
+The counters of an event are those of its registrations, and `audit_seq`, the number of its last audit entry.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +20,9 @@ _EVENTS = text("""
            event.waitlist_length, event.overbooked_spots,
            coalesce(sum(registration.spots_count) FILTER (WHERE registration.status = 'CONFIRMED'), 0)::bigint
            AS confirmed,
-           count(*) FILTER (WHERE registration.status = 'WAITLIST') AS waiting
+           count(*) FILTER (WHERE registration.status = 'WAITLIST') AS waiting,
+           (SELECT coalesce(max(number), 0) FROM audit_entry WHERE event_id = event.id) - event.audit_seq
+           AS trail_lag
     FROM event LEFT JOIN registration ON registration.event_id = event.id
     WHERE CAST(:names AS text[]) IS NULL OR event.slug = ANY(:names) OR event.id::text = ANY(:names)
     GROUP BY event.id
@@ -31,7 +36,11 @@ class VerificationError(ExpectedError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifiedEvent:
-    """One event: its counters beside its rows; they differ after a bug."""
+    """One event: its counters beside its rows; they differ after a bug.
+
+    `trail_lag` is the number of audit entries that `audit_seq` does not count; below zero, of those that are
+    missing at the trail's end.
+    """
 
     id: UUID
     event: str
@@ -42,6 +51,12 @@ class VerifiedEvent:
     waitlist_length: int
     waiting: int
     overbooked_spots: int
+    trail_lag: int
+
+    @property
+    def has_drift(self) -> bool:
+        """Return True if a counter of registrations differs from its rows."""
+        return self.drift != 0 or self.waitlist_length != self.waiting
 
     @property
     def drift(self) -> int:
@@ -50,8 +65,8 @@ class VerifiedEvent:
 
     @property
     def in_sync(self) -> bool:
-        """Return True if both counters equal their rows."""
-        return self.drift == 0 and self.waitlist_length == self.waiting
+        """Return True if all counters equal their rows."""
+        return not self.has_drift and self.trail_lag == 0
 
 
 def verify(connection: Connection, names: Sequence[str] = ()) -> list[VerifiedEvent]:
@@ -108,7 +123,7 @@ def show(events: Sequence[VerifiedEvent], numbering_lag: int = 0) -> None:
     numbers = "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by"
     table = Table(Column("event", overflow="fold"), *numbers)
     for event in events:
-        if event.in_sync and not event.overbooked_spots:
+        if not event.has_drift and not event.overbooked_spots:
             continue
         table.add_row(
             event.event,
@@ -121,10 +136,21 @@ def show(events: Sequence[VerifiedEvent], numbering_lag: int = 0) -> None:
         )
     if table.row_count:
         console.print(table)
-    drifted = sum(not event.in_sync for event in events)
+    for event in events:
+        if event.trail_lag:
+            console.print(f"[bold red]{_trail(event)}")
+    drifted = sum(event.has_drift for event in events)
     if numbering_lag:
         console.print(
             f"[bold red]The ledger's numbering is {numbering_lag} behind: a new command would get the place "
             "of an older one, so none is accepted. Repair it with --heal."
         )
     console.print(f"{len(events)} events verified, {drifted} with drift.")
+
+
+def _trail(event: VerifiedEvent) -> str:
+    if event.trail_lag > 0:
+        found, way_out = f"does not count {event.trail_lag} entries", "repair it with verify --heal"
+    else:
+        found, way_out = f"counts {-event.trail_lag} more entries than there are", "look at audit check"
+    return f"{event.event}: audit_seq {found} of the trail, so changes are not written; {way_out}."

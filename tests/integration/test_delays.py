@@ -135,7 +135,8 @@ def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("cause", "mend", "reason"),
     [
-        ("event SET audit_seq = 7 WHERE ", "event SET audit_seq = 0 WHERE ", "its audit trail is cut off"),
+        ("event SET audit_seq = 7 WHERE ", "event SET audit_seq = 1 WHERE ", "its audit trail is cut off"),
+        ("event SET audit_seq = 0 WHERE ", "event SET audit_seq = 1 WHERE ", "is behind its audit trail"),
         (
             "command SET version = 99 WHERE event_",
             "command SET version = 1 WHERE event_",
@@ -145,6 +146,7 @@ def test_a_command_that_is_set_aside_is_told(own_stage: Stage) -> None:
 )
 def test_a_standstill_is_told(own_stage: Stage, cause: str, mend: str, reason: str) -> None:
     event = own_stage.create_event()
+    own_stage.register_at_once(event, [{"name": "A"}])
     with session(own_stage, "a repair by hand") as holder:
         holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [event["id"]])
         post(own_stage, event)

@@ -344,6 +344,41 @@ def test_verify_finds_drift_and_has_it_healed(stage: Stage) -> None:
     assert command(stage, "audit", "replay", event["slug"]).returncode == 0
 
 
+def test_a_lowered_audit_seq_is_healed(stage: Stage) -> None:
+    event = busy_event(stage)
+    stage.query("UPDATE event SET audit_seq = audit_seq - 2 WHERE id = %s", event["id"])
+    with stage.client() as client:
+        path, headers = f"/api/p/{event['slug']}/register", {"prefer": "respond-async"}
+        receipts = [
+            client.post(path, json={"name": "Late"}, headers=headers).headers["location"] for _ in "123"
+        ]
+    found = command(stage, "verify", event["slug"])
+    checked = command(stage, "audit", "check", event["slug"])
+    healed = command(stage, "verify", "--heal", event["slug"])
+
+    assert (found.returncode, checked.returncode, healed.returncode) == (1, 1, 0), healed.stderr
+    assert "audit_seq does not count 2 entries" in " ".join(found.stdout.split())
+    assert "the event counts 6 of 8 entries" in " ".join(checked.stdout.split())
+    with stage.client() as client:
+        told = [client.get(receipt, headers={"prefer": "wait=20"}).json() for receipt in receipts]
+    assert {receipt["status"] for receipt in told} == {"WAITLIST"}, "no command has failed meanwhile"
+    assert command(stage, "audit", "replay", event["slug"]).returncode == 0
+    assert command(stage, "audit", "check", event["slug"]).returncode == 0
+
+
+def test_a_raised_audit_seq_is_named_only(stage: Stage) -> None:
+    event = busy_event(stage)
+    stage.query("UPDATE event SET audit_seq = audit_seq + 2, spots_reserved = 1 WHERE id = %s", event["id"])
+    try:
+        healed = command(stage, "verify", "--heal", event["slug"])
+    finally:
+        stage.query("UPDATE event SET audit_seq = audit_seq - 2 WHERE id = %s", event["id"])
+
+    assert healed.returncode == 1
+    assert "audit_seq counts 2 more entries than there are" in " ".join(healed.stdout.split())
+    assert command(stage, "verify", "--heal", event["slug"]).returncode == 0
+
+
 def test_audit_commands_name_the_first_broken_entry(stage: Stage) -> None:
     event = busy_event(stage)
     checked, replayed = (

@@ -50,7 +50,7 @@ class NotSerialized(psycopg.errors.SerializationFailure):
     """The server's refusal of a transaction that it cannot serialize: it may succeed the next time."""
 
     diag = SimpleNamespace(  # type: ignore[assignment]  # an error of a server has more
-        severity_nonlocalized="ERROR", message_primary="could not serialize access"
+        severity_nonlocalized="ERROR", message_primary="could not serialize access", constraint_name=None
     )
 
 
