@@ -20,12 +20,12 @@ from api.commands.submit import Submission
 from api.commands.waker import BucketOwners, Waker
 from api.edge.problems import ProblemType
 from api.edge.turns import Turns
-from api.edge.wrong_keys import WrongKeys
 from api.protection.address_spots import AddressSpots
 from api.protection.addresses import Addresses
 from api.protection.challenges import Challenges
 from api.protection.client_limits import ClientLimits
 from api.protection.shared_memory import SharedMemory
+from api.protection.wrong_keys import WrongKeys
 from api.queries import events
 from api.queries.availability import Availabilities
 from api.queries.exports import Exports

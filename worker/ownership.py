@@ -14,7 +14,7 @@ Invariants:
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -108,11 +108,16 @@ class Ownership:
         """
         with suppress(psycopg.errors.LockNotAvailable):  # the next tick notes it: events need their owners
             ledger.advance_mark(self.session)
-        self._note_workers(self._live_workers())
+        workers = self._live_workers()
+        if workers != self._workers:
+            self._workers, self._share = workers, share(self.number, workers)
         lost = self.buckets - self._share
         if lost:
             self.session.execute(_UNLOCK, {"buckets": arrays.numbers(lost)})
-        gained = self._lock(self._share - self.buckets)
+        gained = set()
+        if wanted := self._share - self.buckets:
+            locked = self.session.execute(_LOCK, {"buckets": arrays.numbers(wanted)})
+            gained = {bucket for (bucket,) in locked}
         self.buckets = self.buckets - lost | gained
         return BucketsMoved(gained=len(gained), lost=len(lost))
 
@@ -148,17 +153,6 @@ class Ownership:
                 "workers need a session of their own, without a pooler in transaction mode"
             )
         return frozenset(live)
-
-    def _note_workers(self, workers: frozenset[int]) -> None:
-        if workers != self._workers:
-            self._workers = workers
-            self._share = share(self.number, workers)
-
-    def _lock(self, buckets: Collection[int]) -> set[int]:
-        if not buckets:
-            return set()
-        parameters = {"buckets": arrays.numbers(buckets)}
-        return {bucket for (bucket,) in self.session.execute(_LOCK, parameters)}
 
 
 def share(number: int, workers: Iterable[int]) -> frozenset[int]:

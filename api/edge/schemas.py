@@ -41,7 +41,7 @@ class Wire(Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all bodies."""
 
 
-class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventFigures(Wire, frozen=True, kw_only=True):
     """The public facts of an event."""
 
     slug: str
@@ -56,7 +56,7 @@ class EventFigures(Wire, frozen=True, kw_only=True, rename="camel"):
     max_spots_per_registration: int
 
 
-class Availability(EventFigures, frozen=True, kw_only=True, rename="camel"):
+class Availability(EventFigures, frozen=True, kw_only=True):
     """The public facts of an event, and what a newcomer would get.
 
     `spotsOffered` is the largest party that would be confirmed, `next` the answer to a party of one; both are
@@ -69,13 +69,13 @@ class Availability(EventFigures, frozen=True, kw_only=True, rename="camel"):
     as_of: datetime
 
 
-class Registering(Register, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Registering(Register, frozen=True, kw_only=True):
     """A registration as the public asks for it; `altcha` is the solution of a challenge, if one is needed."""
 
     altcha: Solution | UnsetType = UNSET
 
 
-class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
+class RegistrationBrief(Wire, frozen=True, kw_only=True):
     """A registration as its holder sees it; `waitlistPosition` is 1-based, null unless it waits."""
 
     id: UUID
@@ -84,20 +84,20 @@ class RegistrationBrief(Wire, frozen=True, kw_only=True, rename="camel"):
     waitlist_position: int | None
 
 
-class PartySize(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class PartySize(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The new, smaller size of a holder's party."""
 
     spots_count: SpotsCount
 
 
-class Refusal(Wire, frozen=True, kw_only=True, rename="camel"):
+class Refusal(Wire, frozen=True, kw_only=True):
     """The reason of a refusal: a code for programs, a sentence for people."""
 
     code: str
     detail: str
 
 
-class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
+class Receipt(Wire, frozen=True, kw_only=True):
     """The state of a command; `ahead` counts the commands before it while it is pending.
 
     `taskId` is the id under which Celery's `AsyncResult` finds the outcome; it does not give the receipt
@@ -113,7 +113,7 @@ class Receipt(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None = None
 
 
-class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
+class Cancelled(Receipt, frozen=True, kw_only=True):
     """The receipt of a registration as of now, beside what the cancellation did to the registration."""
 
     changed: bool
@@ -121,14 +121,14 @@ class Cancelled(Receipt, frozen=True, kw_only=True, rename="camel"):
     to_status: Status
 
 
-class FieldError(Wire, frozen=True, kw_only=True, rename="camel"):
+class FieldError(Wire, frozen=True, kw_only=True):
     """A field, parameter or header that is wrong, and the reason in words for people."""
 
     field: str
     reason: str
 
 
-class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
+class Problem(Wire, frozen=True, kw_only=True):
     """An error as RFC 9457 has it, with a stable `code` and the request's id."""
 
     type: str
@@ -145,7 +145,7 @@ class Problem(Wire, frozen=True, kw_only=True, rename="camel"):
     errors: list[FieldError] | UnsetType = UNSET
 
 
-class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
+class Readiness(Wire, frozen=True, kw_only=True):
     """The readiness of the service and of each of its parts; `degraded` names parts that stop nothing."""
 
     ready: bool
@@ -153,7 +153,7 @@ class Readiness(Wire, frozen=True, kw_only=True, rename="camel"):
     checks: dict[str, str]
 
 
-class IndexLinks(Wire, frozen=True, kw_only=True, rename="camel"):
+class IndexLinks(Wire, frozen=True, kw_only=True):
     """Where the parts of the service are; `demo` is null if there is no demonstration event."""
 
     docs: str = "/docs"
@@ -163,7 +163,7 @@ class IndexLinks(Wire, frozen=True, kw_only=True, rename="camel"):
     demo: str | None
 
 
-class Index(Wire, frozen=True, kw_only=True, rename="camel"):
+class Index(Wire, frozen=True, kw_only=True):
     """The name and the version of this service, and the places of its parts."""
 
     service: str = "AdmitOne"

@@ -27,9 +27,7 @@ from shared.domain.commands import (
 SPOTS_PER_ADDRESS_MAX = 10_000
 
 
-class NewEvent(
-    Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class NewEvent(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An event to create."""
 
     slug: Slug
@@ -65,7 +63,7 @@ class NewEvent(
         )
 
 
-class Event(EventFigures, frozen=True, kw_only=True, rename="camel"):
+class Event(EventFigures, frozen=True, kw_only=True):
     """An event with all its settings and counters, for admins; `organiserId` null: the service's own."""
 
     id: UUID
@@ -84,14 +82,14 @@ class Event(EventFigures, frozen=True, kw_only=True, rename="camel"):
     updated_at: datetime
 
 
-class EventPage(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventPage(Wire, frozen=True, kw_only=True):
     """Events, oldest first; `nextCursor` asks for the rest."""
 
     items: list[Event]
     next_cursor: str | None
 
 
-class Registration(Wire, frozen=True, kw_only=True, rename="camel"):
+class Registration(Wire, frozen=True, kw_only=True):
     """A registration as admins see it; `seq` is its place in the ledger's order.
 
     `name` and `email` are null for a key without the scope `personal:read`.
@@ -108,14 +106,14 @@ class Registration(Wire, frozen=True, kw_only=True, rename="camel"):
     updated_at: datetime
 
 
-class RegistrationPage(Wire, frozen=True, kw_only=True, rename="camel"):
+class RegistrationPage(Wire, frozen=True, kw_only=True):
     """Registrations in ledger order; `nextCursor` asks for the rest."""
 
     items: list[Registration]
     next_cursor: str | None
 
 
-class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventCounter(Wire, frozen=True, kw_only=True):
     """An event's counter, as of now."""
 
     capacity: int
@@ -124,7 +122,7 @@ class EventCounter(Wire, frozen=True, kw_only=True, rename="camel"):
     waitlist_length: int
 
 
-class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class RegistrationChange(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A new status of a registration, or its corrected parts, and the reason, for the audit trail.
 
     `place` is the place on the waitlist: without it the tail, unless the registration waits already.
@@ -160,20 +158,20 @@ class RegistrationChange(Wire, frozen=True, kw_only=True, rename="camel", forbid
         )
 
 
-class GivenReason(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class GivenReason(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The reason of a change, for the audit trail."""
 
     reason: Reason | None = None
 
 
-class EventDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
+class EventDeleted(Wire, frozen=True, kw_only=True):
     """The event that is deleted."""
 
     receipt_id: UUID
     event_id: UUID
 
 
-class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
+class RegistrationChanged(Wire, frozen=True, kw_only=True):
     """A registration and its event's counter as of now, beside what the command did.
 
     `changed` is false when there was nothing to do. `registration` is null if it has been deleted since.
@@ -187,7 +185,7 @@ class RegistrationChanged(Wire, frozen=True, kw_only=True, rename="camel"):
     event: EventCounter
 
 
-class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
+class RegistrationDeleted(Wire, frozen=True, kw_only=True):
     """The spots that a deletion freed, and the event's counter after it."""
 
     receipt_id: UUID
@@ -196,7 +194,7 @@ class RegistrationDeleted(Wire, frozen=True, kw_only=True, rename="camel"):
     event: EventCounter
 
 
-class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
+class Healed(Wire, frozen=True, kw_only=True):
     """The result of a heal; `drift` is the counter before it minus the rows."""
 
     receipt_id: UUID
@@ -205,7 +203,7 @@ class Healed(Wire, frozen=True, kw_only=True, rename="camel"):
     overbooked_spots: int
 
 
-class Protection(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Protection(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The protection of an event from anonymous clients; what is left out is off.
 
     `spotsPerAddress` bounds the spots that one address may ask for, `challenge` asks for a proof of work.

@@ -5,10 +5,11 @@ from typing import Any
 from uuid import UUID
 
 from api.edge.schemas import Wire
+from api.edge.schemas_admin import EventCounter
 from shared.domain.commands import Status
 
 
-class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):
+class AuditEntry(Wire, frozen=True, kw_only=True):
     """One change; hashes are hexadecimal SHA-256, `commandDigest` that of the command's id."""
 
     number: int
@@ -27,14 +28,14 @@ class AuditEntry(Wire, frozen=True, kw_only=True, rename="camel"):
     previous_hash: str
 
 
-class AuditPage(Wire, frozen=True, kw_only=True, rename="camel"):
+class AuditPage(Wire, frozen=True, kw_only=True):
     """Audit entries by number; `nextCursor` asks for the rest."""
 
     items: list[AuditEntry]
     next_cursor: str | None
 
 
-class FailedCommand(Wire, frozen=True, kw_only=True, rename="camel"):
+class FailedCommand(Wire, frozen=True, kw_only=True):
     """A command that could not be decided; its digest is SHA-256 of its id, and the log has the incident."""
 
     seq: int
@@ -46,14 +47,14 @@ class FailedCommand(Wire, frozen=True, kw_only=True, rename="camel"):
     incident_id: UUID | None
 
 
-class FailedCommandPage(Wire, frozen=True, kw_only=True, rename="camel"):
+class FailedCommandPage(Wire, frozen=True, kw_only=True):
     """Failed commands in ledger order; `nextCursor` asks for the rest."""
 
     items: list[FailedCommand]
     next_cursor: str | None
 
 
-class Counter(Wire, frozen=True, kw_only=True, rename="camel"):
+class Counter(Wire, frozen=True, kw_only=True):
     """The counter beside the sum of the confirmed registrations' spots; drift is their difference."""
 
     spots_reserved: int
@@ -61,26 +62,22 @@ class Counter(Wire, frozen=True, kw_only=True, rename="camel"):
     drift: int
 
 
-class StatusStats(Wire, frozen=True, kw_only=True, rename="camel"):
+class StatusStats(Wire, frozen=True, kw_only=True):
     """Registrations of one status, and the spots that they ask for."""
 
     registrations: int
     spots: int
 
 
-class Stats(Wire, frozen=True, kw_only=True, rename="camel"):
+class Stats(EventCounter, frozen=True, kw_only=True):
     """An event in figures; `decidedPerMinute` counts the commands settled in the last 60 seconds."""
 
-    capacity: int
-    spots_reserved: int
-    spots_left: int
-    waitlist_length: int
     by_status: dict[str, StatusStats]
     pending: int
     decided_per_minute: int
 
 
-class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
+class ExplanationStep(Wire, frozen=True, kw_only=True):
     """One entry of the audit trail about a registration, with the event's capacity at that moment.
 
     `spotsCount` is the party's size after it, and `corrected` names the parts that it corrected.
@@ -100,7 +97,7 @@ class ExplanationStep(Wire, frozen=True, kw_only=True, rename="camel"):
     corrected: list[str]
 
 
-class Explanation(Wire, frozen=True, kw_only=True, rename="camel"):
+class Explanation(Wire, frozen=True, kw_only=True):
     """The explanation of a registration's status, in sentences for people and steps for programs."""
 
     registration_id: UUID

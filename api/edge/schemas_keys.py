@@ -11,7 +11,7 @@ from shared.domain.access import Scope
 from shared.domain.commands import Name
 
 
-class NewApiKey(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class NewApiKey(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An API key to create, valid for `days`.
 
     `organiser` has no default, since null is the most there is: a key of the service makes one of the
@@ -32,7 +32,7 @@ class NewApiKey(Wire, frozen=True, kw_only=True, rename="camel", forbid_unknown_
     days: Annotated[int, Meta(ge=1, le=access.DAYS_MAX)] = access.DAYS
 
 
-class ApiKey(Wire, frozen=True, kw_only=True, rename="camel"):
+class ApiKey(Wire, frozen=True, kw_only=True):
     """An API key without its secret; `organiser` is null for a key of the service, for all events."""
 
     prefix: str
@@ -45,14 +45,14 @@ class ApiKey(Wire, frozen=True, kw_only=True, rename="camel"):
     revoked_at: datetime | None
 
 
-class CreatedApiKey(Wire, frozen=True, kw_only=True, rename="camel"):
+class CreatedApiKey(Wire, frozen=True, kw_only=True):
     """A fresh API key; `key` is shown in this answer alone."""
 
     key: str
     api_key: ApiKey
 
 
-class ApiKeyPage(Wire, frozen=True, kw_only=True, rename="camel"):
+class ApiKeyPage(Wire, frozen=True, kw_only=True):
     """API keys by prefix; `nextCursor` asks for the rest."""
 
     items: list[ApiKey]

@@ -68,9 +68,9 @@ async def explain(
         registrations_ahead=None if ahead is None else ahead.registrations,
         spots_ahead=None if ahead is None else ahead.spots,
         sentences=[
-            *_unseen(first),
+            *([f"Changes before number {first} of the audit trail were not looked at."] if first > 1 else []),
             *(_past(step) for step in steps),
-            *_present(event, registration, ahead, steps),
+            *([] if ahead is None else _present(event, registration, ahead, steps)),
         ],
         steps_from=first,
         steps=steps,
@@ -100,12 +100,6 @@ async def _steps(
         else:
             capacity = changed["capacity"][0]
     return (first if len(rows) < _ROWS_MAX else rows[-1]["number"]), steps[::-1]
-
-
-def _unseen(first: int) -> list[str]:
-    if first == 1:
-        return []
-    return [f"Changes before number {first} of the audit trail were not looked at."]
 
 
 def _past(step: ExplanationStep) -> str:
@@ -139,12 +133,10 @@ def _past(step: ExplanationStep) -> str:
 def _present(
     event: Mapping[str, Any],
     registration: RowMapping,
-    ahead: Row[Any] | None,
+    ahead: Row[Any],
     steps: Sequence[ExplanationStep],
 ) -> list[str]:
     """Return sentences for a waiting registration: its position and its obstacle."""
-    if ahead is None:
-        return []
     place = f"It is number {registration['waitlist_position']} of {event['waitlist_length']} on the waitlist."
     return [place, _obstacle(event, registration, ahead, steps)]
 

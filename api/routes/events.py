@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
@@ -27,7 +26,7 @@ from api.edge.schemas_insight import AuditEntry, AuditPage, Counter, FailedComma
 from api.edge.security import events_reader, events_writer, must_have
 from api.openapi import admin_routes
 from api.queries import events
-from api.services import Provided, Services
+from api.services import Provided
 from shared.domain import access, audit, ids, texts
 from shared.domain.access import Principal, Scope
 from shared.domain.commands import Status
@@ -88,7 +87,7 @@ async def create_event(
         event["organiser_id"],
     }:  # a replay: the event was given to another organiser
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(_event(event), HTTPStatus.CREATED, headers)
+    return responses.body(Event(**event), HTTPStatus.CREATED, headers)
 
 
 @router.get("", **admin_routes.EVENTS)
@@ -113,7 +112,7 @@ async def list_events(  # noqa: PLR0913, PLR0917 - one parameter for each of the
     next_cursor = None
     if len(rows) == limit:
         next_cursor = f"{audit.timestamp(rows[-1]['created_at'])}_{rows[-1]['id']}"
-    return responses.body(EventPage(items=[_event(row) for row in rows], next_cursor=next_cursor))
+    return responses.body(EventPage(items=[Event(**row) for row in rows], next_cursor=next_cursor))
 
 
 @router.get("/{event_id}", dependencies=[events_reader], **admin_routes.EVENT)
@@ -122,7 +121,7 @@ async def read_event(event_id: UUID, services: Provided) -> Response:
     event = await services.read(lambda connection: events.event_by_id(connection, event_id))
     if event is None:
         raise ProblemType.EVENT_NOT_FOUND.error()
-    return responses.body(_event(event))
+    return responses.body(Event(**event))
 
 
 @router.get("/{event_id}/registrations", **admin_routes.REGISTRATIONS)
@@ -146,7 +145,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
         )
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id)
     items = [responses.registration(row, principal) for row in rows]
     return responses.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
@@ -199,7 +198,7 @@ async def list_commands(
         lambda connection: events.failed_commands(connection, event_id, after=after, limit=limit)
     )
     if not rows:
-        await _must_exist(services, event_id)
+        await services.event_slug(event_id)
     items = [FailedCommand(**row) for row in rows]
     return responses.body(FailedCommandPage(items=items, next_cursor=_next(rows, limit, "seq")))
 
@@ -232,15 +231,6 @@ async def _insert(
     if recorded.scalar_one_or_none() != fingerprint:
         raise ProblemType.IDEMPOTENCY_KEY_REUSED.error()
     return False
-
-
-def _event(row: Mapping[str, Any]) -> Event:
-    return Event(**row)
-
-
-async def _must_exist(services: Services, event_id: UUID) -> None:
-    if await services.read(lambda connection: events.event_by_id(connection, event_id)) is None:
-        raise ProblemType.EVENT_NOT_FOUND.error()
 
 
 def _after(cursor: str | None) -> int:

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from api.edge import responses
 from api.edge.download import Download, takes_chunks
 from api.edge.problems import ProblemType
+from api.edge.schemas_admin import EventCounter
 from api.edge.schemas_insight import Explanation, Stats, StatusStats
 from api.edge.security import events_reader
 from api.openapi import admin_routes
@@ -46,10 +47,7 @@ async def read_stats(event_id: UUID, services: Provided) -> Response:
     by_status = {row.status: StatusStats(registrations=row.registrations, spots=row.spots) for row in rows}
     nothing = StatusStats(registrations=0, spots=0)
     content = Stats(
-        capacity=event["capacity"],
-        spots_reserved=event["spots_reserved"],
-        spots_left=event["spots_left"],
-        waitlist_length=event["waitlist_length"],
+        **{name: event[name] for name in EventCounter.__struct_fields__},
         by_status={status.value: by_status.get(status, nothing) for status in Status},
         pending=flow.pending,
         decided_per_minute=flow.decided_per_minute,

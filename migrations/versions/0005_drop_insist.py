@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 _INSIST = """
 CREATE FUNCTION insist(actual bigint, expected bigint, otherwise text) RETURNS bigint LANGUAGE plpgsql AS $$

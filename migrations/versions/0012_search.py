@@ -15,8 +15,6 @@ from alembic import op
 
 revision = "0012"
 down_revision = "0011"
-branch_labels = None
-depends_on = None
 
 _CASED_BELOW = 0x1F000
 _MARKS = range(0x300, 0x370)

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0013"
 down_revision = "0012"
-branch_labels = None
-depends_on = None
 
 # An earlier adoption marked an unfinished event by these two settings, which stay as they are.
 _ADOPTED_BEFORE = """

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0016"
 down_revision = "0015"
-branch_labels = None
-depends_on = None
 
 _FINGERPRINT = "COMMENT ON COLUMN idempotency_key.fingerprint IS '{}'"
 

@@ -11,8 +11,6 @@ from alembic import op
 
 revision = "0018"
 down_revision = "0017"
-branch_labels = None
-depends_on = None
 
 _TABLES = ("command", "pending_command", "outcome", "idempotency_key", "registration", "audit_entry")
 _EVENTS = 200

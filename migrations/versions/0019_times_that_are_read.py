@@ -12,8 +12,6 @@ from alembic import op
 
 revision = "0019"
 down_revision = "0018"
-branch_labels = None
-depends_on = None
 
 _TIMES = "opens_at, closes_at, promote_until, cancel_until, created_at, updated_at"
 _FIRST, _LAST, _END = "'0001-01-01 00:00:00+00'", "'9999-12-31 00:00:00+00'", "'10000-01-01 00:00:00+00'"

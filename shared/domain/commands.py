@@ -91,7 +91,11 @@ class UnreadableCommand(Exception):  # noqa: N818 - reads as the sentence "raise
     """The ledger holds a command that this version cannot read; the message names the part."""
 
 
-class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class _Form(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of all commands."""
+
+
+class Register(_Form, frozen=True, kw_only=True):
     """Register a party for `spots_count` spots."""
 
     name: Name
@@ -99,9 +103,7 @@ class Register(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown
     email: Email | None = None
 
 
-class AddRegistration(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class AddRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Register a party in an admin's name; without a status it is placed as a newcomer."""
 
     name: Name
@@ -111,7 +113,7 @@ class AddRegistration(
     reason: Reason | UnsetType = UNSET
 
 
-class ChangeStatus(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ChangeStatus(_Form, frozen=True, kw_only=True):
     """Move a registration to another status; by a holder or an admin.
 
     `place` is the place on the waitlist; without it a registration that waits already stays where it is.
@@ -123,9 +125,7 @@ class ChangeStatus(Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     place: Place | UnsetType = UNSET
 
 
-class CorrectRegistration(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class CorrectRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Correct a registration; a part that is left out stays as it is. A holder may make the party smaller."""
 
     registration_id: UUID
@@ -135,25 +135,21 @@ class CorrectRegistration(
     reason: Reason | UnsetType = UNSET
 
 
-class GiveReceipt(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class GiveReceipt(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Make this command's id the receipt of a registration; its receipt so far is valid no longer."""
 
     registration_id: UUID
     reason: Reason | UnsetType = UNSET
 
 
-class DeleteRegistration(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class DeleteRegistration(_Form, frozen=True, kw_only=True):
     """Remove a registration; a confirmed one frees its spots."""
 
     registration_id: UUID
     reason: Reason | None = None
 
 
-class Erase(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class Erase(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Erase what is personal of registrations, and the payloads of settled commands; all else stays.
 
     `subject` is a keyed digest of the address that was asked for, never the address itself.
@@ -165,9 +161,7 @@ class Erase(
     reason: Reason | UnsetType = UNSET
 
 
-class ChangeEvent(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class ChangeEvent(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Change an event's settings; a setting that is left out stays as it is."""
 
     title: Annotated[Name, Meta(description="shown in public")] | UnsetType = UNSET
@@ -196,21 +190,19 @@ class ChangeEvent(
                 in_utc(moment)
 
 
-class DeleteEvent(
-    Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class DeleteEvent(_Form, frozen=True, kw_only=True, omit_defaults=True):
     """Close an event for good, hide it, and release its slug; its rows and its audit trail stay."""
 
     reason: Reason | UnsetType = UNSET
 
 
-class HealCounter(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class HealCounter(_Form, frozen=True, kw_only=True):
     """Set an event's counters to what its registrations say."""
 
     reason: Reason | None = None
 
 
-class PromoteWaitlist(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class PromoteWaitlist(_Form, frozen=True, kw_only=True):
     """Go on promoting where an earlier command stopped: the follow-up of that command.
 
     The owner writes it, in the transaction that settles the earlier command; no client can ask for it.

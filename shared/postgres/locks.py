@@ -38,18 +38,13 @@ HELD = """
 # Grouped, not joined: PostgreSQL takes its list of locks for one row, and would compare each lock with each.
 _BY_WORKER = f"""
     SELECT pid, max(number) FILTER (WHERE lock_class = {WORKER}) AS number,
+           coalesce(max(number) FILTER (WHERE lock_class = {KNOWS}), 1) AS version,
            coalesce(array_agg(number) FILTER (WHERE lock_class = {BUCKET}), '{{}}') AS buckets
     FROM ({HELD}) AS held
     GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
 """
 _OWNERS = text(f"SELECT number, buckets FROM ({_BY_WORKER}) AS worker")
-KNOWN_BY_ALL = f"""
-    SELECT coalesce(min(version), 2147483647) FROM (
-        SELECT coalesce(max(number) FILTER (WHERE lock_class = {KNOWS}), 1) AS version
-        FROM ({HELD}) AS held
-        GROUP BY pid HAVING count(*) FILTER (WHERE lock_class = {WORKER}) > 0
-    ) AS worker
-"""
+KNOWN_BY_ALL = f"SELECT coalesce(min(version), 2147483647) FROM ({_BY_WORKER}) AS worker"
 """A query for the highest version of the commands' format that every live worker knows."""
 _WORKERS = text(f"""
     SELECT activity.application_name AS name, worker.number, worker.buckets,

@@ -6,7 +6,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from uuid import uuid4
 
@@ -16,8 +15,8 @@ from sqlalchemy import event as sqlalchemy_events
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from api.edge.wrong_keys import WrongKeys
 from api.main import create_app
+from api.protection.wrong_keys import WrongKeys
 from api.queries.keys import Keys
 from api.queries.reader import Reader
 from ops.cli import main as cli
@@ -355,8 +354,7 @@ def test_wrong_keys_are_slowed_and_right_ones_not(settings: Settings) -> None:
     keyed = Settings(**{**settings.model_dump(), "admin_key": right})
     app = create_app(keyed)
     with TestClient(app, client=("203.0.113.7", 50_000)) as client:
-        state = app.app.state
-        state.services = replace(state.services, wrong_keys=WrongKeys(lambda: 1_000.0, wait))
+        app.app.state.services.wrong_keys = WrongKeys(lambda: 1_000.0, wait)
         wrong = [client.get("/api/events", headers=headers(f"wrong-{n}")).status_code for n in range(15)]
         answer = client.get("/api/events", headers=headers(right))
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.edge import wrong_keys
 from api.edge.problems import ProblemError
-from api.edge.wrong_keys import WrongKeys
+from api.protection import wrong_keys
+from api.protection.wrong_keys import WrongKeys
 
 
 @dataclass
