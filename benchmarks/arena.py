@@ -4,12 +4,12 @@ The servers are the embedded ones, in a temporary folder, with durability on; th
 programs. All contestants but the measured one are idle. The folder is removed at the end, also on failure.
 """
 
-import secrets
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,14 +50,14 @@ _DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE appl
 class Arena:
     """The running servers and contestants, and the benchmark's own connection to their database."""
 
-    def __init__(self, folder: Path, addresses: Servers, postgres: Postgres, valkey: Valkey) -> None:
+    def __init__(self, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
         self.folder = folder
-        self.addresses = addresses
+        self.addresses = addresses_of(postgres, valkey)
         self.postgres, self.valkey = postgres, valkey
         self.database: psycopg.Connection[TupleRow] = psycopg.connect(
-            addresses.database_url.replace("+psycopg", ""), autocommit=True
+            self.addresses.database_url.replace("+psycopg", ""), autocommit=True
         )
-        self.results: redis.Redis = results.connect(addresses.result_url)
+        self.results: redis.Redis = results.connect(self.addresses.result_url)
         self.baselines: dict[str, HttpServer] = {}
         self.workers: list[Process] = []
         self._programs: list[Process] = []
@@ -66,25 +66,17 @@ class Arena:
         """Start every contestant and wait until each is ready."""
         ends.callback(processes.stop, self._programs)
         for name in plan.BASELINES:
-            self.baselines[name] = self._serve(
-                ends,
-                name,
-                "benchmarks.contestants.serving",
-                name,
-                ready_path="/openapi.json",
-                **self._baseline(name),
-            )
-        self.api = self._serve(ends, "api", "ops.cli", "api", "--fd", ready_path="/readyz", **self._service())
-        for number in range(workers):
-            worker = Process(
-                name=f"worker-{number + 1}",
-                argv=processes.module("ops.cli", "worker"),
-                environment=processes.environment(**self._service()),
-                folder=self.folder,
-            )
-            self.workers.append(worker)
-            self._programs.append(worker)
-            worker.start()
+            self.baselines[name] = self._serve(ends, name)
+        self.api, self.workers = processes.service(
+            "service",
+            processes.module("ops.cli"),
+            processes.service_environment(self.addresses),
+            folder=self.folder,
+            workers=workers,
+        )
+        self._programs += [self.api, *self.workers]
+        for program in (self.api, *self.workers):
+            program.start()
         for server in (*self.baselines.values(), self.api):
             server.wait_ready()
 
@@ -145,32 +137,22 @@ class Arena:
             raise BenchmarkError(late)
         time.sleep(POLL_SECONDS)
 
-    def _serve(self, ends: ExitStack, name: str, *argv: str, ready_path: str, **variables: str) -> HttpServer:
-        """Start a server; its listening socket, which outlives its restarts, is the last argument."""
+    def _serve(self, ends: ExitStack, name: str) -> HttpServer:
+        """Start a baseline; its listening socket, which outlives its restarts, is the last argument."""
         listener = ends.enter_context(processes.listen())
+        variables = {store.DATABASE_URL: self.addresses.database_url, store.APPLICATION: name}
         server = HttpServer(
             name=name,
-            argv=processes.module(*argv, str(listener.fileno())),
+            argv=processes.module("benchmarks.contestants.serving", name, str(listener.fileno())),
             environment=processes.environment(**variables),
             folder=self.folder,
             port=listener.getsockname()[1],
-            ready_path=ready_path,
+            ready_path="/openapi.json",
             pass_fds=[listener.fileno()],
         )
         self._programs.append(server)
         server.start()
         return server
-
-    def _baseline(self, name: str) -> dict[str, str]:
-        return {store.DATABASE_URL: self.addresses.database_url, store.APPLICATION: name}
-
-    def _service(self) -> dict[str, str]:
-        return {
-            "ADMITONE_DATABASE_URL": self.addresses.database_url,
-            "ADMITONE_BROKER_URL": self.addresses.broker_url,
-            "ADMITONE_RESULT_URL": self.addresses.result_url,
-            "ADMITONE_ADMIN_KEY": secrets.token_urlsafe(32),
-        }
 
 
 @contextmanager
@@ -179,12 +161,10 @@ def opened(workers: int) -> Iterator[Arena]:
     open_files.raise_limit()
     with tempfile.TemporaryDirectory(prefix="admitone-bench-") as made, ExitStack() as ends:
         folder = Path(made)
-        data = ends.enter_context(data_folder(folder / "data"))
-        postgres = ends.enter_context(running(Postgres(data)))
-        valkey = ends.enter_context(running(Valkey(data)))
-        addresses = embedded.addresses(data)
-        schema.upgrade(addresses.database_url)
-        arena = Arena(folder, addresses, postgres, valkey)
+        postgres = ends.enter_context(running(Postgres, folder / "postgres"))
+        valkey = ends.enter_context(running(Valkey, folder / "valkey"))
+        arena = Arena(folder, postgres, valkey)
+        schema.upgrade(arena.addresses.database_url)
         ends.enter_context(arena.database)
         ends.callback(arena.results.close)
         arena.database.execute(store.SCHEMA.encode())
@@ -203,19 +183,20 @@ def falls_quiet(is_busy: Callable[[], bool], seconds: float) -> bool:
 
 
 @contextmanager
-def data_folder(path: Path) -> Iterator[Path]:
-    """Make a data folder for embedded servers, and lock it while the block lasts."""
-    data = embedded.prepare(path)
+def running(kind: Callable[[Path], _Server], folder: Path) -> Iterator[_Server]:
+    """Run an embedded server on a new data folder while the block lasts."""
+    data = embedded.prepare(folder)
     with embedded.locked(data):
-        yield data
+        server = kind(data)
+        try:
+            server.start()
+            server.wait_ready()
+            yield server
+        finally:
+            server.stop(crash=True)
 
 
-@contextmanager
-def running(server: _Server) -> Iterator[_Server]:
-    """Run an embedded server while the block lasts; its data is removed with its folder."""
-    try:
-        server.start()
-        server.wait_ready()
-        yield server
-    finally:
-        server.stop(crash=True)
+def addresses_of(postgres: Postgres, valkey: Valkey) -> Servers:
+    """Return the URLs of two servers that have a data folder each."""
+    database_url = embedded.addresses(postgres.data).database_url
+    return replace(embedded.addresses(valkey.data), database_url=database_url)

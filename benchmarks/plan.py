@@ -119,24 +119,16 @@ def numbers(text: str) -> list[int]:
         raise BenchmarkError(f"{text!r} is not a list of numbers, such as 1,16,64") from None
 
 
-def plan(  # noqa: PLR0913 - one parameter for each option
-    *,
-    quick: bool = False,
-    connections: str | None = None,
-    rows: str | None = None,
-    events: str | None = None,
-    seconds: int | None = None,
-    rounds: int | None = None,
-    drop: int | None = None,
-) -> Plan:
-    """Return the plan of these options, of which the lists are numbers with commas between.
+def plan(*, quick: bool = False, **options: str | int | None) -> Plan:
+    """Return the plan of these options by the names of its fields; a text is numbers with commas between.
 
-    An option that is left out is that of a full or a quick run.
+    An option that is left out or None is that of a full or a quick run.
     """
-    lists = {"connections": connections, "rows": rows, "events": events}
-    counts = {"seconds": seconds, "rounds": rounds, "drop": drop}
-    asked: dict[str, Any] = {name: numbers(text) for name, text in lists.items() if text}
-    asked |= {name: count for name, count in counts.items() if count is not None}
+    asked: dict[str, Any] = {
+        name: numbers(value) if isinstance(value, str) else value
+        for name, value in options.items()
+        if value is not None
+    }
     return replace(QUICK if quick else FULL, **asked)
 
 

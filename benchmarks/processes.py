@@ -1,5 +1,6 @@
 """The measured servers: child processes that are stopped by their pids."""
 
+import secrets
 import signal
 import socket
 import sys
@@ -7,11 +8,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contestants import serving
 from ops import child_processes
 from ops.child_processes import Child
+from ops.embedded import Servers
 from ops.embedded.server import clean_environment
+from ops.rehearsal import temporary_stack
 from ops.stack import readiness
 from ops.stack.programs import CHECKOUT
 from shared.errors import ExpectedError
@@ -82,6 +86,36 @@ class HttpServer(Process):
             if time.monotonic() > until:
                 raise BenchmarkError(f"{self.name} is not ready: {reason}{self.last_words()}")
             time.sleep(READY_POLL_SECONDS)
+
+
+def service_environment(servers: Servers) -> dict[str, str]:
+    """Return the environment of a service on these servers, with an admin key of its own."""
+    return environment(
+        ADMITONE_DATABASE_URL=servers.database_url,
+        ADMITONE_BROKER_URL=servers.broker_url,
+        ADMITONE_RESULT_URL=servers.result_url,
+        ADMITONE_ADMIN_KEY=secrets.token_urlsafe(32),
+    )
+
+
+def service(  # noqa: PLR0913 - its programs, and all that they are started with
+    name: str,
+    program: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path,
+    workers: int,
+    checkout: Path = CHECKOUT,
+) -> tuple[HttpServer, list[Process]]:
+    """Return a service's API process and workers, which are to be started."""
+    port = temporary_stack.free_port()
+    started: dict[str, Any] = {"environment": environment, "folder": folder, "checkout": checkout}
+    serve = [*program, "api", "--port", str(port)]
+    api = HttpServer(name=f"{name}-api", argv=serve, port=port, ready_path="/readyz", **started)
+    return api, [
+        Process(name=f"{name}-worker-{number + 1}", argv=[*program, "worker"], **started)
+        for number in range(workers)
+    ]
 
 
 def stop(programs: Collection[Process]) -> None:

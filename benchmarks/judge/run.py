@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import psycopg
-
 from benchmarks import arena, plan
 from benchmarks.judge import checkouts, figures, judgement, report
 from benchmarks.judge.figures import Turn
@@ -155,19 +153,12 @@ def running(commit: str, variables: Mapping[str, str]) -> Iterator[tuple[dict[st
     with tempfile.TemporaryDirectory(prefix="admitone-judge-") as made, ExitStack() as ends:
         folder = Path(made)
         checkout = checkouts.export(commit, folder)
-        data = ends.enter_context(arena.data_folder(folder / "data"))
-        postgres = ends.enter_context(arena.running(Postgres(data)))
+        postgres = ends.enter_context(arena.running(Postgres, folder / "postgres"))
         versions = {}
         for name, files in ((THIS, CHECKOUT), (OTHER, checkout)):
-            own = ends.enter_context(arena.data_folder(folder / name))
-            valkey = ends.enter_context(arena.running(Valkey(own)))
+            valkey = ends.enter_context(arena.running(Valkey, folder / name))
             versions[name] = Version(name, files, folder, postgres, valkey)
             versions[name].start(ends, WORKERS, variables if name == THIS else {})
-        yield versions, _machine(data, folder / THIS)
-
-
-def _machine(data: Path, own: Path) -> dict[str, str]:
-    url = embedded.addresses(data).database_url.replace("+psycopg", "")
-    client = results.connect(embedded.addresses(own).result_url)
-    with closing(client), psycopg.connect(url) as database:
-        return machine.describe(database, client)
+        with closing(results.connect(embedded.addresses(folder / THIS).result_url)) as client:
+            described = machine.describe(versions[THIS].database, client)
+        yield versions, described

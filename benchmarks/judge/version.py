@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from uuid import UUID
@@ -19,14 +20,12 @@ import psycopg
 import uvloop
 from psycopg import sql
 from psycopg.rows import TupleRow
-from sqlalchemy import URL, make_url
 
 from benchmarks import arena, cpu, processes
 from benchmarks.judge import checkouts
-from benchmarks.processes import BenchmarkError, HttpServer, Process
-from ops import embedded
+from benchmarks.processes import BenchmarkError
 from ops.embedded import Postgres, Valkey
-from ops.rehearsal import http_client, temporary_stack
+from ops.rehearsal import http_client
 
 SPOTS = 500
 """The capacity of each event; all later registrations wait."""
@@ -85,39 +84,23 @@ class Version:
         self.folder = folder
         self._checkout = checkout
         self._postgres, self._valkey = postgres, valkey
-        self._key = secrets.token_urlsafe(32)
-        self._database_url = make_url(embedded.addresses(postgres.data).database_url)
-        self._workers: list[Process] = []
+        servers = arena.addresses_of(postgres, valkey)
+        self._main_database_url = servers.database_url.replace("+psycopg", "")
+        self._database_url = self._main_database_url.replace("@/admitone?", f"@/{name}?")
+        self._environment = processes.service_environment(replace(servers, database_url=self._database_url))
 
     def start(self, ends: ExitStack, workers: int, variables: Mapping[str, str]) -> None:
         """Make the database, start the programs with these variables, and return when the API is ready."""
         self._create_database()
         self.database = ends.enter_context(self._connect())
-        environment = {**self._environment(), **variables}
+        environment = {**self._environment, **variables}
         program = str(self._checkout / checkouts.PROGRAM)
         checkouts.run([program, "migrate"], self._checkout, environment, self.folder / "migrate.log")
         if self._row("SELECT to_regclass('outcome')", [])[0] is None:
             self.database.execute(_AS_TABLES_OF_TODAY)
-        port = temporary_stack.free_port()
-        self._api = HttpServer(
-            name=f"{self.name}-api",
-            argv=[program, "api", "--port", str(port)],
-            environment=environment,
-            folder=self.folder,
-            port=port,
-            ready_path="/readyz",
-            checkout=self._checkout,
+        self._api, self._workers = processes.service(
+            self.name, [program], environment, folder=self.folder, workers=workers, checkout=self._checkout
         )
-        self._workers = [
-            Process(
-                name=f"{self.name}-worker-{number + 1}",
-                argv=[program, "worker"],
-                environment=environment,
-                folder=self.folder,
-                checkout=self._checkout,
-            )
-            for number in range(workers)
-        ]
         ends.callback(processes.stop, (self._api, *self._workers))
         for process in (*self._workers, self._api):
             process.start()
@@ -218,7 +201,10 @@ class Version:
         return [bodies[number] for number in range(len(requests))]
 
     async def _send(self, connection: http_client.Connection, method: str, path: str, body: object) -> bytes:
-        headers = {"content-type": "application/json", "authorization": f"Bearer {self._key}"}
+        headers = {
+            "content-type": "application/json",
+            "authorization": f"Bearer {self._environment['ADMITONE_ADMIN_KEY']}",
+        }
         try:
             answer = await connection.request(method, path, headers, msgspec.json.encode(body))
         except http_client.ConnectionLost as lost:
@@ -229,23 +215,8 @@ class Version:
         return answer.body
 
     def _create_database(self) -> None:
-        with psycopg.connect(_plain(self._database_url), autocommit=True) as connection:
+        with psycopg.connect(self._main_database_url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
-        self._database_url = self._database_url.set(database=self.name)
 
     def _connect(self) -> psycopg.Connection[TupleRow]:
-        return psycopg.connect(_plain(self._database_url), autocommit=True)
-
-    def _environment(self) -> dict[str, str]:
-        valkey = embedded.addresses(self._valkey.data)
-        return processes.environment(
-            ADMITONE_DATABASE_URL=self._database_url.render_as_string(hide_password=False),
-            ADMITONE_BROKER_URL=valkey.broker_url,
-            ADMITONE_RESULT_URL=valkey.result_url,
-            ADMITONE_ADMIN_KEY=self._key,
-        )
-
-
-def _plain(url: URL) -> str:
-    """Return the URL in the form that psycopg reads."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return psycopg.connect(self._database_url, autocommit=True)

@@ -27,6 +27,7 @@ FIGURES: Mapping[str, Figure] = {
     "workerCpuUs": lambda m: m.cpu_us[cpu.WORKER],
     "postgresCpuUs": lambda m: m.cpu_us[cpu.POSTGRES],
 }
+_TIMES = ("per_second", "p50_ms", "p95_ms", "p99_ms")
 _RATE, _P50, _P99, _CPU, _API_CPU = "perSecond", "p50Ms", "p99Ms", "cpuUs", "apiCpuUs"
 
 
@@ -146,10 +147,7 @@ class Results:
             connections=point.connections,
             rows=point.rows,
             events=point.events,
-            per_second=median(m.per_second for m in rounds),
-            p50_ms=median(m.p50_ms for m in rounds),
-            p95_ms=median(m.p95_ms for m in rounds),
-            p99_ms=median(m.p99_ms for m in rounds),
+            **{name: median(getattr(m, name) for m in rounds) for name in _TIMES},
             errors=sum(m.errors for m in rounds),
             oversold=max(m.oversold for m in rounds),
             cpu_us=cpu_us,
