@@ -1,8 +1,8 @@
 """Starts child processes, finds them again, and stops them by their pids.
 
-A child has a session of its own, so that Ctrl-C on the terminal reaches only its parent, and a log file,
-never a pipe, which can fill up. The kernel signals the child when its parent dies. Where the kernel cannot, a
-later start finds the child by its arguments: a pid file may be stale, or its number reused.
+A child has a session of its own, so that Ctrl-C on the terminal reaches only its parent. It writes to a log
+file, because a pipe can fill up. The kernel signals the child when its parent dies. Where the kernel cannot,
+a later start finds the child by its arguments: a pid file may be stale, or its number reused.
 """
 
 import os

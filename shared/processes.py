@@ -1,7 +1,7 @@
 """The number that tells a process from every other process, of any container on any machine.
 
-It is a digest of the machine's boot, the PID namespace, the process's id and its start, so a process can
-compute the number of any process that it sees in `/proc`.
+The number is a digest of the machine's boot, the PID namespace, the process's id and its start. So a process
+can compute the number of every process that it sees in `/proc`.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The connections of an API process: a bound on their number, and on the time of clients that do nothing.
 
-Once a second all connections are looked at. A connection that was found in one phase, without any progress,
-at more looks than its limit has seconds is ended. So a request pays nothing for it, no timer is set for one,
-and a process that stood still ends no connection with data that it has not read yet (decision 0065).
+Once a second the process looks at all connections. It ends a connection that was in one phase, without any
+progress, at more looks than its limit has seconds. So no request pays for a timer, and a process that stood
+still ends no connection with data that it has not read yet (decision 0065).
 """
 
 import asyncio
@@ -57,10 +57,12 @@ class Phase(StrEnum):
 
 
 _MAKES_ROOM = {Phase.SILENT, Phase.IDLE, Phase.HEAD, Phase.LEAVING}
-"""The phases in which a connection has no request that was begun, or perhaps no client any more, which looks
-the same as one that sends no more: it may be ended for the sake of another."""
+"""The phases in which a connection has no request, or perhaps no client: it may be ended to make room.
+
+A client that has left looks like a client that sends no more.
+"""
 _USUAL = {Phase.IDLE, Phase.CLOSING}
-"""The phases that often end, which is nothing to tell an operator."""
+"""The phases that end often: their ends are not logged."""
 
 
 class Connection(Protocol):
@@ -75,7 +77,7 @@ class Connection(Protocol):
 
     @property
     def phase(self) -> Phase:
-        """The thing that the process waits for."""
+        """The step of the client that the process waits for."""
 
     def end(self, phase: Phase) -> None:
         """End the connection: its client took too long for this phase."""

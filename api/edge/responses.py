@@ -84,6 +84,6 @@ def pending(receipt_id: UUID, ahead: int | None, headers: dict[str, str]) -> Res
 
 
 def registration(row: Mapping[Any, Any], principal: Principal) -> Registration:
-    """Return a registration as this holder of a key may see it."""
+    """Return a registration as this principal may see it."""
     hidden = {} if principal.reads_personal else {"name": None, "email": None}
     return Registration(**{**row, **hidden})

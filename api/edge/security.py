@@ -1,4 +1,4 @@
-"""Access to the admin routes: a key's holder, scopes, and the organiser whose events it is for."""
+"""Access to the admin routes: a key's principal, scopes, and the organiser whose events it is for."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ from shared.domain import access
 from shared.domain.access import Principal, Scope
 
 _READ_SECONDS_MAX = 2
-_OF_SETTINGS = (access.ADMIN, access.VIEWER)
+_SETTINGS_PRINCIPALS = (access.ADMIN, access.VIEWER)
 
 _Credentials = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -37,14 +37,14 @@ _Credentials = Annotated[
 async def principal(
     required: SecurityScopes, request: Request, services: Provided, credentials: _Credentials
 ) -> Principal:
-    """Return the key's holder: 401 without a valid key, 403 without the scopes.
+    """Return the key's principal: 401 without a valid key, 403 without the scopes.
 
-    A holder with an organiser gets 404 for an event of another organiser, as for one that is not there. That
-    holds for every route with an `event_id` in its path. A parameter that the route does not know is refused:
-    a misspelt filter would let everything through. So is one that is there twice, as only one counts.
+    A principal with an organiser gets 404 for an event of another organiser, as for one that is not there.
+    That holds for every route with an `event_id` in its path. A parameter that the route does not know is
+    refused, because a misspelt filter would let everything through. So is a parameter that is there twice.
     """
-    holder = await _holder(services, request, credentials)
-    must_have(holder, *(Scope(scope) for scope in required.scopes))
+    principal = await _principal(services, request, credentials)
+    must_have(principal, *(Scope(scope) for scope in required.scopes))
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
     sent = Counter(name for name, _ in request.query_params.multi_items())
     reasons = {name: "is there more than once" for name, times in sorted(sent.items()) if times > 1}
@@ -53,9 +53,9 @@ async def principal(
     if reasons:
         raise body_fields.invalid({name or "(no name)": reason for name, reason in reasons.items()})
     event_id = request.path_params.get("event_id")
-    if event_id is not None and holder.organiser_id is not None:
-        await _must_own(services, holder.organiser_id, event_id)
-    return holder
+    if event_id is not None and principal.organiser_id is not None:
+        await _must_own(services, principal.organiser_id, event_id)
+    return principal
 
 
 def _undecodable(query: bytes) -> Iterator[str]:
@@ -67,10 +67,10 @@ def _undecodable(query: bytes) -> Iterator[str]:
             yield unquote(name)
 
 
-def must_have(holder: Principal, *scopes: Scope) -> None:
+def must_have(principal: Principal, *scopes: Scope) -> None:
     """Raise the problem 403 if the key lacks one of these scopes."""
     for scope in scopes:
-        if scope not in holder.scopes:
+        if scope not in principal.scopes:
             raise ProblemType.FORBIDDEN.error(f"This key lacks the scope {scope}.")
 
 
@@ -81,27 +81,27 @@ async def _metrics_reader(
     peer = None if request.client is None else request.client.host
     if metrics.is_local(peer, request.headers):
         return
-    holder = await _holder(services, request, credentials)
-    must_have(holder, *(Scope(scope) for scope in required.scopes))
-    if holder.organiser_id is not None:
+    principal = await _principal(services, request, credentials)
+    must_have(principal, *(Scope(scope) for scope in required.scopes))
+    if principal.organiser_id is not None:
         raise ProblemType.FORBIDDEN.error("This key is for the events of one organiser.")
 
 
-async def _holder(
+async def _principal(
     services: Services, request: Request, credentials: HTTPAuthorizationCredentials | None
 ) -> Principal:
     if credentials is None:
         raise ProblemType.UNAUTHORIZED.error()
-    holder = await services.keys.holder(credentials.credentials)
-    if holder is None:
+    principal = await services.keys.principal(credentials.credentials)
+    if principal is None:
         await services.wrong_keys.wait_turn(services.clients.client(request.scope))
         raise ProblemType.UNAUTHORIZED.error()
     services.limits.admit_key(
-        access.prefix(credentials.credentials) if holder not in _OF_SETTINGS else holder.name,
+        access.prefix(credentials.credentials) if principal not in _SETTINGS_PRINCIPALS else principal.name,
         request.scope[ANSWER_HEADERS],
-        of_settings=holder in _OF_SETTINGS,
+        of_settings=principal in _SETTINGS_PRINCIPALS,
     )
-    return holder
+    return principal
 
 
 async def _must_own(services: Services, organiser_id: UUID, event_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Finds the holder of a key: in the settings, else in the database, with an answer at most a second old."""
+"""Finds the principal of a key: in the settings, else in the database, at most a second old."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from shared.postgres import keys
 from shared.settings import Settings
 
 _KEPT_SECONDS = 1
-_HOLDERS_KEPT_MAX = 10_000
+_PRINCIPALS_KEPT_MAX = 10_000
 _KEYS_PER_READ_MAX = 500
 _READ_SECONDS_MAX = 2
 
@@ -21,43 +21,43 @@ class Keys:
     """The keys that the service accepts.
 
     A valid key is remembered for `_KEPT_SECONDS`, so a revoked one is refused after that time. Unknown keys
-    are not remembered. All that come at one time share a read, so a flood of them costs one read at a time
-    and pushes no valid key out.
+    are not remembered, and those that come at one time share a read. So a flood of them costs one read at a
+    time, and pushes no valid key out.
     """
 
     def __init__(self, settings: Settings, reader: Reader) -> None:
         self._of_settings = [
-            (access.digest(key.get_secret_value()), holder)
-            for key, holder in ((settings.admin_key, access.ADMIN), (settings.viewer_key, access.VIEWER))
+            (access.digest(key.get_secret_value()), principal)
+            for key, principal in ((settings.admin_key, access.ADMIN), (settings.viewer_key, access.VIEWER))
             if key is not None
         ]
         self._kept: dict[bytes, tuple[float, Principal]] = {}
         self._loader: BatchLoader[bytes, Principal | None] = BatchLoader(
-            lambda digests: reader.read(lambda connection: keys.holders(connection, digests)),
+            lambda digests: reader.read(lambda connection: keys.principals(connection, digests)),
             _KEYS_PER_READ_MAX,
         )
 
-    async def holder(self, key: str) -> Principal | None:
-        """Return the holder of a key, None if the key is unknown, ended or revoked.
+    async def principal(self, key: str) -> Principal | None:
+        """Return the principal of a key, None if the key is unknown, ended or revoked.
 
         A key of the settings is found without the database. Digests are compared, in constant time or by the
         database, so no time tells how much of a key was right.
         """
         digest = access.digest(key)
-        found = [holder for own, holder in self._of_settings if compare_digest(own, digest)]
+        found = [principal for own, principal in self._of_settings if compare_digest(own, digest)]
         if found:
             return found[0]
         if access.KEY.fullmatch(key) is None:
             return None
         asked_at = time.monotonic()
-        kept_until, holder = self._kept.get(digest, (asked_at, None))
+        kept_until, principal = self._kept.get(digest, (asked_at, None))
         if asked_at < kept_until:
-            return holder
+            return principal
         async with asyncio.timeout(_READ_SECONDS_MAX):
-            holder = await self._loader.load(digest)
+            principal = await self._loader.load(digest)
         self._kept.pop(digest, None)
-        if holder is not None:
-            if len(self._kept) >= _HOLDERS_KEPT_MAX:
+        if principal is not None:
+            if len(self._kept) >= _PRINCIPALS_KEPT_MAX:
                 self._kept.clear()
-            self._kept[digest] = (asked_at + _KEPT_SECONDS, holder)
-        return holder
+            self._kept[digest] = (asked_at + _KEPT_SECONDS, principal)
+        return principal

@@ -147,7 +147,7 @@ async def list_registrations(  # noqa: PLR0913, PLR0917 - one parameter for each
     if not rows:
         await services.event_slug(event_id)
     items = [responses.registration(row, principal) for row in rows]
-    return responses.body(RegistrationPage(items=items, next_cursor=_next(rows, limit, "seq")))
+    return responses.body(RegistrationPage(items=items, next_cursor=_next_cursor(rows, limit, "seq")))
 
 
 @router.get("/{event_id}/registrations/{registration_id}", **admin_routes.REGISTRATION)
@@ -181,7 +181,7 @@ async def list_audit_entries(
     if not rows:
         await services.event_slug(event_id, deleted=True)
     items = [AuditEntry(**row) for row in rows]
-    return responses.body(AuditPage(items=items, next_cursor=_next(rows, limit, "number")))
+    return responses.body(AuditPage(items=items, next_cursor=_next_cursor(rows, limit, "number")))
 
 
 @router.get("/{event_id}/commands", dependencies=[events_reader], **admin_routes.COMMANDS)
@@ -200,7 +200,7 @@ async def list_commands(
     if not rows:
         await services.event_slug(event_id)
     items = [FailedCommand(**row) for row in rows]
-    return responses.body(FailedCommandPage(items=items, next_cursor=_next(rows, limit, "seq")))
+    return responses.body(FailedCommandPage(items=items, next_cursor=_next_cursor(rows, limit, "seq")))
 
 
 @router.get("/{event_id}/counter", dependencies=[events_reader], **admin_routes.COUNTER)
@@ -252,7 +252,7 @@ def _after_event(cursor: str | None) -> tuple[str, UUID]:
     raise request_bodies.false_cursor()
 
 
-def _next(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query
+def _next_cursor(rows: Any, limit: int, key: str) -> str | None:  # noqa: ANN401 - rows of any query
     return str(rows[-1][key]) if len(rows) == limit else None
 
 

@@ -1,4 +1,4 @@
-"""The routes of API keys: create, list and revoke those of the holder's organiser, or of all."""
+"""The routes of API keys: create, list and revoke those of the principal's organiser, or of all."""
 
 from http import HTTPStatus
 
@@ -38,11 +38,13 @@ async def create_key(services: Provided, request: Request, principal: Principal 
     must_have(principal, *new.scopes)
     if new.organiser is not None and principal.organiser_id is not None:
         raise ProblemType.FORBIDDEN.error("Only a key of the service names the organiser of a new key.")
-    holder = Principal(name=new.name, organiser_id=principal.organiser_id, scopes=frozenset(new.scopes))
+    new_principal = Principal(
+        name=new.name, organiser_id=principal.organiser_id, scopes=frozenset(new.scopes)
+    )
 
     async def create(connection: AsyncConnection) -> tuple[str, RowMapping]:
         return await connection.run_sync(
-            keys.create, holder, organiser_name=new.organiser, days=new.days, created_by=principal.name
+            keys.create, new_principal, organiser_name=new.organiser, days=new.days, created_by=principal.name
         )
 
     try:

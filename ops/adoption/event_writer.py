@@ -50,14 +50,14 @@ class EventWriter:
 
     @property
     def has_gone(self) -> bool:
-        """Earlier runs wrote registrations that the source no longer has; meaningful after the last one."""
+        """Earlier runs wrote registrations that the source no longer has; ask this after the last chunk."""
         return bool(self._earlier) and not self._is_changed
 
     def lock(self) -> None:
         """Insert the event, closed, if it is not there; lock it, and read its counters and its trail's end.
 
-        Raises `AdoptionError` if an unfinished event is no longer closed, or if a finished one was changed
-        since this run began with it.
+        Raises `AdoptionError` if an unfinished event is no longer closed, or if a finished event was changed
+        after this run began to write it.
         """
         event, is_first = self._event, not self._row
         values = {"id": event.id, "created_at": None, **event.settings}

@@ -46,9 +46,9 @@ def create(  # noqa: PLR0913 - one parameter for each option
     """Create an API key; standard output shows it this once."""
     from ops.maintenance import api_keys  # noqa: PLC0415
 
-    holder = Principal(name=name, organiser_id=None, scopes=frozenset(scopes))
+    principal = Principal(name=name, organiser_id=None, scopes=frozenset(scopes))
     url = service_commands.service(data).database_url
-    key, stored = api_keys.create(url, holder, organiser=organiser, days=days)
+    key, stored = api_keys.create(url, principal, organiser=organiser, days=days)
     if as_json:
         service_commands.print_json({"key": key, "api_key": stored})
     else:

@@ -32,11 +32,11 @@ class KeysError(ExpectedError):
     exit_status = 1
 
 
-def create(database_url: str, holder: Principal, *, organiser: str | None, days: int) -> tuple[str, Key]:
-    """Make an API key for this holder and return it, with what may be shown; raises `KeyRefused`."""
+def create(database_url: str, principal: Principal, *, organiser: str | None, days: int) -> tuple[str, Key]:
+    """Make an API key for this principal and return it, with what may be shown; raises `KeyRefused`."""
     with _writing(database_url) as connection:
         key, stored = keys.create(
-            connection, holder, organiser_name=organiser, days=days, created_by=CREATED_BY
+            connection, principal, organiser_name=organiser, days=days, created_by=CREATED_BY
         )
         return key, _plain(stored)
 

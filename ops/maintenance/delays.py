@@ -84,7 +84,7 @@ _NEWER = "its next command needs a worker of a newer version"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Holder:
+class LockHolder:
     """A session, or a prepared transaction, that keeps an event's row; ages in seconds."""
 
     pid: int | None
@@ -102,7 +102,7 @@ class Delay:
     pending: int
     oldest_seconds: float
     reason: str
-    holder: Holder | None = None
+    holder: LockHolder | None = None
 
 
 def read(
@@ -172,10 +172,10 @@ def _is_owner_at_work(row: Row[Any]) -> bool:
     return name.startswith(connections.WORKER_APPLICATION) and (row.open_seconds or 0) < DELAYED_SECONDS
 
 
-def _holder(row: Row[Any] | None) -> Holder | None:
+def _holder(row: Row[Any] | None) -> LockHolder | None:
     if row is None:
         return None
-    return Holder(
+    return LockHolder(
         pid=row.pid,
         application=row.application or (row.gid and f"prepared transaction {row.gid}"),
         state=row.state,

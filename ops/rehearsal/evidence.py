@@ -110,8 +110,8 @@ class Decision:
 class ObservedRegistration:
     """The answers to one registration of one client; times are seconds of one monotonic clock.
 
-    `accepted` is the time of the first 201 or 202, `decisions` holds every final answer in the order in which
-    the client read it, `rejected` is the status of an answer by which the request had no effect.
+    `accepted` is the time of the first 201 or 202. `decisions` has the final answers in the client's order.
+    `rejected` is the status of an answer that says that the request had no effect.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Access to the admin routes: API keys, their scopes and their holders (pure).
+"""Access to the admin routes: API keys, their scopes and their principals (pure).
 
 An API key is `ao_<12 hexadecimal digits>_<43 characters>`. The part before the second underscore is the
 prefix: it names the key in lists and may be shown. The rest is random and a secret. The database has the
@@ -55,7 +55,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """The holder of a key: the actor in the audit trail, with the permissions of the key.
+    """The principal of a key: the actor in the audit trail, with the permissions of the key.
 
     `organiser_id` limits the key to the events of one organiser. It is None for a key of the service, which
     is for the events of all organisers and for those of none.
@@ -67,16 +67,16 @@ class Principal:
 
     @property
     def reads_personal(self) -> bool:
-        """The holder may see names, email addresses and reasons."""
+        """The principal may see names, email addresses and reasons."""
         return Scope.PERSONAL_READ in self.scopes
 
 
 ADMIN = Principal(name="admin", organiser_id=None, scopes=frozenset(Scope))
-"""The holder of `ADMITONE_ADMIN_KEY`."""
+"""The principal of `ADMITONE_ADMIN_KEY`."""
 VIEWER = Principal(
     name="viewer", organiser_id=None, scopes=frozenset((Scope.EVENTS_READ, Scope.PERSONAL_READ))
 )
-"""The holder of `ADMITONE_VIEWER_KEY`."""
+"""The principal of `ADMITONE_VIEWER_KEY`."""
 
 
 def new_key() -> str:

@@ -88,9 +88,9 @@ def email_address(text: str, domains_refused: Collection[str] = ()) -> str:
     """Return the address as it is kept: trimmed, in NFC, its domain in lower case and in Unicode.
 
     Raises `ValueError` with the reason. The local part has 1 to 64 bytes without blanks, or is quoted; dots
-    may stand anywhere in it. The domain has at least two labels of letters, digits and inner hyphens, the
-    last one not only of digits, and is none of `domains_refused` (A-labels) nor below one of them. Whether
-    it exists is not asked.
+    may stand anywhere in it. The domain has at least two labels of letters, digits and inner hyphens; the
+    last label is not a number. `domains_refused` (A-labels) and the domains below them are refused. The
+    domain need not exist.
     """
     local, at, domain = clean(text).rpartition("@")
     labels = _a_labels(domain.lower()) if len(domain) <= DOMAIN_LENGTH_MAX else ""

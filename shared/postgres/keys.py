@@ -63,7 +63,7 @@ _REVOKE = text(f"""
     )
     {_COLUMNS} FROM key {_JOINED}
 """)
-_HOLDERS = text(f"""
+_PRINCIPALS = text(f"""
     SELECT digest, name, organiser_id, scopes FROM api_key
     WHERE digest = ANY(CAST(:digests AS bytea[])) AND {_VALID}
 """)
@@ -85,25 +85,25 @@ def organiser(connection: Connection, name: str) -> UUID:
 
 
 def create(
-    connection: Connection, holder: Principal, *, organiser_name: str | None, days: int, created_by: str
+    connection: Connection, principal: Principal, *, organiser_name: str | None, days: int, created_by: str
 ) -> tuple[str, RowMapping]:
-    """Add a key for this holder, valid for so many days; return it with what may be shown.
+    """Add a key for this principal, valid for so many days; return it with what may be shown.
 
+    `organiser_name` names the key's organiser in place of the principal's. The key is valid from the commit.
     Raises `KeyRefused`.
-    The holder's organiser is the one of `organiser_name` if that is given. The key is valid from the commit.
     """
     connection.execute(_LOCK, {"lock": locks.API_KEYS})
-    organiser_id = holder.organiser_id if organiser_name is None else organiser(connection, organiser_name)
-    names = {"name": holder.name, "organiser_id": organiser_id}
+    organiser_id = principal.organiser_id if organiser_name is None else organiser(connection, organiser_name)
+    names = {"name": principal.name, "organiser_id": organiser_id}
     found = connection.execute(_COUNTS, names).one()
-    if holder.name.lower() in access.RESERVED_NAMES or found.of_the_other_side:
-        raise KeyRefused(f"The name {holder.name!r} is taken; choose another.")
+    if principal.name.lower() in access.RESERVED_NAMES or found.of_the_other_side:
+        raise KeyRefused(f"The name {principal.name!r} is taken; choose another.")
     if found.valid_of_the_name >= _VALID_OF_ONE_NAME_MAX:
-        raise KeyRefused(f"Two keys {holder.name!r} are valid; revoke one of them first.")
+        raise KeyRefused(f"Two keys {principal.name!r} are valid; revoke one of them first.")
     if found.keys >= KEYS_MAX:
         raise KeyRefused(f"There are {KEYS_MAX} keys; ended ones are deleted by the nightly job.")
     key = access.new_key()
-    values = {"prefix": access.prefix(key), "digest": access.digest(key), "scopes": sorted(holder.scopes)}
+    values = {"prefix": access.prefix(key), "digest": access.digest(key), "scopes": sorted(principal.scopes)}
     row = connection.execute(_INSERT, {**names, **values, "days": days, "created_by": created_by})
     return key, row.mappings().one()
 
@@ -122,9 +122,9 @@ def revoke(connection: Connection, prefix: str, organiser_id: UUID | None = None
     return found.mappings().one_or_none()
 
 
-async def holders(connection: "AsyncConnection", digests: Sequence[bytes]) -> list[Principal | None]:
-    """Return the holder of the valid key with each digest, None where there is none."""
-    rows = await connection.execute(_HOLDERS, {"digests": arrays.digests(set(digests))})
+async def principals(connection: "AsyncConnection", digests: Sequence[bytes]) -> list[Principal | None]:
+    """Return the principal of the valid key with each digest, None where there is none."""
+    rows = await connection.execute(_PRINCIPALS, {"digests": arrays.digests(set(digests))})
     found = {bytes(row.digest): _principal(row.name, row.organiser_id, row.scopes) for row in rows}
     return [found.get(digest) for digest in digests]
 

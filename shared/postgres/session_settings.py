@@ -1,8 +1,8 @@
 """The settings of PostgreSQL that AdmitOne's sessions set, and those of a database that they rely on.
 
-A role, a database or a server may have other defaults, by which times come in another form, statements find
-other tables, transactions fail that wait for others, or the notice of a commit without its standby is left
-out. A pooler may drop what a session sets; so `faults` compares what holds.
+A role, a database or a server may have other defaults. Then times have another form, statements find other
+tables, a transaction that waits for another one fails, or PostgreSQL does not tell of a commit without its
+standby. A pooler may drop a session's settings, so `faults` reads those that hold.
 """
 
 from collections.abc import Callable, Mapping

@@ -374,9 +374,9 @@ def holders_of(settings: Settings, *keys: str, at_once: bool) -> tuple[list[Prin
     async def look_up() -> list[Principal | None]:
         lookup = Keys(settings, Reader(engine))
         if at_once:
-            found = list(await asyncio.gather(*(lookup.holder(key) for key in keys)))
+            found = list(await asyncio.gather(*(lookup.principal(key) for key in keys)))
         else:
-            found = [await lookup.holder(key) for key in keys]
+            found = [await lookup.principal(key) for key in keys]
         await engine.dispose()
         return found
 

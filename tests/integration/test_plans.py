@@ -383,7 +383,7 @@ CASES |= {
         event_id=_FIRST_EVENT,
         id=_key(OLD + 10),
     ),
-    "key_holders": _case("api_key_digest_key", digests=_list("bytea", _bytes)),
+    "key_principals": _case("api_key_digest_key", digests=_list("bytea", _bytes)),
     "changed_protections": _case("event_protection_changed_idx", seconds="300"),
     "protection": _case("event_pkey event_protection_pkey", 1, event_id=_FIRST_EVENT),
 }
@@ -435,7 +435,7 @@ OF_THE_API = {
     "event_slug": events._EVENT_SLUG,  # noqa: SLF001
     "owned_event": events._IS_OWNED,  # noqa: SLF001
     "registration": events._REGISTRATION,  # noqa: SLF001
-    "key_holders": keys._HOLDERS,  # noqa: SLF001
+    "key_principals": keys._PRINCIPALS,  # noqa: SLF001
     "changed_protections": protections._RECENTLY_CHANGED,  # noqa: SLF001
     "protection": protections._READ,  # noqa: SLF001
 }

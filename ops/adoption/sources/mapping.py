@@ -72,8 +72,8 @@ class TableMapping:
 class SourceMapping:
     """The meaning of a source's two tables, its capacities and its times.
 
-    `unsaid_zone` is the time zone of the source's database if it is not UTC, and if no file says in which
-    zone the times are that have none.
+    `unsaid_zone` is the time zone of the source's database if it is not UTC, and if no mapping file gives a
+    zone for the times without one.
     """
 
     event: TableMapping

@@ -205,7 +205,7 @@ class Source:
 def _compared(mapping: SourceMapping, event_id: sql.Identifier) -> sql.Composable:
     """Return the event id of a registration as it is compared with the text of an event's.
 
-    As it is, so that an index is used, if an id that the event can have is always one for the registration.
+    Without a cast, so that an index is used, if both columns have one type or are both texts.
     """
     tables = ((mapping.event, "id"), (mapping.registration, "eventId"))
     ids = [
