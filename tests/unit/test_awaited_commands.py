@@ -45,13 +45,17 @@ def test_all_waits_for_a_command_are_answered() -> None:
 
 
 def test_a_wait_ends_without_an_outcome() -> None:
+    asked: list[AwaitedCommand] = []
+
     async def run() -> tuple[object, object, object]:
         waiter = OutcomeWaiter(NEVER_SECONDS)
+        waiter.ask_ledger = asked.append
         at_once = await waiter.outcome(A, UUID(int=1), 0)
         late = await waiter.outcome(A, UUID(int=1), 0.001)
         return at_once, late, waiter.by_event
 
     assert asyncio.run(run()) == (None, None, {})
+    assert asked == [], "no request would take the ledger's answer"
 
 
 def test_a_released_waiter_keeps_no_request() -> None:

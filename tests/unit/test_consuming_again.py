@@ -50,3 +50,12 @@ def test_queues_of_idle_events_are_given_up() -> None:
     event_queues.consume([UUID(int=1)])
 
     assert [event_queues.release_others(range(ids.BUCKETS)) for _ in range(2)] == [1, 0]
+
+
+def test_queues_of_busy_events_are_kept() -> None:
+    times = iter((0.0, queues.CONSUMED_SECONDS, queues.CONSUMED_SECONDS + 1.0))
+    event_queues = EventQueues(lambda: next(times))
+    for _ in range(2):
+        event_queues.consume([UUID(int=1)])
+
+    assert event_queues.release_others(range(ids.BUCKETS)) == 1

@@ -118,6 +118,16 @@ def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert asyncio.run(begun()) == 2
 
 
+def test_a_write_confirms_the_reads_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def begun() -> int:
+        writes = Writes(monkeypatch)
+        writes.go_on.set()
+        await asyncio.gather(writes.intake.accept(command(1)), writes.intake.confirm_all({"server"}))
+        return writes.begun
+
+    assert asyncio.run(begun()) == 1
+
+
 def test_a_rejected_command_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answers() -> tuple[object, int]:
         writes = Writes(monkeypatch)

@@ -392,8 +392,12 @@ def test_the_consumer_follows_the_owner() -> None:
         call()
     assert first.names == names(B)
 
+    calls = len(first.calls)
     event_queues.detach()
     event_queues.consume([A])
+    for call in first.calls:
+        call()
+    assert (first.names, len(first.calls)) == (names(B), calls), "its connection is lost"
     event_queues.attach(second)
     assert (second.names, second.calls) == (names(A, B), [])
 

@@ -90,6 +90,15 @@ def test_a_woken_event_keeps_its_place() -> None:
     assert queue.next_batch() == ([A, B], BACKLOG_BATCH_MAX)
 
 
+def test_a_message_does_not_shrink_a_backlog() -> None:
+    queue = queue_of(A)
+    batch, commands_max = queue.next_batch()
+    queue.settled(batch, settled(*[A] * commands_max), commands_max)
+    queue.add([A])
+
+    assert queue.next_batch() == ([A], BACKLOG_BATCH_MAX)
+
+
 def test_events_with_several_commands_come_again() -> None:
     queue = queue_of(A, B, C)
     batch, commands_max = queue.next_batch()

@@ -75,3 +75,15 @@ def test_the_memory_is_bounded(turns: WrongKeys, monkeypatch: pytest.MonkeyPatch
     for number in range(1_000):
         send(turns, f"192.0.{number // 256}.{number % 256}")
     assert len(turns._turns) == 100  # noqa: SLF001 - what it remembers
+
+
+def test_the_address_quiet_longest_is_forgotten(
+    turns: WrongKeys, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrong_keys, "_ADDRESSES_MAX", 2)
+    for address, count in (("192.0.2.1", 10), ("192.0.2.2", 10), ("192.0.2.1", 1), ("192.0.2.3", 1)):
+        send(turns, address, count)
+    send(turns, "192.0.2.1")  # sent one after the second address had
+    assert world.waits == [0.5, 1.0]
+    send(turns, "192.0.2.2")
+    assert world.waits == [0.5, 1.0]
