@@ -72,7 +72,7 @@ def verify(
     if as_json:
         print_json(verification.as_json(verified))
     else:
-        verification.show(verified.events, verified.numbering_lag)
+        verification.show(verified.events, verified.numbering_lag, verified.events_gone)
     raise typer.Exit(0 if verified.in_sync else 1)
 
 

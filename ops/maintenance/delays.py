@@ -80,6 +80,7 @@ _STANDSTILLS = text("""
 """)
 _CUT_OFF = "its audit trail is cut off: look at `audit check`"
 _BEHIND = "its `audit_seq` is behind its audit trail: run `verify --heal`"
+_GONE = "its row was deleted: restore the row, or delete the commands"
 _NEWER = "its next command needs a worker of a newer version"
 
 
@@ -107,7 +108,7 @@ class Delay:
 
 def read(
     connection: Connection,
-    waiting: Sequence[Row[tuple[UUID, str, int, float]]],
+    waiting: Sequence[Row[tuple[UUID, str, int, float, bool]]],
     is_owned: Callable[[UUID], bool],
     locked: Sequence[TableLock],
     *,
@@ -125,7 +126,8 @@ def read(
     rates = {row.event_id: row.per_second for row in connection.execute(_SETTLED_LATELY, parameters)}
     holders = _by_event(connection.execute(_ROW_HOLDERS, parameters).all())
     holders = _by_event(_sharers(connection, parameters)) | holders
-    standstills = {
+    standstills = {row.id: _GONE for row in rows if row.is_gone}
+    standstills |= {
         row.id: _CUT_OFF if row.is_trail_cut_off else _BEHIND if row.is_behind_its_trail else _NEWER
         for row in connection.execute(_STANDSTILLS, {**parameters, "version": commands.VERSION})
         if row.is_trail_cut_off or row.is_behind_its_trail or row.is_of_a_newer_version

@@ -39,7 +39,8 @@ def run(settings: Settings, names: Sequence[str]) -> Verification:
             _heal(settings, drifted)
         if behind or drifted:
             verified = verification.verify(connection, names)
-        return Verification(numbering_lag=0, events=verified)
+        gone = verification.events_gone(connection, names)
+        return Verification(numbering_lag=0, events=verified, events_gone=gone)
 
 
 def _heal(settings: Settings, drifted: Sequence[VerifiedEvent]) -> None:

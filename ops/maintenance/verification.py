@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from sqlalchemy import Connection, text
 
 from shared.errors import ExpectedError
-from shared.postgres import connections, ledger
+from shared.postgres import backlog, connections, ledger
 from shared.settings import Settings
 
 _EVENTS = text("""
@@ -86,21 +86,35 @@ def check_names(names: Sequence[str], known: Collection[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """The verified events, and by how many numbers the ledger's sequence is behind its commands."""
+    """The verified events, and by how many numbers the ledger's sequence is behind its commands.
+
+    `events_gone` are the ids of events without their rows, each with the number of its pending commands.
+    """
 
     numbering_lag: int
     events: list[VerifiedEvent]
+    events_gone: list[tuple[str, int]]
 
     @property
     def in_sync(self) -> bool:
         """Return True if nothing is to be healed."""
-        return self.numbering_lag == 0 and all(event.in_sync for event in self.events)
+        fine = self.numbering_lag == 0 and not self.events_gone
+        return fine and all(event.in_sync for event in self.events)
 
 
 def run(settings: Settings, names: Sequence[str]) -> Verification:
     """Verify the numbering, and all events or those of these slugs or ids."""
     with connections.operator_engine(settings.database_url).connect() as connection:
-        return Verification(numbering_lag=ledger.numbering_lag(connection), events=verify(connection, names))
+        return Verification(
+            numbering_lag=ledger.numbering_lag(connection),
+            events=verify(connection, names),
+            events_gone=events_gone(connection, names),
+        )
+
+
+def events_gone(connection: Connection, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the events that have pending commands and no row, unless the verification is of these events."""
+    return [] if names else [(row.slug, row.pending) for row in backlog.by_event(connection) if row.is_gone]
 
 
 def as_json(verification: Verification) -> dict[str, object]:
@@ -109,6 +123,7 @@ def as_json(verification: Verification) -> dict[str, object]:
         "in_sync": verification.in_sync,
         "numbering_lag": verification.numbering_lag,
         "events": [plain(event) for event in verification.events],
+        "events_gone": dict(verification.events_gone),
     }
 
 
@@ -117,8 +132,10 @@ def plain(event: VerifiedEvent) -> dict[str, object]:
     return {**asdict(event), "id": str(event.id), "drift": event.drift, "in_sync": event.in_sync}
 
 
-def show(events: Sequence[VerifiedEvent], numbering_lag: int = 0) -> None:
-    """Print the events with drift, the oversold events, and a numbering that is behind."""
+def show(
+    events: Sequence[VerifiedEvent], numbering_lag: int = 0, events_gone: Sequence[tuple[str, int]] = ()
+) -> None:
+    """Print the events that differ, are oversold or have no row, and a numbering that is behind."""
     console = Console()
     numbers = "counter", "rows", "difference", "waitlist", "waiting rows", "oversold by"
     table = Table(Column("event", overflow="fold"), *numbers)
@@ -139,6 +156,11 @@ def show(events: Sequence[VerifiedEvent], numbering_lag: int = 0) -> None:
     for event in events:
         if event.trail_lag:
             console.print(f"[bold red]{_trail(event)}")
+    for event_id, pending in events_gone:
+        console.print(
+            f"[bold red]The row of the event {event_id} was deleted, and {pending} of its commands are "
+            "pending: restore the row, or delete the commands."
+        )
     drifted = sum(event.has_drift for event in events)
     if numbering_lag:
         console.print(

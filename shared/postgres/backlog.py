@@ -16,11 +16,12 @@ _LINE = text("""
 """)
 
 _BY_EVENT = text("""
-    SELECT event.id, event.slug, waiting.pending,
-           extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds
+    SELECT waiting.event_id AS id, coalesce(event.slug, waiting.event_id::text) AS slug, waiting.pending,
+           extract(epoch FROM clock_timestamp() - command.accepted_at)::float8 AS oldest_seconds,
+           event.id IS NULL AS is_gone
     FROM (SELECT event_id, count(*) AS pending, min(seq) AS seq FROM pending_command GROUP BY event_id)
          AS waiting
-    JOIN event ON event.id = waiting.event_id
+    LEFT JOIN event ON event.id = waiting.event_id
     JOIN pending_command AS oldest ON oldest.event_id = waiting.event_id AND oldest.seq = waiting.seq
     JOIN command ON command.event_id = oldest.event_id AND command.id = oldest.command_id
     ORDER BY oldest_seconds DESC
@@ -71,6 +72,9 @@ def oldest(connection: Connection, limit: int) -> list[tuple[UUID, float]]:
     return [(row.event_id, max(row.seconds, 0)) for row in rows]
 
 
-def by_event(connection: Connection) -> list[Row[tuple[UUID, str, int, float]]]:
-    """Return `(id, slug, pending, oldest_seconds)` of every event with pending commands, oldest first."""
+def by_event(connection: Connection) -> list[Row[tuple[UUID, str, int, float, bool]]]:
+    """Return `(id, slug, pending, oldest_seconds, is_gone)` of events with pending commands, oldest first.
+
+    An event `is_gone` if its row was deleted by hand; its id stands for its slug.
+    """
     return list(connection.execute(_BY_EVENT))

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import make_url, text
 
 from ops.embedded import Servers
-from ops.maintenance import delays, retention, status
+from ops.maintenance import delays, healing, retention, status, verification
 from ops.maintenance.delays import Delay
 from ops.maintenance.status import FailedStatus, TableLocked
+from shared.settings import Settings
 from tests.databases import run
 from tests.stage import Json, Stage
 
@@ -154,6 +155,26 @@ def test_a_standstill_is_told(own_stage: Stage, cause: str, mend: str, reason: s
         holder.commit()
     delay_of(own_stage, event, reason)
     own_stage.query(f"UPDATE {mend}id = '{event['id']}'")
+
+
+def test_an_event_without_its_row_is_named(own_stage: Stage, servers: Servers) -> None:
+    event = own_stage.create_event()
+    with session(own_stage, "a repair by hand") as holder:
+        holder.execute("SELECT FROM event WHERE id = %s FOR UPDATE", [event["id"]])
+        post(own_stage, event)
+        holder.execute("DELETE FROM event WHERE id = %s", [event["id"]])
+        holder.commit()
+    broker, result = servers.broker_url, servers.result_url
+    settings = Settings(database_url=own_stage.database_url, broker_url=broker, result_url=result)
+    try:
+        delay = delay_of(own_stage, {"slug": event["id"]}, "its row was deleted")
+        found = [verification.run(settings, []), healing.run(settings, [])]
+    finally:
+        own_stage.query("DELETE FROM pending_command WHERE event_id = %s", event["id"])
+
+    assert delay.pending == 1
+    assert [(one.in_sync, one.events_gone) for one in found] == [(False, [(event["id"], 1)])] * 2
+    assert verification.run(settings, []).in_sync
 
 
 def test_old_notes_of_troubles_are_deleted(database: str) -> None:
