@@ -10,7 +10,7 @@ SERVICE = ("api", "worker", "shared")
 OTHERS = ("ops", "benchmarks", "migrations", ".ci")
 
 PRONOUN = re.compile(r"(?i)\b(who|whom|whose|whoever|nobody|somebody|everybody|anybody|whatever)\b")
-PRONOUNS_MAX = 19
+PRONOUNS_MAX = 15
 RIDDLE = re.compile(r"(?i)(who|what|whoever|nobody)\b")
 HEADING = re.compile(r"#+ +(.*)")
 

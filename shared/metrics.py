@@ -158,7 +158,7 @@ def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
 
     `headers` are found by names in lower case. A request that a proxy forwards comes from elsewhere, although
     the proxy may be on this machine. So does a request that names another host: a browser of this machine
-    sends it for a page of that host, whose address was changed to this machine's (DNS rebinding).
+    sends it for a page of that host after a change of its address to this machine's (DNS rebinding).
     """
     if address is None or any(header in headers for header in _FORWARDED):
         return False

@@ -109,7 +109,7 @@ def oversized(
         capacity = min((capacity for capacity in _capacities(event, pending) if capacity), default=None)
         if limit is None or capacity is None:
             continue
-        # With so many oversized parties the waitlist has room, whatever these commands do to its length.
+        # With so many oversized parties the waitlist has room after all changes of its length in this batch.
         parties_max = event.waitlist_length - limit + 1 + len(pending)
         if parties_max > 0 and any(isinstance(command.command, Register) for command in pending):
             asked.append((event.id, capacity, parties_max))

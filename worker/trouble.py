@@ -32,7 +32,7 @@ _RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 1.0
 _OF_THE_COMMAND = ("22", "23", "54", "XX")
 _TIMED_OUT = "57014"
 _TRAIL_AHEAD = "audit_entry_pkey"
-"""Broken by every command of an event whose `audit_seq` is behind its audit trail."""
+"""Broken by every command of an event with an `audit_seq` behind its audit trail."""
 
 
 class Place(NamedTuple):

@@ -35,7 +35,7 @@ _PERSONAL = ("name", "email")
 
 
 def add(roster: Roster, pending: PendingCommand, command: AddRegistration) -> Outcome:
-    """Register a party whatever the window, a pause or the waitlist's limit say."""
+    """Register a party, also outside the window, in a pause or beyond the waitlist's limit."""
     settings, spots = roster.settings, command.spots_count
     status = None if command.status is UNSET else Status(command.status)
     refusal = rules.against_size(settings, spots)

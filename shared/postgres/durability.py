@@ -1,4 +1,4 @@
-"""Confirmed writes: whatever the service tells survives a failover to a synchronous standby.
+"""Confirmed writes: all that the service tells survives a failover to a synchronous standby.
 
 With `synchronous_standby_names` a commit waits until a standby has it, and is visible only then. A wait that
 is cut off (its session is cancelled or ended, its server restarts) leaves a transaction that is visible on
