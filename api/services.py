@@ -56,6 +56,7 @@ class Services:
         self.engine = connections.async_engine(settings)
         self.admin_engine = connections.async_engine(settings, for_admins=True)
         self.reader, self.admin_reader = Reader(self.engine), Reader(self.admin_engine)
+        self.read = self.reader.read
         self.redis = results.connect_async(settings.result_url)
         self.celery = queues.celery_app(settings)
         self.sender = queues.connect_sender(self.celery, settings)
@@ -106,10 +107,6 @@ class Services:
             client=self.redis,
             shared=shared,
         )
-
-    async def read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
-        """Return the value of `query`; see `Reader.read`."""
-        return await self.reader.read(query, snapshot=snapshot)
 
     async def admin_read(self, query: Query[Value], *, snapshot: bool = False) -> Value:
         """Return the value of `query` in one of the admins' places; 503 if none becomes free in time."""

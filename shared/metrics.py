@@ -66,6 +66,10 @@ def _counter(name: str, meaning: str, *labels: str) -> Counter:
     return Counter(f"admitone_{name}", meaning, labels, registry=_registry)
 
 
+def _gauge(name: str, meaning: str) -> Gauge:
+    return Gauge(f"admitone_{name}", meaning, multiprocess_mode="livesum", registry=_registry)
+
+
 def _distribution(name: str, meaning: str, buckets: Sequence[float], *labels: str) -> Distribution:
     return Distribution(f"admitone_{name}", meaning, labels, buckets=buckets, registry=_registry)
 
@@ -83,12 +87,7 @@ http_seconds = _distribution(
 limited = _counter(
     "requests_limited", "Requests that were answered 429, by the limit of their client.", "limit"
 )
-connections = Gauge(
-    "admitone_connections",
-    "Open connections of clients.",
-    multiprocess_mode="livesum",
-    registry=_registry,
-)
+connections = _gauge("connections", "Open connections of clients.")
 connections_ended = _counter("connections_ended", "Connections that the API ended, by reason.", "reason")
 wakes_sent = _counter("wakes_sent", "Wake messages that the broker took.")
 ledger_reads = _counter("ledger_reads", "Reads of outcomes from the ledger, where Redis had none in time.")
@@ -101,12 +100,7 @@ commit_seconds = _distribution(
     _SECONDS_BOUNDS,
 )
 batch_commands = _distribution("batch_commands", "Commands that one transaction settled.", _COMMANDS_BOUNDS)
-events_owned = Gauge(
-    "admitone_events_owned",
-    "Active events that workers own.",
-    multiprocess_mode="livesum",
-    registry=_registry,
-)
+events_owned = _gauge("events_owned", "Active events that workers own.")
 owner_changes = _counter("owner_changes", "Buckets of events that workers gained or lost.")
 wakes_missed = _counter("wakes_missed", "Events whose pending commands a tick found without a message.")
 results_lost = _counter("results_lost", "Outcomes that were not stored in the result backend.")

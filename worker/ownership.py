@@ -14,7 +14,7 @@ Invariants:
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -114,10 +114,7 @@ class Ownership:
         lost = self.buckets - self._share
         if lost:
             self.session.execute(_UNLOCK, {"buckets": arrays.numbers(lost)})
-        gained = set()
-        if wanted := self._share - self.buckets:
-            locked = self.session.execute(_LOCK, {"buckets": arrays.numbers(wanted)})
-            gained = {bucket for (bucket,) in locked}
+        gained = self._lock(self._share - self.buckets)
         self.buckets = self.buckets - lost | gained
         return BucketsMoved(gained=len(gained), lost=len(lost))
 
@@ -153,6 +150,10 @@ class Ownership:
                 "workers need a session of their own, without a pooler in transaction mode"
             )
         return frozenset(live)
+
+    def _lock(self, buckets: Collection[int]) -> set[int]:
+        parameters = {"buckets": arrays.numbers(buckets)}
+        return {bucket for (bucket,) in self.session.execute(_LOCK, parameters)} if buckets else set()
 
 
 def share(number: int, workers: Iterable[int]) -> frozenset[int]:

@@ -3,7 +3,12 @@
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
+from api.edge import schemas
+from api.edge.schemas import ReceiptStatus, RegistrationBrief
 from shared.domain import ids
+from shared.domain.commands import Status
 
 RECEIPT_ID = "01a20b6f-8fe2-70ac-83f8-91dc7f09e1d6"
 TASK_ID = ids.task_id(UUID(RECEIPT_ID))
@@ -19,24 +24,20 @@ PROBLEM_MEMBERS: dict[str, Any] = {
     "spots_needed": 4,
     "opens_at": "2026-12-01T09:00:00Z",
 }
-CONFIRMED = {
-    "receiptId": RECEIPT_ID,
-    "taskId": TASK_ID,
-    "status": "CONFIRMED",
-    "registration": {
-        "id": REGISTRATION_ID,
-        "status": "CONFIRMED",
-        "spotsCount": 1,
-        "waitlistPosition": None,
-    },
-    "refusal": None,
-    "ahead": None,
-    "incidentId": None,
-}
+CONFIRMED: dict[str, Any] = msgspec.to_builtins(
+    schemas.Receipt(
+        receipt_id=UUID(RECEIPT_ID),
+        task_id=TASK_ID,
+        status=ReceiptStatus.CONFIRMED,
+        registration=RegistrationBrief(
+            id=UUID(REGISTRATION_ID), status=Status.CONFIRMED, spots_count=1, waitlist_position=None
+        ),
+    )
+)
 WAITLIST = {
     **CONFIRMED,
     "status": "WAITLIST",
-    "registration": {"id": REGISTRATION_ID, "status": "WAITLIST", "spotsCount": 1, "waitlistPosition": 12},
+    "registration": {**CONFIRMED["registration"], "status": "WAITLIST", "waitlistPosition": 12},
 }
 PENDING = {**CONFIRMED, "status": "PENDING", "registration": None, "ahead": 340}
 REFUSED = {

@@ -85,12 +85,7 @@ CANCEL = builders.change(
         cancelled={
             **examples.CONFIRMED,
             "status": "CANCELLED",
-            "registration": {
-                "id": examples.REGISTRATION_ID,
-                "status": "CANCELLED",
-                "spotsCount": 1,
-                "waitlistPosition": None,
-            },
+            "registration": {**examples.CONFIRMED["registration"], "status": "CANCELLED"},
             "changed": True,
             "fromStatus": "CONFIRMED",
             "toStatus": "CANCELLED",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 from uuid import UUID
 
+import msgspec
 import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -105,18 +106,11 @@ async def _recently_changed(connection: AsyncConnection, seconds: float) -> list
 
 async def protection(connection: AsyncConnection, event_id: UUID) -> Protection | None:
     """Return the protection of an event, None if there is no such event."""
-    row = (await connection.execute(_READ, {"event_id": event_id})).one_or_none()
-    if row is None:
-        return None
-    return Protection(spots_per_address=row.spots_per_address, challenge=row.challenge)
+    row = (await connection.execute(_READ, {"event_id": event_id})).mappings().one_or_none()
+    return None if row is None else Protection(**row)
 
 
 async def change(connection: AsyncConnection, event_id: UUID, new: Protection, actor: str) -> bool:
     """Give an event this protection; return False if there is no such event."""
-    parameters = {
-        "event_id": event_id,
-        "spots_per_address": new.spots_per_address,
-        "challenge": new.challenge,
-        "actor": actor,
-    }
+    parameters = {"event_id": event_id, "actor": actor, **msgspec.structs.asdict(new)}
     return (await connection.execute(_CHANGE, parameters)).one_or_none() is not None

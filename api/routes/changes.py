@@ -178,12 +178,7 @@ async def heal_counter(
     if isinstance(decided, Response):
         return decided
     healed = _expect(CounterHealed, decided)
-    content = Healed(
-        receipt_id=decided.receipt_id,
-        drift=healed.drift,
-        spots_reserved=healed.spots_reserved,
-        overbooked_spots=healed.overbooked_spots,
-    )
+    content = Healed(receipt_id=decided.receipt_id, **msgspec.structs.asdict(healed))
     return responses.body(content, headers=decided.headers)
 
 

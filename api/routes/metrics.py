@@ -31,7 +31,9 @@ async def _show(asked: Sequence[Services]) -> Sequence[bytes]:
     """Show the metrics once for all requests, which are of one process."""
     await asyncio.sleep(2 * front.GATHER_SECONDS)  # all answers up to now are counted then
     backlog, drift = await asked[0].figures.read()
-    read_now = [*_of_backlog(backlog), *_of_drift(drift)]
+    read_now = _of_backlog(backlog)
+    if drift is not None:
+        read_now.append(metrics.gauge("drift", "Sum of all drifts, without their signs.", drift))
     return [await asyncio.to_thread(metrics.show, *read_now)] * len(asked)
 
 
@@ -55,7 +57,3 @@ def _of_backlog(backlog: Backlog | None) -> list[Metric]:
     if (seconds := backlog.snapshot_seconds) is not None:
         figures.append(metrics.gauge("oldest_snapshot_seconds", "Age of the oldest snapshot.", seconds))
     return figures
-
-
-def _of_drift(drift: int | None) -> list[Metric]:
-    return [] if drift is None else [metrics.gauge("drift", "Sum of all drifts, without their signs.", drift)]

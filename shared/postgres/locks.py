@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from shared.domain import ids
 
@@ -47,11 +47,13 @@ _OWNERS = text(f"SELECT number, buckets FROM ({_BY_WORKER}) AS worker")
 KNOWN_BY_ALL = f"SELECT coalesce(min(version), 2147483647) FROM ({_BY_WORKER}) AS worker"
 """A query for the highest version of the commands' format that every live worker knows."""
 _WORKERS = text(f"""
-    SELECT activity.application_name AS name, worker.number, worker.buckets,
-           extract(epoch FROM clock_timestamp() - activity.state_change)::float8 AS silent_seconds
+    SELECT split_part(application_name, '/', 2) AS host, split_part(application_name, '/', 3)::integer AS pid,
+           worker.number, worker.buckets, CASE WHEN state_change IS NOT NULL THEN
+               greatest(extract(epoch FROM clock_timestamp() - state_change)::float8, 0)
+           END AS silent_seconds
     FROM ({_BY_WORKER}) AS worker JOIN pg_stat_activity AS activity ON activity.pid = worker.pid
-    WHERE activity.application_name ~ '^[^/]+/[^/]+/[0-9]+$'
-    ORDER BY name
+    WHERE application_name ~ '^[^/]+/[^/]+/[0-9]{{1,9}}$'
+    ORDER BY application_name
 """)
 
 
@@ -66,7 +68,7 @@ class Worker:
     pid: int
     number: int
     silent_seconds: float | None
-    buckets: frozenset[int]
+    buckets: Collection[int]
 
     def owns(self, event_id: UUID) -> bool:
         """Return True if this worker decides the event's commands."""
@@ -92,15 +94,4 @@ def workers(connection: Connection) -> list[Worker]:
 
     A session that has not the name of a worker, such as one that a pooler renamed, is none.
     """
-    return [_worker(row) for row in connection.execute(_WORKERS)]
-
-
-def _worker(row: Row[tuple[str, int, Collection[int], float | None]]) -> Worker:
-    _, host, pid = row.name.split("/")
-    return Worker(
-        host=host,
-        pid=int(pid),
-        number=row.number,
-        silent_seconds=None if row.silent_seconds is None else max(row.silent_seconds, 0),
-        buckets=frozenset(row.buckets),
-    )
+    return [Worker(**row) for row in connection.execute(_WORKERS).mappings()]
