@@ -5,6 +5,7 @@ programs. All contestants but the measured one are idle. The folder is removed a
 """
 
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from benchmarks import cpu, plan, processes
-from benchmarks.contestants import store
-from benchmarks.processes import BenchmarkError, HttpServer, Process
+from benchmarks.contestants import serving, store
+from benchmarks.processes import HOST, BenchmarkError, HttpServer, Process
 from ops import embedded
 from ops.embedded import Postgres, Servers, Valkey
 from ops.maintenance import schema
@@ -139,7 +140,7 @@ class Arena:
 
     def _serve(self, ends: ExitStack, name: str) -> HttpServer:
         """Start a baseline; its listening socket, which outlives its restarts, is the last argument."""
-        listener = ends.enter_context(processes.listen())
+        listener = ends.enter_context(socket.create_server((HOST, 0), backlog=serving.BACKLOG))
         variables = {store.DATABASE_URL: self.addresses.database_url, store.APPLICATION: name}
         server = HttpServer(
             name=name,

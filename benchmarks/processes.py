@@ -2,7 +2,6 @@
 
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import serving
 from ops import child_processes
 from ops.child_processes import Child
 from ops.embedded import Servers
@@ -130,11 +128,6 @@ def stop(programs: Collection[Process]) -> None:
 def module(*argv: str) -> list[str]:
     """Return the command line that runs a module of this checkout with these arguments."""
     return [sys.executable, "-m", *argv]
-
-
-def listen() -> socket.socket:
-    """Return a listening socket at a free port of the loopback interface."""
-    return socket.create_server((HOST, 0), backlog=serving.BACKLOG)
 
 
 def environment(**values: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ REPORT_FILE, PICTURE_FILE = "report.json", "report.svg"
 
 def command(wanted: Plan, *, as_json: bool, output: Path) -> int:
     """Run the benchmark, show its report and write it to files; return the exit status."""
-    with printing.progress(steps(wanted), quiet=as_json) as progressed:
+    with printing.progressing(steps(wanted), quiet=as_json) as progressed:
         result = run(wanted, progressed)
     content = printing.keep(result, output / REPORT_FILE)
     (output / PICTURE_FILE).write_text(plot.picture(result.lines, wanted), encoding="utf-8")

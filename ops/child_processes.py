@@ -125,20 +125,21 @@ def find(matches: Matches) -> list[int]:
 
 def arguments(pid: int) -> list[str]:
     """Return a process's arguments; empty if it has ended or is a kernel thread."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return []
+    raw = _of_kernel(pid, "cmdline")
     return [os.fsdecode(part) for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
 
 
 def environment(pid: int) -> dict[str, str]:
     """Return the environment a process was started with; empty if it has ended or may not be read."""
+    pairs = _of_kernel(pid, "environ").split(b"\0")
+    return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
+
+
+def _of_kernel(pid: int, file: str) -> bytes:
     try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{file}").read_bytes()
     except OSError:
-        return {}
-    return dict(os.fsdecode(pair).split("=", 1) for pair in raw.split(b"\0") if b"=" in pair)
+        return b""
 
 
 def folder(pid: int) -> Path | None:

@@ -66,9 +66,13 @@ async def event(connection: AsyncConnection, slug: str) -> Row[tuple[UUID, int]]
     return (await connection.execute(_EVENT, {"slug": slug})).one()
 
 
-async def confirmed_spots(connection: AsyncConnection, event_id: UUID) -> int:
-    """Count the confirmed spots of an event, row by row."""
-    return int((await connection.execute(_CONFIRMED, {"event_id": event_id})).scalar_one())
+async def count_and_insert(
+    connection: AsyncConnection, event: Row[tuple[UUID, int]], registering: Registering
+) -> Registered:
+    """Count the confirmed spots row by row; confirm if that leaves room, else put on the waitlist."""
+    confirmed = (await connection.execute(_CONFIRMED, {"event_id": event.id})).scalar_one()
+    fits = confirmed + registering.spots_count <= event.capacity
+    return await insert(connection, event.id, registering, "CONFIRMED" if fits else "WAITLIST")
 
 
 async def insert(

@@ -2,11 +2,9 @@
 
 import asyncio
 import random
-from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.contestants import store
 from benchmarks.contestants.http import Registered, Registering
@@ -32,7 +30,7 @@ async def empty(slug: str, registering: Registering) -> Registered:  # noqa: ARG
 async def count(slug: str, registering: Registering) -> Registered:
     """Count the confirmed spots, then insert. Two requests can count the same last spot."""
     async with store.engine().begin() as connection:
-        return await _count_and_insert(connection, await store.event(connection, slug), registering)
+        return await store.count_and_insert(connection, await store.event(connection, slug), registering)
 
 
 async def lock(slug: str, registering: Registering) -> Registered:
@@ -43,7 +41,7 @@ async def lock(slug: str, registering: Registering) -> Registered:
             try:
                 async with engine.begin() as connection:
                     event = (await connection.execute(_LOCK, {"slug": slug})).one()
-                    return await _count_and_insert(connection, event, registering)
+                    return await store.count_and_insert(connection, event, registering)
             except DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
                     raise
@@ -59,12 +57,3 @@ async def counter(slug: str, registering: Registering) -> Registered:
             return await store.insert(connection, event_id, registering, "CONFIRMED")
         event = await store.event(connection, slug)
         return await store.insert(connection, event.id, registering, "WAITLIST")
-
-
-async def _count_and_insert(
-    connection: AsyncConnection, event: Row[tuple[UUID, int]], registering: Registering
-) -> Registered:
-    """Confirm if the count leaves room, else put on the waitlist."""
-    confirmed = await store.confirmed_spots(connection, event.id)
-    fits = confirmed + registering.spots_count <= event.capacity
-    return await store.insert(connection, event.id, registering, "CONFIRMED" if fits else "WAITLIST")

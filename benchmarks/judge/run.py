@@ -82,7 +82,7 @@ def _variable(text: str) -> tuple[str, str]:
 def command(wanted: Options, *, as_json: bool, output: Path) -> int:
     """Judge this version against a revision, show the judgement and write it; return the exit status."""
     total = 2 * wanted.turns_each * len(wanted.figures)
-    with printing.progress(total, quiet=as_json) as progressed:
+    with printing.progressing(total, quiet=as_json) as progressed:
         judged = judge(wanted, progressed)
     content = printing.keep(judged, output / REPORT_FILE)
     if as_json:

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import cpu, plan
 from benchmarks.drop import Drop
 from benchmarks.report.report import Line, OpenLoop, Report
+from ops import progress
 
 WIDTH_WITHOUT_TERMINAL = 120
 NOT_MEASURED = "not measured"
@@ -26,14 +26,10 @@ Progressed = Callable[[str], None]
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool) -> Iterator[Progressed]:
+def progressing(total: int, *, quiet: bool) -> Iterator[Progressed]:
     """Show on a terminal how many of `total` measurements are done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("starting", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)
+    with progress.bar("starting", total, quiet=quiet) as update:
+        yield lambda name: update(advance=1, description=name)
 
 
 def keep(report: msgspec.Struct, file: Path) -> str:

@@ -15,6 +15,7 @@ import json
 from contextlib import closing
 from pathlib import Path
 
+from ops import progress
 from ops.adoption import links, printing
 from ops.adoption.cleaning import adopted_id
 from ops.adoption.events import EventReader
@@ -78,5 +79,5 @@ def adopt(
         report.note(mapped.problems())
         reader = EventReader(mapped, target.now(), close_all=closed)
         source = Source(source_link, mapped)
-        with printing.bar(mapped.registration.source_table.rows) as advance:
-            Adoption(source, target, reader, report, advance).run()
+        with progress.bar("registrations", mapped.registration.source_table.rows) as update:
+            Adoption(source, target, reader, report, update).run()

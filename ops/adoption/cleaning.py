@@ -13,13 +13,11 @@ from ops.adoption.sources import values
 from ops.adoption.sources.mapping import SourceMapping
 from ops.adoption.sources.meanings import NOT_UNDERSTOOD
 from ops.adoption.sources.source import RawRegistration
-from shared.domain import texts
+from shared.domain import ids, texts
 from shared.domain.commands import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX, SPOTS_MAX, Status
 
 ADOPTED = UUID("a567bcc8-4967-4672-96a7-146c52e11226")
 """The namespace of ids that are no UUIDs in the source. It never changes: clients compute ids with it."""
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +36,7 @@ class CleanRegistration:
 
 def adopted_id(text: str) -> UUID:
     """Return the adopted id of a source's id: the same UUID, or else `uuid5(ADOPTED, text)`."""
-    return UUID(text) if _UUID.fullmatch(text) else uuid5(ADOPTED, text)
+    return UUID(text) if re.fullmatch(ids.PATTERN, text) else uuid5(ADOPTED, text)
 
 
 def registration(

@@ -39,8 +39,8 @@ class EventWriter:
         self.finished = False
         self.registrations = 0
         self.promotable = 0
-        self.left_alone = 0
-        self.spots_left_alone = 0
+        self.left_alone: list[int] = []
+        """The spots of each registration that differs, and that is left alone."""
         self.removed: list[tuple[UUID, int]] = []
 
     @property
@@ -90,9 +90,9 @@ class EventWriter:
         ids = [clean.id for clean in batch if clean.id in self._earlier]
         rows = self._written(ids)
         if self._is_changed:
-            left = [clean for clean in batch if clean.id in rows and rows[clean.id].differs(clean)]
-            self.left_alone += len(left)
-            self.spots_left_alone += sum(clean.spots_count for clean in left)
+            self.left_alone += [
+                clean.spots_count for clean in batch if clean.id in rows and rows[clean.id].differs(clean)
+            ]
             batch, rows = [clean for clean in batch if clean.id not in self._earlier], {}
         self._earlier.difference_update(ids)
         placed = self._placed(batch, rows)

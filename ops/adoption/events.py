@@ -47,11 +47,6 @@ class CleanEvent:
         """The event's slug in the target."""
         return str(self.settings["slug"])
 
-    @property
-    def capacity(self) -> int:
-        """The event's capacity in the target."""
-        return int(self.settings["capacity"])
-
 
 class EventReader:
     """Reads events through a mapping, as of one moment; with `close_all` each comes closed."""

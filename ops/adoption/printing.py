@@ -1,12 +1,6 @@
-"""Shows an adoption to people: its progress while it runs, its report at the end."""
-
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+"""Shows the report of an adoption to people."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from ops.adoption.report import GONE, MENDED, AdoptedEvent, Fate, Report
@@ -21,15 +15,6 @@ _FATES = {
     Fate.LEFT_OUT: "left out",
 }
 _MEANINGS = {NOT_UNDERSTOOD: "not honoured", IGNORED: "no bearing"}
-
-
-@contextmanager
-def bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of `total` registrations, if stderr is a terminal; yield the function that advances it."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield partial(progress.advance, progress.add_task("registrations", total=total))
 
 
 def show(report: Report) -> None:

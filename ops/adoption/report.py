@@ -175,12 +175,12 @@ class Report:
     @property
     def mended(self) -> int:
         """The number of changes without which something could not have been taken."""
-        return sum(total.problems for code, total in self.totals.items() if code in MENDED)
+        return sum(self.totals[code].problems for code in MENDED & self.totals.keys())
 
     @property
     def gone(self) -> int:
         """The number of events and registrations that the source had, and has no longer."""
-        return sum(total.problems for code, total in self.totals.items() if code in GONE)
+        return sum(self.totals[code].problems for code in GONE & self.totals.keys())
 
     @property
     def registrations(self) -> int:

@@ -30,14 +30,14 @@ class Adoption:
         target: Target,
         reader: EventReader,
         report: Report,
-        advance: Callable[[int], None],
+        update: Callable[..., None],
     ) -> None:
         self._source = source
         self._target = target
         self._mapping = reader.mapping
         self._reader = reader
         self._report = report
-        self._advance = advance
+        self._update = update
         # A dry run has undone the events before.
         self._slugs: dict[str, str] = {}
 
@@ -61,7 +61,7 @@ class Adoption:
                     cleaning.left_out(raw, Code.REGISTRATION_WITHOUT_EVENT, "the source has no such event")
                     for raw in batch
                 )
-                self._advance(len(batch))
+                self._update(advance=len(batch))
         self._report.note(_event_gone(event) for event in self._target.in_use() if event.id not in there)
         self._report.complete = True
 
@@ -132,7 +132,7 @@ class Adoption:
                     writer.add(self._clean(event, batch, writer))
                     if len(batch) < source.BATCH_ROWS and not writer.has_gone:
                         writer.finish()
-                self._advance(len(batch))
+                self._update(advance=len(batch))
         while not writer.finished:
             with self._target.transaction():
                 writer.lock()
@@ -145,7 +145,7 @@ class Adoption:
         )
         if writer.left_alone:
             detail = "of its registrations differ in the target, which commands have changed"
-            counts = writer.left_alone, writer.spots_left_alone
+            counts = len(writer.left_alone), sum(writer.left_alone)
             self._report.note([_not_in_target(event.source_id, *counts, detail)])
         if not writer.wrote:
             return _plain(event.source_id, event.slug, Fate.ALREADY_ADOPTED)
@@ -190,7 +190,7 @@ class Adoption:
                         continue
                     registrations += 1
                     spots += cleaning.spots_asked(raw)
-                self._advance(len(batch))
+                self._update(advance=len(batch))
         return registrations, spots, there
 
 
@@ -249,7 +249,7 @@ def _adopted(event: CleanEvent, fate: Fate, writer: EventWriter, drift: int | No
     return replace(
         _plain(event.source_id, event.slug, fate),
         registrations=writer.registrations,
-        capacity=event.capacity,
+        capacity=event.settings["capacity"],
         spots_reserved=writer.trail.spots_reserved,
         overbooked_spots=writer.trail.overbooked_spots,
         waitlist_length=writer.trail.waitlist_length,

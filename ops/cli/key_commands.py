@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -49,10 +50,8 @@ def create(  # noqa: PLR0913 - one parameter for each option
     principal = Principal(name=name, organiser_id=None, scopes=frozenset(scopes))
     url = service_commands.service(data).database_url
     key, stored = api_keys.create(url, principal, organiser=organiser, days=days)
-    if as_json:
-        service_commands.print_json({"key": key, "api_key": stored})
-    else:
-        print(key)
+    service_commands.answer({"key": key, "api_key": stored}, key, as_json=as_json)
+    if not as_json:
         print(f"Valid until {stored['expires_at'][:10]}; it cannot be shown again.", file=sys.stderr)
 
 
@@ -62,10 +61,7 @@ def list_keys(*, data: Data = DATA, as_json: AsJson = False) -> None:
     from ops.maintenance import api_keys  # noqa: PLC0415
 
     stored = api_keys.listed(service_commands.service(data).database_url)
-    if as_json:
-        service_commands.print_json({"keys": stored})
-    else:
-        api_keys.show(stored)
+    service_commands.answer({"keys": stored}, partial(api_keys.show, stored), as_json=as_json)
 
 
 @keys.command("revoke")
@@ -79,10 +75,8 @@ def revoke(
     from ops.maintenance import api_keys  # noqa: PLC0415
 
     revoked = api_keys.revoke(service_commands.service(data).database_url, prefix)
-    if as_json:
-        service_commands.print_json(revoked)
-    else:
-        print(f"Revoked: {revoked['prefix']} ({revoked['name']}).")
+    shown = f"Revoked: {revoked['prefix']} ({revoked['name']})."
+    service_commands.answer(revoked, shown, as_json=as_json)
 
 
 def assign(
@@ -98,7 +92,6 @@ def assign(
     from ops.maintenance import api_keys  # noqa: PLC0415
 
     given = api_keys.assign(service_commands.service(data).database_url, organiser, events)
-    if as_json:
-        service_commands.print_json({"organiser": organiser, "events": given})
-    else:
-        print(f"{organiser} has {', '.join(given)}.")
+    service_commands.answer(
+        {"organiser": organiser, "events": given}, f"{organiser} has {', '.join(given)}.", as_json=as_json
+    )

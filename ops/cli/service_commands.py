@@ -7,7 +7,9 @@ in the data folder.
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -45,10 +47,7 @@ def status(*, data: Data = DATA, as_json: AsJson = False) -> None:
     from ops.maintenance import status as statuses  # noqa: PLC0415
 
     now = statuses.read(service(data).database_url)
-    if as_json:
-        print_json(statuses.as_json(now))
-    else:
-        statuses.show(now)
+    answer(statuses.as_json(now), partial(statuses.show, now), as_json=as_json)
 
 
 def verify(
@@ -69,10 +68,8 @@ def verify(
         verified = healing.run(service(data), events or [])
     else:
         verified = verification.run(service(data), events or [])
-    if as_json:
-        print_json(verification.as_json(verified))
-    else:
-        verification.show(verified.events, verified.numbering_lag, verified.events_gone)
+    shown = partial(verification.show, verified.events, verified.numbering_lag, verified.events_gone)
+    answer(verification.as_json(verified), shown, as_json=as_json)
     raise typer.Exit(0 if verified.in_sync else 1)
 
 
@@ -172,14 +169,13 @@ def tidy(
     from ops.maintenance import retention  # noqa: PLC0415
 
     forgotten = retention.tidy(service(data).database_url, days)
-    if as_json:
-        print_json(asdict(forgotten))
-    else:
-        print(
-            f"Forgotten: {forgotten.keys} idempotency keys. Emptied: {forgotten.payloads} payloads. "
-            f"Deleted: {forgotten.commands} refused or failed commands, and those of "
-            f"{forgotten.deletions} deleted registrations."
-        )
+    answer(
+        asdict(forgotten),
+        f"Forgotten: {forgotten.keys} idempotency keys. Emptied: {forgotten.payloads} payloads. "
+        f"Deleted: {forgotten.commands} refused or failed commands, and those of "
+        f"{forgotten.deletions} deleted registrations.",
+        as_json=as_json,
+    )
 
 
 def clean_text(value: str | None, length_max: int, *, length_min: int = 1) -> str | None:
@@ -228,14 +224,13 @@ def erase(  # noqa: PLR0913 - one parameter for each option
         event=event,
     )
     report = erasure.erase(settings, found, reason, dry_run=dry_run)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        print(
-            f"Registrations {'to erase' if dry_run else 'erased'}: {report.registrations}. "
-            f"Payloads {'to empty' if dry_run else 'emptied'}: {report.commands}. "
-            f"Commands that are pending: {report.pending}."
-        )
+    answer(
+        asdict(report),
+        f"Registrations {'to erase' if dry_run else 'erased'}: {report.registrations}. "
+        f"Payloads {'to empty' if dry_run else 'emptied'}: {report.commands}. "
+        f"Commands that are pending: {report.pending}.",
+        as_json=as_json,
+    )
     if report.samples_stay:
         print(
             "PostgreSQL's statistics may still have samples of the values, which this role may not renew: "
@@ -262,17 +257,22 @@ def service(data: Path) -> "Settings":
 
 
 def _show_audited(events: "list[AuditedEvent]", *, as_json: bool) -> None:
-    if as_json:
-        print_json({"events": [asdict(event) for event in events]})
-    else:
+    def show() -> None:
         for event in events:
             print(f"{event.event}: {event.entries} entries, {'; '.join(event.problems) or 'all in order'}")
+
+    answer({"events": [asdict(event) for event in events]}, show, as_json=as_json)
     raise typer.Exit(1 if any(event.problems for event in events) else 0)
 
 
-def print_json(value: object) -> None:
-    """Print a value as JSON, its keys in camelCase."""
-    print(json.dumps(_camel(value), indent=2))
+def answer(value: object, shown: Callable[[], None] | str, *, as_json: bool) -> None:
+    """Print a command's result: as JSON with keys in camelCase, or as it is shown to people."""
+    if as_json:
+        print(json.dumps(_camel(value), indent=2))
+    elif isinstance(shown, str):
+        print(shown)
+    else:
+        shown()
 
 
 def _camel(value: object) -> object:

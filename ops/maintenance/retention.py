@@ -134,12 +134,10 @@ def tidy(database_url: str, days: int) -> Forgotten:
 
 
 def _forget_keys(connection: Connection, cutoff: datetime, forgotten: Forgotten) -> None:
-    while True:
-        rows = connection.execute(_FORGET_KEYS, {"cutoff": cutoff, "limit": _ROWS_AT_ONCE}).rowcount
+    parameters = {"cutoff": cutoff, "limit": _ROWS_AT_ONCE}
+    while rows := connection.execute(_FORGET_KEYS, parameters).rowcount:
         connection.commit()
         forgotten.keys += rows
-        if rows == 0:
-            return
         time.sleep(_PAUSE_SECONDS)
 
 

@@ -124,7 +124,7 @@ def read(database_url: str) -> Status:
         except OperationalError as error:
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                 raise
-            holders = "; ".join(lock.sentence for lock in table_locks.of_tables(locked))
+            holders = "; ".join(lock.sentence for lock in locked if not lock.of_rows)
             raise TableLocked(f"the status cannot be read: {holders or error.orig}") from error
 
 
@@ -148,7 +148,7 @@ def _read(connection: Connection, locked: Sequence[TableLock]) -> Status:
             locked,
             workers=len(workers),
         ),
-        locked_tables=table_locks.of_tables(locked),
+        locked_tables=[lock for lock in locked if not lock.of_rows],
         old_snapshots=[found for found in snapshots.read(connection) if found.is_old],
         failed=FailedStatus(
             **{**failed, "latest_at": failed["latest_at"] and failed["latest_at"].isoformat()}

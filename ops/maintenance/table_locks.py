@@ -3,7 +3,6 @@
 A worker that waits for such a lock gives up after a moment and tries again, so PostgreSQL shows no waiter.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +63,6 @@ def read(connection: Connection) -> list[TableLock]:
         )
         for row in connection.execute(_READ, parameters)
     ]
-
-
-def of_tables(locks: Sequence[TableLock]) -> list[TableLock]:
-    """Return those of whole tables."""
-    return [lock for lock in locks if not lock.of_rows]
 
 
 def holder(row: Row[Any]) -> str:

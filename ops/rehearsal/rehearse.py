@@ -16,9 +16,8 @@ from http import HTTPStatus
 
 import msgspec
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ops import progress
 from ops.rehearsal import checker, evidence, http_client, temporary_stack
 from ops.rehearsal import report as reports
 from ops.rehearsal.drop import ADMIN_KEY, Drop, Plan, RehearsalError
@@ -27,22 +26,20 @@ from ops.rehearsal.report import Report, show
 OPEN_TIME_MAX = timedelta(hours=1)  # then the event closes, and costs the service nothing more
 REFRESH_SECONDS = 0.2
 
-Progressed = Callable[[str, int, int], None]
-
 
 class _Made(msgspec.Struct, frozen=True):
     id: str
 
 
-async def rehearse(plan: Plan, progressed: Progressed = lambda _stage, _done, _total: None) -> Report:
+async def rehearse(plan: Plan, update: Callable[..., None]) -> Report:
     """Rehearse a drop and check it; raises `RehearsalError` if it cannot begin.
 
-    `progressed` is called with the stage, the number of registrations done, and the number of all.
+    `update` is called with the stage, the number of registrations done, and the number of all.
     """
     async with http_client.Connection(plan.url) as desk:
         event_id, slug = await _create_event(desk, plan)
         drop = Drop(plan, slug)
-        watch = asyncio.create_task(_watch(drop, progressed))
+        watch = asyncio.create_task(_watch(drop, update))
         try:
             await drop.register()
             await drop.ask_again()
@@ -52,9 +49,9 @@ async def rehearse(plan: Plan, progressed: Progressed = lambda _stage, _done, _t
     return reports.summarise(plan, event_id, slug, drop, violations)
 
 
-async def _watch(drop: Drop, progressed: Progressed) -> None:
+async def _watch(drop: Drop, update: Callable[..., None]) -> None:
     while True:
-        progressed(drop.stage, drop.done, len(drop.visits))
+        update(description=drop.stage, completed=drop.done, total=len(drop.visits))
         await asyncio.sleep(REFRESH_SECONDS)
 
 
@@ -106,23 +103,11 @@ def command(*, url: str | None, key: str | None, as_json: bool, keep: bool, **si
         with (
             temporary_stack.stopped_like_interrupted(),
             nullcontext() if url else temporary_stack.own_stack(plan, keep=keep),
+            progress.bar("registering", plan.registrations, quiet=as_json) as update,
         ):
-            report = _with_progress(plan, quiet=as_json)
+            report = uvloop.run(rehearse(plan, update))
     except RehearsalError as error:
         print(f"rehearse: {error}", file=sys.stderr)
         return 2
     show(report, as_json=as_json)
     return 0 if report.passed else 1
-
-
-def _with_progress(plan: Plan, *, quiet: bool) -> Report:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=hidden) as progress:
-        task = progress.add_task("registering", total=plan.registrations)
-
-        def progressed(stage: str, done: int, total: int) -> None:
-            progress.update(task, description=stage, completed=done, total=total, refresh=True)
-
-        return uvloop.run(rehearse(plan, progressed))
