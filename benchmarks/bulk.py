@@ -71,12 +71,11 @@ def limit(arena: Arena, rows: int, round_: int) -> Bulk:
     """Write so many registrations with PostgreSQL alone, from one connection."""
     (event_id,) = preload.service(arena, events=1, rows=ROWS_BEFORE)
     last = int(arena.scalar(_LAST_SEQ))
-    before, begin = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]}), time.perf_counter()
+    meter, begin = cpu.Meter({cpu.POSTGRES: [arena.postgres.pid]}), time.perf_counter()
     for first in range(last, last + rows, ROWS_PER_STATEMENT):
         arena.database.execute(_LIMIT.encode(), [event_id, first], prepare=True)
     seconds = time.perf_counter() - begin
-    after = cpu.used_us({cpu.POSTGRES: [arena.postgres.pid]})
-    used = {cpu.POSTGRES: (after[cpu.POSTGRES] - before[cpu.POSTGRES]) / rows}
+    used = {name: us / rows for name, us in meter.read()[0].items()}
     return Bulk(name=LIMIT, round=round_, rows=rows, per_second=rows / seconds, cpu_us=used, violations=[])
 
 
@@ -86,9 +85,9 @@ def drain(arena: Arena, rows: int, round_: int) -> Bulk:
     after_seq = int(arena.scalar(_LAST_COMMAND))
     groups = {name: pids for name, pids in arena.groups(DRAIN).items() if name != cpu.API}
     arena.database.execute(_ASK, [event_id, rows])
-    before = cpu.used_us(groups)  # the worker reads only at its tick, so inserting is not counted as deciding
+    meter = cpu.Meter(groups)  # the worker reads only at its tick, so inserting is not counted as deciding
     settled = arena.wait_settled()
-    after = cpu.used_us(groups)
+    used, _ = meter.read()
     checked = checking.service(arena, preloaded=ROWS_BEFORE, answered=rows)
     drained, seconds = _drained(arena, str(event_id), after_seq)
     return Bulk(
@@ -96,7 +95,7 @@ def drain(arena: Arena, rows: int, round_: int) -> Bulk:
         round=round_,
         rows=rows,
         per_second=drained / seconds if seconds else 0.0,
-        cpu_us={name: (after[name] - before[name]) / rows for name in after},
+        cpu_us={name: us / rows for name, us in used.items()},
         violations=[*checked.violations, *([] if settled else ["commands stay undecided"])],
     )
 

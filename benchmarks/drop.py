@@ -10,6 +10,7 @@ import msgspec
 from benchmarks import cpu, measure, plan
 from benchmarks.arena import Arena
 from benchmarks.load import runner
+from benchmarks.load.load import LoadResult
 from benchmarks.plan import Point, Trial
 
 SECONDS_PER_LOAD = 10
@@ -40,18 +41,14 @@ def drop(arena: Arena, point: Point, registrations: int) -> Drop:
     ground = measure.ground_of(arena, Trial(plan.DECIDED, point, round=1))
     load = msgspec.structs.replace(ground.load, seconds=SECONDS_PER_LOAD)
     groups = {cpu.API: [arena.api.pid], cpu.WORKER: [worker.pid for worker in arena.workers]}
-    answers, errors, seconds = 0, 0, 0.0
+    results: list[LoadResult] = []
     with _watched(groups) as samples:
-        while answers < registrations:
-            result = runner.run(load, arena.folder)
-            answers, errors, seconds = (
-                answers + result.answers,
-                errors + result.errors,
-                seconds + result.seconds,
-            )
-            if not result.answers:
+        while (answers := sum(result.answers for result in results)) < registrations:
+            results.append(runner.run(load, arena.folder))
+            if not results[-1].answers:
                 break
         settled = arena.wait_settled()
+    errors, seconds = (sum(result.errors for result in results), sum(result.seconds for result in results))
     violations = [*([] if settled else ["registrations stay undecided"]), *ground.check(answers).violations]
     return Drop(
         registrations=answers,

@@ -12,6 +12,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -107,7 +108,8 @@ def stop_found(matches: Matches, number: signal.Signals, seconds: float) -> list
     stopped = living = find(matches)
     for sign, wait in ((number, seconds), (signal.SIGKILL, KILL_SECONDS_MAX)):
         for pid in living:
-            _signal(pid, sign)
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
         deadline = time.monotonic() + wait
         while living and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -163,10 +165,3 @@ def tail(log: Path, start: int = 0) -> str:
         file.seek(max(start, size(log) - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "".join(f"\n  {line}" for line in lines[-TAIL_LINES:])
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return

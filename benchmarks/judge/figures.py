@@ -64,11 +64,6 @@ class Turn:
         return {**self.version.groups(), IDLE: self.idle.own_pids}
 
 
-def measure_turn(figure: str, turn: Turn) -> Measured:
-    """Measure a figure once; raises `BenchmarkError` if the version gives an unexpected answer."""
-    return _MEASURES[figure](turn)
-
-
 def _closed(turn: Turn, connections: int, events: int = 1) -> Measured:
     with turn.version.events(events) as made:
         load = measure.registrations(turn.version.url, made.values(), connections, turn.seconds)
@@ -163,7 +158,7 @@ def _measured(turn: Turn, watched: Watched, values: dict[str, float], violations
     )
 
 
-_MEASURES: Mapping[str, Callable[[Turn], Measured]] = {
+MEASURES: Mapping[str, Callable[[Turn], Measured]] = {
     CLOSED_256: partial(_closed, connections=plan.MAIN_CONNECTIONS),
     CLOSED_16: partial(_closed, connections=16),
     CLOSED_1: partial(_closed, connections=1),
@@ -171,3 +166,4 @@ _MEASURES: Mapping[str, Callable[[Turn], Measured]] = {
     OPEN: _open,
     EVENTS_1000: partial(_closed, connections=plan.MAIN_CONNECTIONS, events=1_000),
 }
+"""How each figure is measured once; raises `BenchmarkError` if the version gives an unexpected answer."""

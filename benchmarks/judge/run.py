@@ -119,13 +119,13 @@ def _measure_all(
     turns: list[Turned] = []
     open_per_second = None
     for version in (THIS, OTHER):
-        figures.measure_turn(figures.CLOSED_256, _turn(versions, version, seconds=1))
+        figures.MEASURES[figures.CLOSED_256](_turn(versions, version, seconds=1))
     for figure in wanted.figures:
         if figure == figures.OPEN:
             open_per_second = plan.OPEN_LOOP_SHARE * _lower_maximum(turns)
         for pair, version in judgement.order(wanted.turns_each):
             turn = _turn(versions, version, wanted.seconds, open_per_second)
-            measured = figures.measure_turn(figure, turn)
+            measured = figures.MEASURES[figure](turn)
             turns.append(Turned(figure=figure, version=version, pair=pair, measured=measured))
             progressed(figure)
     return turns, open_per_second

@@ -87,13 +87,9 @@ def _cpu(lines: Sequence[Line]) -> Table:
     for line in lines:
         each = [line.cpu_us.get(group, 0.0) for group in _NAMES]
         used = [f"{us:,.0f}" for us in (*each, sum(each), line.cpu_us[cpu.GENERATOR])]
-        table.add_row(line.contestant, *used, *_shares(line), *_ratios(line, "cpuUs"))
+        shares = f"{line.generator_share:.0%}", f"{line.others_share:.0%}"
+        table.add_row(line.contestant, *used, *shares, *_ratios(line, "cpuUs"))
     return table
-
-
-def _shares(line: Line) -> list[str]:
-    """Return the generator's part of the processor time, and the part of the machine that others used."""
-    return [f"{line.generator_share:.0%}", f"{line.others_share:.0%}"]
 
 
 def _table(*columns: str) -> Table:

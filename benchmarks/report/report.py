@@ -4,7 +4,7 @@ A ratio is taken within each round, between measurements that followed each othe
 median of the rounds' ratios: another program that slows the machine for a minute slows both measurements.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 
 import msgspec
@@ -189,12 +189,11 @@ def summary(results: Results, wanted: Plan) -> list[Compared]:
 def bulk_medians(results: Results) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the median rate of each bulk run, and its processor time per registration by group."""
     rates = {name: median(b.per_second for b in rounds.values()) for name, rounds in results.bulk.items()}
-    used = {name: _medians([b.cpu_us for b in rounds.values()]) for name, rounds in results.bulk.items()}
+    used = {
+        name: {group: median(b.cpu_us[group] for b in rounds.values()) for group in rounds[1].cpu_us}
+        for name, rounds in results.bulk.items()
+    }
     return rates, used
-
-
-def _medians(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: median(value[name] for value in values) for name in values[0]}
 
 
 def _ratio(above: Mapping[int, float], below: Mapping[int, float]) -> float | None:

@@ -15,12 +15,6 @@ from shared.domain.access import Principal, Scope
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(keys, name="keys")
-    app.command()(assign)
-
-
 def _key_name(value: str) -> str:
     if not re.fullmatch(access.NAME, value):
         raise typer.BadParameter("1 to 64 ASCII letters, digits, blanks and any of . _ - inside")

@@ -115,8 +115,18 @@ def worker_health() -> None:
         raise typer.Exit(1)
 
 
-service_commands.add_to(app)
-key_commands.add_to(app)
+for operator_command in (
+    service_commands.status,
+    service_commands.verify,
+    service_commands.rehearse,
+    service_commands.adopt,
+    service_commands.tidy,
+    service_commands.erase,
+    key_commands.assign,
+):
+    app.command()(operator_command)
+app.add_typer(service_commands.audit, name="audit")
+app.add_typer(key_commands.keys, name="keys")
 
 
 def main() -> None:

@@ -31,17 +31,6 @@ _DAYS_MAX = 36_500  # a hundred years: PostgreSQL takes longer times, and Python
 audit = typer.Typer(help="Check and replay the audit trail.", no_args_is_help=True)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command()(status)
-    app.command()(verify)
-    app.command()(rehearse)
-    app.command()(adopt)
-    app.command()(tidy)
-    app.command()(erase)
-    app.add_typer(audit, name="audit")
-
-
 def status(*, data: Data = DATA, as_json: AsJson = False) -> None:
     """Show workers, the events that each owns, what is pending, and drift."""
     from ops.maintenance import status as statuses  # noqa: PLC0415

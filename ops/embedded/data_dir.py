@@ -135,14 +135,9 @@ def locked(data: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _remove_if_temporary(sockets(data))
-
-
-def _remove_if_temporary(folder: Path) -> None:
-    """Remove an empty sockets folder below /tmp; the one in the data folder stays."""
-    if folder.name != "sockets":
-        with suppress(OSError):
-            folder.rmdir()
+            if (folder := sockets(data)).name != "sockets":  # it is below /tmp
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _reason(error: OSError) -> str:

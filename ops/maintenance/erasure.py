@@ -131,9 +131,9 @@ def subjects(
             ended = connection.execute(_ENDED, {"days": ended_days, "id": event_id}).scalars()
             return [Subject(event_id=id_) for id_ in ended]
         if registration is not None:
-            first = registration.int >> 80 << 80
-            span = {"first": UUID(int=first), "last": UUID(int=first + (1 << 80) - 1)}
-            events = connection.execute(_EVENT_OF, {"id": registration, **span}).scalars().all()
+            first, last = ids.span(registration)
+            asked = {"id": registration, "first": first, "last": last}
+            events = connection.execute(_EVENT_OF, asked).scalars().all()
             if not events:
                 raise ErasureError(f"there is no trace of a registration {registration}")
             return [Subject(event_id=id_, registration_id=registration) for id_ in events]

@@ -7,7 +7,6 @@ locked, and the next run goes on where one was interrupted.
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import Connection, text
 
@@ -16,8 +15,6 @@ from shared.postgres import arrays, connections
 
 _ROWS_AT_ONCE = 500
 _PAUSE_SECONDS = 0.02
-_RANDOM_BITS = 80
-"""The bits of an id behind its time."""
 
 _CUTOFF = text("SELECT now() - make_interval(days => :days)")
 _FORGET_KEYS = text("""
@@ -157,11 +154,11 @@ def _forget_deletions(connection: Connection, cutoff: datetime, forgotten: Forgo
     """Delete the commands that deleted registrations of ended events, and those that had made them."""
     while deletions := connection.execute(_DELETIONS, {"cutoff": cutoff, "limit": _ROWS_AT_ONCE}).all():
         gone = {row.registration_id for row in deletions}
-        moments = [row.registration_id.int >> _RANDOM_BITS << _RANDOM_BITS for row in deletions]
+        spans = [ids.span(row.registration_id) for row in deletions]
         made = {
             "event_ids": arrays.uuids(row.event_id for row in deletions),
-            "first": arrays.uuids(UUID(int=moment) for moment in moments),
-            "last": arrays.uuids(UUID(int=moment | (1 << _RANDOM_BITS) - 1) for moment in moments),
+            "first": arrays.uuids(first for first, _ in spans),
+            "last": arrays.uuids(last for _, last in spans),
         }
         makers = [row for row in connection.execute(_MAKERS, made) if ids.registration_id(row.id) in gone]
         old = {(row.event_id, row.id) for row in (*deletions, *makers)}

@@ -47,6 +47,12 @@ def follow_up_id(command_id: UUID) -> UUID:
     return registration_id(command_id, b"follow-up")
 
 
+def span(id_: UUID) -> tuple[UUID, UUID]:
+    """Return the first and the last id of the millisecond in which this one was made."""
+    first = id_.int >> 80 << 80
+    return UUID(int=first), UUID(int=first | (1 << 80) - 1)
+
+
 def event_id(key_digest: bytes) -> UUID:
     """Return the id of the event that is created under this key: at most one event ever comes of a key."""
     bits = int.from_bytes(hashlib.sha256(b"event" + key_digest).digest()[:16], "big")
