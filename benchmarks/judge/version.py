@@ -91,7 +91,8 @@ class Version:
 
     def start(self, ends: ExitStack, workers: int, variables: Mapping[str, str]) -> None:
         """Make the database, start the programs with these variables, and return when the API is ready."""
-        self._create_database()
+        with psycopg.connect(self._main_database_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
         self.database = ends.enter_context(self._connect())
         environment = {**self._environment, **variables}
         program = str(self._checkout / checkouts.PROGRAM)
@@ -213,10 +214,6 @@ class Version:
             body_start = answer.body[:500].decode(errors="replace")
             raise BenchmarkError(f"{self.name}: {method} {path} answered HTTP {answer.status}: {body_start}")
         return answer.body
-
-    def _create_database(self) -> None:
-        with psycopg.connect(self._main_database_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
 
     def _connect(self) -> psycopg.Connection[TupleRow]:
         return psycopg.connect(self._database_url, autocommit=True)

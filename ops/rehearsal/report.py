@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.rehearsal.drop import Drop, Plan
-from ops.rehearsal.evidence import ObservedRegistration
 
 VIOLATIONS_SHOWN_MAX = 5  # of each kind
 
@@ -52,12 +51,13 @@ def summarise(plan: Plan, event_id: str, slug: str, drop: Drop, violations: list
     sent = drop.sent
     decided = [visit.seen for visit in sent if visit.seen.decisions]
     pending = [visit for visit in sent if visit.seen.receipts and not visit.seen.decisions]
-    statuses = Counter(seen.decisions[0].status for seen in decided)
+    first = [seen.decisions[0] for seen in decided]
+    statuses = Counter(decision.status for decision in first)
     errors = Counter(visit.failure for visit in sent if visit.failure and visit not in pending)
     errors += Counter({"FAILED": statuses["FAILED"]})
     ended = max((seen.decided or 0.0 for seen in decided), default=0.0)
     seconds = max(ended - min(visit.seen.begun for visit in sent), 0.0)
-    refusals = Counter(seen.decisions[0].code or "without a code" for seen in decided if _refused(seen))
+    refusals = Counter(d.code or "without a code" for d in first if d.status == "REFUSED")
     return Report(
         event_id=event_id,
         slug=slug,
@@ -79,10 +79,6 @@ def summarise(plan: Plan, event_id: str, slug: str, drop: Drop, violations: list
         retries=drop.retries,
         violations=violations,
     )
-
-
-def _refused(seen: ObservedRegistration) -> bool:
-    return seen.decisions[0].status == "REFUSED"
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
