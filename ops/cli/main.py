@@ -14,7 +14,7 @@ import typer
 
 from ops.cli import key_commands, service_commands
 from ops.stack import programs
-from shared import environment
+from shared import environment, open_files
 from shared.errors import ExpectedError
 
 _ADVICE = {
@@ -131,6 +131,7 @@ app.add_typer(key_commands.keys, name="keys")
 
 def main() -> None:
     """Run the command line; an expected error ends it with one line, without a traceback."""
+    open_files.open_standard_streams()
     environment.clean()
     try:
         app(prog_name="admitone")

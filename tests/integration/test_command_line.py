@@ -3,11 +3,14 @@
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ops.cli import main as cli
+from ops.maintenance import status
 from tests.integration.test_api_keys import an_organiser, typed
 from tests.stage import CHECKOUT, Stage
 
@@ -67,6 +70,35 @@ def test_an_api_that_cannot_listen_says_so_in_one_line(stage: Stage, words: list
     assert status == 1
     assert len(lines) == 1
     assert lines[0].startswith(f"admitone: {said}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ops.cli", "api"], ["ops.cli", "worker"], ["celery", "-A", "worker.main", "worker", "--pool=solo"]],
+    ids=" ".join,
+)
+def test_a_program_runs_without_standard_streams(stage: Stage, words: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-m", *words]
+    environment = {**stage.environment(), "ADMITONE_PORT": port}
+    with subprocess.Popen(closing, cwd=CHECKOUT, env=environment) as process:
+        try:
+            while not _runs(stage, process.pid, None if "worker" in words else port):
+                assert process.poll() is None
+                time.sleep(0.1)
+            streams = [str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)]
+        finally:
+            process.terminate()
+
+    assert streams == ["/dev/null"] * 3, "else a connection would get what is written to a stream"
+
+
+def _runs(stage: Stage, pid: int, port: str | None) -> bool:
+    if port is None:
+        return any(worker.pid == pid for worker in status.read(stage.database_url).workers)
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def test_an_api_does_not_begin_at_a_taken_port(stage: Stage) -> None:
