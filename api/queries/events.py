@@ -263,12 +263,9 @@ async def audit_entries(
 
 
 def _audit_entry(row: RowMapping) -> dict[str, Any]:
-    shown = dict(row)
-    shown["command_digest"] = audit.command_digest(shown.pop("command_id"))
-    shown["at"] = audit.timestamp(row["at"])
-    shown["hash"] = row["hash"].hex()
-    shown["previous_hash"] = (row["previous_hash"] or audit.BEFORE_THE_FIRST).hex()
-    return shown
+    previous = row["previous_hash"] or audit.BEFORE_THE_FIRST
+    told = {"at": audit.timestamp(row["at"]), "hash": row["hash"].hex(), "previous_hash": previous.hex()}
+    return _with_digest(row) | told
 
 
 async def failed_commands(
@@ -276,10 +273,10 @@ async def failed_commands(
 ) -> list[dict[str, Any]]:
     """Return the event's failed commands behind a place in the ledger, in ledger order."""
     parameters = {"event_id": event_id, "after": after, "limit": limit}
-    return [_failed(row) for row in (await connection.execute(_FAILED, parameters)).mappings()]
+    return [_with_digest(row) for row in (await connection.execute(_FAILED, parameters)).mappings()]
 
 
-def _failed(row: RowMapping) -> dict[str, Any]:
+def _with_digest(row: RowMapping) -> dict[str, Any]:
     shown = dict(row)
     shown["command_digest"] = audit.command_digest(shown.pop("command_id"))
     return shown

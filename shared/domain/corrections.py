@@ -20,14 +20,12 @@ from shared.domain.commands import (
 )
 from shared.domain.event import Registration
 from shared.domain.outcomes import (
-    Confirmed,
     Outcome,
     ReceiptGiven,
     Refused,
     RegistrationCorrected,
     RegistrationDeleted,
     StatusChanged,
-    Waitlisted,
 )
 from shared.domain.roster import Roster
 
@@ -39,7 +37,7 @@ def add(roster: Roster, pending: PendingCommand, command: AddRegistration) -> Ou
     settings, spots = roster.settings, command.spots_count
     status = None if command.status is UNSET else Status(command.status)
     refusal = rules.against_size(settings, spots)
-    if refusal is None and status is None and not (settings.waitlist_enabled or may_take(roster, spots)):
+    if refusal is None and status is None and not (settings.waitlist_enabled or roster.may_take(spots)):
         refusal = rules.against_a_full_event(spots, roster.spots_left)
     refusal = refusal or rules.against_second_registration(command.email, None, roster.holders)
     if refusal is None and status is Status.CONFIRMED:
@@ -49,13 +47,11 @@ def add(roster: Roster, pending: PendingCommand, command: AddRegistration) -> Ou
     if status is None:
         if settings.waitlist_enabled:
             roster.promote(pending)
-        status = Status.CONFIRMED if may_take(roster, spots) else Status.WAITLIST
-    id_ = roster.enter(pending, command, status)
+        status = Status.CONFIRMED if roster.may_take(spots) else Status.WAITLIST
+    outcome = roster.enter(pending, command, status)
     if command.status == Status.CONFIRMED:
         roster.promote(pending)  # the head may fit no longer, so that those behind it are next
-    if status is Status.CONFIRMED:
-        return Confirmed(registration_id=id_, spots_count=spots)
-    return Waitlisted(registration_id=id_, spots_count=spots, position=roster.waitlist.length)
+    return outcome
 
 
 def correct(roster: Roster, pending: PendingCommand, command: CorrectRegistration) -> Outcome:
@@ -142,17 +138,6 @@ def delete(roster: Roster, pending: PendingCommand, command: DeleteRegistration)
     )
 
 
-def may_take(roster: Roster, spots: int) -> bool:
-    """Return True if so many spots are free, and none of them is for a waiting party."""
-    return rules.newcomer_may_confirm(
-        roster.settings.promotion_policy,
-        roster.waitlist,
-        capacity=roster.settings.capacity,
-        spots_count=spots,
-        spots_left=roster.spots_left,
-    )
-
-
 def _corrected(before: Registration, command: CorrectRegistration) -> Registration:
     parts = {name: getattr(command, name) for name in (*_PERSONAL, "spots_count")}
     return msgspec.structs.replace(
@@ -175,6 +160,6 @@ def _against(roster: Roster, before: Registration, after: Registration, *, by_ho
     if more <= 0:
         return None
     refusal = rules.against_taking(more, roster.spots_left)
-    if refusal is None and not may_take(roster, more):
+    if refusal is None and not roster.may_take(more):
         return rules.for_those_who_wait(more, roster.spots_left)
     return refusal

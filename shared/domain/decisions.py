@@ -18,7 +18,7 @@ from shared.domain.commands import (
     Register,
     Status,
 )
-from shared.domain.outcomes import Confirmed, Outcome, Waitlisted, WaitlistPromoted
+from shared.domain.outcomes import Outcome, WaitlistPromoted
 from shared.domain.roster import Roster
 
 
@@ -63,24 +63,14 @@ def _register(roster: Roster, pending: PendingCommand, command: Register) -> Out
     second = rules.against_second_registration(command.email, None, roster.holders)
     if roster.waitlist.length and has_room and second is None:
         roster.promote(pending)
-    may_confirm = rules.newcomer_may_confirm(
-        settings.promotion_policy,
-        roster.waitlist,
-        capacity=settings.capacity,
-        spots_count=spots,
-        spots_left=roster.spots_left,
-    )
+    may_confirm = roster.may_take(spots)
     if not (has_room or may_confirm):
         waits_for_room = settings.waitlist_enabled and roster.follow_up is not None
         full = rules.against_a_full_event(spots, roster.spots_left)
         return outcomes.FULL_FOR_NOW if waits_for_room else full
     if second is not None:
         return second
-    if may_confirm:
-        registration_id = roster.enter(pending, command, Status.CONFIRMED)
-        return Confirmed(registration_id=registration_id, spots_count=spots)
-    registration_id = roster.enter(pending, command, Status.WAITLIST)
-    return Waitlisted(registration_id=registration_id, spots_count=spots, position=roster.waitlist.length)
+    return roster.enter(pending, command, Status.CONFIRMED if may_confirm else Status.WAITLIST)
 
 
 def _promote_further(roster: Roster, pending: PendingCommand) -> Outcome:

@@ -38,6 +38,7 @@ from shared.domain.event import (
     Waiter,
     Waitlist,
 )
+from shared.domain.outcomes import Confirmed, Waitlisted
 from shared.domain.texts import email_key
 
 _HEAL: Kind = "heal_counter"
@@ -72,8 +73,20 @@ class Roster:
         """Free spots; negative when the event is oversold."""
         return self.settings.capacity - self.spots_reserved
 
-    def enter(self, pending: PendingCommand, command: Register | AddRegistration, status: Status) -> UUID:
-        """Add the registration that the command asks for, and return its id."""
+    def may_take(self, spots: int) -> bool:
+        """Return True if so many spots are free, and none of them is for a waiting party."""
+        return rules.newcomer_may_confirm(
+            self.settings.promotion_policy,
+            self.waitlist,
+            capacity=self.settings.capacity,
+            spots_count=spots,
+            spots_left=self.spots_left,
+        )
+
+    def enter(
+        self, pending: PendingCommand, command: Register | AddRegistration, status: Status
+    ) -> Confirmed | Waitlisted:
+        """Add the registration that the command asks for, and return the outcome."""
         registration = Registration(
             id=ids.registration_id(pending.id),
             seq=pending.seq,
@@ -86,7 +99,10 @@ class Roster:
         )
         reason = command.reason if isinstance(command, AddRegistration) else None
         self.move(pending, None, registration, reason=reason or None)
-        return registration.id
+        id_, spots = registration.id, registration.spots_count
+        if status is Status.CONFIRMED:
+            return Confirmed(registration_id=id_, spots_count=spots)
+        return Waitlisted(registration_id=id_, spots_count=spots, position=self.waitlist.length)
 
     def promote(self, pending: PendingCommand, *, but: Waiter | None = None) -> int:
         """Offer free spots to the waitlist, and return how many registrations took them.

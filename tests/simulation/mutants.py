@@ -188,7 +188,7 @@ def forgets_the_original_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lets_parties_grow_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corrections, "may_take", lambda roster, spots: spots <= roster.spots_left)
+    monkeypatch.setattr(rules, "for_those_who_wait", lambda *_: None)
 
 
 def lets_holders_grow(monkeypatch: pytest.MonkeyPatch) -> None:
