@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from api.edge.connections import Limits, Server
+from api.edge.connections import Limits, Phase, Server
 from api.edge.http_protocol import HttpProtocol
 from shared import open_files
 from tests.e2e.stacks import free_port
@@ -36,6 +36,7 @@ GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
 
 
+NO_CHUNK = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx\r\n"
 CHUNKED = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 
 released = threading.Event()
@@ -45,9 +46,9 @@ begun: list[str] = []
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the length of the body; `/slow` and `/held` read it late, `/big` answers with much.
+    """Answer with the length of the body; `/slow` and `/held` read it late.
 
-    `/left` answers when its client has left.
+    `/big` and `/stream` answer with much, `/left` when its client has left.
     """
     request = Request(scope, receive)
     begun.append(scope["path"])
@@ -61,7 +62,15 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         return
     if scope["path"] == "/left":
         await receive()
+    if scope["path"] == "/stream":
+        await StreamingResponse(parts(told))(scope, receive, send)
+        return
     await PlainTextResponse(told * BIG if scope["path"] == "/big" else told)(scope, receive, send)
+
+
+async def parts(told: str) -> AsyncIterator[str]:
+    for _ in range(20):
+        yield told * (BIG // 20)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +209,23 @@ def test_a_body_that_is_read_late_is_taken(connect: Callable[[], Client]) -> Non
         assert (text(client), text(asking)) == (str(size), str(size))
 
 
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_nonsense_behind_a_request_waits_for_its_answer(
+    connect: Callable[[], Client], server: Server, part: str
+) -> None:
+    nonsense = b"nonsense\r\n\r\n" if part == "head" else NO_CHUNK
+    released.clear()
+    client = connect()
+    client.send(GET % b"held" + nonsense)
+    wait_until(lambda: bool(server.server_state.tasks))
+    (connection,) = server.server_state.connections
+    phase = connection.phase  # type: ignore[union-attr]  # each is one with phases
+    released.set()
+    assert phase is Phase.SERVED
+    assert text(client) == "0"
+    assert client.is_closed()
+
+
 def test_half_a_head_does_not_spoil_an_answer(connect: Callable[[], Client]) -> None:
     client = connect()
     client.send(GET % b"slow" + b"GET / HT")
@@ -207,21 +233,26 @@ def test_half_a_head_does_not_spoil_an_answer(connect: Callable[[], Client]) -> 
     assert client.is_closed()
 
 
-def test_a_client_that_takes_nothing_is_cut_off(connect: Callable[[], Client], server: Server) -> None:
+@pytest.mark.parametrize("path", [b"big", b"stream"])
+def test_a_client_that_takes_nothing_is_cut_off(
+    connect: Callable[[], Client], server: Server, path: bytes
+) -> None:
     client = connect()
-    client.send(POST % (b"big", 1, b"") + b"1")
+    client.send(POST % (path, 1, b"") + b"1")
     wait_until(lambda: bool(server.server_state.connections))
     wait_until(lambda: not server.server_state.connections)
     assert len(client.rest()) < BIG
 
 
 def test_a_client_that_takes_slowly_gets_all(connect: Callable[[], Client]) -> None:
-    client = connect()
+    client, asking = connect(), connect()
+    client.hold_little()
     client.send(POST % (b"big", 1, b"") + b"1")
     taken = 0
     for _ in range(10):
         taken += len(client.some(BIG // 10))
-        time.sleep(LONGER / 10)
+        assert ask(asking) == "0", "many short requests leave no connection idle"
+        time.sleep(LONGER / 8)
     assert taken + len(client.rest()) > BIG
 
 
@@ -334,7 +365,7 @@ def test_very_many_connections_are_cut_off(
 
 def test_a_wrong_chunk_is_refused(connect: Callable[[], Client]) -> None:
     client = connect()
-    client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx\r\n")
+    client.send(NO_CHUNK)
     status, _, problem = client.answer()
     assert (status, problem["code"]) == (400, "MALFORMED_REQUEST")
     assert client.is_closed()

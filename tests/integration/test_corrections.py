@@ -393,6 +393,18 @@ def test_a_slug_that_was_just_given_up_is_taken(stage: Stage) -> None:
     assert code(moved) == (409, "SLUG_TAKEN")
 
 
+def test_each_slug_given_up_a_moment_ago_is_taken(stage: Stage) -> None:
+    event, other = stage.create_event(), stage.create_event()
+    for letter in "bc":
+        assert ask(stage, "PATCH", of(event), {"slug": f"{event['slug']}-{letter}"}).status_code == 200
+        stage.query(
+            "UPDATE event SET slug_released_at = now() + interval '1 hour' WHERE id = %s", event["id"]
+        )
+
+    for slug in (event["slug"], f"{event['slug']}-b"):
+        assert code(ask(stage, "PATCH", of(other), {"slug": slug})) == (409, "SLUG_TAKEN")
+
+
 def test_a_slug_changes_until_something_was_asked(stage: Stage) -> None:
     event, other = stage.create_event(), stage.create_event()
     slug = f"{event['slug']}-b"

@@ -117,6 +117,10 @@ class Client:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
+    def hold_little(self) -> None:
+        """Leave an answer that is not read yet with the server."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+
     def send(self, *segments: bytes) -> None:
         for segment in segments:
             self._socket.sendall(segment)
