@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from shared import environment
+from shared import environment, open_files
 from shared.domain.outcomes import Outcome
 
+open_files.open_standard_streams()  # before the first file of a worker that `celery` starts
 environment.clean()
 _FOLDER = os.environ.get("ADMITONE_METRICS_FOLDER")
 if _FOLDER:

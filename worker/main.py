@@ -5,14 +5,13 @@ import time
 
 from celery import signals
 
-from shared import memory, open_files, settings, telemetry
+from shared import memory, settings, telemetry
 from shared.messaging import queues
 from shared.messaging.results import Publisher
 from worker import celery_hooks, metrics_server
 from worker.celery_hooks import EventQueues
 from worker.owner import Owner
 
-open_files.open_standard_streams()
 _settings = settings.current()
 app = queues.celery_app(_settings)
 _publisher = Publisher(_settings.result_url, _settings.result_keep_seconds, time.monotonic)

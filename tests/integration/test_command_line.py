@@ -4,8 +4,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
@@ -97,8 +99,9 @@ def test_a_program_runs_without_standard_streams(stage: Stage, words: list[str])
 def _runs(stage: Stage, pid: int, port: str | None) -> bool:
     if port is None:
         return any(worker.pid == pid for worker in status.read(stage.database_url).workers)
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", int(port))) == 0
+    with suppress(httpx2.TransportError):
+        return httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    return False
 
 
 def test_an_api_does_not_begin_at_a_taken_port(stage: Stage) -> None:
