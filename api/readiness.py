@@ -202,13 +202,10 @@ def _reason(error: BaseException) -> str:
     for words, reason in _BY_WORDS.items():
         if words in str(error):
             return reason
-    if isinstance(error, redis.ResponseError | redis.AuthenticationError) or _is_refusal(error):
+    # Redis itself ends a connection with a status, such as while it loads its data.
+    refuses = isinstance(error, redis.ConnectionError) and error.status_code is not None
+    if refuses or isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return str(error).partition("\n")[0][:_REASON_LENGTH_MAX]
     if isinstance(error, TimeoutError | redis.TimeoutError):
         return "no answer in time"
     return "cannot be reached"
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Return True if Redis itself ended the connection with this error, such as while it loads its data."""
-    return isinstance(error, redis.ConnectionError) and error.status_code is not None

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Protocol
@@ -93,17 +93,6 @@ class Limits:
     idle_seconds: float
     answer_seconds: float
 
-    def by_phase(self) -> Mapping[Phase, float]:
-        """Return the seconds of each phase that has a limit."""
-        return {
-            Phase.SILENT: self.head_seconds,
-            Phase.HEAD: self.head_seconds,
-            Phase.BODY: self.body_seconds,
-            Phase.IDLE: self.idle_seconds,
-            Phase.ANSWER: self.answer_seconds,
-            Phase.CLOSING: _LINGER_SECONDS,
-        }
-
 
 class Connections(ServerState):
     """The open connections of a server; `origins` may read why their requests were refused."""
@@ -112,7 +101,14 @@ class Connections(ServerState):
         super().__init__()
         self.origins = origins
         self._open_max = limits.open_max
-        self._looks_max = {phase: math.ceil(seconds) for phase, seconds in limits.by_phase().items()}
+        self._looks_max = {
+            Phase.SILENT: math.ceil(limits.head_seconds),
+            Phase.HEAD: math.ceil(limits.head_seconds),
+            Phase.BODY: math.ceil(limits.body_seconds),
+            Phase.IDLE: math.ceil(limits.idle_seconds),
+            Phase.ANSWER: math.ceil(limits.answer_seconds),
+            Phase.CLOSING: _LINGER_SECONDS,
+        }
         self._looks = 0
         self._next_look: asyncio.TimerHandle | None = None
         self._ended: Counter[str] = Counter()
