@@ -17,16 +17,15 @@ _ROWS_AT_ONCE = 500
 _PAUSE_SECONDS = 0.02
 
 _CUTOFF = text("SELECT now() - make_interval(days => :days)")
+# Fences (decision 0014): each key's outcome is found by key, and the keys that were found by their places.
 _FORGET_KEYS = text("""
-    DELETE FROM idempotency_key
-    WHERE (event_id, key) IN (
-        SELECT event_id, key FROM idempotency_key
-        WHERE created_at < :cutoff
-          AND EXISTS (SELECT FROM outcome
-                      WHERE outcome.event_id = idempotency_key.event_id
-                        AND outcome.command_id = idempotency_key.command_id)
-        LIMIT :limit
-    )
+    DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
+        SELECT old.ctid FROM idempotency_key AS old
+        CROSS JOIN LATERAL (
+            SELECT FROM outcome WHERE event_id = old.event_id AND command_id = old.command_id OFFSET 0
+        ) AS settled
+        WHERE old.created_at < :cutoff LIMIT :limit
+    ))
 """)
 # Commands in the order of the index `command_payload_idx`, from the last one of the batch before.
 _FORGET_COMMANDS = text("""

@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from api.commands import early_answers, pending_count
 from api.queries import availability, events, protections, receipts, slugs, status_changes, used_keys
 from ops.embedded import Servers
-from ops.maintenance import erasure
+from ops.maintenance import erasure, retention
 from shared.postgres import backlog, connections, keys, ledger
 from shared.postgres.bounded import BoundedSession
 from shared.settings import Settings
@@ -402,6 +402,7 @@ CASES |= {
     "audit_entries": _case(rows_max=3 * COUNT, event_id=_FIRST_EVENT, after="0", limit="50", reasons="true"),
     "failed_commands": _case(rows_max=2 * COUNT, event_id=_FIRST_EVENT, after="0", limit="50"),
     "commands_to_erase": _case(rows_max=2 * ROWS, event_id=_FIRST_EVENT),
+    "keys_to_forget": _case(rows_max=ROWS // 20, cutoff="'infinity'", limit=str(COUNT)),
     "ledger": _case(rows_max=2 * ROWS, event_id=_FIRST_EVENT),
 }
 STATES = (
@@ -448,6 +449,7 @@ OF_ADMINS = {
     "audit_entries": events._AUDIT,  # noqa: SLF001
     "failed_commands": events._FAILED,  # noqa: SLF001
     "commands_to_erase": erasure._COMMANDS,  # noqa: SLF001
+    "keys_to_forget": retention._FORGET_KEYS,  # noqa: SLF001
     "ledger": "SELECT count(settled_at) FROM ledger WHERE event_id = :event_id",
 }
 """Statements of admins and of operators, and one that reads an event by the view `ledger`."""
