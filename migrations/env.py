@@ -25,7 +25,8 @@ def _main() -> None:
         _run(given)
     else:
         database_url = settings.load(settings.DatabaseSettings).database_url
-        engine = connections.operator_engine(database_url, writes=True)
+        # A migration that waits for a table keeps all others waiting for it: it is given up instead.
+        engine = connections.operator_engine(database_url, writes=True, options="-c lock_timeout=2s")
         with engine.begin() as connection:
             _run(connection)
 

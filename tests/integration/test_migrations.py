@@ -236,6 +236,24 @@ def test_a_waiting_migration_gives_way(
     assert capsys.readouterr().err.startswith("admitone: waiting until no other session")
 
 
+def test_a_waiting_downgrade_is_given_up(database: str) -> None:
+    with create_engine(database, poolclass=NullPool).connect() as reader:
+        reader.execute(text("SELECT FROM event"))
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", "downgrade", "0018"],
+            env={**os.environ, "ADMITONE_DATABASE_URL": database},
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert done.returncode == 1
+    assert "canceling statement due to lock timeout" in done.stderr
+    assert version(database) == [tables.REVISION]
+
+
 def test_migrating_again_changes_nothing(old_database: str) -> None:
     schema.upgrade(old_database)
     counters, trail = run(old_database, COUNTERS), run(old_database, "SELECT * FROM audit_entry")
