@@ -23,6 +23,7 @@ from shared.domain.outcomes import Confirmed, Outcome, SettledCommand
 from shared.messaging import results
 from shared.messaging.results import Publisher
 from shared.postgres import connections, ledger
+from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 from tests.simulation import worlds
 from tests.simulation.histories import SETTINGS, history, register
@@ -245,6 +246,42 @@ def test_the_ledger_is_asked_until_it_answers(
 
     assert asyncio.run(wait()) == Confirmed(registration_id=ids.registration_id(command_id), spots_count=2)
     assert (reads[0], reads[-1]) == (0, 1)
+
+
+def test_the_ledger_tells_what_is_confirmed(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = InPostgres(connection, SETTINGS)
+    world.accept(list(worlds.asked(history(register(2)))))
+    world.apply(1)
+    (command_id,) = (UUID(told.id) for told in world.snapshot().commands)
+    confirmations = [NotConfirmed(), NotConfirmed(), None]
+    told_after: list[int] = []
+
+    async def confirm(_: Intake, __: object) -> None:
+        if error := confirmations.pop(0):
+            raise error
+
+    monkeypatch.setattr(Intake, "confirm", confirm)
+
+    async def wait() -> Outcome | None:
+        engine = connections.async_engine(settings)
+        waiter = OutcomeWaiter(0)
+        fallback = LedgerFallback(
+            waiter, engine, Intake(settings), 0.01, lambda *_: told_after.append(len(confirmations))
+        )
+        waiter.ask_ledger = fallback.ask
+        answer = waiter.outcome(world.event_id, command_id, NEVER_SECONDS)
+        outcome = await asyncio.wait_for(answer, ANSWERED_SECONDS_MAX)
+        await fallback.close()
+        await engine.dispose()
+        return outcome
+
+    with capture_logs() as logs:
+        outcome = asyncio.run(wait())
+    assert outcome == Confirmed(registration_id=ids.registration_id(command_id), spots_count=2)
+    assert told_after == [0]
+    assert [entry["event"] for entry in logs] == ["ledger_not_readable"] * 2
 
 
 def test_asking_often_does_not_multiply_reads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from psycopg import DataError
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, LedgerUnavailable
+from shared.postgres.durability import NotConfirmed
 from shared.postgres.ledger import Acceptance, NewCommand
 from shared.settings import Settings
 
@@ -116,6 +117,20 @@ def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> N
         return writes.begun
 
     assert asyncio.run(begun()) == 2
+
+
+def test_a_late_reader_costs_no_other_its_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers() -> list[object]:
+        writes = Writes(monkeypatch)
+        now = asyncio.get_running_loop().time()
+        late = asyncio.create_task(writes.intake.confirm_all({"server"}, now + 0.05))
+        patient = asyncio.create_task(writes.intake.confirm_all({"server"}))
+        await asyncio.wait([late])
+        writes.go_on.set()
+        await asyncio.wait([patient], timeout=5)
+        return [type(late.exception()), patient.done() and patient.exception()]
+
+    assert asyncio.run(answers()) == [NotConfirmed, None]
 
 
 def test_a_write_confirms_the_reads_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
