@@ -240,6 +240,25 @@ def test_a_lost_answer_stays_unknown_after_a_refusal(
     assert in_ledger(connection) == {row.id}
 
 
+@pytest.mark.parametrize(("state", "answer"), [("40P01", Acceptance), ("57014", LedgerUnavailable)])
+def test_a_deadlock_costs_no_command(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, state: str, answer: type
+) -> None:
+    row, accept = asked(), ledger.accept
+
+    async def refused(session: BoundedSession, *_: Any) -> None:
+        monkeypatch.setattr(ledger, "accept", accept)
+        await session.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$".encode())
+
+    async def answered(intake: Intake) -> type:
+        (given,) = await asyncio.gather(intake.accept(row), return_exceptions=True)
+        return type(given)
+
+    monkeypatch.setattr(ledger, "accept", refused)
+    assert use(settings, answered) is answer
+    assert in_ledger(connection) == ({row.id} if answer is Acceptance else set())
+
+
 def test_keys_in_opposite_order_do_not_wait_for_each_other(
     settings: Settings, connection: Connection
 ) -> None:
