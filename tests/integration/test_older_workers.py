@@ -40,7 +40,9 @@ def stage(
         service as running,
         psycopg.connect(url, application_name="admitone-worker/host/1", autocommit=True) as older,
     ):
-        running.create_event(slug="before")
+        running.create_event(slug="before", capacity=2)
+        with running.client() as client:
+            client.post("/api/p/before/register", json={"name": "Ann", "spotsCount": 2}).raise_for_status()
         older.execute(f"SELECT pg_advisory_lock_shared({locks.WORKER}, 1)")
         yield running
 
@@ -77,6 +79,15 @@ def test_a_newer_change_is_refused(stage: Stage, change: Json) -> None:
     (event,) = stage.query("SELECT id FROM event WHERE slug = 'before'")
     with stage.client() as client:
         answer = client.patch(f"/api/events/{event['id']}", json=change, headers=stage.admin)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "WORKERS_OUTDATED")
+
+
+def test_a_holder_makes_no_party_smaller(stage: Stage) -> None:
+    (registration,) = stage.query("SELECT command_id FROM registration")
+    with stage.client() as client:
+        path = f"/api/p/before/receipts/{registration['command_id']}"
+        answer = client.patch(path, json={"spotsCount": 1})
 
     assert (answer.status_code, answer.json()["code"]) == (503, "WORKERS_OUTDATED")
 
