@@ -91,11 +91,11 @@ class UnreadableCommand(Exception):  # noqa: N818 - reads as the sentence "raise
     """The ledger holds a command that this version cannot read; the message names the part."""
 
 
-class _Form(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class _CommandBase(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of all commands."""
 
 
-class Register(_Form, frozen=True, kw_only=True):
+class Register(_CommandBase, frozen=True, kw_only=True):
     """Register a party for `spots_count` spots."""
 
     name: Name
@@ -103,7 +103,7 @@ class Register(_Form, frozen=True, kw_only=True):
     email: Email | None = None
 
 
-class AddRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class AddRegistration(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Register a party in an admin's name; without a status it is placed as a newcomer."""
 
     name: Name
@@ -113,7 +113,7 @@ class AddRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
     reason: Reason | UnsetType = UNSET
 
 
-class ChangeStatus(_Form, frozen=True, kw_only=True):
+class ChangeStatus(_CommandBase, frozen=True, kw_only=True):
     """Move a registration to another status; by a holder or an admin.
 
     `place` is the place on the waitlist; without it a registration that waits already stays where it is.
@@ -125,7 +125,7 @@ class ChangeStatus(_Form, frozen=True, kw_only=True):
     place: Place | UnsetType = UNSET
 
 
-class CorrectRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class CorrectRegistration(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Correct a registration; a part that is left out stays as it is. A holder may make the party smaller."""
 
     registration_id: UUID
@@ -135,21 +135,21 @@ class CorrectRegistration(_Form, frozen=True, kw_only=True, omit_defaults=True):
     reason: Reason | UnsetType = UNSET
 
 
-class GiveReceipt(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class GiveReceipt(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Make this command's id the receipt of a registration; its receipt so far is valid no longer."""
 
     registration_id: UUID
     reason: Reason | UnsetType = UNSET
 
 
-class DeleteRegistration(_Form, frozen=True, kw_only=True):
+class DeleteRegistration(_CommandBase, frozen=True, kw_only=True):
     """Remove a registration; a confirmed one frees its spots."""
 
     registration_id: UUID
     reason: Reason | None = None
 
 
-class Erase(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class Erase(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Erase what is personal of registrations, and the payloads of settled commands; all else stays.
 
     `subject` is a keyed digest of the address that was asked for, never the address itself.
@@ -161,7 +161,7 @@ class Erase(_Form, frozen=True, kw_only=True, omit_defaults=True):
     reason: Reason | UnsetType = UNSET
 
 
-class ChangeEvent(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class ChangeEvent(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Change an event's settings; a setting that is left out stays as it is."""
 
     title: Annotated[Name, Meta(description="shown in public")] | UnsetType = UNSET
@@ -190,19 +190,19 @@ class ChangeEvent(_Form, frozen=True, kw_only=True, omit_defaults=True):
                 in_utc(moment)
 
 
-class DeleteEvent(_Form, frozen=True, kw_only=True, omit_defaults=True):
+class DeleteEvent(_CommandBase, frozen=True, kw_only=True, omit_defaults=True):
     """Close an event for good, hide it, and release its slug; its rows and its audit trail stay."""
 
     reason: Reason | UnsetType = UNSET
 
 
-class HealCounter(_Form, frozen=True, kw_only=True):
+class HealCounter(_CommandBase, frozen=True, kw_only=True):
     """Set an event's counters to what its registrations say."""
 
     reason: Reason | None = None
 
 
-class PromoteWaitlist(_Form, frozen=True, kw_only=True):
+class PromoteWaitlist(_CommandBase, frozen=True, kw_only=True):
     """Go on promoting where an earlier command stopped: the follow-up of that command.
 
     The owner writes it, in the transaction that settles the earlier command; no client can ask for it.

@@ -45,18 +45,18 @@ class RefusalCode(StrEnum):
     """Another event has the slug, or had it a moment ago."""
 
 
-class _Form(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome"):
+class _OutcomeBase(Struct, frozen=True, kw_only=True, rename="camel", tag_field="outcome"):
     """Base of all outcomes."""
 
 
-class Confirmed(_Form, frozen=True, kw_only=True, tag="confirmed"):
+class Confirmed(_OutcomeBase, frozen=True, kw_only=True, tag="confirmed"):
     """The registration holds its spots."""
 
     registration_id: UUID
     spots_count: int
 
 
-class Waitlisted(_Form, frozen=True, kw_only=True, tag="waitlisted"):
+class Waitlisted(_OutcomeBase, frozen=True, kw_only=True, tag="waitlisted"):
     """The registration waits; `position` was its 1-based place when this was decided."""
 
     registration_id: UUID
@@ -64,7 +64,7 @@ class Waitlisted(_Form, frozen=True, kw_only=True, tag="waitlisted"):
     position: int
 
 
-class StatusChanged(_Form, frozen=True, kw_only=True, tag="status_changed"):
+class StatusChanged(_OutcomeBase, frozen=True, kw_only=True, tag="status_changed"):
     """The registration has its new status; both are equal if it had that status before.
 
     `moved` is there, and true, if it waited before and waits at another place now.
@@ -76,7 +76,7 @@ class StatusChanged(_Form, frozen=True, kw_only=True, tag="status_changed"):
     moved: bool | UnsetType = UNSET
 
 
-class RegistrationCorrected(_Form, frozen=True, kw_only=True, tag="registration_corrected"):
+class RegistrationCorrected(_OutcomeBase, frozen=True, kw_only=True, tag="registration_corrected"):
     """The registration is as asked for, in the same status; `changed` names the parts that differ now."""
 
     registration_id: UUID
@@ -84,13 +84,13 @@ class RegistrationCorrected(_Form, frozen=True, kw_only=True, tag="registration_
     changed: tuple[str, ...]
 
 
-class ReceiptGiven(_Form, frozen=True, kw_only=True, tag="receipt_given"):
+class ReceiptGiven(_OutcomeBase, frozen=True, kw_only=True, tag="receipt_given"):
     """The command's id is the registration's receipt, in the place of the one before."""
 
     registration_id: UUID
 
 
-class RegistrationDeleted(_Form, frozen=True, kw_only=True, tag="deleted"):
+class RegistrationDeleted(_OutcomeBase, frozen=True, kw_only=True, tag="deleted"):
     """The registration is gone; `spots_freed` is zero unless it was confirmed."""
 
     registration_id: UUID
@@ -98,13 +98,13 @@ class RegistrationDeleted(_Form, frozen=True, kw_only=True, tag="deleted"):
     spots_freed: int
 
 
-class Erased(_Form, frozen=True, kw_only=True, tag="erased"):
+class Erased(_OutcomeBase, frozen=True, kw_only=True, tag="erased"):
     """Nothing personal is left of the command's registrations; `registrations` counts those that had any."""
 
     registrations: int
 
 
-class EventChanged(_Form, frozen=True, kw_only=True, tag="event_changed"):
+class EventChanged(_OutcomeBase, frozen=True, kw_only=True, tag="event_changed"):
     """The event has its new settings; `promoted` registrations were confirmed in the same transaction.
 
     `more_follow`: a follow-up is pending that promotes more.
@@ -115,7 +115,7 @@ class EventChanged(_Form, frozen=True, kw_only=True, tag="event_changed"):
     more_follow: bool = False
 
 
-class CounterHealed(_Form, frozen=True, kw_only=True, tag="counter_healed"):
+class CounterHealed(_OutcomeBase, frozen=True, kw_only=True, tag="counter_healed"):
     """The counters equal the rows; `drift` is the counter of spots before minus the rows.
 
     `overbooked_spots` are the confirmed spots beyond the capacity; none is confirmed until they are gone.
@@ -126,14 +126,14 @@ class CounterHealed(_Form, frozen=True, kw_only=True, tag="counter_healed"):
     overbooked_spots: int
 
 
-class WaitlistPromoted(_Form, frozen=True, kw_only=True, tag="waitlist_promoted"):
+class WaitlistPromoted(_OutcomeBase, frozen=True, kw_only=True, tag="waitlist_promoted"):
     """A follow-up confirmed `promoted` registrations; `more_follow`: another follow-up is pending."""
 
     promoted: int
     more_follow: bool
 
 
-class Refused(_Form, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
+class Refused(_OutcomeBase, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
     """Nothing changed; `code` is for programs, `detail` is a sentence for people.
 
     `retry_after_seconds` is there if the answer may soon be another one.
@@ -147,7 +147,7 @@ class Refused(_Form, frozen=True, kw_only=True, tag="refused", omit_defaults=Tru
     opens_at: datetime | None = None
 
 
-class Failed(_Form, frozen=True, kw_only=True, tag="failed"):
+class Failed(_OutcomeBase, frozen=True, kw_only=True, tag="failed"):
     """The command could not be decided and changed nothing; the log has the incident."""
 
     incident_id: UUID
