@@ -360,7 +360,7 @@ def test_a_lowered_audit_seq_is_healed(stage: Stage) -> None:
     assert "audit_seq does not count 2 entries" in " ".join(found.stdout.split())
     assert "the event counts 6 of 8 entries" in " ".join(checked.stdout.split())
     with stage.client() as client:
-        told = [client.get(receipt, headers={"prefer": "wait=20"}).json() for receipt in receipts]
+        told = [client.get(receipt, params={"wait": "20"}).json() for receipt in receipts]
     assert {receipt["status"] for receipt in told} == {"WAITLIST"}, "no command has failed meanwhile"
     assert command(stage, "audit", "replay", event["slug"]).returncode == 0
     assert command(stage, "audit", "check", event["slug"]).returncode == 0
