@@ -12,9 +12,9 @@ from shared.postgres.bounded import BoundedSession
 from shared.postgres.durability import NotConfirmed
 from shared.settings import Settings
 
-SECONDS_MAX = 0.6
-LONGER = b"SELECT pg_sleep(2)"
-SHORTER = b"SELECT pg_sleep(0.2)"
+SECONDS_MAX = 1.5
+LONGER = b"SELECT pg_sleep(5)"
+SHORTER = b"SELECT pg_sleep(0.5)"
 _END = b"SELECT pg_terminate_backend(%s, 10000)"
 _CUT_OFF = b"DO $$ BEGIN RAISE WARNING 'cut off' USING ERRCODE = '01000'; END $$"
 
@@ -87,12 +87,12 @@ def test_a_reason_is_asked_for_each_time(settings: Settings, reasons: list[bool 
 
 def test_a_slow_judgement_ends_no_later_exchange(settings: Settings) -> None:
     async def late(_: int) -> bool:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2)
         return False
 
     async def work(session: BoundedSession) -> list[bool]:
         session.excused = late
-        first = await is_cut_off(session, b"SELECT pg_sleep(0.8)")
+        first = await is_cut_off(session, b"SELECT pg_sleep(2)")
         return [first, *[await is_cut_off(session, SHORTER) for _ in range(4)]]
 
     assert use(settings, work) == [False] * 5
