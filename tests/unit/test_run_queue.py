@@ -124,6 +124,15 @@ def test_one_command_each_is_no_crowd() -> None:
     assert not queue.ready
 
 
+def queue_after_a_crowd(seconds: list[float]) -> RunQueue:
+    """Return a queue that found a crowd of A, and nothing in the batch behind it; now it is time to look."""
+    queue = queue_of(A, clock=lambda: seconds[0])
+    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
+    queue.settled(queue.next_batch()[0], [], BATCH_MAX)
+    seconds[0] = queue.look_at
+    return queue
+
+
 def looks(queue: RunQueue, seconds: list[float]) -> list[tuple[float, list[UUID]]]:
     """Return the batches that find nothing from now on, each with its time."""
     found: list[tuple[float, list[UUID]]] = []
@@ -154,10 +163,7 @@ def test_a_crowd_is_looked_for_a_while() -> None:
 
 def test_a_crowd_that_comes_is_looked_for_again() -> None:
     seconds = [0.0]
-    queue = queue_of(A, clock=lambda: seconds[0])
-    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
-    queue.settled(queue.next_batch()[0], [], BATCH_MAX)
-    seconds[0] = queue.look_at
+    queue = queue_after_a_crowd(seconds)
     queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
 
     assert queue.look_at == math.inf, "its commands came"
@@ -174,10 +180,7 @@ def test_a_few_commands_need_their_messages() -> None:
 
 def test_a_look_takes_other_events_along() -> None:
     seconds = [0.0]
-    queue = queue_of(A, clock=lambda: seconds[0])
-    queue.settled(queue.next_batch()[0], settled(*[A] * CROWD_MIN), 2 * CROWD_MIN)
-    queue.settled(queue.next_batch()[0], [], BATCH_MAX)
-    seconds[0] = queue.look_at
+    queue = queue_after_a_crowd(seconds)
     queue.add([B])
 
     assert queue.next_batch()[0] == [B, A]
