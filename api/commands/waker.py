@@ -37,8 +37,11 @@ from shared.postgres import locks
 log = structlog.get_logger(__name__)
 
 _OUTCOME_SECONDS_MAX = 0.05
-_GRACE_SECONDS = 0.001
-"""The pause after an outcome, in which an owner under load takes the next commands without a message."""
+_GRACE_SECONDS = 0.003
+"""The pause after an outcome, in which an owner under load takes the next commands without a message.
+
+It is longer than the pause before an owner's next look for a crowd.
+"""
 
 _PAUSE_SECONDS_MAX = 1
 _SEND_SECONDS_MAX = 1

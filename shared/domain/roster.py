@@ -22,7 +22,7 @@ registration held before and after, so nothing can be released twice.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 from shared.domain import ids, rules
@@ -33,6 +33,7 @@ from shared.domain.event import (
     EventChanges,
     EventSettings,
     FollowUp,
+    Policy,
     Recount,
     Registration,
     Waiter,
@@ -74,14 +75,15 @@ class Roster:
         return self.settings.capacity - self.spots_reserved
 
     def may_take(self, spots: int) -> bool:
-        """Return True if so many spots are free, and none of them is for a waiting party."""
-        return rules.newcomer_may_confirm(
-            self.settings.promotion_policy,
-            self.waitlist,
-            capacity=self.settings.capacity,
-            spots_count=spots,
-            spots_left=self.spots_left,
-        )
+        """Return True if so many spots are free, and the policy would promote no waiting party."""
+        if spots > self.spots_left:
+            return False
+        match self.settings.promotion_policy:
+            case Policy.STRICT_FIFO:
+                return not self.waitlist.heads(self.settings.capacity)
+            case Policy.SKIP_UNFIT:
+                return not self.waitlist.heads(self.spots_left)
+        assert_never(self.settings.promotion_policy)
 
     def enter(
         self, pending: PendingCommand, command: Register | AddRegistration, status: Status

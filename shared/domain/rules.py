@@ -177,20 +177,6 @@ def next_up(policy: Policy, waitlist: Waitlist, *, capacity: int, spots_left: in
     assert_never(policy)
 
 
-def newcomer_may_confirm(
-    policy: Policy, waitlist: Waitlist, *, capacity: int, spots_count: int, spots_left: int
-) -> bool:
-    """Return True if a new party may take spots: it passes no waiting party that the policy would promote."""
-    if spots_count > spots_left:
-        return False
-    match policy:
-        case Policy.STRICT_FIFO:
-            return not waitlist.heads(capacity)
-        case Policy.SKIP_UNFIT:
-            return not waitlist.heads(spots_left)
-    assert_never(policy)
-
-
 def _spots(count: int) -> str:
     return "1 spot" if count == 1 else f"{count} spots"
 

@@ -44,13 +44,10 @@ def frees_nothing_on_demotion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lets_newcomers_barge(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mutant(
-        policy: Policy, waitlist: Waitlist, *, capacity: int, spots_count: int, spots_left: int
-    ) -> bool:
-        del policy, waitlist, capacity
-        return spots_count <= spots_left
+    def mutant(self: Roster, spots: int) -> bool:
+        return spots <= self.spots_left
 
-    monkeypatch.setattr(rules, "newcomer_may_confirm", mutant)
+    monkeypatch.setattr(Roster, "may_take", mutant)
 
 
 def promotes_without_looking_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:

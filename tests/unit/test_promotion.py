@@ -3,10 +3,13 @@
 from collections import Counter
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from shared.domain import commands, rules
-from shared.domain.event import Policy, Waiter, Waitlist
+from shared.domain.event import EventSettings, Policy, Waiter, Waitlist
+from shared.domain.roster import Roster
+from tests.simulation.histories import SETTINGS
 
 
 def waiter(seq: int, spots: int) -> Waiter:
@@ -16,6 +19,17 @@ def waiter(seq: int, spots: int) -> Waiter:
 def line(*sizes: int) -> Waitlist:
     waiters = [waiter(seq, spots) for seq, spots in enumerate(sizes, 1)]
     return Waitlist.of(waiters, len(sizes), Counter(sizes))
+
+
+def roster(policy: Policy, waitlist: Waitlist, *, capacity: int, spots_left: int) -> Roster:
+    settings = msgspec.convert({**SETTINGS, "capacity": capacity, "promotionPolicy": policy}, EventSettings)
+    return Roster(
+        settings=settings,
+        spots_reserved=capacity - spots_left,
+        waitlist=waitlist,
+        registrations={},
+        holders={},
+    )
 
 
 @pytest.mark.parametrize("policy", Policy)
@@ -64,19 +78,15 @@ def test_the_policy_says_who_is_next(
 def test_a_newcomer_never_passes_whom_the_policy_would_promote(
     policy: Policy, sizes: list[int], spots_count: int, spots_left: int, *, expected: bool
 ) -> None:
-    may = rules.newcomer_may_confirm(
-        policy, line(*sizes), capacity=9, spots_count=spots_count, spots_left=spots_left
-    )
+    event = roster(policy, line(*sizes), capacity=9, spots_left=spots_left)
 
-    assert may is expected
+    assert event.may_take(spots_count) is expected
 
 
 def test_a_waitlist_of_which_only_the_head_is_known_still_blocks_newcomers() -> None:
     waitlist = Waitlist.of([waiter(1, 6)], 3_000)
 
-    assert not rules.newcomer_may_confirm(
-        Policy.STRICT_FIFO, waitlist, capacity=9, spots_count=1, spots_left=5
-    )
+    assert not roster(Policy.STRICT_FIFO, waitlist, capacity=9, spots_left=5).may_take(1)
 
 
 def test_whoever_leaves_from_the_middle_is_passed_over() -> None:
@@ -116,7 +126,7 @@ def test_an_oversized_party_blocks_no_other(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", Policy)
 def test_a_newcomer_passes_oversized_parties(policy: Policy) -> None:
-    assert rules.newcomer_may_confirm(policy, line(10, 6), capacity=5, spots_count=1, spots_left=5)
+    assert roster(policy, line(10, 6), capacity=5, spots_left=5).may_take(1)
 
 
 @pytest.mark.parametrize(
