@@ -83,7 +83,8 @@ def _open(turn: Turn) -> Measured:
     with turn.version.events(1) as made:
         load = measure.registrations(turn.version.url, made.values(), plan.MAIN_CONNECTIONS, turn.seconds)
         watched, violations = _watch(turn, made, load, turn.open_per_second)
-    values = {P50: watched.result.p50_ms, P99: watched.result.p99_ms}
+    result, used = watched.result, watched.used_us
+    values = {P50: result.p50_ms, P99: result.p99_ms, **_cpu_us(used, max(result.answers, 1))}
     return _measured(turn, watched, values, violations)
 
 
