@@ -7,6 +7,7 @@ answers from the ledger. A request gets the recorded outcome or none.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from itertools import islice
 from uuid import UUID
 
@@ -131,6 +132,9 @@ class ResultPoller:
         self._outcomes_seen = outcomes_seen
         self._read_max = settings.answer_read_max
         self._result_url = settings.result_url
+        self._announced: set[UUID] = set()
+        self._woken = asyncio.Event()
+        self._poll_at = 0.0
         self._listener = SingleTask(self._listen)
 
     async def close(self) -> None:
@@ -142,7 +146,9 @@ class ResultPoller:
         while True:
             try:
                 async for event_ids in results.announcements(self._result_url):
-                    await self._answer(self._waiter.by_event.keys() & event_ids)
+                    self._announced.update(self._waiter.by_event.keys() & event_ids)
+                    if self._announced:
+                        self._woken.set()
             except redis.RedisError as error:
                 log.warning("announcements_not_readable", error=error)
             except Exception:  # any error: polling still helps
@@ -151,26 +157,29 @@ class ResultPoller:
 
     async def _poll(self) -> None:
         self._listener.ensure_running()
-        by_event = self._waiter.by_event
-        while by_event:
-            await asyncio.sleep(_POLL_SECONDS)
-            event_ids = list(islice(by_event, self._read_max))
-            if len(event_ids) < len(by_event):  # the other events come first next time
-                for event_id in event_ids:
-                    by_event[event_id] = by_event.pop(event_id)
-            await self._answer(event_ids)
-
-    async def _answer(self, event_ids: Collection[UUID]) -> None:
-        """Answer commands of these events, as long as those that are read are settled."""
-        try:
-            while event_ids:
-                event_ids = await self._read(event_ids)
-        except Exception as error:  # any error: the ledger has the outcomes
-            known = isinstance(error, redis.RedisError)
-            log.warning("results_not_readable", error=error, exc_info=not known)
-            for awaited in self._waiter.all():
-                self._waiter.ask_ledger(awaited)
-            await asyncio.sleep(_RETRY_SECONDS)
+        clock = asyncio.get_running_loop().time
+        while self._waiter.by_event:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._woken.wait()
+            self._woken.clear()
+            event_ids, self._announced = self._announced, set()
+            if clock() >= self._poll_at:
+                self._poll_at = clock() + _POLL_SECONDS
+                by_event = self._waiter.by_event
+                event_ids.update(next_events := list(islice(by_event, self._read_max)))
+                if len(next_events) < len(by_event):  # the other events come first next time
+                    for event_id in next_events:
+                        by_event[event_id] = by_event.pop(event_id)
+            try:
+                while event_ids:
+                    event_ids = await self._read(event_ids)
+            except Exception as error:  # any error: the ledger has the outcomes
+                known = isinstance(error, redis.RedisError)
+                log.warning("results_not_readable", error=error, exc_info=not known)
+                for awaited in self._waiter.all():
+                    self._waiter.ask_ledger(awaited)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read(self, event_ids: Collection[UUID]) -> set[UUID]:
         """Answer commands of these events; return the events of which all commands read were settled.
@@ -193,7 +202,7 @@ class ResultPoller:
             for awaited, outcome in zip(part, outcomes, strict=True):
                 if outcome is None:
                     unsettled.add(awaited.event_id)
-                elif awaited.answers:  # else answered meanwhile
+                else:
                     settled[awaited.event_id].add(awaited.command_id)
                     self._waiter.answer(awaited, outcome)
                     if awaited.accepted_at is not None:

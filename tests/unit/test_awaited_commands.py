@@ -1,7 +1,7 @@
 """The registry of awaited commands: every wait ends once, with the outcome or without."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
 import pytest
@@ -147,6 +147,43 @@ def test_polling_reaches_every_event_in_turn(monkeypatch: pytest.MonkeyPatch) ->
         asyncio.run(run())
 
     assert reads[:3] == [{UUID(int=n) for n in numbers} for numbers in ((0, 2), (3, 0), (2, 3))]
+
+
+def test_announcements_share_the_next_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced, reads = 0, 0
+
+    async def announcements(_: str) -> AsyncIterator[list[UUID]]:
+        nonlocal announced
+        while True:
+            announced += 1
+            yield [A]
+            await asyncio.sleep(0)
+
+    async def nothing(_: object, command_ids: Sequence[UUID]) -> list[None]:
+        nonlocal reads
+        reads += 1
+        before = announced
+        await until(lambda: announced > before + 20)
+        return [None] * len(command_ids)
+
+    monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(results, "announcements", announcements)
+    monkeypatch.setattr(results, "read", nothing)
+
+    async def run() -> None:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        wait = waiting(waiter, A, 1)
+        await asyncio.sleep(0)
+        poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
+        poller.task.ensure_running()
+        await until(lambda: reads == 3)
+        waiter.release()
+        await wait
+        await poller.close()
+
+    asyncio.run(run())
+
+    assert announced > 2 * 20, "all that come during a read share the next one"
 
 
 async def until(there: Callable[[], object]) -> None:
