@@ -8,7 +8,7 @@ Keys that the broker then holds in Redis: `event.<event id>` and `worker.<worker
 `MESSAGES_MAX` messages, kept for at most `MESSAGE_SECONDS_MAX` after the last message. In RabbitMQ the same
 bounds are arguments of the queue.
 
-From the API a message goes to Redis as the LPUSH that it is, in the form in which Celery and kombu put it
+From the API a message goes to Redis as the one LPUSH that it is, in the form in which Celery and kombu put it
 there: through Celery it costs several times as much (decision 0003). To any other broker it goes through
 Celery, which blocks, in a thread.
 """
@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
-import redis
 import redis.asyncio
 from celery import Celery
 from kombu import Exchange, Queue
@@ -55,11 +54,6 @@ _SOCKET_SECONDS_MAX = 5
 _SEND_SECONDS_MAX = 1
 _POP_SECONDS = 0.1
 _PERSISTENT = 2
-_PUSH = """
-redis.call('LPUSH', KEYS[1], ARGV[1])
-redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-"""
 _OF_ANOTHER_TYPE = "WRONGTYPE"
 """Redis' word for a key that is no list; workers could consume no queue beside such a one."""
 ARGUMENTS_SHOWN = "(events,)"
@@ -153,7 +147,7 @@ class RedisSender:
         self._no_event = ids.new_id()
 
     async def send(self, queue: str, event_ids: Sequence[UUID]) -> None:
-        """Add the message to the queue's list, and bound the list while no worker reads it.
+        """Add the message to the queue's list, in one packet, and bound the list while no worker reads it.
 
         The envelope is kombu's own (`kombu.transport.virtual`); a test compares it with one of Celery.
         """
@@ -178,12 +172,16 @@ class RedisSender:
                 "priority": 0,
             },
         }
-        try:
-            await self._client.eval(_PUSH, 1, queue, json.encode(message), MESSAGES_MAX, MESSAGE_SECONDS_MAX)
-        except redis.ResponseError as error:
-            if _OF_ANOTHER_TYPE in str(error):
-                await self._client.expire(queue, 0)  # the next message finds the name free
-            raise
+        commands = self._client.pipeline(transaction=False)
+        commands.lpush(queue, json.encode(message))
+        commands.ltrim(queue, 0, MESSAGES_MAX - 1)
+        commands.expire(queue, MESSAGE_SECONDS_MAX)
+        # An error of the pipeline itself would have the message's text in it.
+        for reply in await commands.execute(raise_on_error=False):
+            if isinstance(reply, Exception):
+                if _OF_ANOTHER_TYPE in str(reply):
+                    await self._client.expire(queue, 0)  # the next message finds the name free
+                raise reply
 
     async def probe(self) -> None:
         """Push a message and pop it again, from both kinds of queues and with sizes, as a worker does."""
