@@ -40,7 +40,7 @@ _OUTCOME_SECONDS_MAX = 0.05
 _GRACE_SECONDS = 0.003
 """The pause after an outcome, in which an owner under load takes the next commands without a message.
 
-It is longer than the pause before an owner's next look for a crowd.
+It is longer than the pause before an owner's next look for a crowd (decision 0009).
 """
 
 _PAUSE_SECONDS_MAX = 1

@@ -75,7 +75,7 @@ class Roster:
         return self.settings.capacity - self.spots_reserved
 
     def may_take(self, spots: int) -> bool:
-        """Return True if so many spots are free, and the policy would promote no waiting party."""
+        """Return True if so many spots are free, and none of them is for a waiting party."""
         if spots > self.spots_left:
             return False
         match self.settings.promotion_policy:

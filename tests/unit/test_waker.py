@@ -14,9 +14,11 @@ from api.commands import waker
 from api.commands.waker import BucketOwners, Send, Waker
 from shared.domain import ids
 from shared.messaging import queues
+from worker.run_queue import LOOK_SECONDS
 
 NEVER_SECONDS = 3_600
 SOON_SECONDS_MAX = 20
+GRACE_SECONDS = waker._GRACE_SECONDS  # noqa: SLF001 - as it is; the tests change it
 LOOP_TURNS = 20
 """As many turns of the event loop as a message could need that nothing holds back."""
 A, B, C, D = (UUID(int=number) for number in range(1, 5))
@@ -140,6 +142,31 @@ def test_a_command_decided_early_needs_no_message(messages: Messages) -> None:
     asyncio.run(run())
 
     assert messages.sent == [[A], [D]]
+
+
+def test_an_outcome_in_the_pause_spares_the_message(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waker, "_GRACE_SECONDS", 0.05)
+
+    async def run() -> None:
+        waking = messages.waker()
+        waking.wake(A, ONE)
+        await a_while()
+        waking.wake(A, TWO)
+        waking.outcomes_seen(A, [ONE])
+        await a_while()
+        waking.outcomes_seen(A, [TWO])
+        await asyncio.sleep(0.1)
+        await waking.close()
+
+    asyncio.run(run())
+
+    assert messages.sent == [[A]]
+
+
+def test_the_pause_outlasts_the_owners_next_look() -> None:
+    assert GRACE_SECONDS > LOOK_SECONDS
 
 
 def test_without_an_outcome_time_releases_the_next(
