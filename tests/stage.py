@@ -284,12 +284,14 @@ class Breakable:
         self.addresses = embedded.addresses(data)
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(embedded.locked(self._folder / "servers"))
-        for server in (self.valkey, self.postgres):
-            self._stack.callback(server.stop)
-            server.start()
-        for server in (self.valkey, self.postgres):
-            server.wait_ready()
+        with self._stack as ends:
+            ends.enter_context(embedded.locked(self._folder / "servers"))
+            for server in (self.valkey, self.postgres):
+                ends.callback(server.stop)
+                server.start()
+            for server in (self.valkey, self.postgres):
+                server.wait_ready()
+            self._stack = ends.pop_all()
         return self
 
     def __exit__(

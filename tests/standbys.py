@@ -120,19 +120,21 @@ class Cluster:
         self.url = f"postgresql+psycopg://admitone@/admitone?{hosts}"
 
     def __enter__(self) -> Self:
-        for name in ("servers", "standby"):
-            self._stack.enter_context(embedded.locked(self._folder / name))
-        for server in (self.valkey, self.primary):
-            self._stack.callback(server.stop, 5)
-            server.start()
-        for server in (self.valkey, self.primary):
-            server.wait_ready()
-        self.hop = Hop(self.primary.sockets)
-        self._stack.callback(self.hop.close)
-        self._stack.callback(self.standby.stop, 5)
-        self.standby.start()
-        self.standby.wait_ready()
-        self.set_standby(STANDBY_NAME)
+        with self._stack as ends:
+            for name in ("servers", "standby"):
+                ends.enter_context(embedded.locked(self._folder / name))
+            for server in (self.valkey, self.primary):
+                ends.callback(server.stop, 5)
+                server.start()
+            for server in (self.valkey, self.primary):
+                server.wait_ready()
+            self.hop = Hop(self.primary.sockets)
+            ends.callback(self.hop.close)
+            ends.callback(self.standby.stop, 5)
+            self.standby.start()
+            self.standby.wait_ready()
+            self.set_standby(STANDBY_NAME)
+            self._stack = ends.pop_all()
         return self
 
     def __exit__(

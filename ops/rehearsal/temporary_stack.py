@@ -1,6 +1,7 @@
 """The temporary stack of a rehearsal: a whole service on data of its own."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,13 +22,19 @@ from ops.stack.programs import CHECKOUT
 STACK_START_SECONDS_MAX = 90.0
 STACK_STOP_SECONDS_MAX = 30.0
 STACK_POLL_SECONDS = 0.1
+_PORTS = range(10_000, 32_768)
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free now, and that no outgoing connection takes until a server listens there.
+
+    Linux gives outgoing connections the ports from 32768 on (``net.ipv4.ip_local_port_range``).
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from ops import child_processes
 from ops.embedded import data_dir
+from ops.rehearsal.temporary_stack import free_port
 from ops.stack import programs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -115,11 +116,6 @@ def as_nobody() -> tuple[str, ...]:
 def environment(**variables: str) -> Mapping[str, str]:
     mine = {name: value for name, value in os.environ.items() if not name.startswith("ADMITONE_")}
     return {**mine, "PYTHONPATH": str(CHECKOUT), **variables}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_for(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:

@@ -22,8 +22,9 @@ import redis
 from sqlalchemy import URL
 
 from ops.embedded import Servers, valkey
+from ops.rehearsal.temporary_stack import free_port
 from tests.e2e import postgres_clusters
-from tests.e2e.stacks import free_port, wait_for
+from tests.e2e.stacks import wait_for
 from tests.integration.old_systems import PRISMA
 from tests.stage import CHECKOUT, Json, Stage
 from tests.unit.test_compose import COMPOSE, SERVICES

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 from sqlalchemy import URL, make_url
 
 from ops.embedded import Servers, unprivileged
+from ops.rehearsal.temporary_stack import free_port
 from shared.postgres import locks
 from shared.settings import Settings
 from tests.e2e.stacks import wait_for
@@ -46,8 +46,7 @@ def bouncer(database: str, tmp_path: Path) -> Iterator[Bouncer]:
     with ExitStack() as stack:
 
         def start(lines: str) -> str:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
+            port = free_port()
             ini = tmp_path / "pgbouncer.ini"
             folder, server_port = direct.query["host"], direct.query["port"]
             ini.write_text(

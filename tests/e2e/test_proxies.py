@@ -21,8 +21,9 @@ import httpx2
 import pytest
 import trustme
 
+from ops.rehearsal.temporary_stack import free_port
 from shared.settings import Settings
-from tests.e2e.stacks import free_port, wait_for
+from tests.e2e.stacks import wait_for
 from tests.integration.test_receipts import bearer, spellings
 from tests.stage import CHECKOUT, Json, Stage
 

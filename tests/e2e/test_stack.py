@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ops import child_processes
+from ops.rehearsal.temporary_stack import free_port
 from ops.stack import programs, state_file
 from tests.e2e.stacks import (
     NOBODY,
@@ -22,7 +23,6 @@ from tests.e2e.stacks import (
     ask,
     environment,
     fails,
-    free_port,
     up,
 )
 

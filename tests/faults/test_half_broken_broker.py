@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from ops.embedded import Servers, valkey
+from ops.rehearsal.temporary_stack import free_port
 from shared.messaging import queues, results
 from shared.postgres import locks
 from tests.stage import WORKER_BYTES_MAX, Breakable, Json, Stage, peak_bytes
@@ -248,9 +249,8 @@ def test_all_processes_end_beside_a_redis_that_hangs(breakable: Breakable) -> No
 def test_deciding_outlives_a_redis_in_cluster_mode(
     tmp_path: Path, migrated_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    cluster = {"cluster-enabled": "yes", "port": str(port), "cluster-port": str(port + 1)}
+    port = free_port()
+    cluster = {"cluster-enabled": "yes", "port": str(port), "cluster-port": str(free_port())}
     monkeypatch.setattr(valkey, "SETTINGS", {**valkey.SETTINGS, **cluster})
     with Breakable(tmp_path, migrated_cluster) as made:
         with redis.Redis(port=port) as server:

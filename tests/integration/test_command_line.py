@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ops.cli import main as cli
 from ops.maintenance import status
+from ops.rehearsal.temporary_stack import free_port
 from tests.integration.test_api_keys import an_organiser, typed
 from tests.stage import CHECKOUT, Stage
 
@@ -80,8 +81,7 @@ def test_an_api_that_cannot_listen_says_so_in_one_line(stage: Stage, words: list
     ids=" ".join,
 )
 def test_a_program_runs_without_standard_streams(stage: Stage, words: list[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-m", *words]
     environment = {**stage.environment(), "ADMITONE_PORT": port}
     with subprocess.Popen(closing, cwd=CHECKOUT, env=environment) as process:

@@ -21,8 +21,8 @@ from structlog.testing import capture_logs
 
 from api.edge.connections import Limits, Phase, Server
 from api.edge.http_protocol import HttpProtocol
+from ops.rehearsal.temporary_stack import free_port
 from shared import open_files
-from tests.e2e.stacks import free_port
 from tests.integration.test_http_protocol import Client
 from tests.stage import CHECKOUT, Stage
 

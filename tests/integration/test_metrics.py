@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from api.main import create_app
 from ops.embedded import Servers
+from ops.rehearsal.temporary_stack import free_port
 from shared import metrics
 from shared.settings import Settings
 from tests.stage import Breakable, Json, Stage
@@ -209,10 +210,7 @@ def test_metrics_outlive_a_worker_and_a_restart(breakable: Breakable) -> None:
 def test_a_worker_shows_its_own_metrics(
     servers: Servers, database: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket  # noqa: PLC0415
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("ADMITONE_WORKER_METRICS_PORT", str(port))
     with Stage(servers, database, tmp_path_factory.mktemp("stage"), workers=2) as stage:
         register(stage, stage.create_event(), 4)

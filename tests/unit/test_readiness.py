@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.rehearsal.temporary_stack import free_port
 from ops.stack import readiness
 from ops.stack.state_file import AdminKey
 
@@ -55,9 +55,7 @@ def test_unready_says_what_the_api_says() -> None:
 
 
 def test_unready_says_that_nobody_answers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert readiness.unready(port) == "the API does not answer ([Errno 111] Connection refused)"
+    assert readiness.unready(free_port()) == "the API does not answer ([Errno 111] Connection refused)"
 
 
 def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
