@@ -41,6 +41,9 @@ def bench(  # noqa: PLR0913 - one parameter for each option
     figures: Annotated[
         str | None, typer.Option(help="With --against: only these, such as closed-256,drain,open.")
     ] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="With --against: the open loop's arrivals per second.")
+    ] = None,
     variables: Annotated[
         list[str],
         typer.Option(
@@ -61,13 +64,19 @@ def bench(  # noqa: PLR0913 - one parameter for each option
         return
     if against is not None:
         if any(option is not None for option in (connections, rows, events, rounds, drop)):
-            raise typer.BadParameter("--against goes with --figures, --turns, --seconds and --quick")
+            raise typer.BadParameter("--against goes with --figures, --turns, --seconds, --rate and --quick")
         judged = judge_run.options(
-            against, quick=quick, only=figures, turns=turns, seconds=seconds, variables=variables
+            against,
+            quick=quick,
+            only=figures,
+            turns=turns,
+            seconds=seconds,
+            rate=rate,
+            variables=variables,
         )
         raise typer.Exit(judge_run.command(judged, as_json=as_json, output=output))
-    if figures is not None or turns is not None or variables:
-        raise typer.BadParameter("--figures, --turns and --set go with --against")
+    if any(option is not None for option in (figures, turns, rate)) or variables:
+        raise typer.BadParameter("--figures, --turns, --rate and --set go with --against")
     wanted = plan.plan(
         quick=quick,
         connections=connections,

@@ -29,12 +29,16 @@ WORKERS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a judgement; `variables` are settings of this version that the other one has not."""
+    """The options of a judgement; `variables` are settings of this version that the other one has not.
+
+    `rate` is the open loop's arrivals per second; `OPEN_LOOP_SHARE` of the closed loop's decided/s if None.
+    """
 
     against: str
     figures: tuple[str, ...]
     turns_each: int
     seconds: int
+    rate: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -45,14 +49,17 @@ def options(  # noqa: PLR0913 - one parameter for each option
     only: str | None,
     turns: int | None,
     seconds: int | None,
+    rate: int | None = None,
     variables: Sequence[str] = (),
 ) -> Options:
     """Return the options with their defaults; raises `BenchmarkError` for a value out of range.
 
-    The open loop needs the rate that the closed one measures.
+    Without a rate the open loop needs the decided/s that the closed one measures.
     """
     wanted = set(only.split(",")) if only else set(DEFAULT_FIGURES)
-    if figures.OPEN in wanted:
+    if rate is not None and figures.OPEN not in wanted:
+        raise BenchmarkError("a rate is the open loop's: name it among the figures")
+    if figures.OPEN in wanted and rate is None:
         wanted.add(figures.CLOSED_256)
     if unknown := sorted(wanted - set(figures.FIGURES)):
         raise BenchmarkError(f"{unknown[0]!r} is none of the figures {', '.join(figures.FIGURES)}")
@@ -68,6 +75,7 @@ def options(  # noqa: PLR0913 - one parameter for each option
         figures=tuple(name for name in figures.FIGURES if name in wanted),
         turns_each=turns,
         seconds=seconds,
+        rate=rate,
         variables=dict(map(_variable, variables)),
     )
 
@@ -122,7 +130,7 @@ def _measure_all(
         figures.MEASURES[figures.CLOSED_256](_turn(versions, version, seconds=1))
     for figure in wanted.figures:
         if figure == figures.OPEN:
-            open_per_second = plan.OPEN_LOOP_SHARE * _lower_maximum(turns)
+            open_per_second = wanted.rate or plan.OPEN_LOOP_SHARE * _lower_maximum(turns)
         for pair, version in judgement.order(wanted.turns_each):
             turn = _turn(versions, version, wanted.seconds, open_per_second)
             measured = figures.MEASURES[figure](turn)
