@@ -114,9 +114,12 @@ class Front:
         except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
-            # The server cancels a request that outlasts its end; the request gets an answer all the same.
-            failure = error if isinstance(error, Exception) else RequestCancelled()
-            await self._problem(Request(scope, receive), failure)(scope, receive, send_whole)
+            # The server cancels a request that outlasts its end; the request gets an answer all the same. No
+            # variable keeps the error, whose traceback has this frame: that would be a cycle (decision 0091).
+            response = self._problem(
+                Request(scope, receive), error if isinstance(error, Exception) else RequestCancelled()
+            )
+            await response(scope, receive, send_whole)
         finally:
             path = getattr(scope.get("route"), "path", path)
             if not self._answered:

@@ -154,10 +154,11 @@ class HttpProtocol(HttpToolsProtocol):
                     rest = rest[offer.args[0] :]
                     self._parse_without_offer()
         except httptools.HttpParserError as error:
-            problem = error.__context__  # of a callback, which the parser catches
-            self._refuse(
-                problem if isinstance(problem, ProblemError) else ProblemType.MALFORMED_REQUEST.error()
-            )
+            # The context is the error of a callback, which the parser catches. No variable keeps it (0091).
+            if isinstance(error.__context__, ProblemError):
+                self._refuse(error.__context__)
+            else:
+                self._refuse(ProblemType.MALFORMED_REQUEST.error())
         else:
             if self._kept_bytes > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
                 self._refuse(ProblemType.HEAD_TOO_LARGE.error())

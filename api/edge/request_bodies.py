@@ -107,7 +107,7 @@ async def read(request: Request, decoder: "msgspec.json.Decoder[_Body]", setting
         # The fields tell what is wrong, or take what the decoder is too strict for.
         return body_fields.read(content, decoder.type, settings.email_domains_refused or ())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = _NO_JSON.get(type(error), error) if content else "it is empty"
+        reason = _NO_JSON.get(type(error), str(error)) if content else "it is empty"
         raise invalid(f"The body is not valid JSON: {reason}.") from error
 
 

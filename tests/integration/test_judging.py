@@ -1,9 +1,10 @@
 """Two versions that run side by side: that a judgement measures everything and finds what is wrong."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -13,6 +14,7 @@ from benchmarks.judge import checkouts, figures, run
 from benchmarks.judge.judgement import THIS
 from benchmarks.judge.version import Version
 from ops.stack.programs import CHECKOUT
+from tests.stage import Json
 
 Both = tuple[dict[str, Version], dict[str, str]]
 
@@ -26,9 +28,12 @@ def both() -> Iterator[Both]:
             yield running
 
 
-def test_a_judgement_measures_both_versions(
+@pytest.fixture
+def judge(
     both: Both, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+) -> Callable[..., Json]:
+    """A function that judges in one turn each with these options, and returns the report."""
+
     @contextmanager
     def running(_commit: str, _variables: Mapping[str, str]) -> Iterator[Both]:
         yield both
@@ -37,16 +42,35 @@ def test_a_judgement_measures_both_versions(
     monkeypatch.setattr(checkouts, "described", lambda: "this-commit")
     monkeypatch.setattr(checkouts, "commit_of", str)
     monkeypatch.setattr(figures, "DRAIN_COMMANDS", 100)
-    wanted = run.options("REV", quick=True, only="drain,open", turns=1, seconds=None)
-    status = run.command(wanted, as_json=True, output=tmp_path)
-    told = json.loads(capsys.readouterr().out)
-    assert (status, told["violations"]) == (0, [])
+
+    def judged(**options: Any) -> Json:
+        wanted = run.options("REV", quick=True, turns=1, seconds=None, **options)
+        status = run.command(wanted, as_json=True, output=tmp_path)
+        told: Json = json.loads(capsys.readouterr().out)
+        assert (status, told["violations"]) == (0, [])
+        assert json.loads((tmp_path / run.REPORT_FILE).read_text()) == told
+        return told
+
+    return judged
+
+
+def measured(told: Json) -> list[tuple[str, str]]:
+    return [(one["figure"], one["version"]) for one in told["turns"]]
+
+
+def test_a_judgement_measures_both_versions(judge: Callable[..., Json]) -> None:
+    told = judge(only="drain,open")
     assert (told["this"], told["other"], told["turnsEach"]) == ("this-commit", "REV", 1)
-    assert [(one["figure"], one["version"]) for one in told["turns"]] == [
+    assert measured(told) == [
         (figure, version) for figure in ("closed-256", "drain", "open") for version in ("this", "other")
     ]
     assert all(one["ratio"] for one in told["comparisons"] if "CPU" not in one["value"])
-    assert json.loads((tmp_path / run.REPORT_FILE).read_text()) == told
+
+
+def test_an_open_loop_has_a_fixed_rate(judge: Callable[..., Json]) -> None:
+    told = judge(only="open", rate=50)
+    assert measured(told) == [("open", "this"), ("open", "other")]
+    assert told["openLoopPerSecond"] == 50
 
 
 @pytest.mark.parametrize(

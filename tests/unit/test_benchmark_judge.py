@@ -89,6 +89,11 @@ def test_an_open_loop_measures_the_maximum_first() -> None:
     assert wanted.turns_each == 9
 
 
+def test_an_open_loop_of_a_given_rate_measures_none() -> None:
+    wanted = run.options("HEAD", only="open", turns=None, seconds=None, rate=2_000)
+    assert (wanted.figures, wanted.rate) == ((figures.OPEN,), 2_000)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -97,6 +102,7 @@ def test_an_open_loop_measures_the_maximum_first() -> None:
         {"turns": 1_000},
         {"seconds": 1_000},
         {"quick": True, "turns": -1},
+        {"rate": 2_000, "only": "drain"},
         {"variables": ["LIMITS=off"]},
         {"variables": ["ADMITONE_LIMITS"]},
     ],
