@@ -115,7 +115,7 @@ class Front:
             if status:
                 raise
             # The server cancels a request that outlasts its end; the request gets an answer all the same. No
-            # variable keeps the error, whose traceback has this frame: that would be a cycle (decision 0091).
+            # variable keeps the error: its traceback has this frame, and that would be a cycle (0091).
             response = self._problem(
                 Request(scope, receive), error if isinstance(error, Exception) else RequestCancelled()
             )
