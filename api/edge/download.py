@@ -14,7 +14,7 @@ from api.edge.problems import ProblemType
 log = structlog.get_logger(__name__)
 
 
-def _takes_chunks(request: Request) -> None:
+async def _takes_chunks(request: Request) -> None:
     """Refuse a request by HTTP/1.0: an answer that ends with its connection would look whole if cut off."""
     if request.scope["http_version"] == "1.0":
         raise ProblemType.HTTP_VERSION_NOT_SUPPORTED.error()

@@ -4,11 +4,13 @@ import ast
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import cache
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 import pytest
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -313,3 +315,15 @@ def test_every_problem_is_documented_somewhere(document: Json) -> None:
     of_no_route = {"METHOD_NOT_ALLOWED", "MALFORMED_REQUEST", "HEAD_TOO_LARGE"}
     of_no_route |= {"REQUEST_TIMEOUT", "TOO_MANY_CONNECTIONS"}
     assert ours == set(ProblemType.__members__) - of_no_route
+
+
+def needs_thread(dependant: Dependant) -> bool:
+    """Return True if FastAPI calls a function of this route in a thread, as it does unless it is async."""
+    call = dependant.call
+    is_async = iscoroutinefunction(call) or iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+    return not is_async or any(map(needs_thread, dependant.dependencies))
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_no_route_needs_a_thread(route: APIRoute) -> None:
+    assert not needs_thread(route.dependant)
