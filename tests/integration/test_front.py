@@ -11,9 +11,10 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
-from starlette.types import Message
+from starlette.types import Message, Send
 from structlog.testing import capture_logs
 
+from api.edge.front import GATHER_SECONDS, Front
 from api.main import create_app
 from api.routes import registrations
 from api.services import Services
@@ -430,3 +431,55 @@ def test_a_head_ends_before_the_body(settings: Settings) -> None:
         ("http.response.body", b""),
     ]
     assert scope["method"] == "HEAD", "by which the server knows that there is no body"
+
+
+async def ask_for_health(front: Front, send: Send) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "query_string": b""}
+    await front({**scope, "client": ("127.0.0.1", 1)}, receive, send)
+
+
+def test_answers_are_counted_once_and_together(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = Front._count  # noqa: SLF001 - the moment of the count
+
+    def counting(front: Front) -> None:
+        counted.append(len(front._answered))  # noqa: SLF001 - likewise
+        count(front)
+
+    async def send(_: Message) -> None:
+        pass
+
+    async def run() -> None:
+        front = create_app(settings)
+        async with front.app.router.lifespan_context(front.app):
+            for times in (1, 3):
+                await asyncio.gather(*(ask_for_health(front, send) for _ in range(times)))
+                await asyncio.sleep(10 * GATHER_SECONDS)
+
+    monkeypatch.setattr(Front, "_count", counting)
+    asyncio.run(run())
+
+    assert (counted[0], sum(counted)) == (1, 4)
+    assert 0 not in counted
+
+
+def test_a_broken_answer_is_followed_by_no_other(settings: Settings) -> None:
+    sent: list[str] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            raise OSError
+
+    async def run() -> None:
+        front = create_app(settings)
+        async with front.app.router.lifespan_context(front.app):
+            with pytest.raises(OSError):  # noqa: PT011 - it has no text
+                await ask_for_health(front, send)
+
+    asyncio.run(run())
+
+    assert sent == ["http.response.start", "http.response.body"]

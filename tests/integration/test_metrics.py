@@ -84,6 +84,7 @@ def test_counts_equal_what_was_done(stage: Stage) -> None:
     with stage.client() as client:
         for path in ("/api/p/no-such-event", "/nothing/here", "/nothing/there"):
             assert client.get(path).status_code == 404
+        assert client.get(f"/api/events/{event['id']}").status_code == 401
 
     after = scrape(stage)
     counted = {key: after[key] - before.get(key, 0) for key in after}
@@ -100,6 +101,8 @@ def test_counts_equal_what_was_done(stage: Stage) -> None:
     assert value(counted, "admitone_http_request_seconds_count", route=REGISTER) == 30
     assert value(counted, "admitone_http_requests_total", route="/api/p/{slug}", status="404") == 1
     assert value(counted, "admitone_http_requests_total", route="unknown", status="404") == 2
+    assert value(counted, "admitone_http_requests_total", route="/api/events/{event_id}", status="401") == 1
+    assert value(counted, "admitone_http_request_seconds_count", route="unknown") == 2
     assert value(counted, "admitone_wakes_sent_total") >= 1
     assert {name for name, _ in after} >= CONTRACT
 

@@ -1,6 +1,7 @@
 """The registry of awaited commands: every wait ends once, with the outcome or without."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
@@ -58,6 +59,35 @@ def test_a_wait_ends_without_an_outcome() -> None:
     assert asked == [], "no request would take the ledger's answer"
 
 
+def test_waits_that_are_given_up_leave_nothing() -> None:
+    async def run() -> object:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        waits = [waiting(waiter, A, 1) for _ in range(3)]
+        for wait in waits:
+            await asyncio.sleep(0)
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return waiter.by_event
+
+    assert asyncio.run(run()) == {}
+
+
+def test_only_a_new_command_has_its_acceptance_timed() -> None:
+    async def run() -> list[float | None]:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        new = asyncio.create_task(waiter.outcome(A, UUID(int=1), NEVER_SECONDS, accepted_now=True))
+        earlier = waiting(waiter, A, 2)
+        await asyncio.sleep(0)
+        times = [awaited.accepted_at for awaited in waiter.all()]
+        waiter.release()
+        await asyncio.gather(new, earlier)
+        return times
+
+    new, earlier = asyncio.run(run())
+    assert new is not None
+    assert earlier is None
+
+
 def test_a_released_waiter_keeps_no_request() -> None:
     async def run() -> list[object]:
         waiter = OutcomeWaiter(NEVER_SECONDS)
@@ -102,6 +132,19 @@ def test_an_overdue_command_is_asked_for() -> None:
 
     (awaited,) = asyncio.run(run())
     assert (awaited.event_id, awaited.command_id) == (A, UUID(int=1))
+
+
+def test_an_unanswered_question_to_the_ledger_ends() -> None:
+    asked: list[AwaitedCommand] = []
+
+    async def run() -> tuple[object, object]:
+        waiter = OutcomeWaiter(0.001)
+        waiter.ask_ledger = asked.append
+        async with asyncio.timeout(SOON_SECONDS_MAX):
+            return await waiter.outcome(A, UUID(int=1), 0.01), waiter.by_event
+
+    assert asyncio.run(run()) == (None, {})
+    assert len(asked) == 1
 
 
 def test_a_command_answered_in_time_is_not_asked_for() -> None:
@@ -185,6 +228,56 @@ def test_announcements_share_the_next_read(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(run())
 
     assert reads == 2, "the first, and one for all that was announced meanwhile"
+
+
+def test_events_of_others_take_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[set[UUID]] = []
+
+    async def announcements(_: str) -> AsyncIterator[list[UUID]]:
+        yield [A, B]
+        await asyncio.sleep(NEVER_SECONDS)
+
+    async def nothing(_: object, command_ids: Sequence[UUID]) -> list[None]:
+        reads.append(set(command_ids))
+        return [None] * len(command_ids)
+
+    monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", NEVER_SECONDS)
+    monkeypatch.setattr(results, "announcements", announcements)
+    monkeypatch.setattr(results, "read", nothing)
+
+    async def run() -> None:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        waits = [waiting(waiter, A, number) for number in (1, 2)]
+        await asyncio.sleep(0)
+        poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
+        poller._poll_at = math.inf  # noqa: SLF001 - only what is announced
+        poller.task.ensure_running()
+        await until(lambda: reads)
+        waiter.release()
+        await asyncio.gather(*waits)
+        await poller.close()
+
+    asyncio.run(run())
+
+    assert reads == [{UUID(int=1), UUID(int=2)}]
+
+
+def test_a_closed_poller_leaves_no_task() -> None:
+    async def run() -> tuple[int, int]:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
+        wait = waiting(waiter, A, 1)
+        await asyncio.sleep(0)
+        poller.task.ensure_running()
+        await asyncio.sleep(0)
+        running = len(asyncio.all_tasks())
+        await poller.close()
+        waiter.release()
+        await wait
+        return running, len(asyncio.all_tasks())
+
+    with capture_logs():
+        assert asyncio.run(run()) == (4, 1)
 
 
 async def until(there: Callable[[], object]) -> None:
