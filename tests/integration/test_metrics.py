@@ -78,8 +78,9 @@ def register(stage: Stage, event: Json, count: int) -> list[httpx2.Response]:
 
 def test_counts_equal_what_was_done(stage: Stage) -> None:
     event = stage.create_event(capacity=20, waitlistLimit=5)
-    before = scrape(stage)
+    before, began = scrape(stage), time.monotonic()
     answers = [answer.status_code for answer in register(stage, event, 30)]
+    seconds = time.monotonic() - began
     assert (answers.count(201), answers.count(409)) == (25, 5)
     with stage.client() as client:
         for path in ("/api/p/no-such-event", "/nothing/here", "/nothing/there"):
@@ -103,6 +104,8 @@ def test_counts_equal_what_was_done(stage: Stage) -> None:
     assert value(counted, "admitone_http_requests_total", route="unknown", status="404") == 2
     assert value(counted, "admitone_http_requests_total", route="/api/events/{event_id}", status="401") == 1
     assert value(counted, "admitone_http_request_seconds_count", route="unknown") == 2
+    for sum_of, labels in (("accept_to_answer", {}), ("http_request", {"route": REGISTER})):
+        assert 0 < value(counted, f"admitone_{sum_of}_seconds_sum", **labels) < 30 * seconds
     assert value(counted, "admitone_wakes_sent_total") >= 1
     assert {name for name, _ in after} >= CONTRACT
 

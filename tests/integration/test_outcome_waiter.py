@@ -144,9 +144,12 @@ def test_polling_finds_missed_announcements(
     asyncio.run(_all_answered(settings, settled, storing))
 
 
-def test_polling_needs_no_announcements(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [redis.ConnectionError(), RuntimeError()], ids=["known", "unforeseen"])
+def test_polling_needs_no_announcements(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     async def silence(_: str) -> AsyncIterator[list[UUID]]:
-        raise redis.ConnectionError
+        raise error
         yield []
 
     monkeypatch.setattr(results, "announcements", silence)

@@ -1,8 +1,8 @@
 """The registry of awaited commands: every wait ends once, with the outcome or without."""
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
 from uuid import UUID
 
 import pytest
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from api.commands import outcome_waiter
 from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter, ResultPoller
 from api.tasks import SingleTask
-from shared.domain.outcomes import Confirmed
+from shared.domain.outcomes import Confirmed, Outcome
 from shared.messaging import results
 from shared.settings import Settings
 
@@ -230,34 +230,59 @@ def test_announcements_share_the_next_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert reads == 2, "the first, and one for all that was announced meanwhile"
 
 
-def test_events_of_others_take_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+async def reads_of(
+    monkeypatch: pytest.MonkeyPatch,
+    event_ids: Sequence[UUID],
+    announced: Sequence[UUID],
+    count: int,
+    known: Mapping[UUID, Outcome] = MappingProxyType({}),
+) -> list[set[UUID]]:
+    """Return the reads while commands 1, 2 and so on are awaited, of these events, without another poll.
+
+    The events `announced` are announced again after every read, until there were `count` reads.
+    """
     reads: list[set[UUID]] = []
 
     async def announcements(_: str) -> AsyncIterator[list[UUID]]:
-        yield [A, B]
+        for number in range(count):
+            await until(lambda: len(reads) >= number)  # noqa: B023 - used at once
+            yield [*announced]
         await asyncio.sleep(NEVER_SECONDS)
 
-    async def nothing(_: object, command_ids: Sequence[UUID]) -> list[None]:
+    async def read(_: object, command_ids: Sequence[UUID]) -> list[Outcome | None]:
         reads.append(set(command_ids))
-        return [None] * len(command_ids)
+        return [known.get(id_) for id_ in command_ids]
 
     monkeypatch.setattr(outcome_waiter, "_POLL_SECONDS", NEVER_SECONDS)
     monkeypatch.setattr(results, "announcements", announcements)
-    monkeypatch.setattr(results, "read", nothing)
+    monkeypatch.setattr(results, "read", read)
+    waiter = OutcomeWaiter(NEVER_SECONDS)
+    waits = [waiting(waiter, event_id, number) for number, event_id in enumerate(event_ids, 1)]
+    await asyncio.sleep(0)
+    poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
+    poller.task.ensure_running()
+    await until(lambda: len(reads) >= count)
+    await asyncio.sleep(0.05)  # in which further reads would begin
+    waiter.release()
+    await asyncio.gather(*waits)
+    await poller.close()
+    return reads
 
-    async def run() -> None:
-        waiter = OutcomeWaiter(NEVER_SECONDS)
-        waits = [waiting(waiter, A, number) for number in (1, 2)]
-        await asyncio.sleep(0)
-        poller = ResultPoller(waiter, results.connect_async(NOWHERE), SETTINGS, lambda _, __: None)
-        poller._poll_at = math.inf  # noqa: SLF001 - only what is announced
-        poller.task.ensure_running()
-        await until(lambda: reads)
-        waiter.release()
-        await asyncio.gather(*waits)
-        await poller.close()
 
-    asyncio.run(run())
+def test_events_without_news_take_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = asyncio.run(reads_of(monkeypatch, [A, A, C], [A, B], 2))
+
+    assert reads == [{UUID(int=1), UUID(int=3)}, {UUID(int=1), UUID(int=2)}]
+
+
+def test_many_announced_commands_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = asyncio.run(reads_of(monkeypatch, [A, B, C], [A, B, C], 2))
+
+    assert [len(read) for read in reads[:2]] == [2, 1]
+
+
+def test_undecided_commands_are_not_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = asyncio.run(reads_of(monkeypatch, [A, A], [A], 1, {UUID(int=1): OUTCOME}))
 
     assert reads == [{UUID(int=1), UUID(int=2)}]
 

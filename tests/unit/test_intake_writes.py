@@ -104,6 +104,35 @@ def test_one_late_request_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None
     assert asyncio.run(answers()) == [AcceptanceUnknown, AcceptanceUnknown]
 
 
+def test_a_command_behind_a_confirmation_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer() -> object:
+        writes = Writes(monkeypatch)
+        confirmed = asyncio.create_task(writes.intake.confirm_all({"server"}))
+        while not writes.begun:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0)
+        by = asyncio.get_running_loop().time() + 0.25
+        late = asyncio.create_task(writes.intake.accept(command(1), by))
+        await asyncio.wait([late], timeout=5)
+        writes.go_on.set()
+        await confirmed
+        return late.done() and type(late.exception())
+
+    assert asyncio.run(answer()) is LedgerUnavailable
+
+
+def test_written_commands_are_watched_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def still_sent() -> object:
+        writes = Writes(monkeypatch)
+        writes.go_on.set()
+        await writes.intake.accept(command(1))
+        async with asyncio.timeout(5):
+            while writes.intake._watch is not None:  # noqa: ASYNC110, SLF001 - nothing else tells
+                await asyncio.sleep(0.01)
+        return writes.intake._sent  # noqa: SLF001 - likewise
+
+    assert asyncio.run(still_sent()) == ()
+
+
 def test_an_earlier_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async def begun() -> int:
         writes = Writes(monkeypatch)
