@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, IntakeFull, LedgerUnavailable
+from shared import metrics
 from shared.domain import ids
 from shared.domain.outcomes import Failed, Refused
 from shared.postgres import ledger
@@ -137,7 +139,11 @@ def test_a_url_may_set_connection_options(settings: Settings, connection: Connec
     assert in_ledger(connection) == {row.id}
 
 
-def test_repeated_commands_are_told_from_new_ones(settings: Settings, connection: Connection) -> None:
+def test_repeated_commands_are_told_from_new_ones(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(metrics, "accepted", SimpleNamespace(inc=counted.append))
     before, again, reused, alone, keyed = (
         asked(key=key, body=body)
         for key, body in ((b"k", b"a"), (b"k", b"a"), (b"k", b"b"), (None, None), (b"l", b"a"))
@@ -155,6 +161,7 @@ def test_repeated_commands_are_told_from_new_ones(settings: Settings, connection
         Acceptance(command_id=keyed.id),
     ]
     assert in_ledger(connection) == {before.id, alone.id, keyed.id}
+    assert sum(counted) == 3
 
 
 def test_a_sequence_behind_its_table_accepts_nothing(settings: Settings, connection: Connection) -> None:

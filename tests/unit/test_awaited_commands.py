@@ -2,17 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from types import MappingProxyType
+from contextlib import nullcontext
+from types import MappingProxyType, SimpleNamespace
+from typing import cast
 from uuid import UUID
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
-from api.commands import outcome_waiter
+from api.commands import ledger_fallback, outcome_waiter
+from api.commands.intake import Intake
+from api.commands.ledger_fallback import LedgerFallback
 from api.commands.outcome_waiter import AwaitedCommand, OutcomeWaiter, ResultPoller
 from api.tasks import SingleTask
+from shared import metrics
 from shared.domain.outcomes import Confirmed, Outcome
 from shared.messaging import results
+from shared.postgres import ledger
+from shared.postgres.ledger import RecordedOutcome
 from shared.settings import Settings
 
 NEVER_SECONDS = 3_600
@@ -303,6 +311,92 @@ def test_a_closed_poller_leaves_no_task() -> None:
 
     with capture_logs():
         assert asyncio.run(run()) == (4, 1)
+
+
+def asking(
+    waiter: OutcomeWaiter, again_seconds: float, reads: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> LedgerFallback:
+    """Return a fallback whose ledger has no outcome; `reads` gets the commands of every read."""
+
+    async def nothing(_: object, pairs: Sequence[tuple[UUID, UUID]]) -> dict[UUID, RecordedOutcome]:
+        reads.append([command_id.int for _, command_id in pairs])
+        return {}
+
+    async def confirm(_: object) -> None:
+        pass
+
+    monkeypatch.setattr(ledger, "outcomes_of", nothing)
+    engine, intake = SimpleNamespace(connect=nullcontext), SimpleNamespace(confirm=confirm)
+    return LedgerFallback(
+        waiter, cast("AsyncEngine", engine), cast("Intake", intake), again_seconds, lambda *_: None
+    )
+
+
+def test_the_ledger_is_asked_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[list[int]] = []
+
+    async def run() -> int:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        fallback = asking(waiter, NEVER_SECONDS, reads, monkeypatch)
+        waits = [waiting(waiter, A, 1), waiting(waiter, B, 2)]
+        await asyncio.sleep(0)
+        first, second = waiter.all()
+        fallback.ask(first)
+        await until(lambda: reads)
+        fallback.ask(first)
+        fallback.ask(second)
+        await until(lambda: len(reads) > 1)
+        waiter.release()
+        await asyncio.gather(*waits)
+        await fallback.close()
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1, "the fallback reads on after its end"
+    assert reads == [[1], [2]]
+
+
+def test_the_ledger_is_not_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[list[int]] = []
+
+    async def run() -> None:
+        waiter = OutcomeWaiter(NEVER_SECONDS)
+        fallback = asking(waiter, 0, reads, monkeypatch)
+        wait = waiting(waiter, A, 1)
+        await asyncio.sleep(0)
+        fallback.ask(waiter.all()[0])
+        await until(lambda: reads)
+        waiter.release()
+        await wait
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    asyncio.run(run())
+
+
+def test_a_failed_read_is_made_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = [RuntimeError()]
+    timed: list[float] = []
+
+    async def failing_once(_: object, pairs: Sequence[tuple[UUID, UUID]]) -> dict[UUID, RecordedOutcome]:
+        if errors:
+            raise errors.pop()
+        return {command_id: RecordedOutcome(OUTCOME, None) for _, command_id in pairs}
+
+    async def run() -> list[object]:
+        waiter = OutcomeWaiter(0)
+        fallback = asking(waiter, 0, [], monkeypatch)
+        monkeypatch.setattr(ledger, "outcomes_of", failing_once)
+        waiter.ask_ledger = fallback.ask
+        new = waiter.outcome(A, UUID(int=1), NEVER_SECONDS, accepted_now=True)
+        async with asyncio.timeout(SOON_SECONDS_MAX):
+            return [*await asyncio.gather(new, waiting(waiter, A, 2))]
+
+    monkeypatch.setattr(metrics, "answer_seconds", SimpleNamespace(observe=timed.append))
+    monkeypatch.setattr(ledger_fallback, "_READING_SHARE", 1e-9)  # as after a read that took very long
+    with capture_logs() as logs:
+        assert asyncio.run(run()) == [OUTCOME, OUTCOME]
+
+    assert [entry["event"] for entry in logs] == ["ledger_not_readable"]
+    assert len(timed) == 1, "only a new command's answer is timed"
 
 
 async def until(there: Callable[[], object]) -> None:
