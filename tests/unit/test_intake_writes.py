@@ -6,10 +6,11 @@ from uuid import UUID
 
 import pytest
 from psycopg import DataError
+from structlog.testing import capture_logs
 
 from api.commands.intake import AcceptanceUnknown, CommandRejected, Intake, LedgerUnavailable
 from shared.postgres.durability import NotConfirmed
-from shared.postgres.ledger import Acceptance, NewCommand
+from shared.postgres.ledger import Acceptance, NewCommand, NumberingBehind
 from shared.settings import Settings
 
 SETTINGS = Settings(
@@ -160,6 +161,20 @@ def test_a_late_reader_costs_no_other_its_confirmation(monkeypatch: pytest.Monke
         return [type(late.exception()), patient.done() and patient.exception()]
 
     assert asyncio.run(answers()) == [NotConfirmed, None]
+
+
+@pytest.mark.parametrize("error", [LedgerUnavailable(), AcceptanceUnknown(), NumberingBehind()])
+def test_a_failed_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def answer() -> object:
+        writes = Writes(monkeypatch)
+        writes.error = error
+        writes.go_on.set()
+        confirmed = asyncio.create_task(writes.intake.confirm_all({"server"}))
+        await asyncio.wait([confirmed], timeout=5)
+        return confirmed.done() and type(confirmed.exception())
+
+    with capture_logs():
+        assert asyncio.run(answer()) is NotConfirmed
 
 
 def test_a_write_confirms_the_reads_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
