@@ -177,6 +177,16 @@ def test_a_failed_write_confirms_no_read(monkeypatch: pytest.MonkeyPatch, error:
         assert asyncio.run(answer()) is NotConfirmed
 
 
+def test_a_write_confirms_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def confirm() -> None:
+        writes = Writes(monkeypatch)
+        writes.go_on.set()
+        await writes.intake.confirm_all({"server", "another"})
+
+    with pytest.raises(NotConfirmed):
+        asyncio.run(confirm())
+
+
 def test_a_write_confirms_the_reads_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def begun() -> int:
         writes = Writes(monkeypatch)
