@@ -65,6 +65,7 @@ class Hop:
                     primary.connect(self._target)
                 except OSError:
                     standby.close()
+                    primary.close()
                     continue
                 self._streams += [standby, primary]
                 for source, target in ((standby, primary), (primary, standby)):

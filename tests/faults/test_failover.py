@@ -241,6 +241,7 @@ def test_a_read_says_what_is_to_be_confirmed(cluster: Cluster) -> None:
     event = stage.create_event()
     with stage.client() as client:
         told = client.post(f"/api/p/{event['slug']}/register", json={"name": "User"}).json()
+    stage.end(stage.workers[0])  # its ticks write
     pair = (UUID(event["id"]), UUID(told["receiptId"]))
     settings = Settings(
         database_url=cluster.url,
@@ -254,8 +255,10 @@ def test_a_read_says_what_is_to_be_confirmed(cluster: Cluster) -> None:
         async with engine.connect() as connection:
             recorded = await ledger.outcomes_of(connection, [pair])
             to_confirm = recorded[pair[1]].to_confirm
-            before = (await connection.execute(_NEXT_XID)).scalar_one()
             await intake.confirm([to_confirm])
+            await intake.confirm_all(set())  # a new session writes by itself, this one no more
+            before = (await connection.execute(_NEXT_XID)).scalar_one()
+            await intake.confirm_all(set())
             writes = (await connection.execute(_NEXT_XID)).scalar_one() != before
             for rows in (["3@another server"], [to_confirm, "3@another server"]):
                 with pytest.raises(NotConfirmed):
@@ -274,9 +277,57 @@ def test_a_read_says_what_is_to_be_confirmed(cluster: Cluster) -> None:
     assert (without, writes_without) == (None, False)
 
 
+def test_only_a_wait_for_the_standby_excuses(cluster: Cluster) -> None:
+    settings = Settings(
+        database_url=cluster.url,
+        broker_url=cluster.servers.broker_url,
+        result_url=cluster.servers.result_url,
+    )
+
+    async def ask(waiting: int) -> list[bool]:
+        session = await connections.accepting_session(settings)
+        async with session:
+            pids = waiting, session.info.backend_pid
+            return [await durability.waits_for_standby(session, pid) for pid in pids]
+
+    cluster.hop.pause()
+    with ThreadPoolExecutor() as pool:
+        write = pool.submit(cluster.query, cluster.primary, "CREATE TABLE written ()")
+        try:
+            until = time.monotonic() + 20
+            while not (rows := cluster.query(cluster.primary, _WAITING.format(""))):
+                assert time.monotonic() < until, "the write never waited"
+                time.sleep(0.05)
+            found = asyncio.run(ask(rows[0]["pid"]))
+        finally:
+            cluster.hop.resume()
+        write.result()
+
+    assert found == [True, False]
+
+
+def test_a_started_server_has_another_name(cluster: Cluster) -> None:
+    asked = durability.SERVER.text
+    before = cluster.query(cluster.primary, asked)
+    assert cluster.query(cluster.primary, asked) == before
+
+    cluster.restart_primary()
+
+    assert cluster.query(cluster.primary, asked) != before
+
+
 @pytest.mark.parametrize(
     ("xid", "limit", "below"),
-    [(5, 0, False), (5, 5, False), (5, 6, True), (2**32 - 1, 2**32 + 3, True), (4, 2**32 + 3, False)],
+    [
+        (5, 0, False),
+        (2**31 + 5, 0, False),
+        (5, 5, False),
+        (5, 6, True),
+        (2**32 - 1, 2**32 + 3, True),
+        (4, 2**32 + 3, False),
+        (2**31 + 4, 5, False),
+        (2**31 + 5, 5, True),
+    ],
 )
 def test_transaction_ids_wrap_around(xid: int, limit: int, below: bool) -> None:  # noqa: FBT001
     assert durability.is_below(xid, limit) is below
@@ -298,3 +349,4 @@ def test_settings_that_risk_commands_are_told() -> None:
         "synchronous_commit",
     ]
     assert len(replace(safe, synchronous_commit="local").warnings) == 1
+    assert replace(safe, synchronous_commit="local", synchronous_standby=False).warnings == []

@@ -16,6 +16,7 @@ SECONDS_MAX = 1.5
 LONGER = b"SELECT pg_sleep(5)"
 SHORTER = b"SELECT pg_sleep(0.5)"
 _END = b"SELECT pg_terminate_backend(%s, 10000)"
+_WRITE = b"SELECT pg_current_xact_id()::text::bigint"
 _CUT_OFF = b"DO $$ BEGIN RAISE WARNING 'cut off' USING ERRCODE = '01000'; END $$"
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -143,6 +144,20 @@ def test_a_write_that_was_cut_off_confirms_nothing(
         return [await confirms(each) for each in (confirm, b"SELECT pg_temp.cut_off()", confirm)]
 
     assert use(settings, work) == [True, False, True]
+
+
+def test_an_open_transaction_is_not_confirmed(settings: Settings) -> None:
+    async def work(session: BoundedSession) -> list[bool]:
+        async with await connect(settings) as writer, await connect(settings) as later, writer.transaction():
+            row = await (await writer.execute(_WRITE)).fetchone()
+            assert row is not None
+            await later.execute(_WRITE)
+            await session.confirm()
+            confirmed = [durability.is_below(row[0] % 2**32, session.confirmed_below)]
+        await session.confirm()
+        return [*confirmed, durability.is_below(row[0] % 2**32, session.confirmed_below)]
+
+    assert use(settings, work) == [False, True]
 
 
 def test_a_pooled_session_prepares_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

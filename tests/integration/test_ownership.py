@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from structlog.testing import capture_logs
 
 from shared.domain import commands, ids
@@ -76,6 +77,7 @@ def test_a_lone_worker_owns_every_event(join: Join) -> None:
     moved = worker.rebalance()
 
     assert (moved.gained, moved.lost) == (ids.BUCKETS, 0)
+    assert worker.rebalance().gained == 0, "a bucket that is locked twice would need two unlocks"
     assert all(ids.bucket(ids.new_id()) in worker.buckets for _ in range(100))
 
 
@@ -229,6 +231,7 @@ def test_a_silent_workers_events_move(
     other = join(2)
     other.rebalance()
     assert not other.buckets
+    assert not other.has_its_share
     fall_silent(silent.session)
 
     with capture_logs() as logs:
@@ -251,6 +254,35 @@ def test_a_worker_that_ticks_is_not_ended(join: Join) -> None:
 
     assert logs == []
     assert sum(len(worker.buckets) for worker in workers) == ids.BUCKETS
+
+
+def test_a_worker_in_a_statement_is_not_ended(join: Join) -> None:
+    """Such as in a commit that waits for a standby."""
+    busy, other = join(1), join(2)
+    with ThreadPoolExecutor() as pool, capture_logs() as logs:
+        statement = pool.submit(busy.session.execute, "SELECT pg_sleep(3 * %s)", [SILENCE_SECONDS_MAX])
+        while not statement.done():
+            other.rebalance()
+            time.sleep(0.05)
+
+    assert statement.exception() is None
+    assert logs == []
+
+
+def test_workers_of_another_database_do_not_count(join: Join, settings: Settings) -> None:
+    url = make_url(settings.database_url).set(database="postgres").render_as_string(hide_password=False)
+    worker = join(1)
+    with connections.worker_session(settings.model_copy(update={"database_url": url})) as session:
+        Ownership(session=session, number=2, silence_seconds_max=SILENCE_SECONDS_MAX).join()
+
+        assert worker.rebalance().gained == ids.BUCKETS
+
+
+def test_a_cut_off_commit_is_noted(join: Join) -> None:
+    worker = join(1)
+    worker.session.execute("DO $$ BEGIN RAISE WARNING 'cut off' USING ERRCODE = '01000'; END $$")
+
+    assert len(worker.cut_off) == 1
 
 
 def test_a_former_owner_decides_nothing(connection: Connection, settings: Settings, join: Join) -> None:

@@ -14,6 +14,7 @@ import redis
 from kombu.exceptions import ConnectionError as RefusedByRabbit
 from redis.exceptions import OutOfMemoryError
 from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.commands.intake import Intake
 from api.edge.schemas import Readiness
@@ -25,8 +26,8 @@ from ops.maintenance import status
 from shared import processes
 from shared.messaging import queues, results
 from shared.messaging.queues import WakeSender
-from shared.postgres import connections, locks, tables
-from shared.postgres.durability import NotConfirmed
+from shared.postgres import connections, durability, locks, tables
+from shared.postgres.durability import Durability, NotConfirmed
 from shared.settings import Settings
 from tests.stage import Stage
 from worker.ownership import Ownership
@@ -213,6 +214,27 @@ def test_a_risk_to_durability_only_degrades(settings: Settings, connection: Conn
     assert (found.degraded, found.checks) == (["durability"], {**NO_WORKER, "durability": risk})
 
 
+@pytest.mark.parametrize("off", ["fsync", "full_page_writes"])
+def test_each_setting_is_read_by_its_name(connection: Connection, off: str) -> None:
+    for statement in (
+        "CREATE SCHEMA before",
+        f"""
+        CREATE FUNCTION before.current_setting(name text) RETURNS text LANGUAGE sql
+        RETURN CASE name WHEN '{off}' THEN 'off' ELSE pg_catalog.current_setting(name) END
+        """,
+        "SET search_path = before, pg_catalog",
+    ):
+        connection.execute(text(statement))
+
+    assert durability.read(connection) == Durability(
+        fsync=off != "fsync",
+        full_page_writes=off != "full_page_writes",
+        synchronous_commit="on",
+        synchronous_standby=False,
+        sessions_waiting=0,
+    )
+
+
 def test_a_renamed_session_is_no_worker(settings: Settings) -> None:
     """Such as that of a worker behind PgBouncer with `application_name_add_host`."""
     with connections.worker_session(settings) as renamed:
@@ -291,6 +313,23 @@ def test_reads_leave_the_intake_its_connection(settings: Settings, connection: C
 
     with limited(connection, 3) as role:
         asyncio.run(run(as_role(settings, role)))
+
+
+def test_a_write_leaves_the_wait_to_the_intake(settings: Settings) -> None:
+    async def run() -> list[str]:
+        services = Services(settings)
+        services.start()
+
+        async def how(connection: AsyncConnection) -> str:
+            return str((await connection.execute(text("SHOW synchronous_commit"))).scalar_one())
+
+        try:
+            due = asyncio.get_running_loop().time() + 10
+            return [await services.write(how, due), await services.read(how)]
+        finally:
+            await services.close()
+
+    assert asyncio.run(run()) == ["local", "on"]
 
 
 def test_an_intake_without_a_session_is_not_ready(settings: Settings, connection: Connection) -> None:

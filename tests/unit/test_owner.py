@@ -22,7 +22,7 @@ from worker import trouble
 from worker.batch import Applied
 from worker.celery_hooks import EventQueues
 from worker.owner import Owner
-from worker.ownership import BucketsMoved
+from worker.ownership import BucketsMoved, share
 from worker.trouble import Place, Troubles
 
 SOON_SECONDS_MAX = 20
@@ -298,6 +298,15 @@ def test_a_retry_is_told_by_its_own_commit(monkeypatch: pytest.MonkeyPatch, cut_
     owner.tick()
 
     assert told == [not cut_off]
+
+
+def test_releases_agree_on_the_shares() -> None:
+    """Workers that disagreed would leave buckets without an owner."""
+    workers = [1, 2, 2**31 - 1]
+    shares = [share(number, workers) for number in workers]
+
+    assert [sorted(each)[:5] for each in shares] == [[16, 19, 27, 28, 31], [0, 1, 2, 5, 7], [3, 4, 6, 8, 9]]
+    assert sorted(bucket for each in shares for bucket in each) == [*range(ids.BUCKETS)]
 
 
 class Times:
