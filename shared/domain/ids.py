@@ -10,7 +10,6 @@ import hashlib
 import os
 import time
 import zlib
-from functools import lru_cache
 from uuid import UUID
 
 PATTERN = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
@@ -64,7 +63,6 @@ def bucket(event_id: UUID) -> int:
     return zlib.crc32(event_id.bytes) % BUCKETS
 
 
-@lru_cache(maxsize=10_000)  # it is asked for when a command is awaited, and again when it is answered
 def task_id(command_id: UUID) -> str:
     """Return the id under which Celery knows the command's result: a digest of the command's id."""
     digest = hashlib.sha256(b"result" + command_id.bytes).hexdigest()
