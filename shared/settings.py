@@ -5,7 +5,9 @@ touches anything, with one line that names the variable. Limits are checked agai
 that would have no effect is refused too.
 """
 
+import os
 import re
+from difflib import get_close_matches
 from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self, TypeVar
@@ -27,6 +29,9 @@ from shared import environment, urls
 from shared.errors import ExpectedError
 
 _QUOTED = re.compile(r"""(["'`]).*\1|[\u201c\u2018].*[\u201d\u2019]""", re.DOTALL)
+_PREFIX = "ADMITONE_"
+_ALIKE = 0.83
+"""The ratio of `difflib` above which a name is a setting's, misspelt: `API_PASSWORD` is below."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VISIBLE = re.compile(r"[ -~]+")
 
@@ -75,7 +80,7 @@ class SettingsError(ExpectedError):
 class DatabaseSettings(BaseSettings):
     """The settings that the migrations need."""
 
-    model_config = SettingsConfigDict(env_prefix="ADMITONE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     password: SecretStr | None = None
     database_url: str
@@ -274,10 +279,21 @@ def load(kind: type[_AnySettings]) -> _AnySettings:
     Removes from this process's environment what is not meant for it (`environment.clean`).
     """
     environment.clean()
+    _refuse_misspelt_names()
     try:
         return kind()  # type: ignore[call-arg]  # the environment fills the fields
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from error
+
+
+def _refuse_misspelt_names() -> None:
+    """Refuse a variable that is no setting and resembles one; other names pass."""
+    settings = [field.upper() for field in Settings.model_fields]
+    names = (name.removeprefix(_PREFIX) for name in sorted(os.environ) if name.startswith(_PREFIX))
+    wrong = [(name, near[0]) for name in names if (near := get_close_matches(name, settings, 1, _ALIKE))]
+    misspelt = [f"{_PREFIX}{name}: is no setting; {_PREFIX}{near} is" for name, near in wrong if name != near]
+    if misspelt:
+        raise SettingsError("\n".join(misspelt))
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -237,6 +237,8 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
         ("ADMITONE_APPLY_BATCH_MAX", "6000", "is above ADMITONE_BACKLOG_BATCH_MAX"),
         ("ADMITONE_TICK_SECONDS", "5", "must be at least 4 ticks"),
         ("ADMITONE_RESULT_KEEP_SECONDS", "10", "must be at least twice"),
+        ("ADMITONE_TRUSTED_PROXY", "10.0.0.1", "is no setting; ADMITONE_TRUSTED_PROXIES is"),
+        ("ADMITONE_DATABASE_CONNECTIONS", "20", "is no setting; ADMITONE_DATABASE_CONNECTIONS_MAX is"),
     ],
 )
 def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -245,6 +247,16 @@ def test_a_wrong_setting_is_named(environment: pytest.MonkeyPatch, name: str, va
 
     with pytest.raises(SettingsError, match=said):
         load(Settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["API_PASSWORD", "TEST_DATABASE_URL", "WORKER_METRICS_SERVICE_PORT", "PORT_9000_TCP", "API_SERVICE_HOST"],
+)
+def test_names_of_others_pass(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(f"ADMITONE_{name}", "anything")
+
+    assert load(Settings).port == 9000
 
 
 def test_an_origin_is_as_browsers_send_it(environment: pytest.MonkeyPatch) -> None:
