@@ -5,7 +5,8 @@ the sums. Without it a process shows its own counts. No label holds a slug, a na
 label has few values (decision 0042).
 
 It relies on these internals of prometheus-client, which is pinned to one minor version: the environment
-variable is read when the package is imported, and a histogram has `_upper_bounds`, `_buckets` and `_sum`.
+variable is read when the package is imported, its files are named by kind and process and keep the size that
+they have, and a histogram has `_upper_bounds`, `_buckets` and `_sum`.
 """
 
 import os
@@ -19,11 +20,33 @@ from urllib.parse import urlsplit
 
 from shared import environment, open_files
 from shared.domain.outcomes import Outcome
+from shared.errors import ExpectedError
+
+_FILE_BYTES = 1 << 18
+"""More than all series of a process take, so that no file of it grows."""
+
+
+def _reserve(folder: Path) -> None:
+    """Give this process's files their room on the disk.
+
+    Else a process is killed by SIGBUS, without a word, when it counts something new and the disk is full.
+    """
+    files = [folder / f"{kind}_{os.getpid()}.db" for kind in ("counter", "gauge_livesum", "histogram")]
+    try:
+        for path in files:
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    except OSError as error:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise ExpectedError(f"ADMITONE_METRICS_FOLDER: {folder}: {error.strerror}") from error
+
 
 open_files.open_standard_streams()  # before the first file of a worker that `celery` starts
 environment.clean()
 _FOLDER = os.environ.get("ADMITONE_METRICS_FOLDER")
 if _FOLDER:
+    _reserve(Path(_FOLDER))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER
 else:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
