@@ -75,7 +75,9 @@ _INDEXES = "SELECT tablename::text, indexname::text, indexdef FROM pg_indexes WH
 _TRIGGERS = """
 SELECT tgrelid::regclass::text, tgname::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 """
-_FUNCTIONS = "SELECT proname::text, 'function' FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+_FUNCTIONS = """
+SELECT proname::text, 'function', md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
 _RELATIONS = "SELECT relname::text, relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 
 _PENDING = "SELECT FROM pending_command WHERE event_id = :event_id LIMIT 1"

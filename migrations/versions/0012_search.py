@@ -54,8 +54,7 @@ RETURN array_to_tsvector(string_to_array(
 
 
 def upgrade() -> None:
-    folds = json.dumps(_folds(), ensure_ascii=False).replace("%", "%%")  # the driver's sign for a parameter
-    op.get_bind().exec_driver_sql(_FOLDED.replace("{folds}", folds))
+    op.get_bind().exec_driver_sql(folded(folds()))
     op.get_bind().exec_driver_sql(_SEARCH_WORDS)
 
 
@@ -65,7 +64,13 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION folded")
 
 
-def _folds() -> Mapping[str, str]:
+def folded(folds: Mapping[str, str]) -> str:
+    """Return the statement that creates the function `folded` with these folds."""
+    table = json.dumps(folds, ensure_ascii=False).replace("%", "%%")  # the driver's sign for a parameter
+    return _FOLDED.replace("{folds}", table)
+
+
+def folds() -> Mapping[str, str]:
     """Return the characters beyond ASCII that a search takes for others."""
     marks = dict.fromkeys(map(chr, _MARKS), "")
     signs = {chr(code): _fold(chr(code)) for code in range(0x80, _CASED_BELOW)}

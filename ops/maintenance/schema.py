@@ -36,7 +36,6 @@ _INDEXES = {
     "command_payload_idx": "command (accepted_at) WHERE payload <> '{}'::jsonb",
     "command_deletion_idx": "command (accepted_at) WHERE kind = 'delete_registration'",
 }
-_REPLACED_INDEXES = ("registration_words_idx",)
 _IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _LOOK_AGAIN_SECONDS = 0.2
 # A migration that waits for a table, such as behind a dump, keeps all others waiting for it. The wait is
@@ -100,5 +99,3 @@ def _build_indexes(connection: Connection) -> None:
         if not connection.execute(_IS_VALID, {"name": name}).scalar_one_or_none():
             connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
             connection.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON {definition}"))
-    for name in _REPLACED_INDEXES:
-        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-REVISION = "0019"
+REVISION = "0020"
 """The migration that this schema is made by; a service on another one is not ready."""
 
 SLUG_HELD_SECONDS = 1.0

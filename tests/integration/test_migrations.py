@@ -21,6 +21,7 @@ from sqlalchemy import Row, create_engine, event, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
+from api.queries import events
 from ops.maintenance import audit as audit_command
 from ops.maintenance import schema
 from shared.domain import audit
@@ -49,6 +50,7 @@ REVISIONS = (
         "0017",
         "0018",
         "0019",
+        "0020",
     ),
 )
 STEPS = tuple(pairwise(REVISIONS))
@@ -57,6 +59,7 @@ _SEARCH_WORDS = """
 CREATE FUNCTION search_words(event_id uuid, name text, email text) RETURNS tsvector IMMUTABLE LANGUAGE sql
 RETURN array_to_tsvector(ARRAY[name])
 """
+_SEARCHED = "registration USING gin (search_words(event_id, name, email))"
 BEFORE_THE_COUNTER = """
 SELECT event.id, slug, title, capacity, event.created_at, event.updated_at,
        registration.id, name, spots_count, status, registration.created_at, registration.updated_at
@@ -451,6 +454,20 @@ def test_first_and_last_times_of_the_api_fit(database: str) -> None:
     )
     [row] = run(database, "SELECT opens_at, closes_at FROM event")
     assert row == (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize("q", ["łukasz", "lukasz"])
+def test_a_changed_fold_loses_no_name(old_database: str, q: str) -> None:
+    schema.upgrade(old_database, "0019")
+    run(old_database, "UPDATE registration SET name = 'Łukasz' WHERE event_id = :id", id=FULL.id)
+    run(old_database, f"CREATE INDEX registration_search_idx ON {_SEARCHED}")
+    schema.upgrade(old_database, "0020")  # and not yet the index
+
+    parameters = {"event_id": FULL.id, "q": q, "status": None, "after": 0, "limit": 100}
+    with create_engine(old_database, poolclass=NullPool).begin() as connection:
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        found = connection.execute(events._WITH_WORDS, parameters).all()  # noqa: SLF001
+    assert {row.name for row in found} == {"Łukasz"}
 
 
 TRAIL = """
