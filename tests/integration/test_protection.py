@@ -268,7 +268,8 @@ def test_a_wrong_solution_is_refused(two: Stage) -> None:
     wrong = {
         "no base64": "abcde",
         "no JSON": base64.b64encode(b"{").decode(),
-        "nested": base64.b64encode(b"[" * 3_000).decode(),
+        "no UTF-8": base64.b64encode(base64.b64decode(right).replace(b"PBKDF2", b"\xff")).decode(),
+        "nested": base64.b64encode(b'{"":' + b"[" * 3_000).decode(),
         "another form": base64.b64encode(b'{"challenge":{},"solution":{}}').decode(),
         "another event's": other_s,
         "another event's name": tampered(other_s, data={"event": event["id"]}),

@@ -84,6 +84,7 @@ def test_a_trusted_proxy_names_the_client(sent: str, expected: str) -> None:
         (r'for=1.1.1.1;host="\", for=203.0.113.9;host="a"', "203.0.113.9"),
         ("for=203.0.113.9, for=_hidden", "10.0.0.1"),
         ("for=203.0.113.9, by=10.0.0.2", "10.0.0.1"),
+        (", ".join(["for=203.0.113.9", *["for=10.0.0.2"] * 50]), "10.0.0.2"),
     ],
 )
 def test_forwarded_names_the_client(sent: str, expected: str) -> None:
@@ -105,6 +106,7 @@ def test_one_header_counts_before_the_other() -> None:
 
 def test_the_peer_of_a_local_socket_is_a_proxy() -> None:
     assert client(None, ("X-Forwarded-For", "203.0.113.9")) == "203.0.113.9"
+    assert client(None, ("X-Forwarded-For", "203.0.113.9"), trusted=()) == ""
 
 
 @pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"])
