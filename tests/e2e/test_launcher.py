@@ -222,6 +222,18 @@ def test_only_a_user_who_may_write_installs(
     )
 
 
+def test_a_python_of_another_user_is_said(machine: Machine, foreign: tuple[str, ...]) -> None:
+    machine.has_python()
+    machine.is_installed()
+    python = machine.venv / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nonexistent")
+    write_protect(machine)
+    status, _, err = machine.run("up", prefix=foreign)
+    assert status == 1
+    assert err.startswith(f"admitone: this user cannot run {python}; remove {machine.venv}")
+
+
 def command_line(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     mine = {name: value for name, value in os.environ.items() if not name.startswith("ADMITONE_")}
     return subprocess.run(
