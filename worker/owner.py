@@ -156,6 +156,7 @@ class Owner:
         """Rebalance the buckets, and add the events with pending commands to the run queue."""
         self._look_at = _NEVER
         self._publisher.publish()
+        joins = self._ownership is None
         try:
             ownership = self._joined()
             owned = ownership.buckets
@@ -166,6 +167,8 @@ class Owner:
         except (psycopg.Error, SessionLost) as error:
             self._lose(error)
             return
+        if joins:
+            log.info("worker_joined", worker=connections.worker_name(), number=self.number)
         if moved.gained or moved.lost:
             log.info("buckets_moved", gained=moved.gained, lost=moved.lost)
             metrics.owner_changes.inc(moved.gained + moved.lost)
@@ -263,7 +266,6 @@ class Owner:
                 session.close()
                 raise
             self._ownership = ownership
-            log.info("worker_joined", worker=connections.worker_name(), number=self.number)
         return self._ownership
 
     def _lose(self, error: BaseException) -> None:

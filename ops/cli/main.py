@@ -19,6 +19,7 @@ from shared.errors import ExpectedError
 
 _ADVICE = {
     **dict.fromkeys(("42P01", "42703", "42883"), "; has ./admitone migrate been run?"),  # an unknown name
+    "42P07": "; AdmitOne needs a database without tables of these names",
     "42501": '; docs/operating.md has the roles of each command, under "Roles"',  # a missing right
 }
 """The words behind an error of the database, by its SQLSTATE."""

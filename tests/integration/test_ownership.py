@@ -155,6 +155,16 @@ def test_idle_and_pending_events_take_no_locks(connection: Connection, settings:
     assert held[0] == ids.BUCKETS + 2, "its number, and the version that it knows"
 
 
+def test_a_worker_without_tables_does_not_join(settings: Settings) -> None:
+    url = make_url(settings.database_url).set(database="postgres").render_as_string(hide_password=False)
+    owner = an_owner(settings.model_copy(update={"database_url": url}))
+    with capture_logs() as logs:
+        owners.tick(owner)
+    owner.close()
+
+    assert [entry["event"] for entry in logs] == ["ownership_lost"]
+
+
 def read_by_a_tick(worker: Ownership) -> dict[str, int]:
     """Return the blocks that a tick reads of each table with its indexes, where it reads any."""
     with worker.session.transaction():
