@@ -23,8 +23,7 @@ _ROWS_MAX = 1_000
 _NEWEST = text("SELECT coalesce(max(number), 0) FROM audit_entry WHERE event_id = :event_id")
 _STEPS = text("""
     SELECT number, at, kind, actor, CASE WHEN :reasons THEN reason END AS reason, from_status, to_status,
-           spots_delta, spots_reserved,
-           coalesce(registration_id = :id, false) AS is_step, before_after
+           spots_delta, spots_reserved, registration_id = :id AS is_step, before_after
     FROM audit_entry
     WHERE event_id = :event_id AND number >= :first AND (registration_id = :id OR before_after ? 'capacity')
     ORDER BY number DESC LIMIT :limit

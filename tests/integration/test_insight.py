@@ -143,13 +143,17 @@ def test_an_explanation_says_where_it_began_to_look(stage: Stage, monkeypatch: p
         return explanation
 
     whole = asyncio.run(explained(second["registration"]["id"]))
-    monkeypatch.setattr(explain, "ENTRIES_MAX", 2)  # the change of the capacity, and the promotion
+    with monkeypatch.context() as patched:
+        patched.setattr(explain, "_ROWS_MAX", 1)
+        short = asyncio.run(explained(second["registration"]["id"]))
+    monkeypatch.setattr(explain, "ENTRIES_MAX", 1)  # the promotion
     part = asyncio.run(explained(second["registration"]["id"]))
     none = asyncio.run(explained(first["registration"]["id"]))
 
     assert (whole.steps_from, [step.capacity for step in whole.steps]) == (1, [1, 2])
-    assert (part.steps_from, part.steps) == (3, whole.steps[1:])
-    unseen = "Changes before number 3 of the audit trail were not looked at."
+    for some in (short, part):
+        assert (some.steps_from, some.steps) == (4, whole.steps[1:])
+    unseen = "Changes before number 4 of the audit trail were not looked at."
     assert (none.steps, none.sentences) == ([], [unseen])
 
 
@@ -253,6 +257,23 @@ def test_a_waiting_party_beside_free_spots_is_next(stage: Stage) -> None:
     found = stage.get(f"{path}/{waiting['registration']['id']}/explain")
 
     assert found["sentences"][-1] == "It is next; the next change of the event offers it the 2 that are free."
+
+
+def test_an_explanation_knows_parties_that_are_skipped(stage: Stage) -> None:
+    event = stage.create_event(capacity=6, promotionPolicy="skip_unfit")
+    register(stage, event, spotsCount=6)
+    waiting = [register(stage, event, spotsCount=spots) for spots in (4, 2, 2, 3)]
+    stage.query("UPDATE event SET capacity = 8 WHERE id = %s", event["id"])
+    path = f"/api/events/{event['id']}/registrations"
+
+    found = [stage.get(f"{path}/{party['registration']['id']}/explain") for party in waiting]
+
+    assert [explanation["sentences"][-1] for explanation in found] == [
+        "The head of the waitlist needs 4, 2 are free, policy skip_unfit.",
+        "It is next; the next change of the event offers it the 2 that are free.",
+        "1 ahead of it fit into the 2 that are free, policy skip_unfit.",
+        "It needs 3, 2 are free, policy skip_unfit.",
+    ]
 
 
 def test_a_party_that_never_fits_is_told_so_first(stage: Stage) -> None:
