@@ -76,7 +76,7 @@ class StatusChanges:
             clients.remove(client)
             if not clients:
                 del watched.waiting[registration_id]
-            if not watched.waiting and self._events.get(event_id) is watched:
+            if not watched.waiting:
                 del self._events[event_id]
 
     def release(self) -> None:

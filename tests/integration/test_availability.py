@@ -168,3 +168,31 @@ def test_a_new_event_is_told_at_once(settings: Settings, monkeypatch: pytest.Mon
         client.post("/api/events", json=made, headers={"authorization": f"Bearer {key}"})
         after = client.get("/api/p/made-now").status_code
     assert (before, after) == (HTTPStatus.NOT_FOUND, HTTPStatus.OK)
+
+
+def test_parties_out_of_line_take_no_room(settings: Settings) -> None:
+    change(
+        settings,
+        """
+        WITH made AS (
+            INSERT INTO event (id, slug, title, capacity, spots_reserved, waitlist_length, waitlist_limit)
+            SELECT gen_random_uuid(), slug, 'A drop', 3, 3, 2, 2 FROM unnest(ARRAY['drop', 'other']) AS slug
+            RETURNING id, slug
+        )
+        INSERT INTO registration (event_id, id, seq, name, spots_count, status)
+        SELECT id, gen_random_uuid(), seq, 'User', spots, status
+        FROM made JOIN (VALUES ('drop', 1, 3, 'WAITLIST'), ('drop', 2, 2, 'WAITLIST'),
+                               ('drop', 3, 9, 'CANCELLED'), ('other', 4, 9, 'WAITLIST'))
+                       AS party (slug, seq, spots, status) USING (slug)
+        """,
+    )
+
+    def told() -> str | None:
+        answer, _, _ = asked(settings, lambda asking: asking.tell("drop", WAIT_SECONDS_MAX))
+        assert answer is not None
+        found: str | None = json.loads(bytes(answer.body))["next"]
+        return found
+
+    assert told() == "FULL"
+    change(settings, "UPDATE registration SET spots_count = 4 WHERE seq = 1")
+    assert told() == "WAITLIST"

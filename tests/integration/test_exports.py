@@ -1,5 +1,6 @@
 """Exports: as spreadsheets and programs read them, and free again when their clients do not."""
 
+import asyncio
 import csv
 import io
 import json
@@ -13,12 +14,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from api.edge.problems import ProblemError
+from api.queries import exports
+from api.queries.exports import Exports
 from ops.embedded import Servers
+from shared.domain import ids
+from shared.postgres import connections
+from shared.settings import Settings
 from tests.stage import Json, Stage
 
 ROWS = 50_000
 SIGNS = "=+@\uff1d\uff0b\uff0d\uff20\ufe62\u2212-"
 FREE_SECONDS_MAX = 30
+WAIT_SECONDS_MAX = 10
 _FILL = """
     INSERT INTO registration (event_id, id, seq, name, spots_count, status)
     SELECT %s, gen_random_uuid(), 10000000 + n, 'Person number ' || n, 1, 'CONFIRMED'
@@ -209,3 +217,25 @@ def test_a_reader_that_leaves_holds_nothing(impatient: Stage) -> None:
     assert_whole(impatient, event)
 
     assert "Traceback" not in impatient.log()
+
+
+@pytest.mark.parametrize(("connections_max", "places"), [(1, 1), (2, 1), (9, 2)])
+def test_exports_leave_places_to_other_reads(settings: Settings, connections_max: int, places: int) -> None:
+    async def run() -> list[str]:
+        engine = connections.async_engine(settings)
+        made, event_id, codes = Exports(engine, connections_max), ids.new_id(), []
+        held = [await made.begin(exports.NDJSON, event_id, personal=True) for _ in range(places)]
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(WAIT_SECONDS_MAX):
+                    held.append(await made.begin(exports.NDJSON, event_id, personal=True))
+                codes.append("begun")
+            except ProblemError as error:
+                codes.append(error.code)
+                await held.pop()[1].aclose()
+        for _, chunks in held:
+            await chunks.aclose()
+        await engine.dispose()
+        return codes
+
+    assert asyncio.run(run()) == ["EXPORT_BUSY", "begun"]

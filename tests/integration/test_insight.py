@@ -79,22 +79,22 @@ def test_an_export_has_every_registration_and_no_formula(stage: Stage) -> None:
 def test_an_explanation_says_what_stands_in_the_way(stage: Stage) -> None:
     event = stage.create_event(capacity=5)
     register(stage, event, spotsCount=2)
-    head, behind = register(stage, event, spotsCount=4), register(stage, event, spotsCount=1)
+    head, behind = register(stage, event, spotsCount=5), register(stage, event, spotsCount=1)
     path = f"/api/events/{event['id']}/registrations"
 
     of_head = stage.get(f"{path}/{head['registration']['id']}/explain")
     of_behind = stage.get(f"{path}/{behind['registration']['id']}/explain")
 
     assert of_head["sentences"] == [
-        "When it was decided, 2 of 5 spots were confirmed and it needs 4: WAITLIST.",
+        "When it was decided, 2 of 5 spots were confirmed and it needs 5: WAITLIST.",
         "It is number 1 of 2 on the waitlist.",
-        "The head of the waitlist needs 4, 3 are free, policy strict_fifo.",
+        "The head of the waitlist needs 5, 3 are free, policy strict_fifo.",
     ]
     assert of_behind["sentences"][-1] == (
-        "The head of the waitlist needs 4, 3 are free, policy strict_fifo: "
+        "The head of the waitlist needs 5, 3 are free, policy strict_fifo: "
         "no registration behind the head is promoted before it."
     )
-    assert (of_behind["registrationsAhead"], of_behind["spotsAhead"], of_behind["spotsLeft"]) == (1, 4, 3)
+    assert (of_behind["registrationsAhead"], of_behind["spotsAhead"], of_behind["spotsLeft"]) == (1, 5, 3)
 
 
 def test_an_explanation_names_a_party_that_cannot_fit(stage: Stage) -> None:
@@ -260,7 +260,8 @@ def test_a_waiting_party_beside_free_spots_is_next(stage: Stage) -> None:
 
 
 def test_an_explanation_knows_parties_that_are_skipped(stage: Stage) -> None:
-    event = stage.create_event(capacity=6, promotionPolicy="skip_unfit")
+    terms = {"promotionPolicy": "skip_unfit", "promoteUntil": "2099-01-01T00:00:00Z"}
+    event = stage.create_event(capacity=6, **terms)
     register(stage, event, spotsCount=6)
     waiting = [register(stage, event, spotsCount=spots) for spots in (4, 2, 2, 3)]
     stage.query("UPDATE event SET capacity = 8 WHERE id = %s", event["id"])

@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from uuid import UUID
 
+import pytest
 from sqlalchemy import Connection, text
 
+from api.queries import receipts as receipts_module
 from api.queries.reader import Reader
 from api.queries.receipts import Receipts
 from shared.domain import ids
@@ -30,19 +33,31 @@ _SETTLE = text("""
         'outcome', 'waitlisted', 'registrationId', :registration_id, 'spotsCount', 1, 'position', 1
     ) FROM settled
 """)
+_LEAVE = text("""
+    WITH changed AS (UPDATE event SET audit_seq = audit_seq + 1 WHERE id = :event_id)
+    UPDATE registration SET status = 'CANCELLED' WHERE event_id = :event_id AND command_id = :id
+""")
 
 
 async def _confirmed(*_: object) -> None:
     """Without a standby each row is confirmed."""
 
 
-def places(settings: Settings, asked: list[tuple[UUID, UUID]]) -> list[tuple[int | None, int | None]]:
-    """Return the place in the backlog and the position on the waitlist, all from one read."""
+def places(
+    settings: Settings, asked: list[tuple[UUID, UUID]], change: Callable[[], None] | None = None
+) -> list[tuple[int | None, int | None]]:
+    """Return the place in the backlog and the position on the waitlist, all from one read.
+
+    With a change they are those after it, of a process that has told those before it.
+    """
 
     async def read() -> list[tuple[int | None, int | None]]:
         engine = connections.async_engine(settings)
         receipts = Receipts(Reader(engine), _confirmed)
         found = await asyncio.gather(*(receipts.find(*one, math.inf) for one in asked))
+        if change is not None:
+            change()
+            found = await asyncio.gather(*(receipts.find(*one, math.inf) for one in asked))
         await engine.dispose()
         told = [one.receipt for one in found if one.receipt is not None]
         return [(one.ahead, one.registration.waitlist_position if one.registration else None) for one in told]
@@ -68,3 +83,27 @@ def test_each_event_has_lines_of_its_own(settings: Settings, connection: Connect
         *[(0, None)] * 3,
         *[(1, None)] * 3,
     ]
+
+
+def test_a_line_that_moved_is_counted_again(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts_module, "_COUNTING_SHARE", math.inf)  # a line may be counted at any time
+    event_id, made = ids.new_id(), [ids.new_id() for _ in range(4)]
+
+    def settle(id_: UUID) -> None:
+        connection.execute(_SETTLE, {"id": id_, "registration_id": ids.registration_id(id_)})
+
+    def change() -> None:
+        connection.execute(_LEAVE, {"event_id": event_id, "id": made[0]})
+        settle(made[2])
+
+    connection.execute(_EVENT, {"id": event_id, "slug": "drop"})
+    for id_ in made:
+        connection.execute(_ACCEPT, {"event_id": event_id, "id": id_})
+    for id_ in made[:2]:
+        settle(id_)
+    asked = [(event_id, made[1]), (event_id, made[3])]
+
+    assert places(settings, asked) == [(None, 2), (1, None)]
+    assert places(settings, asked, change) == [(None, 1), (0, None)]
