@@ -164,7 +164,10 @@ def message_handler(wake: Callable[[Sequence[UUID]], None]) -> Callable[[Message
         try:
             if message.headers["task"] != queues.APPLY_COMMANDS:
                 raise ValueError(f"not a message for {queues.APPLY_COMMANDS}")  # noqa: TRY301 - garbage like any other
-            (event_ids,), _, _ = json.decode(_bounded(message.body))
+            text = message.body or ""
+            if len(text) > queues.MESSAGE_BYTES_MAX:  # to decode it may cost any memory and time
+                raise ValueError(f"a message of {len(text)} bytes")  # noqa: TRY301 - likewise
+            (event_ids,), _, _ = json.decode(text)
             if len(event_ids) > queues.MESSAGE_EVENTS_MAX:
                 raise ValueError(f"{len(event_ids)} events")  # noqa: TRY301 - likewise
             wake([UUID(event_id) for event_id in event_ids])
@@ -202,16 +205,9 @@ def drop_garbage(channel: Any) -> None:  # noqa: ANN401
 
 def _bounded_item(reply: Sequence[bytes] | None, **_: object) -> Sequence[bytes] | None:
     """Return Redis' answer to BRPOP, a queue's name and its message, if the message is not too long."""
-    if reply:
-        _bounded(reply[1])
+    if reply and len(reply[1]) > queues.MESSAGE_BYTES_MAX:
+        raise ValueError(f"a message of {len(reply[1])} bytes")
     return reply
-
-
-def _bounded(text: bytes | str | None) -> bytes | str:
-    """Return a message's text, which may be decoded: that of a longer one may cost any memory and time."""
-    if text is None or len(text) > queues.MESSAGE_BYTES_MAX:
-        raise ValueError(f"a message of {len(text or '')} bytes")
-    return text
 
 
 def _refuse_compressed(_: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """HTTP/1.1 on a connection: uvicorn's protocol, without offers to upgrade, and with bounds on its clients.
 
 This file relies on how uvicorn 0.54 uses httptools 0.9, and both are pinned to these lines. The parser calls
-`on_message_begin`, `on_headers_complete` and `on_message_complete` of the protocol. It takes what follows a
-head with `Upgrade` for another protocol: it completes the message without its body, and raises
-`HttpParserUpgrade` with the place where it stopped.
+`on_message_begin`, which makes a `scope`, `on_headers_complete` and `on_message_complete` of the protocol. It
+takes what follows a head with `Upgrade` for another protocol: it completes the message without its body, and
+raises `HttpParserUpgrade` with the place where it stopped.
 
 uvicorn makes a cycle for each request, by the name `RequestResponseCycle` in its module, and the cycle writes
 the answer. `cycle` is that of the last head; `pipeline` has those that wait for an earlier one, the last in
@@ -62,10 +62,8 @@ class HttpProtocol(HttpToolsProtocol):
     seen_at_look = 0
 
     _read_bytes = 0
-    _is_complete = True
-    """The last request is complete."""
-    _is_in_head = False
-    """A head has begun, and is not complete."""
+    _has_body = True
+    """The last request that has its head has its body as well."""
     _continues_head = False
     """The present read goes on with a head."""
     _kept_bytes = 0
@@ -109,9 +107,14 @@ class HttpProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or not (self.cycle.response_complete or self.cycle.disconnected)
 
     @property
+    def _is_in_head(self) -> bool:
+        """A head has begun, and is not complete."""
+        return self.scope is not (None if self._is_new else self.cycle.scope)
+
+    @property
     def _is_in_body(self) -> bool:
         """The body of the last request is not complete."""
-        return not self._is_complete and not self._is_in_head
+        return not self._has_body and not self._is_in_head
 
     def end(self, phase: Phase) -> None:
         """End the connection: its client took too long for this phase."""
@@ -165,15 +168,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes the connection at once
         """Keep the connection for the answers to whole requests, behind which a client may send no more."""
-        self._sends_no_more = self._is_complete and self._is_served
+        self._sends_no_more = self._is_served and not self._is_in_body
         if self._sends_no_more:
             self.cycle.keep_alive = False
         return self._sends_no_more
-
-    def on_message_begin(self) -> None:
-        """Begin a head."""
-        super().on_message_begin()
-        self._is_in_head, self._is_complete = True, False
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is refused, or is parsed again without its offer."""
@@ -189,10 +187,9 @@ class HttpProtocol(HttpToolsProtocol):
             earlier = self.cycle
             super().on_headers_complete()
             self.headers = []  # the parser adds trailers to it, which are no headers of this request
-            self._kept_bytes = 0
+            self._has_body, self._kept_bytes = False, 0
             if len(self.pipeline) == 1:
                 self._served = earlier
-            self._is_in_head = False
             if self._is_ending:
                 self.cycle.keep_alive = False
 
@@ -204,7 +201,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the body."""
         if not self.parser.should_upgrade():
-            self._is_complete, self._kept_bytes = True, 0
+            self._has_body, self._kept_bytes = True, 0
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -298,7 +295,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _cross_origin_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the headers for a page that sent the present request, as far as its head was read."""
         origins = self.server_state.origins
-        if self._is_complete or origins is None:
+        if origins is None or not (self._is_in_head or self._is_in_body):
             return ()
         return origins.headers(self.url.decode("latin-1"), dict(self.scope["headers"]).get(b"origin"))
 

@@ -266,8 +266,9 @@ def test_a_client_that_takes_slowly_gets_all(connect: Callable[[], Client]) -> N
         (POST % (b"slow", 1_000_000, b"") + b"b" * 1_000_000, ["1000000"]),
         (CHUNKED % b"slow", ["3"]),
         (GET % b"slow" + POST % (b"", 3, b"") + b"abc" + GET % b"", ["0", "3", "0"]),
+        (GET % b"slow" + b"GET / HT", ["0"]),
     ],
-    ids=["late", "soon", "old", "body", "large", "chunked", "pipeline"],
+    ids=["late", "soon", "old", "body", "large", "chunked", "pipeline", "half"],
 )
 def test_a_client_that_sends_no_more_is_answered(
     connect: Callable[[], Client], requests: bytes, answers: list[str]
