@@ -13,6 +13,7 @@ import os
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import get_args
@@ -60,7 +61,7 @@ from prometheus_client import (  # noqa: E402 - the folder must be known before
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric  # noqa: E402
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # noqa: E402
+from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
 from prometheus_client.registry import Collector  # noqa: E402
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -155,12 +156,26 @@ def show(*read_now: Metric) -> bytes:
     """
     registry = CollectorRegistry()
     if _FOLDER:
-        _forget_dead_processes(Path(_FOLDER))
-        MultiProcessCollector(registry, _FOLDER)  # type: ignore[no-untyped-call]
+        registry.register(_OfFolder(Path(_FOLDER)))
     else:
         registry.register(_registry)
     registry.register(_ReadNow(read_now))
     return generate_latest(registry)
+
+
+class _OfFolder(Collector):
+    """The sums of all processes of a folder; the gauges of processes that have ended do not count."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        files = set(self._folder.glob("*.db"))
+        past = {file for file in files if _is_gauge_of_the_past(file)}
+        for file in past:
+            with suppress(OSError):  # another user's, which this process may not remove
+                file.unlink()
+        return MultiProcessCollector.merge(map(str, files - past))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _ReadNow(Collector):
@@ -187,9 +202,6 @@ def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
         return False
 
 
-def _forget_dead_processes(folder: Path) -> None:
-    """Remove the gauges of processes that have ended; their counters stay."""
-    for file in folder.glob("gauge_live*_*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not Path("/proc", pid).exists():
-            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
+def _is_gauge_of_the_past(file: Path) -> bool:
+    kind, _, pid = file.stem.rpartition("_")
+    return kind.startswith("gauge") and not Path("/proc", pid).exists()

@@ -7,10 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+_SHOW = "from shared import metrics; print(metrics.show().decode())"
 
-def _start(folder: Path, prepare: Callable[[], None] | None = None) -> "subprocess.CompletedProcess[str]":
+
+def _start(
+    folder: Path, prepare: Callable[[], None] | None = None, program: str = "import shared.metrics"
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", "import shared.metrics"],
+        [sys.executable, "-c", program],
         env={**os.environ, "ADMITONE_METRICS_FOLDER": str(folder)},
         capture_output=True,
         text=True,
@@ -31,3 +35,17 @@ def test_folder_without_room_is_named(tmp_path: Path) -> None:
     ended = _start(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bound))
     assert f"ADMITONE_METRICS_FOLDER: {tmp_path}: File too large" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_gauges_of_an_ended_process_do_not_count(tmp_path: Path) -> None:
+    ended = _start(tmp_path, program="from shared import metrics; metrics.connections.set(7)")
+    assert ended.returncode == 0
+    (gauges,) = tmp_path.glob("gauge_*")
+    gauges.rename(tmp_path / "kept")
+    stays = tmp_path / f"{gauges.stem}.db"
+    stays.mkdir()  # what this process may not remove, root included
+    assert "admitone_connections 0.0" in _start(tmp_path, program=_SHOW).stdout
+    stays.rmdir()
+    (tmp_path / "kept").rename(gauges)
+    assert "admitone_connections 0.0" in _start(tmp_path, program=_SHOW).stdout
+    assert not gauges.exists()
