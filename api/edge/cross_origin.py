@@ -43,7 +43,6 @@ class Origins:
         self._others: _Headers = _VARY
         if _ANY.encode() in self._allowed:
             self._others = ((_ALLOW_ORIGIN, _ANY.encode()), *_EXPOSED)
-            self._allowed = {}
 
     def headers(self, path: str, origin: bytes | None) -> _Headers:
         """Return the headers by which a browser lets a page of this origin see the answer."""

@@ -145,6 +145,7 @@ def use(settings: Settings, work: Callable[[StatusChanges], Awaitable[None]]) ->
         changes = StatusChanges(Reader(engine))
         try:
             await work(changes)
+            assert changes._events == {}, "no client waits"  # noqa: SLF001 - what it remembers
         finally:
             await changes.close()
             await engine.dispose()

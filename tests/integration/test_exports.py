@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from api.edge.problems import ProblemError
 from api.queries import exports
@@ -239,3 +241,19 @@ def test_exports_leave_places_to_other_reads(settings: Settings, connections_max
         return codes
 
     assert asyncio.run(run()) == ["EXPORT_BUSY", "begun"]
+
+
+def test_an_export_outlasts_other_statements(stage: Stage) -> None:
+    event = filled(stage)
+
+    async def run() -> int:
+        limit = {"options": "-c statement_timeout=200"}
+        engine = create_async_engine(stage.database_url, connect_args=limit, isolation_level="AUTOCOMMIT")
+        event_id = UUID(event["id"])
+        first, others = await Exports(engine, 1).begin(exports.NDJSON, event_id, personal=True)
+        await asyncio.sleep(0.3)
+        rest = [chunk async for chunk in others]
+        await engine.dispose()
+        return b"".join([first, *rest]).count(b"\n")
+
+    assert asyncio.run(run()) == ROWS

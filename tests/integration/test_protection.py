@@ -16,17 +16,21 @@ import altcha
 import httpx2
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from api.main import create_app
 from api.protection.address_spots import AddressSpots
 from api.protection.shared_memory import SharedMemory
+from api.queries.protections import Protections
+from api.queries.reader import Reader
 from ops.embedded import Servers
 from shared.domain import ids
 from shared.messaging import results
+from shared.postgres import connections
 from shared.settings import Settings
+from tests.databases import session_of
 from tests.simulation.histories import SETTINGS as TERMS
 from tests.simulation.in_postgres import InPostgres
 from tests.stage import Breakable, Json, Stage
@@ -350,3 +354,27 @@ def test_an_exhausted_pool_keeps_no_registration(
     expected = [(403, "CHALLENGE_REQUIRED"), (202, None)] if known else [(503, "LEDGER_UNAVAILABLE")] * 2
     assert [(answer.status_code, answer.json().get("code")) for answer in answers] == expected
     assert [log["event"] for log in logs].count("protections_not_readable") == (1 if known else 0)
+
+
+def test_a_late_commit_of_a_change_is_seen(settings: Settings, connection: Connection) -> None:
+    event_id = InPostgres(connection, TERMS).event_id
+    protected = text("""
+        INSERT INTO event_protection (event_id, challenge, changed_by, changed_at)
+        VALUES (:event_id, true, 'admin', clock_timestamp())
+    """)
+
+    async def run() -> list[bool]:
+        engine = connections.async_engine(settings)
+        known = Protections(Reader(engine))
+        seen = []
+        with session_of(connection).transaction():
+            connection.execute(protected, {"event_id": event_id})
+            await known.refresh()
+            seen.append(event_id in known.of_events)
+        known.fresh_until = 0.0
+        await known.refresh()
+        seen.append(event_id in known.of_events)
+        await engine.dispose()
+        return seen
+
+    assert asyncio.run(run()) == [False, True]

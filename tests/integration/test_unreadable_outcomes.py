@@ -84,6 +84,7 @@ def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
             answer = client.delete(f"{path}/receipts/{told['receiptId']}")
         finally:
             stage.query(_UNGARBLE)
+        of_cancellation = client.get(answer.headers["location"]).json()
     [row] = stage.query(
         "SELECT id::text FROM command WHERE kind = 'change_status' AND event_id = %s::uuid", event["id"]
     )
@@ -91,6 +92,7 @@ def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert answer.json()["receiptId"] == row["id"]
     assert answer.headers["location"] == f"{path}/receipts/{row['id']}"
+    assert (of_cancellation["receiptId"], of_cancellation["status"]) == (row["id"], "CANCELLED")
 
 
 def test_an_unreadable_result_hides_no_other(stage: Stage) -> None:
