@@ -29,6 +29,7 @@ from shared import environment, urls
 from shared.errors import ExpectedError
 
 _QUOTED = re.compile(r"""(["'`]).*\1|[\u201c\u2018].*[\u201d\u2019]""", re.DOTALL)
+_UNREPLACED = re.compile(r"\$\(.*\)|\$\{.*\}")
 _PREFIX = "ADMITONE_"
 _ALIKE = 0.83
 """The ratio of `difflib` above which a name is a setting's, misspelt: `API_PASSWORD` is below."""
@@ -88,8 +89,10 @@ class DatabaseSettings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _check_characters(cls, value: object) -> object:
-        """Refuse what was copied together with the value: quotation marks, the lines around it."""
+        """Refuse what was copied with the value or in its place: quotation marks, line breaks, a command."""
         if isinstance(value, str):
+            if _UNREPLACED.fullmatch(value):
+                raise ValueError("is a command or variable of a shell, which no shell replaced by its value")
             if _QUOTED.fullmatch(value):
                 raise ValueError("has quotation marks around it; give the value without them")
             if _CONTROL.search(value):

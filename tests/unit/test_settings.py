@@ -197,6 +197,8 @@ def test_a_redis_url_is_read_once(environment: pytest.MonkeyPatch, given: str, r
             "must be required, optional or none",
         ),
         ("ADMITONE_ADMIN_KEY", '"0123456789abcdef"', "has quotation marks around it"),
+        ("ADMITONE_ADMIN_KEY", "$(openssl rand -hex 24)", "which no shell replaced"),
+        ("ADMITONE_SECRET_KEY", "${SECRET_OF_THE_VAULT}", "which no shell replaced"),
         ("ADMITONE_ADMIN_KEY", "0123456789\nabcdef", "has a line break"),
         ("ADMITONE_ADMIN_KEY", "0123456789abcdéf", "no client can send"),
         ("ADMITONE_ADMIN_KEY", "short", "must have at least 16 characters"),
