@@ -85,6 +85,7 @@ def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
         finally:
             stage.query(_UNGARBLE)
         of_cancellation = client.get(answer.headers["location"]).json()
+        again = client.delete(f"{path}/receipts/{told['receiptId']}")
     [row] = stage.query(
         "SELECT id::text FROM command WHERE kind = 'change_status' AND event_id = %s::uuid", event["id"]
     )
@@ -92,6 +93,7 @@ def test_a_cancellation_is_told_its_own_receipt(stage: Stage) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert answer.json()["receiptId"] == row["id"]
     assert answer.headers["location"] == f"{path}/receipts/{row['id']}"
+    assert (again.status_code, again.json()["code"]) == (503, "ANSWER_UNAVAILABLE")
     assert (of_cancellation["receiptId"], of_cancellation["status"]) == (row["id"], "CANCELLED")
 
 
