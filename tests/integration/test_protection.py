@@ -316,6 +316,8 @@ def test_a_wrong_protection_is_refused(two: Stage, body: Json, status: int) -> N
     event = two.create_event()
     path = f"/api/events/{event['id']}/protection"
     with two.client() as client:
+        off = {"spotsPerAddress": None, "challenge": False}
+        assert client.get(path, headers=two.admin).json() == off
         assert client.put(path, json=body, headers=two.admin).status_code == status
         viewer = {"authorization": f"Bearer {two.viewer_key}"}
         assert client.put(path, json={}, headers=viewer).status_code == 403
