@@ -79,6 +79,10 @@ class Connection(Protocol):
     def phase(self) -> Phase:
         """The step of the client that the process waits for."""
 
+    @property
+    def has_unread(self) -> bool:
+        """The client has sent bytes that are not read yet."""
+
     def end(self, phase: Phase) -> None:
         """End the connection: its client took too long for this phase."""
 
@@ -151,7 +155,9 @@ class Connections(ServerState):
         idle = [
             connection
             for connection in self._protocols()
-            if self._phase_of(connection) in _MAKES_ROOM and connection is not newcomer
+            if self._phase_of(connection) in _MAKES_ROOM
+            and connection is not newcomer
+            and not connection.has_unread
         ]
         count = max(surplus, self._open_max // _SHARE_ENDED)
         for connection in heapq.nsmallest(count, idle, key=lambda connection: connection.seen_at_look):

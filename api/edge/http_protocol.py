@@ -12,7 +12,9 @@ front.
 
 import asyncio
 import re
+import termios
 from collections.abc import Iterable
+from fcntl import ioctl
 
 import httptools
 import structlog
@@ -116,13 +118,22 @@ class HttpProtocol(HttpToolsProtocol):
         """The body of the last request is not complete."""
         return not self._has_body and not self._is_in_head
 
+    @property
+    def has_unread(self) -> bool:
+        """The client has sent bytes that are not read yet, perhaps a request.
+
+        A socket that is closed then answers with a reset.
+        """
+        nothing = bytes(4)
+        return ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, nothing) != nothing
+
     def end(self, phase: Phase) -> None:
-        """End the connection: its client took too long for this phase."""
+        """End the connection: its client took too long for this phase, unless it has just gone on."""
         if phase in {Phase.HEAD, Phase.BODY}:
             self._refuse(ProblemType.REQUEST_TIMEOUT.error())
         elif phase in {Phase.ANSWER, Phase.CLOSING}:
             self.transport.abort()
-        else:
+        elif not self.has_unread:
             self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -227,7 +238,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(_LAST_REQUEST_SECONDS, self._close_unless_served)
 
     def _close_unless_served(self) -> None:
-        if not self._is_served:
+        if self.transport.is_closing() or self._is_served:
+            return
+        if self.has_unread:
+            self.loop.call_later(_LAST_REQUEST_SECONDS, self._close_unless_served)
+        else:
             self.transport.close()
 
     def _parse_without_offer(self) -> None:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.edge import http_protocol
-from api.edge.connections import Limits, Server
+from api.edge.connections import Limits, Phase, Server
 from api.edge.cross_origin import Origins
 from api.edge.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINED_MAX, HttpProtocol
 
@@ -53,6 +53,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse(told | {"offer": request.headers.get("upgrade")})(scope, receive, send)
 
 
+STOP_SECONDS = 0.5
+
 WRITES: list[bytes] = []
 """The bytes that the server has written, a member for each write."""
 
@@ -76,6 +78,18 @@ class Recorded(HttpProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(cast("asyncio.Transport", Recorder(transport)))
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET /stop"):
+            time.sleep(STOP_SECONDS)  # the process stands still
+        if data.startswith(b"GET /stop-idle"):
+            for other in self.server_state.connections - {self}:
+                other.end(Phase.IDLE)  # type: ignore[union-attr]  # the server makes no others
+        if data.startswith(b"GET /stop-full"):
+            open_max, self.server_state._open_max = self.server_state._open_max, 0  # noqa: SLF001
+            self.server_state.has_room_for(self)
+            self.server_state._open_max = open_max  # noqa: SLF001
+        super().data_received(data)
 
 
 @contextmanager
@@ -525,6 +539,32 @@ def test_an_idle_connection_is_answered_once_more(monkeypatch: pytest.MonkeyPatc
 
             assert (status, headers["connection"], body["body"]) == (200, "close", BODY.decode())
             assert client.is_closed()
+
+
+def test_a_request_that_is_not_read_yet_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "_LAST_REQUEST_SECONDS", STOP_SECONDS / 2)
+    with serving() as (server, address), closing(Client(address)) as late, closing(Client(address)) as stop:
+        late.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        late.answer()
+        ending(server)
+        stop.send(b"GET /stop HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(STOP_SECONDS / 4)
+        late.send(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+        status, headers, body = late.answer()
+
+        assert (status, headers["connection"], body["path"]) == (200, "close", "/last")
+        assert late.is_closed()
+
+
+@pytest.mark.parametrize("reason", [b"idle", b"full"])
+def test_an_unread_request_keeps_its_connection(address: tuple[str, int], reason: bytes) -> None:
+    with closing(Client(address)) as late, closing(Client(address)) as stop:
+        late.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        late.answer()
+        stop.send(b"GET /stop-%b HTTP/1.1\r\nHost: a\r\n\r\n" % reason)
+        time.sleep(STOP_SECONDS / 4)
+        late.send(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert late.answer()[2]["path"] == "/last"
 
 
 def test_an_idle_connection_keeps_no_server_up(monkeypatch: pytest.MonkeyPatch) -> None:

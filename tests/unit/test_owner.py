@@ -80,10 +80,10 @@ def until(there: Callable[[], object]) -> None:
 
 
 def test_an_unforeseen_error_ends_no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    ownership = NoChange()
-    monkeypatch.setattr(Owner, "_joined", lambda _: ownership)
-    monkeypatch.setattr(Owner, "close", lambda _: None)
-    with capture_logs() as logs, running(an_owner()):
+    ownership, owner = NoChange(), an_owner()
+    monkeypatch.setattr(owner, "_ownership", ownership)
+    monkeypatch.setattr(owner, "close", lambda: None)
+    with capture_logs() as logs, running(owner):
         until(lambda: ownership.ticks >= 3)
 
     assert [entry["event"] for entry in logs] == ["owner_failed"]
