@@ -1,8 +1,11 @@
 """Settings: every wrong one is named, and none is read twice."""
 
+from difflib import SequenceMatcher
+from itertools import combinations
+
 import pytest
 
-from shared import urls
+from shared import settings, urls
 from shared.settings import DatabaseSettings, Settings, SettingsError, load
 
 GOOD = {
@@ -259,6 +262,16 @@ def test_names_of_others_pass(environment: pytest.MonkeyPatch, name: str) -> Non
     environment.setenv(f"ADMITONE_{name}", "anything")
 
     assert load(Settings).port == 9000
+
+
+def test_no_setting_looks_like_another_misspelt() -> None:
+    """An earlier version would refuse the name of a later setting, where both see one environment."""
+    alike = [
+        names
+        for names in combinations(Settings.model_fields, 2)
+        if SequenceMatcher(None, *names).ratio() >= settings._ALIKE  # noqa: SLF001
+    ]
+    assert alike == [("answer_wait_seconds", "answer_wait_seconds_max")], "no version has only one of these"
 
 
 def test_an_origin_is_as_browsers_send_it(environment: pytest.MonkeyPatch) -> None:
