@@ -10,6 +10,8 @@ they have, and a histogram has `_upper_bounds`, `_buckets` and `_sum`.
 """
 
 import os
+import re
+import sys
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,17 +25,31 @@ from shared import environment, open_files
 from shared.domain.outcomes import Outcome
 from shared.errors import ExpectedError
 
+_KINDS = "counter", "gauge_livesum", "histogram"
+_FILE = re.compile(rf"({'|'.join(_KINDS)})_([0-9]+)\.db")
+"""The names of the files: a kind, and the process that counts in the file."""
 _FILE_BYTES = 1 << 18
 """More than all series of a process take, so that no file of it grows."""
+_HEADER_BYTES = 8
+"""The least that a file has; its first four bytes tell how many are used."""
+
+
+def _files(folder: Path, *, ended: bool = False) -> set[Path]:
+    """Return the files in which processes count; only those of processes that have ended if `ended`."""
+    named = {file: _FILE.fullmatch(file.name) for file in folder.iterdir()}
+    return {file for file, name in named.items() if name and not (ended and Path("/proc", name[2]).exists())}
 
 
 def _reserve(folder: Path) -> None:
-    """Give this process's files their room on the disk.
+    """Give this process's files their room on the disk; those of ended processes keep what they use.
 
     Else a process is killed by SIGBUS, without a word, when it counts something new and the disk is full.
     """
-    files = [folder / f"{kind}_{os.getpid()}.db" for kind in ("counter", "gauge_livesum", "histogram")]
+    files = [folder / f"{kind}_{os.getpid()}.db" for kind in _KINDS]
     try:
+        for path in _files(folder, ended=True):
+            with suppress(OSError), path.open("r+b") as file:  # another user's stays as it is
+                file.truncate(max(int.from_bytes(file.read(4), sys.byteorder), _HEADER_BYTES))
         for path in files:
             with path.open("ab") as file:
                 os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
@@ -170,12 +186,11 @@ class _OfFolder(Collector):
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        files = set(self._folder.glob("*.db"))
-        past = {file for file in files if _is_gauge_of_the_past(file)}
+        past = {file for file in _files(self._folder, ended=True) if file.name.startswith("gauge")}
         for file in past:
             with suppress(OSError):  # another user's, which this process may not remove
                 file.unlink()
-        return MultiProcessCollector.merge(map(str, files - past))  # type: ignore[no-untyped-call, no-any-return]
+        return MultiProcessCollector.merge(map(str, _files(self._folder) - past))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _ReadNow(Collector):
@@ -200,8 +215,3 @@ def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
         return ip_address(address).is_loopback and (host == "localhost" or ip_address(host or "").is_loopback)
     except ValueError:
         return False
-
-
-def _is_gauge_of_the_past(file: Path) -> bool:
-    kind, _, pid = file.stem.rpartition("_")
-    return kind.startswith("gauge") and not Path("/proc", pid).exists()

@@ -30,6 +30,19 @@ def test_files_have_their_room(tmp_path: Path) -> None:
     assert all(room >= size >= 1 << 18 for room, size in sizes)
 
 
+def test_an_ended_process_keeps_what_it_used(tmp_path: Path) -> None:
+    other = tmp_path / "other_1.db"
+    unused = tmp_path / "counter_999999999.db"  # its process ended before it counted
+    for file in (other, unused):
+        file.write_bytes(bytes(1 << 18))
+    for _ in range(3):
+        assert _start(tmp_path, program="from shared import metrics; metrics.accepted.inc(7)").returncode == 0
+    sizes = sorted(file.stat().st_size for file in tmp_path.iterdir())
+    assert sizes[-4:] == [1 << 18] * 4, "the last process has its room, and the other file was left alone"
+    assert sum(sizes[:-4]) < 1 << 16
+    assert "admitone_commands_accepted_total 21.0" in _start(tmp_path, program=_SHOW).stdout
+
+
 def test_folder_without_room_is_named(tmp_path: Path) -> None:
     bound = (1 << 17, 1 << 17)
     ended = _start(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bound))
