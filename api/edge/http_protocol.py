@@ -111,7 +111,8 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_in_head(self) -> bool:
         """A head has begun, and is not complete."""
-        return self.scope is not (None if self._is_new else self.cycle.scope)
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return self.scope is not (cycle and cycle.scope)
 
     @property
     def _is_in_body(self) -> bool:
